@@ -1,0 +1,1 @@
+//! Run state on disk: manifest, save, load, export.

@@ -1,0 +1,1 @@
+//! Configuration: TOML file < environment < `--set`, resolved once into immutable values.

@@ -1,0 +1,1 @@
+//! Preference pairs, dataset formats, judge prompts, packing and the resumable order of examples.

@@ -1,0 +1,1 @@
+//! Metrics (JSONL), progress bars and the HTML report.

@@ -1,0 +1,2 @@
+//! The `patarm-train` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Qwen3: shapes, parameters, activations, forward and backward.

@@ -1,0 +1,1 @@
+//! AdamW over the parameter arena: schedule and clipping.

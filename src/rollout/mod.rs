@@ -1,0 +1,1 @@
+//! Generation: sequences, pages, scheduler, engine.

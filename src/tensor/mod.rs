@@ -1,0 +1,1 @@
+//! Element types, host tensors and safetensors files.
