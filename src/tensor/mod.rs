@@ -1,1 +1,7 @@
-//! Element types, host tensors and safetensors files.
+//! Element types, devices with their buffers and views, and safetensors files.
+
+pub mod device;
+pub mod dtype;
+
+pub use device::{Device, DeviceError, Mut, Ref, View};
+pub use dtype::{DType, Element};

@@ -1,0 +1,51 @@
+//! A preference pair: a prompt and two responses, one preferred.
+
+use serde::{Deserialize, Serialize};
+
+use super::Message;
+
+/// The side of a pair that a judgement belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Chosen,
+    Rejected,
+}
+
+impl Role {
+    pub const BOTH: [Role; 2] = [Role::Chosen, Role::Rejected];
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::Chosen => Self::Rejected,
+            Self::Rejected => Self::Chosen,
+        }
+    }
+
+    /// 0 for chosen, 1 for rejected: the order of the two sides in every [pairs, 2, n] array.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A prompt with its preferred and its other response. `id` is the pair's identity: unique in a data set, and what
+/// rewards are joined by and random numbers are keyed by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    pub id: u64,
+    /// The task whose primary rubric the judge sees (`chat`, `code`, `math`, `safety`, …).
+    pub task: String,
+    /// The conversation up to the response: one message or many.
+    pub prompt: Vec<Message>,
+    pub chosen: String,
+    pub rejected: String,
+}
+
+impl Pair {
+    pub fn response(&self, role: Role) -> &str {
+        match role {
+            Role::Chosen => &self.chosen,
+            Role::Rejected => &self.rejected,
+        }
+    }
+}

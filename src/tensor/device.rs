@@ -1,0 +1,79 @@
+//! A device: where buffers live, and which element types its tensors have.
+
+use std::ops::Range;
+
+use super::Element;
+
+/// A read-only stretch of a device's memory.
+pub type Ref<'a, D, T> = <D as Device>::View<'a, T>;
+/// A writable stretch of a device's memory.
+pub type Mut<'a, D, T> = <D as Device>::ViewMut<'a, T>;
+
+/// What every view can tell without touching its memory.
+#[allow(clippy::len_without_is_empty)]
+pub trait View {
+    /// Elements in the view.
+    fn len(&self) -> usize;
+}
+
+impl<T> View for &[T] {
+    fn len(&self) -> usize {
+        <[T]>::len(self)
+    }
+}
+
+impl<T> View for &mut [T] {
+    fn len(&self) -> usize {
+        <[T]>::len(self)
+    }
+}
+
+/// A fault of the device itself: out of memory, a lost context. Misuse of a buffer is a bug and asserts.
+#[derive(Debug, thiserror::Error)]
+#[error("device: {0}")]
+pub struct DeviceError(pub String);
+
+/// Memory and element types of one backend. Which tensor has which type is this table:
+///
+/// | tensor | CPU | CUDA |
+/// |---|---|---|
+/// | activations and their gradients (`Compute`) | f32 | bf16 |
+/// | residual stream and its gradient (`Residual`) | f32 | bf16 |
+/// | master weights, weight gradients, moments, logits, log-probabilities | f32 | f32 |
+/// | token ids, positions, row indices | u32 | u32 |
+pub trait Device: Clone + Send + Sync + 'static {
+    type Compute: Element;
+    type Residual: Element;
+    type Buffer<T: Element>: Send + Sync;
+    type View<'a, T: Element>: View + Copy + Send + Sync;
+    type ViewMut<'a, T: Element>: View + Send;
+
+    /// A buffer of `len` zeros.
+    fn zeros<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>, DeviceError>;
+    /// Elements in a buffer.
+    fn len<T: Element>(&self, buffer: &Self::Buffer<T>) -> usize;
+    /// The elements `range` of a buffer; panics when the range lies outside.
+    fn view<'a, T: Element>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
+    /// The elements `range` of a buffer, to be written; panics when the range lies outside.
+    fn view_mut<'a, T: Element>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
+    /// Copies host memory into a view of the same length.
+    fn write<T: Element>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
+    /// Copies a view into host memory of the same length; waits for the work that produces it.
+    fn read<T: Element>(&self, from: Self::View<'_, T>, to: &mut [T]) -> Result<(), DeviceError>;
+    /// Sets every element of a view to zero.
+    fn clear<T: Element>(&self, view: Self::ViewMut<'_, T>) -> Result<(), DeviceError>;
+
+    /// A new buffer with a copy of host memory.
+    fn upload<T: Element>(&self, from: &[T]) -> Result<Self::Buffer<T>, DeviceError> {
+        let mut buffer = self.zeros(from.len())?;
+        self.write(self.view_mut(&mut buffer, 0..from.len()), from)?;
+        Ok(buffer)
+    }
+
+    /// A copy of a view in host memory.
+    fn download<T: Element>(&self, from: Self::View<'_, T>) -> Result<Vec<T>, DeviceError> {
+        let mut host = vec![T::zeroed(); from.len()];
+        self.read(from, &mut host)?;
+        Ok(host)
+    }
+}
