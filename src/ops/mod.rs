@@ -1,1 +1,42 @@
-//! The table of contents of the maths: one contract per op.
+//! The table of contents of the maths: one contract per op, one implementation per backend.
+//!
+//! An op is one name in six places: `kernels/NAME.cu` · `src/ops/NAME.rs` (this folder: argument structs with `check()`
+//! and `cost()`, and a trait) · `src/ops/cpu/NAME.rs` · `src/ops/cuda/NAME.rs` · `tests/ops/NAME.rs` ·
+//! `benches/ops/NAME.rs`. `tests/tidy.rs` fails when the sets differ.
+//!
+//! To add an op: write the contract here, add its trait to [`Backend`], and the compiler names what is missing.
+
+mod cost;
+mod error;
+
+pub mod adamw;
+pub mod attention;
+pub mod embedding;
+pub mod global_norm;
+pub mod head;
+pub mod linear;
+pub mod qk_norm_rope;
+pub mod rmsnorm;
+pub mod sample;
+pub mod swiglu;
+
+pub mod cpu;
+
+pub use cost::Cost;
+pub use cpu::Cpu;
+pub use error::{Check, OpError, OpResult};
+
+/// Everything a model, a rollout and an optimizer need of a backend.
+pub trait Backend:
+    embedding::Embedding
+    + rmsnorm::RmsNorm
+    + qk_norm_rope::QkNormRope
+    + linear::Linear
+    + attention::Attention
+    + swiglu::Swiglu
+    + head::Head
+    + sample::Sampler
+    + adamw::AdamWStep
+    + global_norm::Norm
+{
+}

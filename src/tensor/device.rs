@@ -37,13 +37,11 @@ pub struct DeviceError(pub String);
 ///
 /// | tensor | CPU | CUDA |
 /// |---|---|---|
-/// | activations and their gradients (`Compute`) | f32 | bf16 |
-/// | residual stream and its gradient (`Residual`) | f32 | bf16 |
+/// | activations, residual stream, keys and values, and their gradients (`Compute`) | f32 | bf16 |
 /// | master weights, weight gradients, moments, logits, log-probabilities | f32 | f32 |
 /// | token ids, positions, row indices | u32 | u32 |
 pub trait Device: Clone + Send + Sync + 'static {
     type Compute: Element;
-    type Residual: Element;
     type Buffer<T: Element>: Send + Sync;
     type View<'a, T: Element>: View + Copy + Send + Sync;
     type ViewMut<'a, T: Element>: View + Send;

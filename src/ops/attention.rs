@@ -1,0 +1,269 @@
+//! Causal grouped-query attention over segments.
+//!
+//! A segment is a run of queries that follow each other in one sequence, and the list of pool rows that hold the keys of
+//! that sequence from its first position on: any number of runs of rows. Packing (one run a sequence), chunked prefill
+//! (earlier chunks, then the own one), paged caches (a run a page) and n rollouts trained with their prompt computed once
+//! (the prompt's run, shared, then the own one) are all this one contract.
+//!
+//! Query i of a segment with q queries and k keys sees keys 0 ..= k − q + i.
+//! `out = softmax(q·Kᵀ · scale) · V`; query head h reads key head h / (q_heads / kv_heads).
+//!
+//! A query's result is the same bits however its sequence was cut into segments and runs: every sum runs over keys in the
+//! order of their index in the sequence.
+
+use std::ops::Range;
+
+use super::{Check, Cost, OpResult};
+use crate::tensor::{Device, Mut, Ref, View};
+
+/// Consecutive rows of the key and value pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub start: u32,
+    pub len: u32,
+}
+
+/// Consecutive queries of one sequence, and where the keys of that sequence lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Rows of `q` and `out`.
+    pub queries: Range<usize>,
+    /// Which of the table's runs hold the keys, from the sequence's first position to the last query's own.
+    pub runs: Range<usize>,
+    /// Keys in those runs; at least as many as queries.
+    pub keys: usize,
+}
+
+/// The segments of one batch. Segments are in the order of their queries and cover all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentTable {
+    segments: Vec<Segment>,
+    runs: Vec<Run>,
+    /// Segments grouped so that no two groups touch the same pool row: the unit of parallel work in the backward pass.
+    groups: Vec<Vec<usize>>,
+}
+
+impl SegmentTable {
+    /// Adds the next `queries` queries, whose sequence's keys lie in `runs` (empty runs are dropped).
+    pub fn push(&mut self, queries: usize, runs: impl IntoIterator<Item = Run>) {
+        let first_query = self.queries();
+        let first_run = self.runs.len();
+        self.runs.extend(runs.into_iter().filter(|run| run.len > 0));
+        let keys = self.runs[first_run..].iter().map(|run| run.len as usize).sum();
+        self.segments.push(Segment {
+            queries: first_query..first_query + queries,
+            runs: first_run..self.runs.len(),
+            keys,
+        });
+        self.groups.clear();
+    }
+
+    /// Works out which segments share pool rows; the backward pass needs it, call it after the last `push`.
+    pub fn group(&mut self) {
+        // Sort runs by first row and join segments whose runs overlap: a sweep over the pool with union-find.
+        let mut spans: Vec<(u32, u32, usize)> = Vec::with_capacity(self.runs.len());
+        for (index, segment) in self.segments.iter().enumerate() {
+            spans.extend(self.runs[segment.runs.clone()].iter().map(|run| (run.start, run.start + run.len, index)));
+        }
+        spans.sort_unstable();
+        let mut parent: Vec<usize> = (0..self.segments.len()).collect();
+        fn root(parent: &mut [usize], mut i: usize) -> usize {
+            while parent[i] != i {
+                parent[i] = parent[parent[i]];
+                i = parent[i];
+            }
+            i
+        }
+        let mut open: Option<(u32, usize)> = None;
+        for (start, end, index) in spans {
+            match open {
+                Some((open_end, other)) if start < open_end => {
+                    let (a, b) = (root(&mut parent, index), root(&mut parent, other));
+                    parent[a.max(b)] = a.min(b);
+                    open = Some((open_end.max(end), index));
+                }
+                _ => open = Some((end, index)),
+            }
+        }
+        let mut groups: Vec<Vec<usize>> = vec![Vec::new(); self.segments.len()];
+        for index in 0..self.segments.len() {
+            groups[root(&mut parent, index)].push(index);
+        }
+        groups.retain(|group| !group.is_empty());
+        self.groups = groups;
+    }
+
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The runs of one segment, in the order of the sequence.
+    pub fn runs(&self, segment: &Segment) -> &[Run] {
+        &self.runs[segment.runs.clone()]
+    }
+
+    /// Indices of segments, grouped so that no two groups touch the same pool row.
+    pub fn groups(&self) -> &[Vec<usize>] {
+        &self.groups
+    }
+
+    /// Queries of all segments.
+    pub fn queries(&self) -> usize {
+        self.segments.last().map_or(0, |segment| segment.queries.end)
+    }
+
+    /// Query–key pairs inside the causal mask: what attention must compute.
+    pub fn pairs(&self) -> u64 {
+        self.segments
+            .iter()
+            .map(|s| {
+                let (q, k) = (s.queries.len() as u64, s.keys as u64);
+                q * (k - q) + q * (q + 1) / 2
+            })
+            .sum()
+    }
+
+    fn check(&self, check: Check, pool_rows: usize) -> OpResult {
+        for (index, segment) in self.segments.iter().enumerate() {
+            check.that(segment.keys >= segment.queries.len(), || {
+                let (q, k) = (segment.queries.len(), segment.keys);
+                format!("segment {index} must have at least as many keys as queries, got {k} keys, {q} queries")
+            })?;
+            for run in self.runs(segment) {
+                check.that(run.start as usize + run.len as usize <= pool_rows, || {
+                    format!("segment {index}: run {run:?} must lie in a pool of {pool_rows} rows")
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sizes shared by the forward and the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSizes {
+    pub q_heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Rows of the key and value pools.
+    pub pool_rows: usize,
+    /// Multiplies q·k; 1/√head_dim for Qwen3.
+    pub scale: f32,
+}
+
+impl AttentionSizes {
+    fn check(&self, check: Check) -> OpResult {
+        check.that(self.head_dim > 0 && self.head_dim.is_multiple_of(16), || {
+            format!("`head_dim` must be a positive multiple of 16, got {}", self.head_dim)
+        })?;
+        check.that(self.kv_heads > 0 && self.q_heads.is_multiple_of(self.kv_heads), || {
+            format!("`q_heads` must be a multiple of `kv_heads`, got {} and {}", self.q_heads, self.kv_heads)
+        })
+    }
+
+    fn pool_len(&self) -> usize {
+        self.pool_rows * self.kv_heads * self.head_dim
+    }
+}
+
+pub struct AttentionForward<'a, D: Device> {
+    /// [queries, q_heads, head_dim]
+    pub out: Mut<'a, D, D::Compute>,
+    /// [queries, q_heads], log Σ exp(score), kept for the backward pass; `None` when there is none
+    pub log_sum_exp: Option<Mut<'a, D, f32>>,
+    /// [queries, q_heads, head_dim]
+    pub q: Ref<'a, D, D::Compute>,
+    /// [pool_rows, kv_heads, head_dim]
+    pub k_pool: Ref<'a, D, D::Compute>,
+    /// [pool_rows, kv_heads, head_dim]
+    pub v_pool: Ref<'a, D, D::Compute>,
+    pub segments: &'a SegmentTable,
+    pub sizes: AttentionSizes,
+}
+
+impl<D: Device> AttentionForward<'_, D> {
+    pub fn check(&self) -> OpResult {
+        let (check, s, queries) = (Check("attention_forward"), &self.sizes, self.segments.queries());
+        s.check(check)?;
+        check.size("out", self.out.len(), queries * s.q_heads * s.head_dim)?;
+        if let Some(log_sum_exp) = &self.log_sum_exp {
+            check.size("log_sum_exp", log_sum_exp.len(), queries * s.q_heads)?;
+        }
+        check.size("q", self.q.len(), queries * s.q_heads * s.head_dim)?;
+        check.size("k_pool", self.k_pool.len(), s.pool_len())?;
+        check.size("v_pool", self.v_pool.len(), s.pool_len())?;
+        self.segments.check(check, s.pool_rows)
+    }
+
+    /// Keys and values count once per segment, as if each fitted on the chip.
+    pub fn cost(&self) -> Cost {
+        let s = &self.sizes;
+        let keys: usize = self.segments.segments().iter().map(|segment| segment.keys).sum();
+        let elements = 2 * (self.segments.queries() * s.q_heads + keys * s.kv_heads) * s.head_dim;
+        Cost {
+            bytes: (elements * size_of::<D::Compute>()) as u64,
+            flops: 4 * self.segments.pairs() * (s.q_heads * s.head_dim) as u64,
+        }
+    }
+}
+
+/// Gradients. `d_q` is overwritten; `d_k_pool` and `d_v_pool` are accumulated (rows that no segment names stay as they
+/// are), a shared row receiving its contributions in the order of the segments.
+pub struct AttentionBackward<'a, D: Device> {
+    /// [queries, q_heads, head_dim]
+    pub d_q: Mut<'a, D, D::Compute>,
+    /// [pool_rows, kv_heads, head_dim], accumulated
+    pub d_k_pool: Mut<'a, D, D::Compute>,
+    /// [pool_rows, kv_heads, head_dim], accumulated
+    pub d_v_pool: Mut<'a, D, D::Compute>,
+    /// [queries, q_heads, head_dim]
+    pub d_out: Ref<'a, D, D::Compute>,
+    /// [queries, q_heads, head_dim], of the forward pass
+    pub out: Ref<'a, D, D::Compute>,
+    /// [queries, q_heads]
+    pub log_sum_exp: Ref<'a, D, f32>,
+    /// [queries, q_heads, head_dim]
+    pub q: Ref<'a, D, D::Compute>,
+    /// [pool_rows, kv_heads, head_dim]
+    pub k_pool: Ref<'a, D, D::Compute>,
+    /// [pool_rows, kv_heads, head_dim]
+    pub v_pool: Ref<'a, D, D::Compute>,
+    /// Grouped: `SegmentTable::group` has been called.
+    pub segments: &'a SegmentTable,
+    pub sizes: AttentionSizes,
+}
+
+impl<D: Device> AttentionBackward<'_, D> {
+    pub fn check(&self) -> OpResult {
+        let (check, s, queries) = (Check("attention_backward"), &self.sizes, self.segments.queries());
+        s.check(check)?;
+        let query_len = queries * s.q_heads * s.head_dim;
+        check.size("d_q", self.d_q.len(), query_len)?;
+        check.size("d_k_pool", self.d_k_pool.len(), s.pool_len())?;
+        check.size("d_v_pool", self.d_v_pool.len(), s.pool_len())?;
+        check.size("d_out", self.d_out.len(), query_len)?;
+        check.size("out", self.out.len(), query_len)?;
+        check.size("log_sum_exp", self.log_sum_exp.len(), queries * s.q_heads)?;
+        check.size("q", self.q.len(), query_len)?;
+        check.size("k_pool", self.k_pool.len(), s.pool_len())?;
+        check.size("v_pool", self.v_pool.len(), s.pool_len())?;
+        self.segments.check(check, s.pool_rows)?;
+        let grouped: usize = self.segments.groups().iter().map(Vec::len).sum();
+        check.size("segments.groups", grouped, self.segments.segments().len())
+    }
+
+    pub fn cost(&self) -> Cost {
+        let s = &self.sizes;
+        let keys: usize = self.segments.segments().iter().map(|segment| segment.keys).sum();
+        let elements = (4 * self.segments.queries() * s.q_heads + 6 * keys * s.kv_heads) * s.head_dim;
+        Cost {
+            bytes: (elements * size_of::<D::Compute>()) as u64,
+            flops: 10 * self.segments.pairs() * (s.q_heads * s.head_dim) as u64,
+        }
+    }
+}
+
+pub trait Attention: Device {
+    fn attention_forward(&self, args: AttentionForward<'_, Self>) -> OpResult;
+    fn attention_backward(&self, args: AttentionBackward<'_, Self>) -> OpResult;
+}

@@ -1,0 +1,54 @@
+//! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
+
+pub mod simd;
+
+use std::ops::Range;
+
+use crate::tensor::{Device, DeviceError, Element};
+
+/// The CPU: memory is the heap, views are slices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Device for Cpu {
+    type Compute = f32;
+    type Buffer<T: Element> = Vec<T>;
+    type View<'a, T: Element> = &'a [T];
+    type ViewMut<'a, T: Element> = &'a mut [T];
+
+    fn zeros<T: Element>(&self, len: usize) -> Result<Vec<T>, DeviceError> {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(len).map_err(|_| {
+            DeviceError(format!("out of memory: could not allocate {len} elements of {} bytes", size_of::<T>()))
+        })?;
+        buffer.resize(len, T::zeroed());
+        Ok(buffer)
+    }
+
+    fn len<T: Element>(&self, buffer: &Vec<T>) -> usize {
+        buffer.len()
+    }
+
+    fn view<'a, T: Element>(&self, buffer: &'a Vec<T>, range: Range<usize>) -> &'a [T] {
+        &buffer[range]
+    }
+
+    fn view_mut<'a, T: Element>(&self, buffer: &'a mut Vec<T>, range: Range<usize>) -> &'a mut [T] {
+        &mut buffer[range]
+    }
+
+    fn write<T: Element>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
+        to.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn read<T: Element>(&self, from: &[T], to: &mut [T]) -> Result<(), DeviceError> {
+        to.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn clear<T: Element>(&self, view: &mut [T]) -> Result<(), DeviceError> {
+        view.fill(T::zeroed());
+        Ok(())
+    }
+}

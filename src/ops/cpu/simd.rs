@@ -1,0 +1,557 @@
+//! Sixteen f32 lanes on AVX-512, AVX2 + FMA or plain Rust: the same bits on all three.
+//!
+//! Inner loops are written once, generic over [`Simd`], and run at the level that this machine has:
+//!
+//! ```ignore
+//! struct Scale<'a> { x: &'a mut [f32], by: f32 }
+//! impl Kernel for Scale<'_> {
+//!     type Output = ();
+//!     #[inline(always)]
+//!     fn run<S: Simd>(self, s: S) { /* s.load(..), s.mul(..) */ }
+//! }
+//! simd::run(Scale { x, by });
+//! ```
+//!
+//! Every operation is exactly rounded (`mul_add` rounds once at every level), and [`Simd::sum`] adds lanes in one fixed
+//! tree, so a result never depends on the level. Keep kernels `#[inline(always)]`, all the way down: the instructions of
+//! a level may only be used inside the one function that enables them.
+
+use std::sync::OnceLock;
+
+/// Lanes of a vector, at every level.
+pub const LANES: usize = 16;
+
+/// What this machine can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2+fma",
+            Self::Avx512 => "avx512f",
+        }
+    }
+
+    /// Levels that this machine has, the best one last.
+    pub fn available() -> Vec<Level> {
+        #[allow(unused_mut)]
+        let mut levels = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                levels.push(Self::Avx2);
+                if is_x86_feature_detected!("avx512f") {
+                    levels.push(Self::Avx512);
+                }
+            }
+        }
+        levels
+    }
+}
+
+/// The level in use: the best that the machine has, or the one named by `PATARM_SIMD` (portable, avx2, avx512) if lower.
+pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let best = *Level::available().last().expect("the portable level is always there");
+        match std::env::var("PATARM_SIMD").as_deref() {
+            Ok("portable") => Level::Portable,
+            Ok("avx2") => best.min(Level::Avx2),
+            _ => best,
+        }
+    })
+}
+
+/// An inner loop, generic over the level it runs at.
+pub trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs a kernel at the machine's level.
+#[inline]
+pub fn run<K: Kernel>(kernel: K) -> K::Output {
+    run_at(level(), kernel)
+}
+
+/// Runs a kernel at a given level, which must be one of [`Level::available`]: for tests of bit-equality.
+#[inline]
+pub fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    match level {
+        // Safety: `Level::available` found the instructions on this machine, and `level` is one of those.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        // Safety: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+        _ => kernel.run(Portable),
+    }
+}
+
+/// Sixteen lanes of f32. Methods that take memory panic when the slice is shorter than sixteen.
+pub trait Simd: Copy {
+    type V: Copy;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, from: &[f32]) -> Self::V;
+    fn store(self, to: &mut [f32], v: Self::V);
+    /// # Safety
+    /// Sixteen f32 must be readable at `from`; no alignment is asked for.
+    unsafe fn load_ptr(self, from: *const f32) -> Self::V;
+    /// # Safety
+    /// Sixteen f32 must be writable at `to`; no alignment is asked for.
+    unsafe fn store_ptr(self, to: *mut f32, v: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a·b + c, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each lane; `b` where either is not a number.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each lane; `b` where either is not a number.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `value` where `x >= limit` or either is not a number, else 0.
+    fn zero_below(self, value: Self::V, x: Self::V, limit: Self::V) -> Self::V;
+    /// The bits of `p` plus (the bits of `t` shifted left by 23): p · 2ⁿ where t = n + 1.5·2²³.
+    fn add_exponent(self, p: Self::V, t: Self::V) -> Self::V;
+    /// x = m · 2ᵉ with m in [1, 2), for positive normal x: (m, e).
+    fn split_exponent(self, x: Self::V) -> (Self::V, Self::V);
+    fn to_array(self, v: Self::V) -> [f32; LANES];
+
+    /// The first `from.len()` ≤ 16 lanes from memory, the rest `fill`.
+    #[inline(always)]
+    fn load_part(self, from: &[f32], fill: f32) -> Self::V {
+        let mut lanes = [fill; LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// The first `to.len()` ≤ 16 lanes to memory.
+    #[inline(always)]
+    fn store_part(self, to: &mut [f32], v: Self::V) {
+        let lanes = self.to_array(v);
+        let n = to.len();
+        to.copy_from_slice(&lanes[..n]);
+    }
+
+    /// Sum of the lanes in a fixed tree: halves folded onto each other, 16 → 8 → 4 → 2 → 1.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let a = self.to_array(v);
+        let b: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
+        let c: [f32; 4] = std::array::from_fn(|i| b[i] + b[i + 4]);
+        (c[0] + c[2]) + (c[1] + c[3])
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    fn max_lane(self, v: Self::V) -> f32 {
+        let a = self.to_array(v);
+        let b: [f32; 8] = std::array::from_fn(|i| if a[i] > a[i + 8] { a[i] } else { a[i + 8] });
+        b.into_iter().fold(b[0], |m, x| if x > m { x } else { m })
+    }
+
+    /// eˣ within 2 ulp; 0 below −87.3, at most e^88.3 above.
+    ///
+    /// x = n·ln 2 + r with |r| ≤ ln 2 / 2 (Cody–Waite), a polynomial of degree 6 for eʳ, then n into the exponent.
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        let limit = self.splat(-87.3);
+        // This order of operands lets what is not a number through.
+        let clamped = self.min(self.splat(88.3), self.max(limit, x));
+        let magic = self.splat(12_582_912.0);
+        let t = self.mul_add(clamped, self.splat(std::f32::consts::LOG2_E), magic);
+        let n = self.sub(t, magic);
+        let r = self.mul_add(n, self.splat(-0.693_359_4), clamped);
+        let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.0 / 720.0);
+        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = self.mul_add(p, r, self.splat(c));
+        }
+        self.zero_below(self.add_exponent(p, t), x, limit)
+    }
+
+    /// ln x for positive normal x, within 2 ulp away from 1 and 1e-7 absolute near it.
+    ///
+    /// x = m·2ᵉ with m in [√½, √2); ln m = 2·atanh(s), s = (m − 1)/(m + 1), an odd series in s.
+    #[inline(always)]
+    fn ln(self, x: Self::V) -> Self::V {
+        let one = self.splat(1.0);
+        // Scaling by √2 before the split centres the mantissa around 1.
+        let (m, e) = self.split_exponent(self.mul(x, self.splat(std::f32::consts::SQRT_2)));
+        let m = self.mul(m, self.splat(std::f32::consts::FRAC_1_SQRT_2));
+        let s = self.div(self.sub(m, one), self.add(m, one));
+        let s2 = self.mul(s, s);
+        let mut p = self.splat(2.0 / 9.0);
+        for c in [2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0] {
+            p = self.mul_add(p, s2, self.splat(c));
+        }
+        self.mul_add(e, self.splat(std::f32::consts::LN_2), self.mul(p, s))
+    }
+}
+
+/// Plain Rust, lane by lane.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+#[inline(always)]
+fn lanes(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    std::array::from_fn(f)
+}
+
+impl Simd for Portable {
+    type V = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::V {
+        lanes(|i| from[i])
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32], v: Self::V) {
+        to[..LANES].copy_from_slice(&v);
+    }
+    #[inline(always)]
+    unsafe fn load_ptr(self, from: *const f32) -> Self::V {
+        // Safety: the caller vouches for sixteen readable f32.
+        unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, to: *mut f32, v: Self::V) {
+        // Safety: the caller vouches for sixteen writable f32.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        lanes(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        lanes(|i| a[i].sqrt())
+    }
+    #[inline(always)]
+    fn zero_below(self, value: Self::V, x: Self::V, limit: Self::V) -> Self::V {
+        lanes(|i| if x[i] < limit[i] { 0.0 } else { value[i] })
+    }
+    #[inline(always)]
+    fn add_exponent(self, p: Self::V, t: Self::V) -> Self::V {
+        lanes(|i| f32::from_bits(p[i].to_bits().wrapping_add(t[i].to_bits() << 23)))
+    }
+    #[inline(always)]
+    fn split_exponent(self, x: Self::V) -> (Self::V, Self::V) {
+        let m = lanes(|i| f32::from_bits((x[i].to_bits() & 0x007f_ffff) | 0x3f80_0000));
+        let e = lanes(|i| ((x[i].to_bits() >> 23) as i32 - 127) as f32);
+        (m, e)
+    }
+    #[inline(always)]
+    fn to_array(self, v: Self::V) -> [f32; LANES] {
+        v
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, LANES, Simd};
+
+    /// # Safety
+    /// The machine must have AVX-512F, AVX2 and FMA.
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512(()))
+    }
+
+    /// # Safety
+    /// The machine must have AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2(()))
+    }
+
+    /// One 512-bit register. Made by `run_avx512` alone, so whoever holds one runs on a machine that has the instructions.
+    #[derive(Clone, Copy)]
+    pub struct Avx512(());
+
+    // Safety of every block below: an `Avx512` exists only inside `run_avx512`; memory is checked or vouched for by the
+    // caller of an unsafe method.
+    impl Simd for Avx512 {
+        type V = __m512;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn load(self, from: &[f32]) -> __m512 {
+            unsafe { _mm512_loadu_ps(from[..LANES].as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(self, to: &mut [f32], v: __m512) {
+            unsafe { _mm512_storeu_ps(to[..LANES].as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(self, from: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(self, to: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn add(self, a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sub(self, a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn div(self, a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn max(self, a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn min(self, a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_min_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sqrt(self, a: __m512) -> __m512 {
+            unsafe { _mm512_sqrt_ps(a) }
+        }
+        #[inline(always)]
+        fn zero_below(self, value: __m512, x: __m512, limit: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, limit), value) }
+        }
+        #[inline(always)]
+        fn add_exponent(self, p: __m512, t: __m512) -> __m512 {
+            unsafe {
+                let shifted = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
+                _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), shifted))
+            }
+        }
+        #[inline(always)]
+        fn split_exponent(self, x: __m512) -> (__m512, __m512) {
+            unsafe {
+                let bits = _mm512_castps_si512(x);
+                let mantissa = _mm512_and_si512(bits, _mm512_set1_epi32(0x007f_ffff));
+                let mantissa = _mm512_or_si512(mantissa, _mm512_set1_epi32(0x3f80_0000));
+                let exponent = _mm512_sub_epi32(_mm512_srli_epi32::<23>(bits), _mm512_set1_epi32(127));
+                (_mm512_castsi512_ps(mantissa), _mm512_cvtepi32_ps(exponent))
+            }
+        }
+        #[inline(always)]
+        fn to_array(self, v: __m512) -> [f32; LANES] {
+            let mut lanes = [0.0; LANES];
+            self.store(&mut lanes, v);
+            lanes
+        }
+    }
+
+    /// Two 256-bit registers. Made by `run_avx2` alone.
+    #[derive(Clone, Copy)]
+    pub struct Avx2(());
+
+    type Pair = (__m256, __m256);
+
+    #[inline(always)]
+    fn both(a: Pair, b: Pair, f: impl Fn(__m256, __m256) -> __m256) -> Pair {
+        (f(a.0, b.0), f(a.1, b.1))
+    }
+
+    // Safety of every block below: an `Avx2` exists only inside `run_avx2`; memory as for `Avx512`.
+    impl Simd for Avx2 {
+        type V = Pair;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> Pair {
+            let v = unsafe { _mm256_set1_ps(x) };
+            (v, v)
+        }
+        #[inline(always)]
+        fn load(self, from: &[f32]) -> Pair {
+            unsafe { self.load_ptr(from[..LANES].as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(self, to: &mut [f32], v: Pair) {
+            unsafe { self.store_ptr(to[..LANES].as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(self, from: *const f32) -> Pair {
+            unsafe { (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(self, to: *mut f32, v: Pair) {
+            unsafe {
+                _mm256_storeu_ps(to, v.0);
+                _mm256_storeu_ps(to.add(8), v.1);
+            }
+        }
+        #[inline(always)]
+        fn add(self, a: Pair, b: Pair) -> Pair {
+            both(a, b, |a, b| unsafe { _mm256_add_ps(a, b) })
+        }
+        #[inline(always)]
+        fn sub(self, a: Pair, b: Pair) -> Pair {
+            both(a, b, |a, b| unsafe { _mm256_sub_ps(a, b) })
+        }
+        #[inline(always)]
+        fn mul(self, a: Pair, b: Pair) -> Pair {
+            both(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+        }
+        #[inline(always)]
+        fn div(self, a: Pair, b: Pair) -> Pair {
+            both(a, b, |a, b| unsafe { _mm256_div_ps(a, b) })
+        }
+        #[inline(always)]
+        fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
+            unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+        }
+        #[inline(always)]
+        fn max(self, a: Pair, b: Pair) -> Pair {
+            both(a, b, |a, b| unsafe { _mm256_max_ps(a, b) })
+        }
+        #[inline(always)]
+        fn min(self, a: Pair, b: Pair) -> Pair {
+            both(a, b, |a, b| unsafe { _mm256_min_ps(a, b) })
+        }
+        #[inline(always)]
+        fn sqrt(self, a: Pair) -> Pair {
+            unsafe { (_mm256_sqrt_ps(a.0), _mm256_sqrt_ps(a.1)) }
+        }
+        #[inline(always)]
+        fn zero_below(self, value: Pair, x: Pair, limit: Pair) -> Pair {
+            let below = both(x, limit, |a, b| unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(a, b) });
+            both(below, value, |a, b| unsafe { _mm256_andnot_ps(a, b) })
+        }
+        #[inline(always)]
+        fn add_exponent(self, p: Pair, t: Pair) -> Pair {
+            both(p, t, |p, t| unsafe {
+                let shifted = _mm256_slli_epi32::<23>(_mm256_castps_si256(t));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), shifted))
+            })
+        }
+        #[inline(always)]
+        fn split_exponent(self, x: Pair) -> (Pair, Pair) {
+            let mantissa = both(x, x, |x, _| unsafe {
+                let kept = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x007f_ffff));
+                _mm256_castsi256_ps(_mm256_or_si256(kept, _mm256_set1_epi32(0x3f80_0000)))
+            });
+            let exponent = both(x, x, |x, _| unsafe {
+                let shifted = _mm256_srli_epi32::<23>(_mm256_castps_si256(x));
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(shifted, _mm256_set1_epi32(127)))
+            });
+            (mantissa, exponent)
+        }
+        #[inline(always)]
+        fn to_array(self, v: Pair) -> [f32; LANES] {
+            let mut lanes = [0.0; LANES];
+            self.store(&mut lanes, v);
+            lanes
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Unary<'a> {
+        x: &'a [f32],
+        ln: bool,
+    }
+
+    impl Kernel for Unary<'_> {
+        type Output = Vec<f32>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let mut out = vec![0.0; self.x.len()];
+            for (to, from) in out.chunks_exact_mut(LANES).zip(self.x.chunks_exact(LANES)) {
+                let v = s.load(from);
+                s.store(to, if self.ln { s.ln(v) } else { s.exp(v) });
+            }
+            out
+        }
+    }
+
+    fn assert_levels_agree_and_near(x: &[f32], ln: bool, exact: impl Fn(f64) -> f64, tolerance: f64) {
+        let reference = run_at(Level::Portable, Unary { x, ln });
+        for level in Level::available() {
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&run_at(level, Unary { x, ln })), bits(&reference), "{level:?}");
+        }
+        for (&x, &y) in x.iter().zip(&reference) {
+            let want = exact(f64::from(x));
+            let error = (f64::from(y) - want).abs() / want.abs().max(if ln { 1.0 } else { 0.0 });
+            assert!(error <= tolerance, "f({x}) = {y}, expected {want}, error {error:e}");
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_and_the_same_bits_at_every_level() {
+        let x: Vec<f32> = (0..16_000).map(|i| -87.0 + 175.0 * (i as f32) / 16_000.0).collect();
+        assert_levels_agree_and_near(&x, false, f64::exp, 2.5e-7);
+        let far =
+            [f32::NEG_INFINITY, -1e30, -100.0, 0.0, -0.0, 1.0, 0.5, -0.5, 2.0, -2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        let y = run(Unary { x: &far, ln: false });
+        assert_eq!(&y[..5], &[0.0, 0.0, 0.0, 1.0, 1.0]);
+        for level in Level::available() {
+            assert!(run_at(level, Unary { x: &[f32::NAN; LANES], ln: false }).iter().all(|y| y.is_nan()), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn ln_is_accurate_and_the_same_bits_at_every_level() {
+        let x: Vec<f32> = (0..16_000).map(|i| (-80.0 + 0.01 * i as f32).exp()).filter(|x| x.is_normal()).collect();
+        let x = &x[..x.len() / LANES * LANES];
+        assert_levels_agree_and_near(x, true, f64::ln, 2.5e-7);
+        let near_one: Vec<f32> = (0..1600).map(|i| 1.0 + (i as f32 - 800.0) * 6e-8).collect();
+        assert_levels_agree_and_near(&near_one, true, f64::ln, 2.5e-7);
+    }
+}

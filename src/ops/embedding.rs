@@ -1,0 +1,64 @@
+//! Embedding: token ids to rows of a table, and the gradient of that table.
+
+use super::{Check, Cost, OpResult};
+use crate::tensor::{Device, Mut, Ref, View};
+
+/// `out[t] = table[ids[t]]`.
+pub struct EmbeddingForward<'a, D: Device> {
+    /// [tokens, hidden]
+    pub out: Mut<'a, D, D::Compute>,
+    /// [vocab, hidden], master weights
+    pub table: Ref<'a, D, f32>,
+    /// [tokens], each below `vocab`
+    pub ids: Ref<'a, D, u32>,
+    pub tokens: usize,
+    pub hidden: usize,
+    pub vocab: usize,
+}
+
+impl<D: Device> EmbeddingForward<'_, D> {
+    pub fn check(&self) -> OpResult {
+        let check = Check("embedding_forward");
+        check.size("out", self.out.len(), self.tokens * self.hidden)?;
+        check.size("table", self.table.len(), self.vocab * self.hidden)?;
+        check.size("ids", self.ids.len(), self.tokens)
+    }
+
+    pub fn cost(&self) -> Cost {
+        let moved = self.tokens * self.hidden * (4 + size_of::<D::Compute>()) + self.tokens * 4;
+        Cost { bytes: moved as u64, flops: 0 }
+    }
+}
+
+/// `d_table[ids[t]] += d_out[t]`, rows of one id added in the order of t.
+pub struct EmbeddingBackward<'a, D: Device> {
+    /// [vocab, hidden], accumulated
+    pub d_table: Mut<'a, D, f32>,
+    /// [tokens, hidden]
+    pub d_out: Ref<'a, D, D::Compute>,
+    /// [tokens], each below `vocab`
+    pub ids: Ref<'a, D, u32>,
+    pub tokens: usize,
+    pub hidden: usize,
+    pub vocab: usize,
+}
+
+impl<D: Device> EmbeddingBackward<'_, D> {
+    pub fn check(&self) -> OpResult {
+        let check = Check("embedding_backward");
+        check.size("d_table", self.d_table.len(), self.vocab * self.hidden)?;
+        check.size("d_out", self.d_out.len(), self.tokens * self.hidden)?;
+        check.size("ids", self.ids.len(), self.tokens)
+    }
+
+    pub fn cost(&self) -> Cost {
+        let elements = self.tokens * self.hidden;
+        let moved = elements * (size_of::<D::Compute>() + 8) + self.tokens * 4;
+        Cost { bytes: moved as u64, flops: elements as u64 }
+    }
+}
+
+pub trait Embedding: Device {
+    fn embedding_forward(&self, args: EmbeddingForward<'_, Self>) -> OpResult;
+    fn embedding_backward(&self, args: EmbeddingBackward<'_, Self>) -> OpResult;
+}

@@ -1,0 +1,98 @@
+//! Sampling the next token from logits, with its log-probability.
+//!
+//! Gumbel-max: the token is argmax over the kept tokens of `z/T + g`, with g = −ln(−ln u) and u from Philox keyed by
+//! (stream of the rollout, position); word i mod 4 of block i / 4 belongs to token i. Temperature 0 is the argmax of z.
+//! The log-probability recorded is of softmax(z / T) over the whole vocabulary, before top-k, top-p and min-p
+//! (of softmax(z) at temperature 0).
+
+use super::{Check, Cost, OpResult};
+use crate::random::Stream;
+use crate::tensor::{Device, Mut, Ref, View};
+
+/// How to draw. Filters apply in the order top-k, top-p, min-p, each on probabilities at `temperature`; ties at a
+/// boundary keep the lower token id, and at least one token is always kept.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Sampling {
+    pub temperature: f32,
+    /// Keep the k most probable tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of most probable tokens whose mass reaches p; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this fraction as probable as the most probable one; 0 keeps all.
+    pub min_p: f32,
+}
+
+impl Sampling {
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+
+    /// Plain sampling at a temperature, no filter.
+    pub const fn temperature(temperature: f32) -> Self {
+        Self { temperature, top_k: 0, top_p: 1.0, min_p: 0.0 }
+    }
+
+    /// The temperature that log-probabilities are taken at.
+    pub fn logprob_temperature(&self) -> f32 {
+        if self.temperature > 0.0 { self.temperature } else { 1.0 }
+    }
+
+    /// Says what is wrong with the numbers, if anything is.
+    pub fn validate(&self) -> Result<(), String> {
+        let Self { temperature, top_p, min_p, .. } = *self;
+        if !(temperature >= 0.0 && temperature.is_finite()) {
+            return Err(format!("temperature must be 0 or a positive number, got {temperature}"));
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(format!("top_p must be in (0, 1], got {top_p}"));
+        }
+        if !(0.0..=1.0).contains(&min_p) {
+            return Err(format!("min_p must be in [0, 1], got {min_p}"));
+        }
+        Ok(())
+    }
+}
+
+/// One row's draw: how, and which random numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    pub sampling: Sampling,
+    /// Folded from (step, pair, role, rollout).
+    pub stream: Stream,
+    /// Position of the new token in its sequence.
+    pub position: u32,
+}
+
+pub struct Sample<'a, D: Device> {
+    /// [rows]
+    pub ids: Mut<'a, D, u32>,
+    /// [rows]
+    pub logprobs: Mut<'a, D, f32>,
+    /// [rows, vocab]
+    pub logits: Ref<'a, D, f32>,
+    /// [rows]
+    pub draws: &'a [Draw],
+    pub vocab: usize,
+}
+
+impl<D: Device> Sample<'_, D> {
+    pub fn check(&self) -> OpResult {
+        let (check, rows) = (Check("sample"), self.draws.len());
+        check.size("ids", self.ids.len(), rows)?;
+        check.size("logprobs", self.logprobs.len(), rows)?;
+        check.size("logits", self.logits.len(), rows * self.vocab)?;
+        check.that(self.vocab > 0, || "`vocab` must be positive".into())?;
+        for (row, draw) in self.draws.iter().enumerate() {
+            check.that(draw.sampling.validate().is_ok(), || format!("row {row}: bad {:?}", draw.sampling))?;
+        }
+        Ok(())
+    }
+
+    pub fn cost(&self) -> Cost {
+        let size = (self.draws.len() * self.vocab) as u64;
+        Cost { bytes: 4 * size, flops: 8 * size }
+    }
+}
+
+pub trait Sampler: Device {
+    /// Rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller refuses it.
+    fn sample(&self, args: Sample<'_, Self>) -> OpResult;
+}

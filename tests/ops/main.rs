@@ -1,0 +1,13 @@
+//! Every op against a plain reference, finite differences and its promises: one file per op.
+
+mod adamw;
+mod attention;
+mod embedding;
+mod global_norm;
+mod head;
+mod linear;
+mod qk_norm_rope;
+mod rmsnorm;
+mod sample;
+mod score_margin;
+mod swiglu;
