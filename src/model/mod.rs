@@ -1,1 +1,20 @@
-//! Qwen3: shapes, parameters, activations, forward and backward.
+//! Qwen3: shapes, parameters, activations, forward and backward, and its directory on disk.
+
+pub mod activations;
+pub mod backward;
+pub mod batch;
+pub mod config;
+pub mod directory;
+pub mod forward;
+pub mod kv_pool;
+pub mod parameters;
+pub mod qwen3;
+pub mod rope;
+
+pub use activations::Activations;
+pub use backward::Gradients;
+pub use batch::Batch;
+pub use config::Qwen3Config;
+pub use kv_pool::KvPool;
+pub use parameters::{Parameter, ParameterTable};
+pub use qwen3::Qwen3;

@@ -54,6 +54,12 @@ pub trait Device: Clone + Send + Sync + 'static {
     fn view<'a, T: Element>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
     /// The elements `range` of a buffer, to be written; panics when the range lies outside.
     fn view_mut<'a, T: Element>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
+    /// Two disjoint stretches of one buffer, to be written; panics when they overlap or lie outside.
+    fn view_two<'a, T: Element>(
+        &self,
+        buffer: &'a mut Self::Buffer<T>,
+        ranges: [Range<usize>; 2],
+    ) -> [Self::ViewMut<'a, T>; 2];
     /// Copies host memory into a view of the same length.
     fn write<T: Element>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
     /// Copies a view into host memory of the same length; waits for the work that produces it.

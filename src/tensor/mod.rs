@@ -2,6 +2,8 @@
 
 pub mod device;
 pub mod dtype;
+pub mod file;
+pub mod safetensors;
 
 pub use device::{Device, DeviceError, Mut, Ref, View};
 pub use dtype::{DType, Element};

@@ -37,6 +37,10 @@ impl Device for Cpu {
         &mut buffer[range]
     }
 
+    fn view_two<'a, T: Element>(&self, buffer: &'a mut Vec<T>, ranges: [Range<usize>; 2]) -> [&'a mut [T]; 2] {
+        buffer.get_disjoint_mut(ranges).expect("two stretches inside the buffer that do not overlap")
+    }
+
     fn write<T: Element>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
         Ok(())

@@ -1,0 +1,38 @@
+//! What one forward pass reads: tokens, where they stand, where their keys go, and which keys they see.
+
+use crate::ops::attention::{Run, SegmentTable};
+
+/// Tokens of any number of sequences, one after another.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// [tokens]
+    pub ids: Vec<u32>,
+    /// [tokens], position of each token in its sequence
+    pub positions: Vec<u32>,
+    /// [tokens], pool row that receives each token's key and value
+    pub kv_rows: Vec<u32>,
+    pub segments: SegmentTable,
+}
+
+impl Batch {
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Adds tokens that continue a sequence whose first `start` tokens lie in the runs `prefix` of the pool. Keys go to
+    /// the pool row of the token's own index in the batch: for a pool that holds just this batch.
+    /// Returns the run of the new tokens, for later tokens to see.
+    pub fn push_own(&mut self, ids: &[u32], start: usize, prefix: &[Run]) -> Run {
+        let run = Run { start: self.tokens() as u32, len: ids.len() as u32 };
+        self.kv_rows.extend(run.start..run.start + run.len);
+        self.positions.extend((start..start + ids.len()).map(|p| p as u32));
+        self.ids.extend_from_slice(ids);
+        self.segments.push(ids.len(), prefix.iter().copied().chain([run]));
+        run
+    }
+
+    /// A whole sequence on its own.
+    pub fn push_sequence(&mut self, ids: &[u32]) -> Run {
+        self.push_own(ids, 0, &[])
+    }
+}

@@ -1,0 +1,262 @@
+//! The forward pass, written out over the ops: the one for rollouts, log-probabilities, training and judging.
+
+use std::ops::Range;
+
+use super::activations::two_stages;
+use super::qwen3::Qwen3;
+use super::{Activations, Batch, KvPool};
+use crate::ops::attention::{AttentionForward, AttentionSizes};
+use crate::ops::embedding::EmbeddingForward;
+use crate::ops::head::{HeadGradient, HeadLogits, HeadLoss};
+use crate::ops::linear::LinearForward;
+use crate::ops::qk_norm_rope::{HeadSizes, QkNormRopeForward};
+use crate::ops::rmsnorm::{Residual, RmsNormForward};
+use crate::ops::swiglu::SwigluForward;
+use crate::ops::{Backend, OpResult};
+use crate::tensor::{Mut, Ref};
+
+/// Numbers of selected rows, as [`HeadLoss`] leaves them.
+pub struct HeadOutput<'a, B: Backend> {
+    pub logprob: Mut<'a, B, f32>,
+    pub entropy: Mut<'a, B, f32>,
+    pub loss: Mut<'a, B, f32>,
+}
+
+impl<B: Backend> Qwen3<B> {
+    /// Runs the layers over a batch. Keys and values go to `pool`; `acts.hidden` [tokens, hidden] is what the head reads.
+    pub fn forward(&self, batch: &Batch, pool: &mut KvPool<B>, acts: &mut Activations<B>) -> OpResult {
+        let (b, c, t) = (&self.backend, &self.config, batch.tokens());
+        assert!(t <= acts.capacity, "a batch of {t} tokens in activations for {}", acts.capacity);
+        b.write(b.view_mut(&mut acts.ids, 0..t), &batch.ids)?;
+        b.write(b.view_mut(&mut acts.positions, 0..t), &batch.positions)?;
+        b.write(b.view_mut(&mut acts.kv_rows, 0..t), &batch.kv_rows)?;
+        self.embed(t, acts)?;
+        for layer in 0..c.num_hidden_layers {
+            self.attention_block(layer, batch, pool, acts)?;
+            self.mlp_block(layer, t, acts)?;
+        }
+        self.final_norm(t, acts)
+    }
+
+    fn embed(&self, t: usize, acts: &mut Activations<B>) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        b.embedding_forward(EmbeddingForward {
+            out: b.view_mut(&mut acts.residual[0], 0..t * c.hidden_size),
+            table: self.weight(&self.table.embedding.range),
+            ids: b.view(&acts.ids, 0..t),
+            tokens: t,
+            hidden: c.hidden_size,
+            vocab: c.vocab_size,
+        })
+    }
+
+    /// Stage 2·layer: what the previous MLP added, norm, q k v, attention, output projection into `delta`.
+    fn attention_block(
+        &self,
+        layer: usize,
+        batch: &Batch,
+        pool: &mut KvPool<B>,
+        acts: &mut Activations<B>,
+    ) -> OpResult {
+        let (b, c, t) = (&self.backend, &self.config, batch.tokens());
+        let (weights, places) = (&self.layers[layer], &self.table.layers[layer]);
+        self.norm_into_attention(layer, t, acts)?;
+        let pool_rows = pool.rows;
+        let kv = pool.layer_mut(layer);
+        let pool_len = pool_rows * c.kv_dim();
+        let Activations { layers, delta, positions, kv_rows, .. } = acts;
+        let count = layers.len();
+        let acts_layer = &mut layers[layer % count];
+        b.linear_forward(LinearForward {
+            out: b.view_mut(&mut acts_layer.qkv, 0..t * c.qkv_dim()),
+            x: b.view(&acts_layer.attention_norm, 0..t * c.hidden_size),
+            weight: &weights.qkv,
+            rows: t,
+            sizes: places.qkv.sizes,
+        })?;
+        b.qk_norm_rope_forward(QkNormRopeForward {
+            q: b.view_mut(&mut acts_layer.q, 0..t * c.q_dim()),
+            k_pool: b.view_mut(&mut kv.k, 0..pool_len),
+            v_pool: b.view_mut(&mut kv.v, 0..pool_len),
+            inv_rms: b.view_mut(&mut acts_layer.qk_inv_rms, 0..t * (c.num_attention_heads + c.num_key_value_heads)),
+            qkv: b.view(&acts_layer.qkv, 0..t * c.qkv_dim()),
+            q_weight: self.weight(&places.q_norm),
+            k_weight: self.weight(&places.k_norm),
+            rope: b.view(&self.rope, 0..self.rope_rows * c.head_dim),
+            positions: b.view(positions, 0..t),
+            kv_rows: b.view(kv_rows, 0..t),
+            sizes: self.head_sizes(t, pool_rows),
+            epsilon: c.rms_norm_eps,
+        })?;
+        b.attention_forward(AttentionForward {
+            out: b.view_mut(&mut acts_layer.attention, 0..t * c.q_dim()),
+            log_sum_exp: Some(b.view_mut(&mut acts_layer.log_sum_exp, 0..t * c.num_attention_heads)),
+            q: b.view(&acts_layer.q, 0..t * c.q_dim()),
+            k_pool: b.view(&kv.k, 0..pool_len),
+            v_pool: b.view(&kv.v, 0..pool_len),
+            segments: &batch.segments,
+            sizes: self.attention_sizes(pool_rows),
+        })?;
+        b.linear_forward(LinearForward {
+            out: b.view_mut(delta, 0..t * c.hidden_size),
+            x: b.view(&acts_layer.attention, 0..t * c.q_dim()),
+            weight: &weights.o,
+            rows: t,
+            sizes: places.o.sizes,
+        })
+    }
+
+    fn norm_into_attention(&self, layer: usize, t: usize, acts: &mut Activations<B>) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        let size = 0..t * c.hidden_size;
+        let Activations { layers, residual, delta, .. } = acts;
+        let count = layers.len();
+        let buffers = &mut layers[layer % count];
+        let (x, residual) = if layer == 0 {
+            (&residual[0], None)
+        } else {
+            let (before, after) = two_stages(residual, 2 * layer);
+            let sum = b.view_mut(after, size.clone());
+            (before, Some(Residual { sum, delta: b.view(delta, size.clone()) }))
+        };
+        b.rmsnorm_forward(RmsNormForward {
+            out: b.view_mut(&mut buffers.attention_norm, size.clone()),
+            inv_rms: b.view_mut(&mut buffers.attention_inv_rms, 0..t),
+            residual,
+            x: b.view(x, size),
+            weight: self.weight(&self.table.layers[layer].attention_norm),
+            rows: t,
+            cols: c.hidden_size,
+            epsilon: c.rms_norm_eps,
+        })
+    }
+
+    /// Stage 2·layer + 1: what attention added, norm, gate and up, SwiGLU, down projection into `delta`.
+    fn mlp_block(&self, layer: usize, t: usize, acts: &mut Activations<B>) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        let (weights, places) = (&self.layers[layer], &self.table.layers[layer]);
+        let hidden = 0..t * c.hidden_size;
+        let Activations { layers, residual, delta, .. } = acts;
+        let count = layers.len();
+        let acts_layer = &mut layers[layer % count];
+        let (before, after) = two_stages(residual, 2 * layer + 1);
+        b.rmsnorm_forward(RmsNormForward {
+            out: b.view_mut(&mut acts_layer.mlp_norm, hidden.clone()),
+            inv_rms: b.view_mut(&mut acts_layer.mlp_inv_rms, 0..t),
+            residual: Some(Residual { sum: b.view_mut(after, hidden.clone()), delta: b.view(delta, hidden.clone()) }),
+            x: b.view(before, hidden.clone()),
+            weight: self.weight(&places.mlp_norm),
+            rows: t,
+            cols: c.hidden_size,
+            epsilon: c.rms_norm_eps,
+        })?;
+        b.linear_forward(LinearForward {
+            out: b.view_mut(&mut acts_layer.gate_up, 0..2 * t * c.intermediate_size),
+            x: b.view(&acts_layer.mlp_norm, hidden.clone()),
+            weight: &weights.gate_up,
+            rows: t,
+            sizes: places.gate_up.sizes,
+        })?;
+        b.swiglu_forward(SwigluForward {
+            out: b.view_mut(&mut acts_layer.gated, 0..t * c.intermediate_size),
+            gate_up: b.view(&acts_layer.gate_up, 0..2 * t * c.intermediate_size),
+            rows: t,
+            cols: c.intermediate_size,
+        })?;
+        b.linear_forward(LinearForward {
+            out: b.view_mut(delta, hidden),
+            x: b.view(&acts_layer.gated, 0..t * c.intermediate_size),
+            weight: &weights.down,
+            rows: t,
+            sizes: places.down.sizes,
+        })
+    }
+
+    fn final_norm(&self, t: usize, acts: &mut Activations<B>) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        let size = 0..t * c.hidden_size;
+        let Activations { residual, delta, hidden, final_inv_rms, .. } = acts;
+        let (before, after) = two_stages(residual, 2 * c.num_hidden_layers);
+        b.rmsnorm_forward(RmsNormForward {
+            out: b.view_mut(hidden, size.clone()),
+            inv_rms: b.view_mut(final_inv_rms, 0..t),
+            residual: Some(Residual { sum: b.view_mut(after, size.clone()), delta: b.view(delta, size.clone()) }),
+            x: b.view(before, size),
+            weight: self.weight(&self.table.final_norm),
+            rows: t,
+            cols: c.hidden_size,
+            epsilon: c.rms_norm_eps,
+        })
+    }
+
+    /// Logits [rows, vocab] of chosen rows of the last forward pass.
+    pub fn logits<'a>(
+        &'a self,
+        acts: &'a Activations<B>,
+        tokens: usize,
+        rows: Ref<'a, B, u32>,
+        out: Mut<'a, B, f32>,
+    ) -> OpResult {
+        self.backend.head_logits(HeadLogits {
+            out,
+            hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
+            weight: &self.head,
+            rows,
+            tokens,
+            sizes: self.table.head.sizes,
+        })
+    }
+
+    /// Log-probabilities (and with `gradient` the loss and its gradient) of targets at chosen rows of the last forward pass.
+    #[allow(clippy::too_many_arguments)]
+    pub fn head_loss<'a>(
+        &'a self,
+        acts: &'a Activations<B>,
+        tokens: usize,
+        rows: Ref<'a, B, u32>,
+        targets: Ref<'a, B, u32>,
+        temperature: f32,
+        out: HeadOutput<'a, B>,
+        gradient: Option<HeadGradient<'a, B>>,
+    ) -> OpResult {
+        self.backend.head_loss(HeadLoss {
+            logprob: out.logprob,
+            entropy: out.entropy,
+            loss: out.loss,
+            gradient,
+            hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
+            weight: &self.head,
+            rows,
+            targets,
+            temperature,
+            tokens,
+            sizes: self.table.head.sizes,
+        })
+    }
+
+    /// Master weights of one parameter.
+    pub(super) fn weight(&self, range: &Range<usize>) -> Ref<'_, B, f32> {
+        self.backend.view(&self.master, range.clone())
+    }
+
+    pub(super) fn head_sizes(&self, tokens: usize, pool_rows: usize) -> HeadSizes {
+        HeadSizes {
+            tokens,
+            q_heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            pool_rows,
+            rope_rows: self.rope_rows,
+        }
+    }
+
+    pub(super) fn attention_sizes(&self, pool_rows: usize) -> AttentionSizes {
+        AttentionSizes {
+            q_heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            pool_rows,
+            scale: 1.0 / (self.config.head_dim as f32).sqrt(),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The model: its master weights, and the form of them that the backend multiplies with.
+
+use std::sync::Arc;
+
+use super::parameters::Matrix;
+use super::rope::rope_table;
+use super::{ParameterTable, Qwen3Config};
+use crate::ops::{Backend, OpError};
+
+/// Prepared weights of one layer.
+pub struct LayerWeights<B: Backend> {
+    pub qkv: B::Weight,
+    pub o: B::Weight,
+    pub gate_up: B::Weight,
+    pub down: B::Weight,
+}
+
+/// A Qwen3 with weights.
+pub struct Qwen3<B: Backend> {
+    pub backend: B,
+    pub config: Qwen3Config,
+    pub table: Arc<ParameterTable>,
+    /// [arena], the master weights; call [`refresh`](Self::refresh) after changing them
+    pub master: B::Buffer<f32>,
+    pub(super) layers: Vec<LayerWeights<B>>,
+    pub(super) head: B::Weight,
+    /// [rope_rows, head_dim]
+    pub(super) rope: B::Buffer<f32>,
+    pub(super) rope_rows: usize,
+}
+
+impl<B: Backend> Qwen3<B> {
+    /// A model from an arena of weights. Sequences may be up to `context` tokens long (at most the model's own limit).
+    pub fn new(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
+        let table = Arc::new(ParameterTable::new(&config));
+        assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
+        let weight = |matrix: &Matrix| backend.linear_weight(matrix.sizes);
+        let layers = table
+            .layers
+            .iter()
+            .map(|layer| {
+                Ok(LayerWeights {
+                    qkv: weight(&layer.qkv)?,
+                    o: weight(&layer.o)?,
+                    gate_up: weight(&layer.gate_up)?,
+                    down: weight(&layer.down)?,
+                })
+            })
+            .collect::<Result<_, OpError>>()?;
+        let rope_rows = context.clamp(1, config.max_position_embeddings);
+        let rope = backend.upload(&rope_table(rope_rows, config.head_dim, config.rope_theta))?;
+        let mut model = Self {
+            backend: backend.clone(),
+            head: weight(&table.head)?,
+            master: backend.upload(weights)?,
+            layers,
+            rope,
+            rope_rows,
+            table,
+            config,
+        };
+        model.refresh()?;
+        Ok(model)
+    }
+
+    /// A second model with the same weights: the frozen reference of RL.
+    pub fn duplicate(&self) -> Result<Self, OpError> {
+        let weights = self.backend.download(self.backend.view(&self.master, 0..self.table.arena_len()))?;
+        Self::new(&self.backend, self.config.clone(), &weights, self.rope_rows)
+    }
+
+    /// Longest sequence the model was made for.
+    pub fn context(&self) -> usize {
+        self.rope_rows
+    }
+
+    /// Makes the prepared weights anew from the master weights.
+    pub fn refresh(&mut self) -> Result<(), OpError> {
+        let Self { backend, table, master, layers, head, .. } = self;
+        let prepare = |weight: &mut B::Weight, matrix: &Matrix| {
+            backend.linear_prepare(weight, backend.view(master, matrix.range.clone()), matrix.sizes)
+        };
+        for (weights, places) in layers.iter_mut().zip(&table.layers) {
+            prepare(&mut weights.qkv, &places.qkv)?;
+            prepare(&mut weights.o, &places.o)?;
+            prepare(&mut weights.gate_up, &places.gate_up)?;
+            prepare(&mut weights.down, &places.down)?;
+        }
+        prepare(head, &table.head)
+    }
+}
