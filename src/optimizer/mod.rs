@@ -1,1 +1,7 @@
-//! AdamW over the parameter arena: schedule and clipping.
+//! AdamW over the parameter arena: schedule, clipping, moments.
+
+pub mod adamw;
+pub mod schedule;
+
+pub use adamw::{AdamWConfig, Optimizer, Update};
+pub use schedule::{Decay, Schedule};

@@ -1,1 +1,8 @@
-//! Generation: sequences, pages, scheduler, engine.
+//! Generation: prompts with their members, pages of keys and values, and the engine that batches them.
+
+pub mod engine;
+pub mod pages;
+pub mod request;
+
+pub use engine::{Engine, EngineError, EngineLimits};
+pub use request::{Completion, Finish, Member, PromptGroup};
