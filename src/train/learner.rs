@@ -115,9 +115,14 @@ impl<B: Backend> Learner<B> {
         Ok(results)
     }
 
-    /// Clips, updates the weights (unless the gradient is not finite) and clears the gradient.
-    pub fn update(&mut self, learning_rate: f64) -> Result<Update, OpError> {
-        let update = self.optimizer.update(&mut self.model, &self.gradients.weights, learning_rate)?;
+    /// Clips, updates the weights and clears the gradient. Nothing is updated when the loss was not finite
+    /// (`loss_is_finite`) or the gradient is not.
+    pub fn update_if(&mut self, loss_is_finite: bool, learning_rate: f64) -> Result<Update, OpError> {
+        let update = if loss_is_finite {
+            self.optimizer.update(&mut self.model, &self.gradients.weights, learning_rate)?
+        } else {
+            Update { gradient_norm: f64::NAN, applied: false }
+        };
         self.gradients.clear(&self.model.backend)?;
         Ok(update)
     }

@@ -1,5 +1,8 @@
 //! The training loops: SFT and RL.
 
+pub mod guard;
 pub mod learner;
+pub mod sft;
 
+pub use guard::Guard;
 pub use learner::{Learner, Loss, RowResults, Scorer, Targets};

@@ -1,0 +1,54 @@
+//! The order of examples: a permutation an epoch, a pure function of (seed, cursor), so a cursor is all a resume needs.
+
+use std::cell::RefCell;
+
+use crate::random::Stream;
+
+/// Endless passes over `len` rows, each in an order of its own.
+pub struct Order {
+    len: usize,
+    stream: Stream,
+    /// The permutation of the epoch asked for last.
+    current: RefCell<Option<(u64, Vec<usize>)>>,
+}
+
+impl Order {
+    /// `len` ≥ 1.
+    pub fn new(len: usize, seed: u64) -> Self {
+        assert!(len > 0, "an order of no rows");
+        Self { len, stream: Stream::new(seed).fold(0x6f72_6465), current: RefCell::new(None) }
+    }
+
+    /// The row at a cursor that counts examples since the start of training.
+    pub fn row(&self, cursor: u64) -> usize {
+        let (epoch, place) = (cursor / self.len as u64, (cursor % self.len as u64) as usize);
+        let mut current = self.current.borrow_mut();
+        match current.as_ref() {
+            Some((known, permutation)) if *known == epoch => permutation[place],
+            _ => {
+                let permutation = self.stream.fold(epoch).permutation(self.len);
+                let row = permutation[place];
+                *current = Some((epoch, permutation));
+                row
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_epoch_visits_every_row_once_in_an_order_of_its_own() {
+        let order = Order::new(50, 3);
+        let epoch = |e: u64| (0..50).map(|i| order.row(50 * e + i)).collect::<Vec<_>>();
+        let (first, second) = (epoch(0), epoch(1));
+        assert_ne!(first, second);
+        assert_eq!(first, epoch(0), "an order does not depend on what was asked before");
+        for mut rows in [first, second] {
+            rows.sort_unstable();
+            assert_eq!(rows, (0..50).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Supervised fine-tuning: cross-entropy on the tokens an assistant wrote.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::guard::{Guard, GuardError};
+use super::learner::{Learner, Loss, Targets};
+use crate::model::Batch;
+use crate::ops::{Backend, OpError};
+use crate::optimizer::Schedule;
+
+/// A conversation as token ids, with a mark on each token that is learned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    pub ids: Vec<u32>,
+    /// As long as `ids`.
+    pub mask: Vec<bool>,
+}
+
+/// Where examples come from: a pure function of the cursor, so a cursor is all a resume needs.
+pub trait ExampleSource {
+    fn example(&self, cursor: u64) -> Example;
+}
+
+/// What a step of SFT needs to know.
+#[derive(Clone, Debug)]
+pub struct SftPlan {
+    pub steps: u64,
+    pub examples_per_step: usize,
+    pub schedule: Schedule,
+}
+
+/// Where training stands; with the learner's state this is all a resume needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Examples taken.
+    pub cursor: u64,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SftMetrics {
+    pub stage: &'static str,
+    pub step: u64,
+    /// Mean over the target tokens of the step, in nats.
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    /// Tokens of the step, and those that were learned.
+    pub tokens: usize,
+    pub target_tokens: usize,
+    pub skipped: bool,
+    pub tokens_per_s: f64,
+    pub step_time_ms: f64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error(transparent)]
+    Op(#[from] OpError),
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error(
+        "an example of {tokens} tokens does not fit into a micro-batch of {capacity}: raise micro_batch_tokens or lower max_length"
+    )]
+    TooLong { tokens: usize, capacity: usize },
+}
+
+/// Runs one step and moves `progress` on.
+pub fn sft_step<B: Backend>(
+    learner: &mut Learner<B>,
+    source: &dyn ExampleSource,
+    plan: &SftPlan,
+    guard: &mut Guard,
+    progress: &mut Progress,
+) -> Result<SftMetrics, TrainError> {
+    let start = Instant::now();
+    let cursors = progress.cursor..progress.cursor + plan.examples_per_step as u64;
+    let examples: Vec<Example> = cursors.map(|cursor| source.example(cursor)).collect();
+    let target_tokens: usize = examples.iter().map(|e| e.mask.iter().skip(1).filter(|m| **m).count()).sum();
+    let tokens = examples.iter().map(|e| e.ids.len()).sum();
+    let mut loss = 0.0;
+    for (mut batch, targets) in micro_batches(&examples, learner.capacity())? {
+        let weights = vec![1.0 / target_tokens.max(1) as f32; targets.rows.len()];
+        let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?;
+        loss += results.loss.iter().map(|x| f64::from(*x)).sum::<f64>();
+    }
+    loss /= target_tokens.max(1) as f64;
+    let learning_rate = plan.schedule.rate(progress.step);
+    let update = learner.update_if(loss.is_finite(), learning_rate)?;
+    progress.step += 1;
+    progress.cursor += plan.examples_per_step as u64;
+    guard.check(progress.step, loss, &update, || examples.iter().map(|e| e.ids.clone()).collect())?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(SftMetrics {
+        stage: "sft",
+        step: progress.step,
+        loss,
+        grad_norm: update.gradient_norm,
+        learning_rate,
+        tokens,
+        target_tokens,
+        skipped: !update.applied,
+        tokens_per_s: tokens as f64 / seconds,
+        step_time_ms: 1e3 * seconds,
+    })
+}
+
+/// Packs whole examples, in their order, into batches of at most `capacity` tokens. Tokens after the last target of an
+/// example are left out: nothing depends on them.
+pub fn micro_batches(examples: &[Example], capacity: usize) -> Result<Vec<(Batch, Targets)>, TrainError> {
+    let mut batches = vec![(Batch::default(), Targets::default())];
+    for example in examples {
+        // The last token of a sequence predicts nothing.
+        let Some(last) = example.mask.iter().rposition(|m| *m).filter(|last| *last > 0) else { continue };
+        if last > capacity {
+            return Err(TrainError::TooLong { tokens: last, capacity });
+        }
+        if batches.last().is_some_and(|(batch, _)| batch.tokens() + last > capacity) {
+            batches.push(Default::default());
+        }
+        let (batch, targets) = batches.last_mut().expect("never empty");
+        let first = batch.tokens();
+        batch.push_sequence(&example.ids[..last]);
+        for place in (0..last).filter(|place| example.mask[place + 1]) {
+            targets.push(first + place, example.ids[place + 1]);
+        }
+    }
+    batches.retain(|(batch, _)| batch.tokens() > 0);
+    Ok(batches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(ids: std::ops::Range<u32>, learned: std::ops::Range<usize>) -> Example {
+        let ids: Vec<u32> = ids.collect();
+        let mask = (0..ids.len()).map(|i| learned.contains(&i)).collect();
+        Example { ids, mask }
+    }
+
+    #[test]
+    fn examples_are_packed_whole_and_cut_after_their_last_target() {
+        let examples = [example(0..10, 6..9), example(10..15, 3..5), example(20..30, 0..0), example(30..36, 1..6)];
+        let batches = micro_batches(&examples, 12).unwrap();
+        let ids: Vec<_> = batches.iter().map(|(batch, _)| batch.ids.clone()).collect();
+        assert_eq!(ids, [(0..8).chain(10..14).collect::<Vec<u32>>(), (30..35).collect()]);
+        assert_eq!(batches[0].1.rows, [5, 6, 7, 10, 11]);
+        assert_eq!(batches[0].1.ids, [6, 7, 8, 13, 14]);
+        assert_eq!(batches[1].1.ids, [31, 32, 33, 34, 35]);
+        assert!(matches!(micro_batches(&examples, 7), Err(TrainError::TooLong { tokens: 8, capacity: 7 })));
+    }
+}
