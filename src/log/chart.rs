@@ -24,7 +24,7 @@ pub const SERIES: [RGBColor; 6] = [
 ];
 
 /// Width and height of a chart in SVG units; the page scales it to its column.
-const SIZE: (u32, u32) = (640, 270);
+const SIZE: (u32, u32) = (640, 290);
 /// Fewer points than this are drawn as they are, without a moving average.
 const SMOOTH_FROM: usize = 24;
 const FONT: &str = "sans-serif";
@@ -41,7 +41,7 @@ pub struct Curve {
 pub enum Kind {
     /// Every curve against the axis; the steps faint, their moving average strong.
     Lines,
-    /// Areas on top of each other, the first curve at the bottom.
+    /// Areas on top of each other, the first curve at the bottom; moving averages, if there are many steps.
     Stacked,
 }
 
@@ -102,18 +102,18 @@ impl Chart {
     fn draw(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), ChartError> {
         let layers = match self.kind {
             Kind::Lines => self.curves.iter().map(|curve| curve.points.clone()).collect(),
-            Kind::Stacked => stack(&self.curves),
+            Kind::Stacked => stack(&self.curves.iter().map(smoothed).collect::<Vec<_>>()),
         };
         let (x, y) = (self.steps(&layers), self.values(&layers));
         let mut context = ChartBuilder::on(root)
             .margin(8)
             .margin_right(16)
-            .x_label_area_size(38)
-            .y_label_area_size(58)
+            .x_label_area_size(44)
+            .y_label_area_size(84)
             .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
         mesh(&mut context, self.unit, y)?;
         match self.kind {
-            Kind::Lines => lines(&mut context, &layers)?,
+            Kind::Lines => lines(&mut context, &self.curves)?,
             Kind::Stacked => areas(&mut context, &layers)?,
         }
         for guide in &self.guides {
@@ -154,7 +154,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 }
 
 fn mesh(context: &mut Context<'_, '_>, unit: &str, y: (f64, f64)) -> Result<(), ChartError> {
-    let text = (FONT, 15).into_font().color(&INK);
+    let text = (FONT, 18).into_font().color(&INK);
     let digits = decimals(y.1 - y.0);
     context
         .configure_mesh()
@@ -191,16 +191,18 @@ fn tick(value: f64, digits: usize) -> String {
     }
 }
 
-fn lines(context: &mut Context<'_, '_>, layers: &[Vec<(f64, f64)>]) -> Result<(), ChartError> {
-    let smooth = |points: &[(f64, f64)]| points.len() >= SMOOTH_FROM;
-    for (points, color) in layers.iter().zip(SERIES.iter().cycle()) {
-        if smooth(points) {
-            polyline(context, points, color.mix(0.28).stroke_width(1))?;
+fn lines(context: &mut Context<'_, '_>, curves: &[Curve]) -> Result<(), ChartError> {
+    let colored = || curves.iter().zip(SERIES.iter().cycle());
+    for (curve, color) in colored() {
+        if curve.points.len() >= SMOOTH_FROM {
+            polyline(context, &curve.points, color.mix(0.28).stroke_width(1))?;
+        } else {
+            let dots = curve.points.iter().filter(|point| point.1.is_finite());
+            context.draw_series(dots.map(|point| Circle::new(*point, 3, color.filled())))?;
         }
     }
-    for (points, color) in layers.iter().zip(SERIES.iter().cycle()) {
-        let strong = if smooth(points) { moving_average(points) } else { points.clone() };
-        polyline(context, &strong, color.stroke_width(2))?;
+    for (curve, color) in colored() {
+        polyline(context, &smoothed(curve).points, color.stroke_width(2))?;
     }
     Ok(())
 }
@@ -219,6 +221,12 @@ fn polyline(context: &mut Context<'_, '_>, points: &[(f64, f64)], style: ShapeSt
         }
     }
     Ok(())
+}
+
+/// The curve itself if it is short, its moving average otherwise.
+fn smoothed(curve: &Curve) -> Curve {
+    let points = &curve.points;
+    Curve { points: if points.len() >= SMOOTH_FROM { moving_average(points) } else { points.clone() } }
 }
 
 /// Mean over a twelfth of the curve around each point; gaps stay gaps and count for nothing.
@@ -274,8 +282,9 @@ fn draw_guide(context: &mut Context<'_, '_>, guide: &Guide, x: (f64, f64)) -> Re
     }
     let ends = [(x.0, guide.at), (x.1, guide.at)];
     context.draw_series(DashedLineSeries::new(ends, 5, 4, INK.stroke_width(1)))?;
-    let style = (FONT, 14).into_font().color(&INK).pos(Pos::new(HPos::Right, VPos::Bottom));
-    context.draw_series([Text::new(guide.label.clone(), (x.1, guide.at), style)])?;
+    let style = (FONT, 16).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Bottom));
+    let label = EmptyElement::at((x.0, guide.at)) + Text::new(guide.label.clone(), (6, -2), style);
+    context.draw_series([label])?;
     Ok(())
 }
 

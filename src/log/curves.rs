@@ -1,6 +1,6 @@
 //! The curves of the report: a table of charts, and how records become points.
 //!
-//! To add a chart, add a row to [`CHARTS`]: a title, the unit of its axis, one sentence that says what healthy looks
+//! To add a chart, add a row to [`CHARTS`] or [`MORE_CHARTS`]: a title, the unit of its axis, one sentence that says what healthy looks
 //! like, and the keys of `metrics.jsonl` it draws. A chart none of whose keys occur is left out of the page.
 
 use super::chart::{Chart, ChartError, Curve, Guide, Kind, SERIES, Span};
@@ -41,6 +41,8 @@ pub enum Thin {
     Mean,
     /// For values whose worst case matters.
     Max,
+    /// For values measured at some steps only: steps without one are left out instead of breaking the line.
+    Sparse,
 }
 
 const fn series(stage: &'static str, key: &'static str, label: &'static str) -> Series {
@@ -49,6 +51,10 @@ const fn series(stage: &'static str, key: &'static str, label: &'static str) -> 
 
 const fn worst(stage: &'static str, key: &'static str, label: &'static str) -> Series {
     Series { stage, key, label, thin: Thin::Max }
+}
+
+const fn sparse(stage: &'static str, key: &'static str, label: &'static str) -> Series {
+    Series { stage, key, label, thin: Thin::Sparse }
 }
 
 const fn lines(
@@ -70,14 +76,14 @@ const fn shares(
     ChartSpec { title, unit, kind: Kind::Stacked, span: Span::Unit, caption, series, guides: &[], untrained: None }
 }
 
-/// All charts, in the order of the page.
+/// The charts that tell how a run goes, in the order of the page.
 pub const CHARTS: &[ChartSpec] = &[
     lines(
         "SFT loss",
         "nats per token",
         Span::Data,
         "Healthy: falls fast, then flattens. Held-out loss that rises while training loss falls means overfitting: stop earlier.",
-        &[series("sft", "loss", "training"), series("sft", "held_out_loss", "held out")],
+        &[series("sft", "loss", "training"), sparse("sft", "held_out_loss", "held out")],
     ),
     lines(
         "RL reward",
@@ -114,7 +120,7 @@ pub const CHARTS: &[ChartSpec] = &[
             "share of pairs",
             Span::Unit,
             "Share of pairs whose chosen response scores higher. Healthy: above the untrained line and rising on held-out pairs too.",
-            &[series("rl", "pair_accuracy", "training pairs"), series("eval", "accuracy", "held-out pairs")],
+            &[series("rl", "pair_accuracy", "training pairs"), sparse("eval", "accuracy", "held-out pairs")],
         )
     },
     shares(
@@ -181,13 +187,30 @@ pub const CHARTS: &[ChartSpec] = &[
         "Largest difference between a token's log-probability while decoding and in training. Healthy: exactly 0 on the CPU, small and flat elsewhere.",
         &[worst("rl", "mismatch_max", "mismatch")],
     ),
+];
+
+/// Charts for the second look, folded on the page. The two stages count their own steps, so they never share a chart.
+pub const MORE_CHARTS: &[ChartSpec] = &[
     lines(
-        "Gradient norm",
+        "SFT gradient norm",
         "norm before clipping",
         Span::FromZero,
-        "Healthy: no lasting growth. Single spikes are clipped and harmless; a climb comes before divergence.",
-        &[worst("sft", "grad_norm", "SFT"), worst("rl", "grad_norm", "RL")],
+        GRADIENT_NORM,
+        &[worst("sft", "grad_norm", "SFT")],
     ),
+    lines("RL gradient norm", "norm before clipping", Span::FromZero, GRADIENT_NORM, &[worst("rl", "grad_norm", "RL")]),
+    lines("SFT learning rate", "rate", Span::FromZero, LEARNING_RATE, &[series("sft", "learning_rate", "SFT")]),
+    lines("RL learning rate", "rate", Span::FromZero, LEARNING_RATE, &[series("rl", "learning_rate", "RL")]),
+    lines("SFT speed", "tokens per second", Span::FromZero, SPEED, &[series("sft", "tokens_per_s", "training")]),
+    lines(
+        "RL speed",
+        "tokens per second",
+        Span::FromZero,
+        SPEED,
+        &[series("rl", "rollout_tokens_per_s", "rollouts"), series("rl", "train_tokens_per_s", "training")],
+    ),
+    lines("Time of an SFT step", "milliseconds", Span::FromZero, STEP_TIME, &[series("sft", "step_time_ms", "step")]),
+    lines("Time of an RL step", "milliseconds", Span::FromZero, STEP_TIME, &[series("rl", "step_time_ms", "step")]),
     lines(
         "RL loss",
         "loss",
@@ -195,25 +218,17 @@ pub const CHARTS: &[ChartSpec] = &[
         "The surrogate of GRPO hovers around 0 and says little by itself; read reward and margin. Healthy: no drift, no spikes.",
         &[series("rl", "loss", "loss")],
     ),
-    lines(
-        "Learning rate",
-        "rate",
-        Span::FromZero,
-        "Healthy: the schedule you asked for.",
-        &[series("sft", "learning_rate", "SFT"), series("rl", "learning_rate", "RL")],
-    ),
-    lines(
-        "Speed",
-        "tokens per second",
-        Span::FromZero,
-        "Healthy: flat. A slow fall means judgements grow longer; a sudden one, that something else uses the machine.",
-        &[
-            series("sft", "tokens_per_s", "SFT"),
-            series("rl", "rollout_tokens_per_s", "rollouts"),
-            series("rl", "train_tokens_per_s", "RL training"),
-        ],
-    ),
 ];
+
+const GRADIENT_NORM: &str =
+    "Healthy: no lasting growth. Single spikes are clipped and harmless; a climb comes before divergence.";
+const LEARNING_RATE: &str = "Healthy: the schedule you asked for.";
+const SPEED: &str =
+    "Healthy: flat. A slow fall means texts grow longer; a sudden one, that something else uses the machine.";
+const STEP_TIME: &str = "Healthy: flat, or following the length of the texts.";
+
+/// A curve of the table with its points.
+type Found<'a> = (&'a Series, Vec<(f64, f64)>);
 
 /// A chart as a `<figure>`, or nothing if no record has any of its keys. `untrained` looks a result of the untrained
 /// model up.
@@ -222,7 +237,7 @@ pub fn figure(
     records: &[Record],
     untrained: impl Fn(&str) -> Option<f64>,
 ) -> Result<Option<String>, ChartError> {
-    let found: Vec<(&Series, Vec<(f64, f64)>)> =
+    let found: Vec<Found> =
         spec.series.iter().map(|series| (series, points(series, records))).filter(|(_, points)| any(points)).collect();
     if found.is_empty() {
         return Ok(None);
@@ -243,8 +258,8 @@ pub fn figure(
 }
 
 /// Names of the curves with their last values.
-fn legend(found: &[(&Series, Vec<(f64, f64)>)]) -> String {
-    let entry = |(index, (series, points)): (usize, &(&Series, Vec<(f64, f64)>))| {
+fn legend(found: &[Found]) -> String {
+    let entry = |(index, (series, points)): (usize, &Found)| {
         let last =
             points.iter().rev().map(|point| point.1).find(|value| value.is_finite()).map_or_else(String::new, short);
         format!("<li><i class=\"s{}\"></i>{} <b>{last}</b></li>", index % SERIES.len(), escape(series.label))
@@ -264,7 +279,8 @@ fn points(series: &Series, records: &[Record]) -> Vec<(f64, f64)> {
         let step = record.get("step")?.as_f64()?;
         Some((step, record.get(series.key).and_then(|value| value.as_f64()).unwrap_or(f64::NAN)))
     };
-    thin(&of_stage.filter_map(point).collect::<Vec<_>>(), series.thin)
+    let kept = of_stage.filter_map(point).filter(|point| series.thin != Thin::Sparse || point.1.is_finite());
+    thin(&kept.collect::<Vec<_>>(), series.thin)
 }
 
 /// At most [`POINTS_MAX`] points: bins of equal numbers of steps, each at its middle.
@@ -274,7 +290,7 @@ fn thin(points: &[(f64, f64)], how: Thin) -> Vec<(f64, f64)> {
         let x = bin.iter().map(|point| point.0).sum::<f64>() / bin.len() as f64;
         let finite: Vec<f64> = bin.iter().map(|point| point.1).filter(|value| value.is_finite()).collect();
         let y = match how {
-            Thin::Mean => finite.iter().sum::<f64>() / finite.len() as f64,
+            Thin::Mean | Thin::Sparse => finite.iter().sum::<f64>() / finite.len() as f64,
             Thin::Max => finite.iter().copied().fold(f64::NAN, f64::max),
         };
         (x, y)
@@ -320,7 +336,7 @@ mod tests {
 
     #[test]
     fn every_chart_is_drawn_from_its_keys_and_left_out_without_them() {
-        for spec in CHARTS {
+        for spec in CHARTS.iter().chain(MORE_CHARTS) {
             let line =
                 |series: &Series, step: u64| record(json!({"stage": series.stage, "step": step, series.key: 0.25}));
             let records: Vec<Record> =

@@ -81,7 +81,7 @@ pub fn html(summary: &Record) -> String {
         html += &page::note(&format!(
             "Measured on {pairs:.0} pairs: one standard error of an accuracy near 50 % is {error:.1} points, so differences \
              below about {:.0} points may be chance. By task there are fewer pairs, and more chance.",
-            (2.0 * error * std::f64::consts::SQRT_2).ceil()
+            (2.0 * error * std::f64::consts::SQRT_2).round()
         ));
     }
     html
@@ -120,7 +120,9 @@ fn rows(
     let cell = |row: usize, stage: &Record, (key, form, more): (&str, Form, bool)| {
         let now = value(stage, key);
         let change = now.zip(value(first, key)).filter(|_| row > 0).map(|(now, then)| now - then);
-        show(now, form) + &change.map_or_else(String::new, |change| show_change(change, form, more))
+        // An empty figure keeps the first row in line with those that have one.
+        show(now, form)
+            + &change.map_or_else(|| " <small></small>".to_owned(), |change| show_change(change, form, more))
     };
     let row = |(index, (name, stage)): (usize, &(&str, &Record))| {
         let cells = columns.iter().map(|column| cell(index, stage, *column));

@@ -9,8 +9,13 @@ use serde_json::Value;
 use super::metrics::Record;
 use super::page;
 
-/// Steps at each end of the run that are averaged; single steps are too noisy to judge by.
+/// Most steps at each end of the run that are averaged; single steps are too noisy to judge by.
 const WINDOW: usize = 10;
+
+/// Steps averaged at each end of a run of `steps` steps; the ends do not overlap unless there is only one step.
+fn window(steps: usize) -> usize {
+    WINDOW.min(steps.div_ceil(2))
+}
 
 /// How a sign stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +37,7 @@ pub struct Finding {
     pub advice: &'static str,
 }
 
-/// A metric at the two ends of the run: means over the first and the last [`WINDOW`] RL steps.
+/// A metric at the two ends of the run: means over the first and the last RL steps, [`WINDOW`] at most.
 struct Ends<'a> {
     first: &'a [&'a Record],
     last: &'a [&'a Record],
@@ -53,11 +58,14 @@ fn mean(records: &[&Record], key: &str) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+fn rl_steps(records: &[Record]) -> Vec<&Record> {
+    records.iter().filter(|record| record.get("stage").and_then(Value::as_str) == Some("rl")).collect()
+}
+
 /// All signs that the metrics allow to judge; empty if there are no RL steps.
 pub fn findings(records: &[Record]) -> Vec<Finding> {
-    let rl: Vec<&Record> =
-        records.iter().filter(|record| record.get("stage").and_then(Value::as_str) == Some("rl")).collect();
-    let window = WINDOW.min(rl.len());
+    let rl = rl_steps(records);
+    let window = window(rl.len());
     let ends = Ends { first: &rl[..window], last: &rl[rl.len() - window..] };
     if window == 0 {
         return Vec::new();
@@ -204,7 +212,7 @@ fn entropy(ends: &Ends) -> Option<Finding> {
     let then = ends.then("entropy_mean").unwrap_or(now);
     let ratio = if then > 0.0 { now / then } else { 1.0 };
     Some(Finding {
-        level: level(ratio < 0.25 || ratio > 2.0, ratio < 0.5 || ratio > 1.5),
+        level: level(!(0.25..=2.0).contains(&ratio), !(0.5..=1.5).contains(&ratio)),
         sign: "Entropy",
         found: format!("{now:.3} nats per token (at the start of RL: {then:.3})."),
         advice: match () {
@@ -251,7 +259,10 @@ fn mismatch(ends: &Ends) -> Option<Finding> {
     Some(Finding {
         level: level(now > 0.5, now > 0.0),
         sign: "Mismatch",
-        found: format!("Log-probabilities of rollouts and training differ by at most {now:.1e} nats."),
+        found: match () {
+            () if now > 0.0 => format!("Log-probabilities of rollouts and training differ by up to {now:.1e} nats."),
+            () => "Log-probabilities of rollouts and training are equal.".to_owned(),
+        },
         advice: match () {
             () if now > 0.5 => {
                 "Decoding and training do not compute the same model; this is a bug or a wrong precision setting."
@@ -272,7 +283,7 @@ pub fn html(records: &[Record]) -> String {
     let verdict = match worst {
         Level::Good => "All signs are healthy.".to_owned(),
         _ => format!(
-            "{} need action, {} want watching, {} are healthy.",
+            "To act on: {}; to watch: {}; healthy: {}.",
             count(Level::Bad),
             count(Level::Watch),
             count(Level::Good)
@@ -293,10 +304,8 @@ pub fn html(records: &[Record]) -> String {
         )
     };
     let list: String = findings.iter().map(item).collect();
-    let window = format!(
-        "Signs of {verdict_count} kinds, from the means of the last (and first) {WINDOW} RL steps. {verdict}",
-        verdict_count = findings.len()
-    );
+    let steps = window(rl_steps(records).len());
+    let window = format!("Means over {steps} steps at the end of RL, compared with {steps} at its start. {verdict}");
     page::note(&window) + &format!("<ul class=\"health\">\n{list}</ul>\n")
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::curves::{self, CHARTS};
+use super::curves::{self, CHARTS, ChartSpec, MORE_CHARTS};
 use super::metrics::{Record, read_records};
 use super::page::{self, escape, escape_cut, note, section};
 use super::samples::Samples;
@@ -143,18 +143,25 @@ fn curves_html(run: &Run) -> Result<String, ReportError> {
         Err(missing) => return Ok(note(missing)),
     };
     let untrained = |key: &str| headline::result(run.summary.as_ref().ok()?, "untrained", key);
-    let mut figures = String::new();
-    for spec in CHARTS {
-        let figure = curves::figure(spec, records, untrained);
-        figures += &figure.map_err(|source| ReportError::Chart { title: spec.title, source })?.unwrap_or_default();
-    }
-    if figures.is_empty() {
+    let figures = |charts: &[ChartSpec]| -> Result<String, ReportError> {
+        let figure = |spec: &ChartSpec| match curves::figure(spec, records, untrained) {
+            Ok(figure) => Ok(figure.unwrap_or_default()),
+            Err(source) => Err(ReportError::Chart { title: spec.title, source }),
+        };
+        charts.iter().map(figure).collect()
+    };
+    let (first, more) = (figures(CHARTS)?, figures(MORE_CHARTS)?);
+    if first.is_empty() && more.is_empty() {
         return Ok(note("metrics.jsonl holds no values to draw (yet)."));
     }
     let mut html =
         note("Faint lines are single steps, strong ones their moving average; the legend shows last values.");
     html += &damage("metrics.jsonl", damaged);
-    html += &format!("<div class=\"figures\">\n{figures}</div>\n");
+    html += &format!("<div class=\"figures\">\n{first}</div>\n");
+    if !more.is_empty() {
+        html += "<details class=\"more\">\n<summary>More curves: gradient norms, learning rates, speed</summary>\n";
+        html += &format!("<div class=\"figures\">\n{more}</div>\n</details>\n");
+    }
     Ok(html)
 }
 

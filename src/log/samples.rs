@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::metrics::{MetricsError, Record, for_each_record};
 use super::page::escape_cut;
-use super::progress::short;
 
 /// Samples shown of each kind.
 const SHOWN: usize = 10;
@@ -75,7 +74,9 @@ impl Samples {
             ),
         ];
         let kind = |(title, why, rows): &(&str, &str, &Vec<Record>)| {
-            let cards: String = rows.iter().map(card).collect();
+            // The very first card is open, so that a reader sees at once what a judgement looks like.
+            let cards: String =
+                rows.iter().enumerate().map(|(index, row)| card(row, index == 0 && *title == "Best")).collect();
             format!("<h3>{title}</h3>\n<p class=\"note\">{why}</p>\n{cards}")
         };
         let html: String = kinds.iter().filter(|kind| !kind.2.is_empty()).map(kind).collect();
@@ -124,8 +125,11 @@ fn text(row: &Record, key: &str) -> String {
     }
 }
 
-fn card(row: &Record) -> String {
-    let show = |key: &str| number(row, key).map_or_else(|| "–".to_owned(), short);
+fn card(row: &Record, open: bool) -> String {
+    let open = if open { " open=\"\"" } else { "" };
+    // Three digits at most, without the zeros at the end: 1.4, -0.866.
+    let digits = |value: f64| ((value * 1e3).round() / 1e3).to_string();
+    let show = |key: &str| number(row, key).map_or_else(|| "–".to_owned(), digits);
     let field = |key: &str| escape_cut(&text(row, key), 60);
     let badge = if failed(row) { "bad" } else { "good" };
     let verdict = match number(row, "score") {
@@ -139,7 +143,7 @@ fn card(row: &Record) -> String {
         text => format!("<h4>{title}</h4>\n<pre>{}</pre>\n", escape_cut(&text, limit)),
     };
     format!(
-        "<details class=\"sample\">\n<summary><span class=\"badge {badge}\">{verdict}</span> \
+        "<details class=\"sample\"{open}>\n<summary><span class=\"badge {badge}\">{verdict}</span> \
          <span>{} response</span> <span>{}</span> <span>reward {}</span> <span>advantage {}</span> \
          <span class=\"place\">{place}</span></summary>\n{}{}{}</details>\n",
         field("role"),
