@@ -306,4 +306,11 @@ mod tests {
         assert!(html.contains("not a JSON object") && html.contains("no values to draw"));
         assert!(matches!(write_report(Path::new("no such folder")), Err(ReportError::NotAFolder { .. })));
     }
+    #[test]
+    fn a_page_that_cannot_be_written_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("report.html/in the way")).unwrap();
+        assert!(matches!(write_report(folder.path()), Err(ReportError::Write { .. })));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }
