@@ -30,6 +30,13 @@ pub struct TensorDirectory {
 }
 
 impl TensorDirectory {
+    /// Opens one file on its own.
+    pub fn open_file(path: &Path) -> Result<Self, TensorFileError> {
+        let mut opened = Self { files: Vec::new(), home: BTreeMap::new(), directory: path.to_path_buf() };
+        opened.add(path.to_path_buf())?;
+        Ok(opened)
+    }
+
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(directory: &Path) -> Result<Self, TensorFileError> {
         let single = directory.join("model.safetensors");
