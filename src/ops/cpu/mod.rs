@@ -1,5 +1,6 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
+pub mod log_softmax;
 pub mod simd;
 
 use std::ops::Range;
