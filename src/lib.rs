@@ -6,6 +6,7 @@ pub mod config;
 pub mod data;
 pub mod eval;
 pub mod log;
+pub mod loss;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
