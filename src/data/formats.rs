@@ -148,11 +148,11 @@ fn alpaca(row: &Object) -> Result<Sides, String> {
 /// `prompt` is text or messages; a side is text, or messages that follow the prompt or begin with it.
 fn explicit_prompt(row: &Object) -> Result<Sides, String> {
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
-    if let (Value::String(chosen), Value::String(rejected)) = (field(row, "chosen")?, field(row, "rejected")?) {
-        return Ok(Sides { prompt, chosen: chosen.clone(), rejected: rejected.clone() });
-    }
     let side = |name| {
-        let turns = messages_of(field(row, name)?, name)?;
+        let turns = match field(row, name)? {
+            Value::String(text) => vec![Message::assistant(text.as_str())],
+            value => messages_of(value, name)?,
+        };
         if turns[0].role == "assistant" || turns[0].role == "tool" {
             return Ok([prompt.as_slice(), &turns].concat());
         }
