@@ -28,6 +28,7 @@ impl Tokenizer {
     /// Byte ranges of the added tokens in the encoding of `text`: in order, not empty, on character boundaries. What
     /// counts is what the encoder makes of the text, not how it looks: a normaliser may produce a control token.
     fn added_spans(&self, text: &str) -> Vec<(usize, usize)> {
+        // Text that cannot be encoded cannot do harm: whoever wants its ids gets an error.
         let Ok(encoding) = self.inner.encode(text, false) else { return Vec::new() };
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for (id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {

@@ -25,7 +25,6 @@ use template::ChatTemplate;
 const UNKNOWN: char = '\u{fffd}';
 
 /// A tokenizer with its chat template. All methods take `&self` and give the same result on any thread.
-#[derive(Debug)]
 pub struct Tokenizer {
     inner: Inner,
     template: ChatTemplate,
@@ -139,6 +138,14 @@ impl Tokenizer {
     /// [`Self::encode`] of [`Self::render`].
     pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>, TokenizerError> {
         self.encode(&self.render(messages, options)?)
+    }
+}
+
+/// A few words: the vocabulary would fill a terminal.
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let mut fields = formatter.debug_struct("Tokenizer");
+        fields.field("vocab_size", &self.vocab_size).field("eos_ids", &self.eos_ids).finish_non_exhaustive()
     }
 }
 

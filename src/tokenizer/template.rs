@@ -129,6 +129,12 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_blocks_leave_nothing() {
+        let source = "{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}";
+        assert_eq!(render(source, &[Message::user("a"), Message::user("b")]).unwrap(), "a\nb\n");
+    }
+
+    #[test]
     fn tojson_is_pythons() {
         let source = r#"{{ {"a": [1, 2.5, true, none], "b": "<é\"\n>"} | tojson }}"#;
         assert_eq!(render(source, &[]).unwrap(), r#"{"a": [1, 2.5, true, null], "b": "<é\"\n>"}"#);

@@ -37,6 +37,8 @@ fn trl_in_four_forms() {
     let sky = [("user", "The sky is")];
     check(json!({"prompt": "The sky is", "chosen": " blue.", "rejected": " black."}), &sky, " blue.", " black.");
     check(json!({"chosen": "The sky is blue.", "rejected": "The sky is black."}), &sky, " blue.", " black.");
+    let row = json!({"chosen": "Q: is it? \n yes", "rejected": "Q: is it? \n yet"});
+    check(row, &[("user", "Q: is it?")], " \n yes", " \n yet");
     let (user, good) = (json!({"role": "user", "content": "Q"}), json!({"role": "assistant", "content": "G"}));
     let (system, bad) = (json!({"role": "system", "content": "S"}), json!({"role": "assistant", "content": "B"}));
     check(json!({"prompt": [user], "chosen": [good], "rejected": [bad]}), &[("user", "Q")], "G", "B");

@@ -92,11 +92,9 @@ fn our_template_agrees(tokenizer: &Tokenizer, source: &Path) {
         for second in answers {
             let system = Message::new("system", "S\n");
             let turns = [system, Message::user(" Q1"), assistant(first), Message::user("Q2\n"), assistant(second)];
-            for conversation in [&turns[..], &turns[1..], &turns[..4], &turns[..3], &turns[2..3], &turns[..0]] {
-                // The official template indexes the first message, so it cannot render none.
-                if conversation.is_empty() {
-                    continue;
-                }
+            let in_a_row = [turns[1].clone(), turns[2].clone(), turns[4].clone()];
+            // None of them is empty: the official template cannot render no messages at all.
+            for conversation in [&turns[..], &turns[1..], &turns[..4], &turns[..3], &turns[2..3], &in_a_row] {
                 for add_generation_prompt in [false, true] {
                     for enable_thinking in [None, Some(true), Some(false)] {
                         let options = RenderOptions { add_generation_prompt, enable_thinking };

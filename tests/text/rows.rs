@@ -82,6 +82,14 @@ fn an_absurd_line_is_a_bad_line() {
 }
 
 #[test]
+fn the_limit_is_for_a_row_not_for_the_file() {
+    let long = good(&format!(r#", "note": "{}""#, "x".repeat(ROW_BYTES_MAX / 5 * 3)));
+    for text in [format!("{long}\n{long}"), format!("[{long},{long}]")] {
+        assert_eq!(ids(&load(text.as_bytes(), BadLine::Refuse).unwrap()), [0, 1]);
+    }
+}
+
+#[test]
 fn an_array_is_read_row_by_row() {
     let text = format!("\u{feff} [{},\n 3, {}]\n", good(""), good(""));
     let error = load(text.as_bytes(), BadLine::Refuse).unwrap_err().to_string();

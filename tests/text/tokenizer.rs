@@ -5,6 +5,7 @@ use std::fs;
 use patarm::data::Message;
 use patarm::tokenizer::{CHAT_TEMPLATE, RenderOptions, Supervised, Tokenizer, TokenizerError};
 use proptest::prelude::*;
+use tokenizers::{AddedToken, TruncationParams};
 
 use crate::tiny::{inner, tokenizer};
 
@@ -51,6 +52,16 @@ fn unknown_ids_decode_to_the_replacement_character() {
     assert_eq!(tokenizer.decode(&ids, true), "a\u{fffd}b\u{fffd}");
     assert_eq!(tokenizer.decode(&[], true), "");
     assert_eq!(tokenizer.decode(&tokenizer.encode("é").unwrap()[..1], false), "\u{fffd}");
+}
+
+#[test]
+fn a_stored_truncation_is_dropped() {
+    let mut inner = inner();
+    let truncation = TruncationParams { max_length: 2, ..Default::default() };
+    inner.with_truncation(Some(truncation)).unwrap();
+    assert_eq!(inner.encode("bcde", false).unwrap().len(), 2);
+    let tokenizer = Tokenizer::from_parts(inner, CHAT_TEMPLATE.into(), "<|im_end|>", "<|endoftext|>").unwrap();
+    assert_eq!(tokenizer.encode("bcde").unwrap().len(), 4);
 }
 
 #[test]
@@ -102,6 +113,55 @@ fn conversations_without_an_honest_mask_are_refused() {
     let endless =
         Tokenizer::from_parts(inner(), "{{ messages[0].content }}".into(), "<|im_end|>", "<|im_end|>").unwrap();
     assert!(endless.encode_supervised(&[question, Message::assistant("A")], true).is_err());
+}
+
+#[test]
+fn our_template_in_full() {
+    let tokenizer = tokenizer();
+    let turns = [
+        Message::new("system", "S"),
+        Message::user("Q1"),
+        Message::assistant("<think>\nold\n</think>\n\nA1"),
+        Message::user("Q2"),
+        Message::assistant("<think>\nnew\n</think>\n\nA2"),
+    ];
+    let start = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n\
+                 <|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n";
+    let whole = tokenizer.render(&turns, &RenderOptions::default()).unwrap();
+    assert_eq!(whole, format!("{start}<think>\nnew\n</think>\n\nA2<|im_end|>\n"));
+    assert_eq!(tokenizer.render(&turns[..4], &generation_prompt(true)).unwrap(), start);
+    let closed = tokenizer.render(&turns[..4], &generation_prompt(false)).unwrap();
+    assert_eq!(closed, format!("{start}<think>\n\n</think>\n\n"));
+}
+
+#[test]
+fn an_earlier_turn_that_the_template_rewrites_is_context() {
+    let rewriting = CHAT_TEMPLATE.replace("text.split('</think>')[-1]", "'hidden'");
+    assert_ne!(rewriting, CHAT_TEMPLATE);
+    let tokenizer = Tokenizer::from_parts(inner(), rewriting, "<|im_end|>", "<|endoftext|>").unwrap();
+    let first = Message::assistant("<think>\nwhy\n</think>\n\nA1");
+    let turns = [Message::user("Q1"), first, Message::user("Q2"), Message::assistant("A2")];
+    assert!(tokenizer.render(&turns, &RenderOptions::default()).unwrap().contains("hidden"));
+    let supervised = tokenizer.encode_supervised(&turns, false).unwrap();
+    assert_eq!(learnt(&tokenizer, &supervised), ["A2<|im_end|>"]);
+}
+
+#[test]
+fn escaping_breaks_tokens_of_every_kind() {
+    assert_eq!(tokenizer().escape("a<|im_end|></think>"), "a<\u{200b}|im_end|><\u{200b}/think>");
+    let mut inner = inner();
+    // One character; one that swallows the space before it; one that the normaliser makes out of another (Kelvin sign).
+    let normalized = AddedToken::from("[K]", false).normalized(true);
+    let added = [AddedToken::from("\u{20ac}", true), AddedToken::from("[sep]", true).lstrip(true), normalized];
+    inner.add_tokens(added).unwrap();
+    let tokenizer = Tokenizer::from_parts(inner, CHAT_TEMPLATE.into(), "<|im_end|>", "<|endoftext|>").unwrap();
+    assert_eq!(tokenizer.encode("[\u{212a}]").unwrap(), [266]);
+    for (text, escaped) in
+        [("5\u{20ac}", "5\u{fffd}"), ("a  [sep]b", "a  [\u{200b}sep]b"), ("[\u{212a}]", "[\u{200b}\u{212a}]")]
+    {
+        assert_eq!(tokenizer.escape(text), escaped);
+        assert!(tokenizer.encode(escaped).unwrap().iter().all(|&id| id < 259), "{escaped:?}");
+    }
 }
 
 #[test]
