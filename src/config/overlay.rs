@@ -108,7 +108,8 @@ fn assign(table: &mut Table, key: &str, text: &str, origin: &str) -> Result<(), 
 }
 
 fn unknown(full: &str, key: &str, table: &Table) -> String {
-    let nearest = table.keys().map(|known| (strsim::jaro_winkler(known, key), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let nearest =
+        table.keys().map(|known| (strsim::jaro_winkler(known, key), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((score, known)) if score > 0.7 => format!("unknown key `{full}`: did you mean `{known}`?"),
         _ => {
@@ -145,7 +146,12 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_with_the_nearest_name() {
         let message = resolved("[rl]\nlearning_rat = 1e-6", &[], &[]).unwrap_err();
-        assert!(message.contains("config.toml") && message.contains("rl.learning_rat") && message.contains("`learning_rate`"), "{message}");
+        assert!(
+            message.contains("config.toml")
+                && message.contains("rl.learning_rat")
+                && message.contains("`learning_rate`"),
+            "{message}"
+        );
         let message = resolved("", &[], &["rl.adamw.betaone=1"]).unwrap_err();
         assert!(message.contains("did you mean `beta1`"), "{message}");
         let message = resolved("", &[("PATARM_CFG_SFTT__STEPS", "1")], &[]).unwrap_err();

@@ -71,7 +71,8 @@ mod tests {
         assert!((sum(Aggregation::TokenMean) - 1.0).abs() < 1e-6);
         assert!((sum(Aggregation::SequenceMean) - 1.0).abs() < 1e-6);
         assert!((sum(Aggregation::DrGrpo) - 10.0 / 24.0).abs() < 1e-6);
-        let each: Vec<f32> = lengths.iter().map(|l| *l as f32 * Aggregation::SequenceMean.token_weight(*l, of)).collect();
+        let each: Vec<f32> =
+            lengths.iter().map(|l| *l as f32 * Aggregation::SequenceMean.token_weight(*l, of)).collect();
         assert!(each.iter().all(|share| (share - 1.0 / 3.0).abs() < 1e-6), "{each:?}");
     }
 }

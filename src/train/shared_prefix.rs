@@ -54,7 +54,8 @@ pub fn pack_groups(groups: &[Group<'_>], capacity: usize) -> Result<Vec<MicroBat
             let MicroBatch { batch, targets, members } = batches.last_mut().expect("never empty");
             let run = *prefix.get_or_insert_with(|| (!shared.is_empty()).then(|| batch.push_sequence(shared)));
             let first = batch.tokens();
-            let own: Vec<u32> = std::iter::once(*last).chain(completion[..completion.len() - 1].iter().copied()).collect();
+            let own: Vec<u32> =
+                std::iter::once(*last).chain(completion[..completion.len() - 1].iter().copied()).collect();
             batch.push_own(&own, shared.len(), run.as_slice());
             for (place, id) in completion.iter().enumerate() {
                 targets.push(first + place, *id);
@@ -82,7 +83,10 @@ mod tests {
         let MicroBatch { batch, targets, members } = &batches[0];
         assert_eq!(batch.ids, [1, 2, 3, 10, 3, 1, 30]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 2, 0, 1]);
-        assert_eq!((targets.rows.as_slice(), targets.ids.as_slice()), ([2, 3, 4, 5, 6].as_slice(), [10, 11, 20, 30, 31].as_slice()));
+        assert_eq!(
+            (targets.rows.as_slice(), targets.ids.as_slice()),
+            ([2, 3, 4, 5, 6].as_slice(), [10, 11, 20, 30, 31].as_slice())
+        );
         assert_eq!(members, &[(0, 0), (0, 1), (1, 0)]);
         let keys: Vec<usize> = batch.segments.segments().iter().map(|s| s.keys).collect();
         assert_eq!(keys, [2, 4, 3, 2]);

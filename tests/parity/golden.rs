@@ -76,5 +76,8 @@ pub fn assert_near_l2(what: &str, got: &[f32], expected: &[f32], limit: f64) {
     let differences = got.iter().zip(expected).map(|(g, e)| (f64::from(*g) - f64::from(*e)).abs());
     let error = differences.clone().map(square).sum::<f64>().sqrt() / norm;
     let (place, largest) = differences.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    assert!(error <= limit, "{what}: relative L2 error {error:.2e}, limit {limit:.0e}; largest {largest:.2e} at {place}");
+    assert!(
+        error <= limit,
+        "{what}: relative L2 error {error:.2e}, limit {limit:.0e}; largest {largest:.2e} at {place}"
+    );
 }

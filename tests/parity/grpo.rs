@@ -62,8 +62,7 @@ fn losses_and_gradients_are_those_of_autograd() {
             check(&format!("{at}_{name}.loss"), &value);
             check(&format!("{at}_{name}.d_hidden"), &d_hidden);
             check(&format!("{at}_{name}.d_weight"), &d_weight);
-            let clipped: Vec<bool> =
-                (0..rows).map(|i| loss.clips(logprob[i], old[i], advantage[i])).collect();
+            let clipped: Vec<bool> = (0..rows).map(|i| loss.clips(logprob[i], old[i], advantage[i])).collect();
             let expected: Vec<bool> =
                 golden.json[format!("{at}.clipped")].as_array().unwrap().iter().map(|c| c.as_bool().unwrap()).collect();
             assert_eq!(clipped, expected, "{at}: clipped tokens");

@@ -107,8 +107,7 @@ fn a_prompt_computed_once_gives_the_gradients_of_whole_sequences() {
         for mut micro in pack_groups(std::slice::from_ref(&group), capacity).unwrap() {
             let n = micro.targets.rows.len();
             let part = &weights[first..first + n];
-            let results =
-                learner.accumulate(&mut micro.batch, &micro.targets, part, 1.0, &Loss::CrossEntropy).unwrap();
+            let results = learner.accumulate(&mut micro.batch, &micro.targets, part, 1.0, &Loss::CrossEntropy).unwrap();
             losses.extend(results.loss);
             first += n;
         }

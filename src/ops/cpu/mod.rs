@@ -1,7 +1,17 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
+mod adamw;
+mod attention;
+mod embedding;
+mod global_norm;
 pub mod log_softmax;
+mod parallel;
+mod qk_norm_rope;
+mod rmsnorm;
+mod sample;
+mod shared;
 pub mod simd;
+mod swiglu;
 
 use std::ops::Range;
 
