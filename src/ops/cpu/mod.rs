@@ -3,7 +3,9 @@
 mod adamw;
 mod attention;
 mod embedding;
+pub mod gemm;
 mod global_norm;
+pub mod linear;
 pub mod log_softmax;
 mod parallel;
 mod qk_norm_rope;

@@ -97,6 +97,8 @@ pub fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
 /// Sixteen lanes of f32. Methods that take memory panic when the slice is shorter than sixteen.
 pub trait Simd: Copy {
     type V: Copy;
+    /// Vectors of sixteen lanes that the registers hold.
+    const REGISTERS: usize;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32]) -> Self::V;
@@ -220,6 +222,7 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    const REGISTERS: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -323,6 +326,7 @@ mod x86 {
     // caller of an unsafe method.
     impl Simd for Avx512 {
         type V = __m512;
+        const REGISTERS: usize = 32;
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m512 {
@@ -455,6 +459,7 @@ mod x86 {
     // Safety of every block below: an `Avx2` exists only inside `run_avx2`; memory as for `Avx512`.
     impl Simd for Avx2 {
         type V = Pair;
+        const REGISTERS: usize = 8;
 
         #[inline(always)]
         fn splat(self, x: f32) -> Pair {

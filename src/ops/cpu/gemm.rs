@@ -1,0 +1,489 @@
+//! Matrix products of the CPU: `C = A · B` with B packed in panels of 32 columns.
+//!
+//! Every element of C is one chain of fused multiply-adds over k in order, starting from 0 (or from what C holds). So its
+//! bits depend on its row of A, its column of B and the length of the chain, and on nothing else: not on the number of
+//! rows, the tiling, the blocking over k (the chain continues from memory), the threads or the vector instructions.
+//!
+//! A micro-kernel computes up to 12 rows × 2 vectors of C in registers; what surrounds it only chooses an order in which
+//! its operands are in cache.
+
+use std::cell::RefCell;
+
+use bytemuck::Zeroable;
+use rayon::prelude::*;
+
+use super::simd::{self, Kernel, LANES, Simd};
+use crate::tensor::DeviceError;
+
+/// Columns of a panel: two vectors.
+pub const PANEL: usize = 2 * LANES;
+
+/// Rows of a tile of work. A tile reads a panel once for all of them, so the panel comes from memory once in this many
+/// rows; 192 rows of A (16 micro-kernels) with K = 1536 take 1.2 MB of a 2 MB second-level cache.
+const TILE_ROWS: usize = 192;
+/// Multiply-adds of a tile, at least: about 0.1 ms, a hundred times what handing it to a thread costs.
+const TILE_WORK: usize = 4 << 20;
+/// Below this much work (multiply-adds, with the reading of B as that of four rows) threads cost more than they bring.
+const SERIAL_WORK: usize = 2 << 20;
+/// Rows of both factors of a weight gradient packed at a time: a panel of B is then 32 KB and stays in the first-level
+/// cache while all of A passes by.
+const DEPTH: usize = 256;
+
+/// One k of a panel: 32 columns, two cache lines.
+#[derive(Clone, Copy, Zeroable)]
+#[repr(C, align(128))]
+pub struct PanelRow([f32; PANEL]);
+
+const ZERO_ROW: PanelRow = PanelRow([0.0; PANEL]);
+
+/// The right factor of a product, [k, n] as panels: [n / 32][k][32], the last one padded with zeros.
+pub struct Panels {
+    rows: Vec<PanelRow>,
+    pub n: usize,
+    pub k: usize,
+}
+
+impl Panels {
+    /// Panels of zeros.
+    pub fn new(n: usize, k: usize) -> Result<Self, DeviceError> {
+        let (mut rows, len) = (Vec::new(), n.div_ceil(PANEL) * k);
+        rows.try_reserve_exact(len)
+            .map_err(|_| DeviceError(format!("out of memory: could not allocate a packed weight [{n}, {k}]")))?;
+        rows.resize(len, ZERO_ROW);
+        Ok(Self { rows, n, k })
+    }
+
+    /// Packs a matrix given as its transpose, [n, k]: the form of weights for `x · Wᵀ`.
+    pub fn pack_transposed(&mut self, from: &[f32]) {
+        let (n, k) = (self.n, self.k);
+        assert_eq!(from.len(), n * k, "a matrix of another size");
+        self.rows.par_chunks_mut(k.max(1)).enumerate().for_each(|(p, panel)| {
+            let columns = &from[p * PANEL * k..n.min((p + 1) * PANEL) * k];
+            // Eight k at a time: a cache line of each column is read once while the rows written stay in cache.
+            for (block, rows) in panel.chunks_mut(8).enumerate() {
+                for (c, column) in columns.chunks_exact(k).enumerate() {
+                    let column = &column[block * 8..][..rows.len()];
+                    rows.iter_mut().zip(column).for_each(|(row, x)| row.0[c] = *x);
+                }
+            }
+        });
+    }
+
+    /// Packs a matrix [k, n]: the form of weights for `d_out · W`.
+    pub fn pack(&mut self, from: &[f32]) {
+        let (n, k) = (self.n, self.k);
+        assert_eq!(from.len(), n * k, "a matrix of another size");
+        self.rows.par_chunks_mut(k.max(1)).enumerate().for_each(|(p, panel)| {
+            pack_columns(panel, from, n, p * PANEL);
+        });
+    }
+
+    /// The same matrix transposed, [n, k].
+    pub fn transposed(&self) -> Result<Self, DeviceError> {
+        let mut to = Self::new(self.k, self.n)?;
+        for (p, panel) in self.rows.chunks(self.k.max(1)).enumerate() {
+            let columns = PANEL.min(self.n - p * PANEL);
+            for (k, row) in panel.iter().enumerate() {
+                let at = k / PANEL * self.n + p * PANEL;
+                to.rows[at..at + columns].iter_mut().zip(&row.0).for_each(|(to, x)| to.0[k % PANEL] = *x);
+            }
+        }
+        Ok(to)
+    }
+}
+
+/// Packs columns `first..first + 32` of `from` [rows, stride] into one panel.
+#[inline(always)]
+fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usize) {
+    let columns = PANEL.min(stride - first);
+    for (to, row) in panel.iter_mut().zip(from.chunks_exact(stride)) {
+        if columns == PANEL {
+            to.0.copy_from_slice(&row[first..first + PANEL]);
+        } else {
+            to.0 = [0.0; PANEL];
+            to.0[..columns].copy_from_slice(&row[first..]);
+        }
+    }
+}
+
+/// Memory that several threads write, each its own tiles.
+#[derive(Clone, Copy)]
+struct Output(*mut f32);
+
+// Safety: tiles of one product are disjoint and each is written by one thread; `product` and `add_transposed_product`
+// hold the slice borrowed for as long as threads run.
+unsafe impl Send for Output {}
+// Safety: as above.
+unsafe impl Sync for Output {}
+
+/// A piece of a product for one micro-kernel or one strip of them. Pointers are valid for the sizes that stand with them.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// [rows, a_row] or, packed, [k][rows]
+    a: *const f32,
+    a_row: usize,
+    /// First vector of the first panel
+    b: *const f32,
+    /// Elements from one panel to the next
+    b_panel: usize,
+    /// Where the first element of the result goes
+    c: *mut f32,
+    c_row: usize,
+    /// Columns of C that there are from `c` on
+    columns: usize,
+    k: usize,
+    /// Whether the chain starts from C instead of 0
+    add: bool,
+}
+
+/// `MR` rows × `NV` vectors of C, in registers over all of k. With `PACKED`, A lies as [k][MR].
+///
+/// # Safety
+/// The piece's pointers must be valid for MR rows, k and NV whole vectors.
+#[inline(always)]
+unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s: S, t: Piece) {
+    // Safety: every access lies in the rows, vectors and k that the caller vouches for.
+    unsafe {
+        let mut acc = [[s.splat(0.0); NV]; MR];
+        if t.add {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.load_ptr(t.c.add(r * t.c_row + v * LANES));
+                }
+            }
+        }
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.k {
+            let mut vectors = [s.splat(0.0); NV];
+            for (v, vector) in vectors.iter_mut().enumerate() {
+                *vector = s.load_ptr(b.add(v / 2 * t.b_panel + v % 2 * LANES));
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = s.splat(*a.add(if PACKED { r } else { r * t.a_row }));
+                for (acc, vector) in acc.iter_mut().zip(vectors) {
+                    *acc = s.mul_add(x, vector, *acc);
+                }
+            }
+            a = a.add(if PACKED { MR } else { 1 });
+            b = b.add(PANEL);
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                s.store_ptr(t.c.add(r * t.c_row + v * LANES), *acc);
+            }
+        }
+    }
+}
+
+/// [`micro`] where C may have fewer columns than NV vectors: through a buffer.
+///
+/// # Safety
+/// As for `micro`, with `t.columns` columns of C.
+#[inline(always)]
+unsafe fn micro_edge<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s: S, t: Piece) {
+    // Safety: the caller vouches for `columns` columns of MR rows; the buffer holds NV vectors of each.
+    unsafe {
+        if t.columns >= NV * LANES {
+            return micro::<S, MR, NV, PACKED>(s, t);
+        }
+        let mut buffer = [[[0.0f32; LANES]; NV]; MR];
+        let to = buffer.as_mut_ptr().cast::<f32>();
+        if t.add {
+            for r in 0..MR {
+                std::ptr::copy_nonoverlapping(t.c.add(r * t.c_row), to.add(r * NV * LANES), t.columns);
+            }
+        }
+        micro::<S, MR, NV, PACKED>(s, Piece { c: to, c_row: NV * LANES, ..t });
+        for r in 0..MR {
+            std::ptr::copy_nonoverlapping(to.add(r * NV * LANES), t.c.add(r * t.c_row), t.columns);
+        }
+    }
+}
+
+/// MR rows × all columns of the piece: `WIDE` vectors at a time, then `NARROW`.
+///
+/// # Safety
+/// As for `micro_edge`; B must hold whole panels for all columns.
+#[inline(always)]
+unsafe fn strip<S: Simd, const MR: usize, const WIDE: usize, const NARROW: usize, const PACKED: bool>(s: S, t: Piece) {
+    let at = |column: usize| Piece {
+        // Safety: column < t.columns, and panels are whole.
+        b: unsafe { t.b.add(column / PANEL * t.b_panel + column % PANEL) },
+        // Safety: column < t.columns.
+        c: unsafe { t.c.add(column) },
+        columns: t.columns - column,
+        ..t
+    };
+    let mut column = 0;
+    while column + WIDE * LANES <= t.columns {
+        // Safety: passed on.
+        unsafe { micro::<S, MR, WIDE, PACKED>(s, at(column)) };
+        column += WIDE * LANES;
+    }
+    while column < t.columns {
+        // Safety: passed on; a vector beyond the last column still lies in the last, whole panel.
+        unsafe { micro_edge::<S, MR, NARROW, PACKED>(s, at(column)) };
+        column += NARROW * LANES;
+    }
+}
+
+/// Rows of C in registers at once. AVX-512 has 32 registers: 12 × 2 accumulators, 2 of B and 1 of A leave room for the
+/// next loads (measured: see `peak_gflops`). AVX2 has 16 of half the width: 6 × 2 accumulators.
+#[inline(always)]
+const fn max_rows<S: Simd>() -> usize {
+    if S::REGISTERS >= 32 { 12 } else { 6 }
+}
+
+/// One row block of `rows` ≤ `max_rows` rows. Few rows take more panels at once: it takes eight independent chains to hide
+/// the latency of a multiply-add.
+///
+/// # Safety
+/// As for `strip`, for `rows` rows.
+#[inline(always)]
+unsafe fn row_block<S: Simd, const PACKED: bool>(s: S, rows: usize, t: Piece) {
+    // Safety: passed on.
+    unsafe {
+        if S::REGISTERS >= 32 {
+            match rows {
+                1 => strip::<S, 1, 8, 2, PACKED>(s, t),
+                2 => strip::<S, 2, 4, 2, PACKED>(s, t),
+                3 => strip::<S, 3, 4, 2, PACKED>(s, t),
+                4 => strip::<S, 4, 4, 2, PACKED>(s, t),
+                5 => strip::<S, 5, 2, 2, PACKED>(s, t),
+                6 => strip::<S, 6, 2, 2, PACKED>(s, t),
+                7 => strip::<S, 7, 2, 2, PACKED>(s, t),
+                8 => strip::<S, 8, 2, 2, PACKED>(s, t),
+                9 => strip::<S, 9, 2, 2, PACKED>(s, t),
+                10 => strip::<S, 10, 2, 2, PACKED>(s, t),
+                11 => strip::<S, 11, 2, 2, PACKED>(s, t),
+                _ => strip::<S, 12, 2, 2, PACKED>(s, t),
+            }
+        } else {
+            match rows {
+                1 => strip::<S, 1, 4, 1, PACKED>(s, t),
+                2 => strip::<S, 2, 2, 1, PACKED>(s, t),
+                3 => strip::<S, 3, 2, 1, PACKED>(s, t),
+                4 => strip::<S, 4, 1, 1, PACKED>(s, t),
+                5 => strip::<S, 5, 1, 1, PACKED>(s, t),
+                _ => strip::<S, 6, 1, 1, PACKED>(s, t),
+            }
+        }
+    }
+}
+
+/// The `i`-th of `parts` nearly equal parts of 0..n: (first, size).
+#[inline(always)]
+fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
+    let (size, longer) = (n / parts, n % parts);
+    (i * size + i.min(longer), size + usize::from(i < longer))
+}
+
+/// A tile of `product`: `rows` rows × `piece.columns` columns.
+struct Tile {
+    piece: Piece,
+    rows: usize,
+}
+
+impl Kernel for Tile {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { piece, rows } = self;
+        let blocks = rows.div_ceil(max_rows::<S>());
+        for i in 0..blocks {
+            let (first, rows) = part(rows, blocks, i);
+            // Safety: `product` made the piece from slices of these sizes.
+            unsafe {
+                let (a, c) = (piece.a.add(first * piece.a_row), piece.c.add(first * piece.c_row));
+                row_block::<S, false>(s, rows, Piece { a, c, ..piece });
+            }
+        }
+    }
+}
+
+/// Runs tiles 0..count, on threads where the work is worth it.
+fn each_tile(count: usize, parallel: bool, tile: impl Fn(usize) + Send + Sync) {
+    if parallel && count > 1 {
+        (0..count).into_par_iter().with_max_len(1).for_each(tile);
+    } else {
+        (0..count).for_each(tile);
+    }
+}
+
+/// `c = a · b`, or `c += a · b` with `add`: a is [m, b.k], c is [m, b.n].
+pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
+    let (n, k) = (b.n, b.k);
+    assert!(c.len() == m * n && a.len() == m * k, "product: slices of other sizes");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let parallel = (m + 4) * n * k > SERIAL_WORK && rayon::current_num_threads() > 1;
+    let row_tiles = m.div_ceil(TILE_ROWS);
+    let panels = n.div_ceil(PANEL);
+    let group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
+    let column_tiles = panels.div_ceil(group);
+    let out = Output(c.as_mut_ptr());
+    each_tile(row_tiles * column_tiles, parallel, |tile| {
+        let out = out;
+        let (row, rows) = part(m, row_tiles, tile / column_tiles);
+        let (panel, count) = part(panels, column_tiles, tile % column_tiles);
+        let piece = Piece {
+            a: a[row * k..].as_ptr(),
+            a_row: k,
+            b: b.rows[panel * k..].as_ptr().cast(),
+            b_panel: k * PANEL,
+            // Safety: row < m and panel * PANEL < n.
+            c: unsafe { out.0.add(row * n + panel * PANEL) },
+            c_row: n,
+            columns: (count * PANEL).min(n - panel * PANEL),
+            k,
+            add,
+        };
+        simd::run(Tile { piece, rows });
+    });
+}
+
+/// `c += aᵀ · b`, the k rows of both added in order: a is [k, m], b is [k, n], c is [m, n].
+pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [usize; 3]) {
+    assert!(c.len() == m * n && a.len() == k * m && b.len() == k * n, "add_transposed_product: slices of other sizes");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let parallel = k * m * n > SERIAL_WORK && rayon::current_num_threads() > 1;
+    let row_tiles = m.div_ceil(TILE_ROWS).max(if parallel { 2.min(m) } else { 1 });
+    let panels = n.div_ceil(PANEL);
+    let column_tiles = panels.div_ceil(512 / PANEL);
+    let out = Output(c.as_mut_ptr());
+    each_tile(row_tiles * column_tiles, parallel, |tile| {
+        let out = out;
+        let (row, rows) = part(m, row_tiles, tile / column_tiles);
+        let (panel, count) = part(panels, column_tiles, tile % column_tiles);
+        // Safety: row < m and panel * PANEL < n.
+        let c = unsafe { out.0.add(row * n + panel * PANEL) };
+        simd::run(TransposedTile { c, a, b, k, m, n, row, rows, panel, panels: count });
+    });
+}
+
+/// A tile of `add_transposed_product`: `rows` rows of C from `row` on × `panels` panels of columns from `panel` on.
+struct TransposedTile<'a> {
+    c: *mut f32,
+    a: &'a [f32],
+    b: &'a [f32],
+    k: usize,
+    m: usize,
+    n: usize,
+    row: usize,
+    rows: usize,
+    panel: usize,
+    panels: usize,
+}
+
+thread_local! {
+    /// Packed pieces of both factors of a weight gradient; grows to the largest tile and stays.
+    static SCRATCH: RefCell<(Vec<PanelRow>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+impl Kernel for TransposedTile<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        SCRATCH.with_borrow_mut(|(b_packed, a_packed)| {
+            let depth = DEPTH.min(self.k);
+            b_packed.resize((self.panels * depth).max(b_packed.len()), ZERO_ROW);
+            a_packed.resize((self.rows * depth).max(a_packed.len()), 0.0);
+            for first in (0..self.k).step_by(DEPTH) {
+                let depth = DEPTH.min(self.k - first);
+                self.add_block(s, first, depth, b_packed, a_packed);
+            }
+        });
+    }
+}
+
+impl TransposedTile<'_> {
+    /// Adds rows `first..first + depth` of the factors.
+    #[inline(always)]
+    fn add_block<S: Simd>(&self, s: S, first: usize, depth: usize, b_packed: &mut [PanelRow], a_packed: &mut [f32]) {
+        let b_block = &self.b[first * self.n..(first + depth) * self.n];
+        for (p, panel) in b_packed.chunks_exact_mut(depth).take(self.panels).enumerate() {
+            pack_columns(panel, b_block, self.n, (self.panel + p) * PANEL);
+        }
+        let a_block = &self.a[first * self.m..(first + depth) * self.m];
+        let blocks = self.rows.div_ceil(max_rows::<S>());
+        for i in 0..blocks {
+            let (at, rows) = part(self.rows, blocks, i);
+            let to = &mut a_packed[at * depth..(at + rows) * depth];
+            for (to, from) in to.chunks_exact_mut(rows).zip(a_block.chunks_exact(self.m)) {
+                to.copy_from_slice(&from[self.row + at..][..rows]);
+            }
+        }
+        for p in 0..self.panels {
+            let columns = PANEL.min(self.n - (self.panel + p) * PANEL);
+            for i in 0..blocks {
+                let (at, rows) = part(self.rows, blocks, i);
+                let piece = Piece {
+                    a: a_packed[at * depth..].as_ptr(),
+                    a_row: 1,
+                    b: b_packed[p * depth..].as_ptr().cast(),
+                    b_panel: 0,
+                    // Safety: rows and columns of this tile, which `add_transposed_product` cut from C.
+                    c: unsafe { self.c.add(at * self.n + p * PANEL) },
+                    c_row: self.n,
+                    columns,
+                    k: depth,
+                    add: true,
+                };
+                // Safety: both pieces were packed above for these sizes.
+                unsafe { row_block::<S, true>(s, rows, piece) };
+            }
+        }
+    }
+}
+
+/// Speed of the micro-kernel on one thread with everything in the first-level cache, in GFLOP/s: what products of this
+/// machine are measured against. Takes about 20 ms.
+pub fn peak_gflops() -> f64 {
+    const K: usize = 128;
+    let mut b = Panels { rows: vec![ZERO_ROW; K], n: PANEL, k: K };
+    b.rows.iter_mut().enumerate().for_each(|(i, row)| row.0 = [1.0 / (i + 1) as f32; PANEL]);
+    let (a, mut c) = (vec![0.5f32; 12 * K], vec![0.0f32; 12 * PANEL]);
+    let flops = (2 * 12 * K * PANEL * 200) as f64;
+    let timed = (0..20).map(|_| {
+        let start = std::time::Instant::now();
+        simd::run(Peak { a: &a, b: &b, c: &mut c });
+        flops / start.elapsed().as_secs_f64() / 1e9
+    });
+    timed.fold(0.0, f64::max)
+}
+
+/// 200 products of 12 rows with one panel.
+struct Peak<'a> {
+    a: &'a [f32],
+    b: &'a Panels,
+    c: &'a mut [f32],
+}
+
+impl Kernel for Peak<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for _ in 0..200 {
+            let rows = max_rows::<S>();
+            for at in (0..12).step_by(rows) {
+                let piece = Piece {
+                    a: self.a[at * self.b.k..].as_ptr(),
+                    a_row: 1,
+                    b: self.b.rows.as_ptr().cast(),
+                    b_panel: 0,
+                    c: self.c[at * PANEL..].as_mut_ptr(),
+                    c_row: PANEL,
+                    columns: PANEL,
+                    k: self.b.k,
+                    add: false,
+                };
+                // Safety: 12 rows of A and C, one panel of B.
+                unsafe { row_block::<S, true>(s, rows, piece) };
+            }
+            std::hint::black_box(&mut *self.c);
+        }
+    }
+}
