@@ -32,7 +32,7 @@ impl Golden {
         let tensors = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
         let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("golden tensor {name}"));
         assert_eq!(tensor.dtype(), safetensors::Dtype::F32);
-        bytemuck::pod_collect_to_vec(tensor.data())
+        tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
     /// Names of tensors that start with `prefix`.

@@ -3,7 +3,6 @@
 use patarm::model::{Activations, Batch, KvPool, Qwen3};
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
-use patarm::tensor::Device;
 use patarm::train::shared_prefix::{Group, pack_groups};
 use patarm::train::{Learner, Loss, Targets};
 

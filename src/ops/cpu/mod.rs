@@ -5,6 +5,7 @@ mod attention;
 mod embedding;
 pub mod gemm;
 mod global_norm;
+mod head;
 pub mod linear;
 pub mod log_softmax;
 mod parallel;
@@ -69,3 +70,5 @@ impl Device for Cpu {
         Ok(())
     }
 }
+
+impl crate::ops::Backend for Cpu {}
