@@ -1,6 +1,7 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
 pub mod gemm;
+pub mod head;
 pub mod linear;
 pub mod log_softmax;
 pub mod simd;

@@ -1,0 +1,234 @@
+//! The language-model head on the CPU: logits of a chunk of rows at a time, each row's loss, and in its place its gradient.
+//!
+//! A row's logits are the product that `linear` computes and its log-softmax the routine that the sampler uses, so a
+//! log-probability is the same bits while decoding, scoring and training. Gradients of the weight add rows in order, so
+//! no result depends on the size of a chunk.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::Cpu;
+use super::gemm::{add_transposed_product, product};
+use super::log_softmax::{Stats, log_softmax_stats};
+use super::simd::{self, Kernel, LANES, Simd};
+use crate::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
+use crate::ops::linear::LinearSizes;
+use crate::ops::{Check, OpResult};
+
+/// Logits of a chunk, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
+const CHUNK_LOGITS: usize = 4 << 20;
+/// Rows of a chunk: at most 512, where a small vocabulary's chunk stays in the cache; at least 32, where a large one's
+/// weight is read from memory once in 32 rows and the product is no longer bound by that.
+const CHUNK_ROWS: (usize, usize) = (32, 512);
+/// Logits below which a row pass stays on the calling thread: about 20 µs of work.
+const SERIAL_LOGITS: usize = 1 << 14;
+
+thread_local! {
+    /// Gathered hidden rows, their gradients and logits of a chunk; grows to the largest chunk and stays.
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { hidden: Vec::new(), logits: Vec::new() }) };
+}
+
+struct Scratch {
+    hidden: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// Rows of a chunk for a vocabulary.
+fn chunk_rows(vocab: usize) -> usize {
+    (CHUNK_LOGITS / vocab.max(1)).clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
+}
+
+impl Head for Cpu {
+    fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
+        args.check()?;
+        args.weight.check("head_logits", args.sizes)?;
+        check_rows(Check("head_logits"), args.rows, args.tokens)?;
+        let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
+        let step = chunk_rows(vocab);
+        SCRATCH.with_borrow_mut(|scratch| {
+            for (rows, out) in args.rows.chunks(step).zip(args.out.chunks_mut((step * vocab).max(1))) {
+                let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
+                product(out, hidden, args.weight.forward(), rows.len(), false);
+            }
+        });
+        Ok(())
+    }
+
+    fn head_loss(&self, args: HeadLoss<'_, Self>) -> OpResult {
+        let step = chunk_rows(args.sizes.out_features);
+        head_loss_in_chunks(args, step)
+    }
+}
+
+/// `head_loss` with `step` rows a chunk; the result does not depend on it.
+fn head_loss_in_chunks(mut args: HeadLoss<'_, Cpu>, step: usize) -> OpResult {
+    let check = Check("head_loss");
+    args.check()?;
+    args.weight.check("head_loss", args.sizes)?;
+    check_rows(check, args.rows, args.tokens)?;
+    let vocab = args.sizes.out_features;
+    if let Some(at) = args.targets.iter().position(|t| *t as usize >= vocab) {
+        let target = args.targets[at];
+        check.that(false, || format!("argument `targets`: [{at}] is {target}, expected below vocab = {vocab}"))?;
+    }
+    if let Some(gradient) = &mut args.gradient {
+        gradient.d_hidden.fill(0.0);
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let selected = args.rows.len();
+        for first in (0..selected).step_by(step) {
+            chunk(&mut args, first, step.min(selected - first), scratch)?;
+        }
+        Ok(())
+    })
+}
+
+/// `rows` must be ascending, distinct and below `tokens`.
+fn check_rows(check: Check, rows: &[u32], tokens: usize) -> OpResult {
+    check.that(rows.is_sorted_by(|a, b| a < b), || "argument `rows` must be ascending and distinct".into())?;
+    let last = rows.last().copied().unwrap_or(0);
+    check.that(rows.is_empty() || (last as usize) < tokens, || {
+        format!("argument `rows`: the last is {last}, expected below tokens = {tokens}")
+    })
+}
+
+/// Rows of `from` [_, width] one after the other; no copy where they already lie so.
+fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize) -> &'a [f32] {
+    let first = rows.first().map_or(0, |row| *row as usize);
+    if rows.last().is_some_and(|last| *last as usize - first + 1 == rows.len()) {
+        return &from[first * width..(first + rows.len()) * width];
+    }
+    to.clear();
+    rows.iter().for_each(|row| to.extend_from_slice(&from[*row as usize * width..][..width]));
+    to
+}
+
+/// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
+fn chunk(args: &mut HeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
+    let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
+    let (rows, range) = (&args.rows[first..first + count], first..first + count);
+    if scratch.logits.len() < count * vocab {
+        scratch.logits.resize(count * vocab, 0.0);
+    }
+    let logits = &mut scratch.logits[..count * vocab];
+    let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
+    product(logits, hidden, args.weight.forward(), count, false);
+    let losses = Losses {
+        gradient: args.gradient.as_ref(),
+        targets: &args.targets[range.clone()],
+        first,
+        inverse_temperature: 1.0 / args.temperature,
+    };
+    losses.rows(logits, &mut args.logprob[range.clone()], &mut args.entropy[range.clone()], &mut args.loss[range]);
+    let Some(gradient) = &mut args.gradient else { return Ok(()) };
+    if let Some(d_weight) = &mut gradient.d_weight {
+        add_transposed_product(d_weight, logits, hidden, [count, vocab, width]);
+    }
+    scatter_d_hidden(gradient.d_hidden, logits, rows, args.weight.backward()?, &mut scratch.hidden);
+    Ok(())
+}
+
+/// `d_hidden[rows] = d_logits · W`.
+fn scatter_d_hidden(
+    d_hidden: &mut [f32],
+    d_logits: &[f32],
+    rows: &[u32],
+    weight: &super::gemm::Panels,
+    scratch: &mut Vec<f32>,
+) {
+    let width = weight.n;
+    let (first, last) = (rows[0] as usize, rows[rows.len() - 1] as usize);
+    if last - first + 1 == rows.len() {
+        product(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
+        return;
+    }
+    scratch.resize(rows.len() * width, 0.0);
+    product(scratch, d_logits, weight, rows.len(), false);
+    for (row, from) in rows.iter().zip(scratch.chunks_exact(width)) {
+        d_hidden[*row as usize * width..][..width].copy_from_slice(from);
+    }
+}
+
+/// What the rows of a chunk need to become losses and gradients.
+struct Losses<'a, 'g> {
+    gradient: Option<&'a HeadGradient<'g, Cpu>>,
+    targets: &'a [u32],
+    /// The chunk's first row among the selected ones
+    first: usize,
+    inverse_temperature: f32,
+}
+
+impl Losses<'_, '_> {
+    /// Log-probability, entropy and loss of every row; with a gradient, its logits become ∂/∂logits.
+    fn rows(&self, logits: &mut [f32], logprob: &mut [f32], entropy: &mut [f32], loss: &mut [f32]) {
+        let vocab = logits.len() / self.targets.len();
+        type Out<'a> = (((&'a mut [f32], &'a mut f32), &'a mut f32), &'a mut f32);
+        let row = |(i, (((logits, logprob), entropy), loss)): (usize, Out<'_>)| {
+            [*logprob, *entropy, *loss] = simd::run(Row { losses: self, i, logits });
+        };
+        if logits.len() < SERIAL_LOGITS {
+            logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss).enumerate().for_each(row);
+        } else {
+            let rows = logits.par_chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss);
+            rows.with_min_len(SERIAL_LOGITS.div_ceil(vocab)).enumerate().for_each(row);
+        }
+    }
+
+    /// (loss, ∂(weighted loss)/∂logprob) of row `i` of the chunk.
+    fn value_and_slope(&self, i: usize, logprob: f32) -> (f32, f32) {
+        let Some(gradient) = self.gradient else { return (-logprob, 0.0) };
+        let i = self.first + i;
+        let (value, slope) = match &gradient.loss {
+            TokenLoss::CrossEntropy => (-logprob, -1.0),
+            TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantage } => {
+                loss.value_and_slope(logprob, old_logprob[i], reference_logprob[i], advantage[i])
+            }
+        };
+        let weight = gradient.row_weight[i];
+        // A masked row has no gradient even where its loss is not finite.
+        (value, if weight == 0.0 { 0.0 } else { weight * slope })
+    }
+}
+
+/// One row of a chunk: [logprob, entropy, loss].
+struct Row<'a, 'l, 'g> {
+    losses: &'a Losses<'l, 'g>,
+    i: usize,
+    logits: &'a mut [f32],
+}
+
+impl Kernel for Row<'_, '_, '_> {
+    type Output = [f32; 3];
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> [f32; 3] {
+        let Self { losses, i, logits } = self;
+        let inverse = losses.inverse_temperature;
+        let stats = log_softmax_stats(s, logits, inverse);
+        let target = losses.targets[i] as usize;
+        let logprob = stats.logprob(logits[target], inverse);
+        let (loss, slope) = losses.value_and_slope(i, logprob);
+        if losses.gradient.is_some() {
+            // ∂loss/∂z = slope · (onehot − softmax) / T
+            let factor = slope * inverse;
+            scale_softmax(s, logits, &stats, inverse, -factor);
+            logits[target] += factor;
+        }
+        [logprob, stats.entropy, loss]
+    }
+}
+
+/// Each logit becomes `factor · softmax(z / T)`.
+#[inline(always)]
+fn scale_softmax<S: Simd>(s: S, logits: &mut [f32], stats: &Stats, inverse_temperature: f32, factor: f32) {
+    if factor == 0.0 {
+        return logits.fill(0.0);
+    }
+    let [scale, max, ln_sum, factor] = [inverse_temperature, stats.max, stats.ln_sum, factor].map(|x| s.splat(x));
+    for part in logits.chunks_mut(LANES) {
+        let whole = part.len() == LANES;
+        let z = if whole { s.load(part) } else { s.load_part(part, 0.0) };
+        let y = s.mul(factor, s.exp(s.sub(s.sub(s.mul(z, scale), max), ln_sum)));
+        if whole { s.store(part, y) } else { s.store_part(part, y) }
+    }
+}
