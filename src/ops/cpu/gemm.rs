@@ -360,7 +360,12 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
         let (panel, count) = part(panels, column_tiles, tile % column_tiles);
         // Safety: row < m and panel * PANEL < n.
         let c = unsafe { out.0.add(row * n + panel * PANEL) };
-        simd::run(TransposedTile { c, a, b, k, m, n, row, rows, panel, panels: count });
+        SCRATCH.with_borrow_mut(|(b_packed, a_packed)| {
+            let depth = DEPTH.min(k);
+            b_packed.resize((count * depth).max(b_packed.len()), ZERO_ROW);
+            a_packed.resize((rows * depth).max(a_packed.len()), 0.0);
+            simd::run(TransposedTile { c, a, b, k, m, n, row, rows, panel, panels: count, b_packed, a_packed });
+        });
     });
 }
 
@@ -376,6 +381,10 @@ struct TransposedTile<'a> {
     rows: usize,
     panel: usize,
     panels: usize,
+    /// Scratch for the panels of B, `DEPTH` rows of each
+    b_packed: &'a mut [PanelRow],
+    /// Scratch for `DEPTH` rows of A
+    a_packed: &'a mut [f32],
 }
 
 thread_local! {
@@ -386,32 +395,26 @@ thread_local! {
 impl Kernel for TransposedTile<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        SCRATCH.with_borrow_mut(|(b_packed, a_packed)| {
-            let depth = DEPTH.min(self.k);
-            b_packed.resize((self.panels * depth).max(b_packed.len()), ZERO_ROW);
-            a_packed.resize((self.rows * depth).max(a_packed.len()), 0.0);
-            for first in (0..self.k).step_by(DEPTH) {
-                let depth = DEPTH.min(self.k - first);
-                self.add_block(s, first, depth, b_packed, a_packed);
-            }
-        });
+    fn run<S: Simd>(mut self, s: S) {
+        for first in (0..self.k).step_by(DEPTH) {
+            self.add_block(s, first, DEPTH.min(self.k - first));
+        }
     }
 }
 
 impl TransposedTile<'_> {
     /// Adds rows `first..first + depth` of the factors.
     #[inline(always)]
-    fn add_block<S: Simd>(&self, s: S, first: usize, depth: usize, b_packed: &mut [PanelRow], a_packed: &mut [f32]) {
+    fn add_block<S: Simd>(&mut self, s: S, first: usize, depth: usize) {
         let b_block = &self.b[first * self.n..(first + depth) * self.n];
-        for (p, panel) in b_packed.chunks_exact_mut(depth).take(self.panels).enumerate() {
+        for (p, panel) in self.b_packed.chunks_exact_mut(depth).take(self.panels).enumerate() {
             pack_columns(panel, b_block, self.n, (self.panel + p) * PANEL);
         }
         let a_block = &self.a[first * self.m..(first + depth) * self.m];
         let blocks = self.rows.div_ceil(max_rows::<S>());
         for i in 0..blocks {
             let (at, rows) = part(self.rows, blocks, i);
-            let to = &mut a_packed[at * depth..(at + rows) * depth];
+            let to = &mut self.a_packed[at * depth..(at + rows) * depth];
             for (to, from) in to.chunks_exact_mut(rows).zip(a_block.chunks_exact(self.m)) {
                 to.copy_from_slice(&from[self.row + at..][..rows]);
             }
@@ -421,9 +424,9 @@ impl TransposedTile<'_> {
             for i in 0..blocks {
                 let (at, rows) = part(self.rows, blocks, i);
                 let piece = Piece {
-                    a: a_packed[at * depth..].as_ptr(),
+                    a: self.a_packed[at * depth..].as_ptr(),
                     a_row: 1,
-                    b: b_packed[p * depth..].as_ptr().cast(),
+                    b: self.b_packed[p * depth..].as_ptr().cast(),
                     b_panel: 0,
                     // Safety: rows and columns of this tile, which `add_transposed_product` cut from C.
                     c: unsafe { self.c.add(at * self.n + p * PANEL) },

@@ -224,7 +224,8 @@ fn scale_softmax<S: Simd>(s: S, logits: &mut [f32], stats: &Stats, inverse_tempe
     if factor == 0.0 {
         return logits.fill(0.0);
     }
-    let [scale, max, ln_sum, factor] = [inverse_temperature, stats.max, stats.ln_sum, factor].map(|x| s.splat(x));
+    let (scale, max) = (s.splat(inverse_temperature), s.splat(stats.max));
+    let (ln_sum, factor) = (s.splat(stats.ln_sum), s.splat(factor));
     for part in logits.chunks_mut(LANES) {
         let whole = part.len() == LANES;
         let z = if whole { s.load(part) } else { s.load_part(part, 0.0) };

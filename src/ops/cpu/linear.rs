@@ -21,7 +21,6 @@ impl PackedWeight {
     }
 
     /// The right factor of `x · Wᵀ`.
-    #[allow(dead_code)]
     pub(super) fn forward(&self) -> &Panels {
         &self.forward
     }
