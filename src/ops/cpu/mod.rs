@@ -12,6 +12,7 @@ mod parallel;
 mod qk_norm_rope;
 mod rmsnorm;
 mod sample;
+mod score_margin;
 mod shared;
 pub mod simd;
 mod swiglu;
