@@ -1,1 +1,174 @@
 //! tokenizer.json, the model's own chat template, and the loss mask of assistant turns.
+//!
+//! Text becomes ids in one way only: [`Tokenizer::encode`] recognises control tokens that stand in the text and adds
+//! nothing of its own, so whatever the chat template writes is what the model reads. Text from outside goes through
+//! [`Tokenizer::escape`] first.
+
+mod error;
+mod escape;
+mod files;
+mod supervised;
+mod template;
+
+use std::collections::BTreeSet;
+
+use tokenizers::Tokenizer as Inner;
+
+pub use error::TokenizerError;
+pub use supervised::Supervised;
+pub use template::{CHAT_TEMPLATE, RenderOptions};
+
+use crate::data::Message;
+use template::ChatTemplate;
+
+/// What an id that no token has decodes to.
+const UNKNOWN: char = '\u{fffd}';
+
+/// A tokenizer with its chat template. All methods take `&self` and give the same result on any thread.
+pub struct Tokenizer {
+    inner: Inner,
+    template: ChatTemplate,
+    eos_token: String,
+    pad_token: String,
+    eos_ids: Vec<u32>,
+    pad_id: u32,
+    /// What closes an assistant turn in this template (`<|im_end|>`): usually the eos, but not in Qwen3's base models.
+    turn_end: Option<String>,
+    vocab_size: usize,
+    /// Ids of the added tokens, special or not: those that `escape` keeps out of foreign text.
+    added: BTreeSet<u32>,
+    /// tokenizer_config.json as it was read, so that `save` keeps the class and all that we do not know.
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Tokenizer {
+    /// A tokenizer from its parts; [`CHAT_TEMPLATE`] is a template to use. An error if the template does not parse or
+    /// if `eos_token` or `pad_token` is not in the vocabulary.
+    pub fn from_parts(
+        inner: Inner,
+        chat_template: String,
+        eos_token: &str,
+        pad_token: &str,
+    ) -> Result<Self, TokenizerError> {
+        Self::assemble(inner, chat_template, eos_token, pad_token, &[], serde_json::Map::new())
+    }
+
+    fn assemble(
+        mut inner: Inner,
+        chat_template: String,
+        eos_token: &str,
+        pad_token: &str,
+        more_eos_ids: &[u32],
+        config: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Self, TokenizerError> {
+        // Lengths are ours to decide: a truncation stored in tokenizer.json would cut conversations silently.
+        inner.with_truncation(None).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
+        inner.with_padding(None);
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let id_of = |name: &str, token: &str| {
+            inner.token_to_id(token).ok_or_else(|| {
+                TokenizerError::Tokens(format!("{name} {token:?} is not one of its tokens; add it to tokenizer.json"))
+            })
+        };
+        let mut eos_ids = vec![id_of("eos_token", eos_token)?];
+        let pad_id = id_of("pad_token", pad_token)?;
+        let added: BTreeSet<u32> = inner.get_added_tokens_decoder().keys().copied().collect();
+        let template = ChatTemplate::new(chat_template)?;
+        let turn_end = find_turn_end(&template, &inner, &added, eos_token, pad_token);
+        let turn_end_id = turn_end.as_deref().and_then(|token| inner.token_to_id(token));
+        for &id in turn_end_id.iter().chain(more_eos_ids) {
+            if !eos_ids.contains(&id) {
+                eos_ids.push(id);
+            }
+        }
+        let (eos_token, pad_token) = (eos_token.to_string(), pad_token.to_string());
+        Ok(Self { inner, template, eos_token, pad_token, eos_ids, pad_id, turn_end, vocab_size, added, config })
+    }
+
+    /// Token ids of `text`. Control tokens that stand in the text are recognised; nothing is added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| encode_error(text, &error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`, for any ids: one that no token has becomes U+FFFD, and so do bytes that are not UTF-8.
+    /// `skip_special` leaves out special tokens (`<|im_end|>`, but not `</think>`, which Qwen3 does not call special).
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut text = String::new();
+        for run in ids.chunk_by(|&a, &b| self.is_token(a) == self.is_token(b)) {
+            if self.is_token(run[0]) {
+                // A decoder that fails tells no more than "not text".
+                text.push_str(&self.inner.decode(run, skip_special).unwrap_or_else(|_| UNKNOWN.to_string()));
+            } else {
+                text.extend(run.iter().map(|_| UNKNOWN));
+            }
+        }
+        text
+    }
+
+    fn is_token(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
+    }
+
+    /// The highest id plus one. A model's embedding has at least as many rows (Qwen3: 151,669 ids, 151,936 rows).
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The tokenizer's own end token.
+    pub fn eos_id(&self) -> u32 {
+        self.eos_ids[0]
+    }
+
+    /// Every id that ends a generation: [`Self::eos_id`] first, then the token that closes a turn in the chat
+    /// template, then those of generation_config.json.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
+    }
+
+    /// The conversation as the model's own template writes it.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TokenizerError> {
+        self.template.render(messages, options, &self.eos_token, &self.pad_token)
+    }
+
+    /// [`Self::encode`] of [`Self::render`].
+    pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(&self.render(messages, options)?)
+    }
+}
+
+/// A few words: the vocabulary would fill a terminal.
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let mut fields = formatter.debug_struct("Tokenizer");
+        fields.field("vocab_size", &self.vocab_size).field("eos_ids", &self.eos_ids).finish_non_exhaustive()
+    }
+}
+
+/// The added token that the template writes after an assistant's words, found by rendering a turn and looking.
+fn find_turn_end(
+    template: &ChatTemplate,
+    inner: &Inner,
+    added: &BTreeSet<u32>,
+    eos_token: &str,
+    pad_token: &str,
+) -> Option<String> {
+    let words = "patarm";
+    let turns = [Message::user("question"), Message::assistant(words)];
+    let text = template.render(&turns, &RenderOptions::default(), eos_token, pad_token).ok()?;
+    let after = &text[text.rfind(words)? + words.len()..];
+    let closing = |id: &u32| inner.id_to_token(*id).filter(|token| !token.is_empty() && after.starts_with(token));
+    // The eos first, then the longest: one added token may begin with another.
+    if after.starts_with(eos_token) && !eos_token.is_empty() {
+        return Some(eos_token.to_string());
+    }
+    added.iter().filter_map(closing).max_by_key(String::len)
+}
+
+fn encode_error(text: &str, error: &tokenizers::Error) -> TokenizerError {
+    TokenizerError::Encode { bytes: text.len(), reason: error.to_string() }
+}

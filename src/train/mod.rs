@@ -3,6 +3,7 @@
 pub mod guard;
 pub mod learner;
 pub mod sft;
+pub mod shared_prefix;
 
 pub use guard::Guard;
 pub use learner::{Learner, Loss, RowResults, Scorer, Targets};

@@ -1,10 +1,20 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
+mod adamw;
+mod attention;
+mod embedding;
 pub mod gemm;
-pub mod head;
+mod global_norm;
+mod head;
 pub mod linear;
 pub mod log_softmax;
+mod parallel;
+mod qk_norm_rope;
+mod rmsnorm;
+mod sample;
+mod shared;
 pub mod simd;
+mod swiglu;
 
 use std::ops::Range;
 
@@ -60,3 +70,5 @@ impl Device for Cpu {
         Ok(())
     }
 }
+
+impl crate::ops::Backend for Cpu {}

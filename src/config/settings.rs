@@ -1,0 +1,222 @@
+//! What a run can be told, and what it does when it is told nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::loss::{Aggregation, PolicySettings};
+use crate::ops::sample::Sampling;
+use crate::optimizer::{AdamWConfig, Decay, Schedule};
+use crate::reward::RewardSettings;
+
+/// All settings of a run. Sections are the stages that read them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub run: RunSettings,
+    pub model: ModelSettings,
+    pub data: DataSettings,
+    pub sft: SftSettings,
+    pub rl: RlSettings,
+    pub reward: RewardSettings,
+    pub eval: EvalSettings,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSettings {
+    /// Folder of the run; empty: `runs/` and the stage's name.
+    pub out: String,
+    pub seed: u64,
+    /// Threads; 0: all cores.
+    pub threads: usize,
+    /// Steps between checkpoints; 0: at the end alone.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept; older ones are deleted.
+    pub keep_checkpoints: usize,
+    /// Steps in a row whose loss or gradient is not a number before the run stops.
+    pub patience: u32,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        Self { out: String::new(), seed: 0, threads: 0, checkpoint_every: 100, keep_checkpoints: 2, patience: 5 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// A Hugging Face directory of a Qwen3 (config.json, safetensors, tokenizer.json).
+    pub path: String,
+    /// Random weights of a named shape instead of those in `path` (nano, mini, 0.6b … 32b).
+    pub init: String,
+    /// Directory of the tokenizer; empty: `path`.
+    pub tokenizer: String,
+    /// Longest sequence, prompt and answer together; at most the model's own limit.
+    pub context: usize,
+    /// Whether the model may think before it answers (Qwen3's `enable_thinking`).
+    pub thinking: bool,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self { path: String::new(), init: String::new(), tokenizer: String::new(), context: 8192, thinking: false }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSettings {
+    /// Files of training rows.
+    pub train: Vec<String>,
+    /// Task of rows that name none.
+    pub task: String,
+    /// TOML file of the judge's prompt and rubrics; empty: the built-in ones.
+    pub rubrics: String,
+    /// Count bad lines and go on, instead of stopping at the first.
+    pub skip_bad: bool,
+    /// Labels to swap at random, as a share: for experiments with noise.
+    pub flip: f64,
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        Self { train: Vec::new(), task: "chat".into(), rubrics: String::new(), skip_bad: false, flip: 0.0 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftSettings {
+    /// `messages`: conversations, loss on what the assistant says; `chosen`: preference pairs, loss on the chosen response.
+    pub target: String,
+    pub steps: u64,
+    pub examples_per_step: usize,
+    /// Longer examples are kept out and counted.
+    pub max_length: usize,
+    /// Tokens of a micro-batch; changes memory and speed, not results beyond rounding.
+    pub micro_batch_tokens: usize,
+    pub learning_rate: f64,
+    pub warmup: u64,
+    pub decay: Decay,
+    /// What the learning rate falls to, as a share of its peak.
+    pub floor: f64,
+    pub adamw: AdamWConfig,
+}
+
+impl Default for SftSettings {
+    fn default() -> Self {
+        Self {
+            target: "messages".into(),
+            steps: 1000,
+            examples_per_step: 32,
+            max_length: 4096,
+            micro_batch_tokens: 8192,
+            learning_rate: 1e-5,
+            warmup: 20,
+            decay: Decay::Cosine,
+            floor: 0.1,
+            adamw: AdamWConfig::default(),
+        }
+    }
+}
+
+impl SftSettings {
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            peak: self.learning_rate,
+            warmup: self.warmup,
+            decay: self.decay,
+            total: self.steps,
+            floor: self.floor,
+        }
+    }
+}
+
+/// GRPO on the Preference-Aware Reward.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RlSettings {
+    pub steps: u64,
+    /// Pairs of a rollout batch.
+    pub pairs_per_step: usize,
+    /// Judgements of each response (n).
+    pub rollouts: usize,
+    /// Updates on each rollout batch: it is cut into this many parts by pairs.
+    pub updates_per_step: usize,
+    pub temperature: f32,
+    /// Pairs with a longer prompt on either side are kept out and counted.
+    pub max_prompt_tokens: usize,
+    pub max_new_tokens: usize,
+    /// Completions that decode at the same time; changes memory and speed alone.
+    pub max_running: usize,
+    /// Tokens of a micro-batch; changes memory and speed, not results beyond rounding.
+    pub micro_batch_tokens: usize,
+    pub learning_rate: f64,
+    pub warmup: u64,
+    pub decay: Decay,
+    /// What the learning rate falls to, as a share of its peak.
+    pub floor: f64,
+    pub adamw: AdamWConfig,
+    pub policy: PolicySettings,
+    pub aggregation: Aggregation,
+    /// Draw new pairs for groups whose rewards are all equal (dynamic sampling of DAPO), up to this many times; 0: off.
+    pub resample: usize,
+    /// Judgements written to samples.jsonl each step.
+    pub samples_per_step: usize,
+}
+
+impl Default for RlSettings {
+    fn default() -> Self {
+        Self {
+            steps: 300,
+            pairs_per_step: 32,
+            rollouts: 8,
+            updates_per_step: 1,
+            temperature: 1.0,
+            max_prompt_tokens: 4096,
+            max_new_tokens: 2048,
+            max_running: 128,
+            micro_batch_tokens: 16_384,
+            learning_rate: 1e-6,
+            warmup: 5,
+            decay: Decay::Constant,
+            floor: 0.0,
+            adamw: AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
+            policy: PolicySettings::default(),
+            aggregation: Aggregation::TokenMean,
+            resample: 0,
+            samples_per_step: 4,
+        }
+    }
+}
+
+impl RlSettings {
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            peak: self.learning_rate,
+            warmup: self.warmup,
+            decay: self.decay,
+            total: self.steps,
+            floor: self.floor,
+        }
+    }
+
+    pub fn sampling(&self) -> Sampling {
+        Sampling::temperature(self.temperature)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSettings {
+    /// Held-out pairs.
+    pub pairs: usize,
+    /// Judgements a side whose mean is compared (`accuracy_mean8` for 8).
+    pub votes: usize,
+}
+
+impl Default for EvalSettings {
+    fn default() -> Self {
+        Self { pairs: 400, votes: 8 }
+    }
+}

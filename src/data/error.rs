@@ -1,0 +1,25 @@
+//! What can go wrong with a dataset's files.
+
+use std::path::PathBuf;
+
+/// Faults of reading rows. Rows are counted from 1: lines of a JSONL file, elements of a JSON array.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// A row that is not usable, where bad rows are refused.
+    #[error("{}: {unit} {number}: {reason}", path.display())]
+    BadRow { path: PathBuf, unit: &'static str, number: usize, reason: String },
+    /// A file that cannot be read on, whatever the policy for bad rows.
+    #[error("{}: {reason}", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("{}: no rows; expected JSON lines or a JSON array{skipped}", path.display())]
+    Empty { path: PathBuf, skipped: String },
+    #[error("no data files were given")]
+    NoFiles,
+    #[error(
+        "{}: {unit} {number}: id {id} was used before; ids must be unique over all files (remove `id` from the rows to \
+         have them numbered)", path.display()
+    )]
+    DuplicateId { path: PathBuf, unit: &'static str, number: usize, id: u64 },
+}

@@ -1,0 +1,247 @@
+//! Rows of the dataset formats in use, told apart by their fields, to prompts and responses.
+
+use serde_json::{Map, Value};
+
+use super::Message;
+use super::turns::{
+    message_of, messages_of, prompt_of, split_common_prefix, split_conversations, system_of, transcript_of,
+};
+
+pub(super) type Object = Map<String, Value>;
+
+/// A row's prompt with its two responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sides {
+    pub prompt: Vec<Message>,
+    pub chosen: String,
+    pub rejected: String,
+}
+
+/// The pair that a row holds, or why it holds none.
+///
+/// | format | fields |
+/// |---|---|
+/// | Math-Step-DPO | `prompt`, `initial_reason_steps`, `full_chosen`, `full_rejected` |
+/// | LLMBar | `input`, `output_1`, `output_2`, `label` 1 or 2 |
+/// | Code-Preference-Pairs | `input`, `accepted`, `rejected` |
+/// | LLaMA-Factory sharegpt | `conversations`, `chosen`, `rejected` (`from`, `value`), `system`? |
+/// | LLaMA-Factory alpaca | `instruction`, `input`?, `chosen`, `rejected`, `system`?, `history`? |
+/// | TRL, explicit prompt; ultrafeedback; ours | `prompt`, `chosen`, `rejected`, each text or messages |
+/// | TRL, implicit prompt; Skywork; hh-rlhf | `chosen`, `rejected`: texts, messages or transcripts |
+pub(super) fn pair_of(row: &Object) -> Result<Sides, String> {
+    let has = |names: &[&str]| names.iter().all(|&name| row.contains_key(name));
+    let sides = if has(&["initial_reason_steps", "full_chosen", "full_rejected"]) {
+        math_step_dpo(row)
+    } else if has(&["output_1", "output_2", "label"]) {
+        llmbar(row)
+    } else if has(&["accepted", "rejected"]) {
+        code_preference(row)
+    } else if has(&["conversations", "chosen", "rejected"]) {
+        sharegpt(row)
+    } else if has(&["prompt", "chosen", "rejected"]) {
+        explicit_prompt(row)
+    } else if has(&["instruction", "chosen", "rejected"]) {
+        alpaca(row)
+    } else if has(&["chosen", "rejected"]) {
+        implicit_prompt(row)
+    } else {
+        Err(format!("no known pair format; expected at least \"chosen\" and \"rejected\", found {}", keys(row)))
+    }?;
+    check(sides)
+}
+
+/// What every pair must be: a prompt that asks, two responses, and a difference between them.
+fn check(sides: Sides) -> Result<Sides, String> {
+    check_prompt(&sides.prompt)?;
+    for (name, text) in [("chosen", &sides.chosen), ("rejected", &sides.rejected)] {
+        if text.trim().is_empty() {
+            return Err(format!("{name}: the response is empty"));
+        }
+    }
+    if sides.chosen == sides.rejected {
+        return Err("chosen and rejected are equal".to_string());
+    }
+    Ok(sides)
+}
+
+fn check_prompt(prompt: &[Message]) -> Result<(), String> {
+    match prompt.last() {
+        None => Err("the prompt is empty".to_string()),
+        Some(last) if last.role != "user" && last.role != "tool" => {
+            Err(format!("the prompt ends with a turn of {}; expected one of user or tool", last.role))
+        }
+        Some(last) if last.content.trim().is_empty() => Err("the prompt is empty".to_string()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// `initial_reason_steps` ends with "Step k:"; the full sides go on from there.
+fn math_step_dpo(row: &Object) -> Result<Sides, String> {
+    let steps = text(row, "initial_reason_steps")?;
+    let side = |name| {
+        let full = text(row, name)?;
+        if full.trim().is_empty() {
+            return Err(format!("{name}: the response is empty"));
+        }
+        if !steps.is_empty() && full.starts_with(steps) {
+            return Err(format!("{name}: repeats initial_reason_steps"));
+        }
+        Ok(format!("{steps}{full}"))
+    };
+    let (chosen, rejected) = (side("full_chosen")?, side("full_rejected")?);
+    Ok(Sides { prompt: prompt_of(field(row, "prompt")?, "prompt")?, chosen, rejected })
+}
+
+fn llmbar(row: &Object) -> Result<Sides, String> {
+    let (first, second) = (text(row, "output_1")?.to_string(), text(row, "output_2")?.to_string());
+    let (chosen, rejected) = match field(row, "label")?.as_i64() {
+        Some(1) => (first, second),
+        Some(2) => (second, first),
+        _ => return Err(format!("label: expected 1 or 2, got {}", field(row, "label")?)),
+    };
+    Ok(Sides { prompt: vec![Message::user(text(row, "input")?)], chosen, rejected })
+}
+
+/// `instruction` is one line for all rows ("You are a coding assistant"); the request is `input`.
+fn code_preference(row: &Object) -> Result<Sides, String> {
+    let (chosen, rejected) = (text(row, "accepted")?.to_string(), text(row, "rejected")?.to_string());
+    Ok(Sides { prompt: vec![Message::user(text(row, "input")?)], chosen, rejected })
+}
+
+fn sharegpt(row: &Object) -> Result<Sides, String> {
+    let mut prompt: Vec<Message> = system_of(row).into_iter().collect();
+    prompt.extend(messages_of(field(row, "conversations")?, "conversations")?);
+    let side = |name| match field(row, name)? {
+        Value::String(text) => Ok(text.clone()),
+        value => {
+            let turn = message_of(value, name)?;
+            if turn.role != "assistant" {
+                return Err(format!("{name}: expected a turn of gpt or assistant, got {}", turn.role));
+            }
+            Ok(turn.content)
+        }
+    };
+    Ok(Sides { prompt, chosen: side("chosen")?, rejected: side("rejected")? })
+}
+
+/// The prompt is `instruction`, a newline and `input` (if there is any), after earlier rounds in `history`.
+fn alpaca(row: &Object) -> Result<Sides, String> {
+    let mut prompt: Vec<Message> = system_of(row).into_iter().collect();
+    if let Some(Value::Array(rounds)) = row.get("history") {
+        for round in rounds {
+            let texts = (round.get(0).and_then(Value::as_str), round.get(1).and_then(Value::as_str));
+            let (Some(question), Some(answer)) = texts else {
+                return Err("history: expected a list of [question, answer]".to_string());
+            };
+            prompt.extend([Message::user(question), Message::assistant(answer)]);
+        }
+    }
+    let instruction = text(row, "instruction")?;
+    prompt.push(Message::user(match row.get("input").and_then(Value::as_str) {
+        Some(input) if !input.is_empty() => format!("{instruction}\n{input}"),
+        _ => instruction.to_string(),
+    }));
+    let (chosen, rejected) = (text(row, "chosen")?.to_string(), text(row, "rejected")?.to_string());
+    Ok(Sides { prompt, chosen, rejected })
+}
+
+/// `prompt` is text or messages; a side is text, or messages that follow the prompt or begin with it.
+fn explicit_prompt(row: &Object) -> Result<Sides, String> {
+    let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
+    let side = |name| {
+        let turns = match field(row, name)? {
+            Value::String(text) => vec![Message::assistant(text.as_str())],
+            value => messages_of(value, name)?,
+        };
+        if turns[0].role == "assistant" || turns[0].role == "tool" {
+            return Ok([prompt.as_slice(), &turns].concat());
+        }
+        // ultrafeedback repeats the prompt (its text, possibly after a system turn) in both sides.
+        let repeated = prompt.last().is_some_and(|last| turns.contains(last));
+        if repeated { Ok(turns) } else { Err(format!("{name}: is a conversation that does not hold the prompt")) }
+    };
+    let (prompt, chosen, rejected) = split_conversations(side("chosen")?, side("rejected")?)?;
+    Ok(Sides { prompt, chosen, rejected })
+}
+
+fn implicit_prompt(row: &Object) -> Result<Sides, String> {
+    let (chosen, rejected) = match (field(row, "chosen")?, field(row, "rejected")?) {
+        (Value::String(chosen), Value::String(rejected)) => match (transcript_of(chosen), transcript_of(rejected)) {
+            (Some(chosen), Some(rejected)) => (chosen, rejected),
+            _ => {
+                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected)?;
+                return Ok(Sides { prompt: vec![Message::user(prompt)], chosen, rejected });
+            }
+        },
+        (chosen, rejected) => (messages_of(chosen, "chosen")?, messages_of(rejected, "rejected")?),
+    };
+    let (prompt, chosen, rejected) = split_conversations(chosen, rejected)?;
+    Ok(Sides { prompt, chosen, rejected })
+}
+
+/// `messages` that end with an assistant turn.
+pub(super) fn conversation_of(row: &Object) -> Result<Vec<Message>, String> {
+    let messages = messages_of(field(row, "messages")?, "messages")?;
+    match messages.split_last() {
+        Some((last, before)) if last.role == "assistant" => {
+            check_prompt(before)?;
+            if last.content.trim().is_empty() {
+                Err("messages: the last turn is empty".to_string())
+            } else {
+                Ok(messages)
+            }
+        }
+        _ => Err("messages: do not end with an assistant turn".to_string()),
+    }
+}
+
+/// `prompt` (text or messages) and `response`. An empty response is a response: the judge is to see it.
+pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String> {
+    let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
+    check_prompt(&prompt)?;
+    Ok((prompt, text(row, "response")?.to_string()))
+}
+
+/// The row's own `id` if it is an integer. Names for ids that are not integers are passed over.
+pub(super) fn id_of(row: &Object) -> Result<Option<u64>, String> {
+    match row.get("id") {
+        Some(value) if value.is_i64() && !value.is_u64() => Err(format!("id: expected an integer from 0, got {value}")),
+        value => Ok(value.and_then(Value::as_u64)),
+    }
+}
+
+/// The row's own `task`, if it names one.
+pub(super) fn task_of(row: &Object) -> Result<Option<String>, String> {
+    match row.get("task") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(task)) if !task.trim().is_empty() => Ok(Some(task.clone())),
+        Some(other) => Err(format!("task: expected a name, got {other}")),
+    }
+}
+
+fn field<'a>(row: &'a Object, name: &str) -> Result<&'a Value, String> {
+    row.get(name).ok_or_else(|| format!("{name}: is missing; found {}", keys(row)))
+}
+
+fn text<'a>(row: &'a Object, name: &str) -> Result<&'a str, String> {
+    let value = field(row, name)?;
+    value.as_str().ok_or_else(|| format!("{name}: expected text, got {}", kind(value)))
+}
+
+/// What a value is, for messages.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The field names of a row, for messages; a row with very many is cut.
+pub(super) fn keys(row: &Object) -> String {
+    let names: Vec<&str> = row.keys().map(String::as_str).take(12).collect();
+    if names.is_empty() { "no fields".to_string() } else { names.join(", ") }
+}

@@ -1,0 +1,78 @@
+//! How rows become one number: token weights of the aggregations, and the policy's settings.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ops::head::{GrpoLoss, KlEstimator};
+
+/// How the losses of tokens become the loss of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// Mean over all tokens of the batch (DAPO).
+    TokenMean,
+    /// Mean over sequences of the mean over their tokens (the first GRPO).
+    SequenceMean,
+    /// Sum over tokens ÷ (sequences · the limit of new tokens), a constant (Dr.GRPO).
+    DrGrpo,
+}
+
+/// What the global denominator is made of; the same for every micro-batch of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denominator {
+    pub tokens: usize,
+    pub sequences: usize,
+    pub max_new_tokens: usize,
+}
+
+impl Aggregation {
+    /// The weight of each token of a sequence of `length` tokens.
+    pub fn token_weight(self, length: usize, of: Denominator) -> f32 {
+        let denominator = match self {
+            Self::TokenMean => of.tokens as f64,
+            Self::SequenceMean => length as f64 * of.sequences as f64,
+            Self::DrGrpo => of.sequences as f64 * of.max_new_tokens as f64,
+        };
+        if denominator > 0.0 { (1.0 / denominator) as f32 } else { 0.0 }
+    }
+}
+
+/// Clipping and the pull towards the reference model, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicySettings {
+    pub clip_low: f32,
+    pub clip_high: f32,
+    pub kl: KlEstimator,
+    /// 0 switches the reference model off.
+    pub kl_coefficient: f32,
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 }
+    }
+}
+
+impl From<PolicySettings> for GrpoLoss {
+    fn from(s: PolicySettings) -> Self {
+        Self { clip_low: s.clip_low, clip_high: s.clip_high, kl: s.kl, kl_coefficient: s.kl_coefficient }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_a_batch_sum_to_what_the_aggregation_says() {
+        let lengths = [3usize, 5, 2];
+        let of = Denominator { tokens: 10, sequences: 3, max_new_tokens: 8 };
+        let sum = |a: Aggregation| lengths.iter().map(|l| *l as f32 * a.token_weight(*l, of)).sum::<f32>();
+        assert!((sum(Aggregation::TokenMean) - 1.0).abs() < 1e-6);
+        assert!((sum(Aggregation::SequenceMean) - 1.0).abs() < 1e-6);
+        assert!((sum(Aggregation::DrGrpo) - 10.0 / 24.0).abs() < 1e-6);
+        let each: Vec<f32> =
+            lengths.iter().map(|l| *l as f32 * Aggregation::SequenceMean.token_weight(*l, of)).collect();
+        assert!(each.iter().all(|share| (share - 1.0 / 3.0).abs() < 1e-6), "{each:?}");
+    }
+}

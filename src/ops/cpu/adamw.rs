@@ -1,0 +1,93 @@
+//! AdamW on the CPU.
+
+use rayon::prelude::*;
+
+use super::Cpu;
+use super::simd::{self, Kernel, LANES, Simd};
+use crate::ops::OpResult;
+use crate::ops::adamw::{AdamW, AdamWStep};
+
+/// Elements handed to a thread at a time.
+const CHUNK: usize = 16_384;
+
+impl AdamWStep for Cpu {
+    fn adamw(&self, args: AdamW<'_, Self>) -> OpResult {
+        args.check()?;
+        let AdamW { weight, moment1, moment2, gradient, .. } = args;
+        // Bias corrections in f64: 1 − β₂ᵗ loses digits in f32 for small t.
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(args.step as f64);
+        let constants = Constants {
+            scale: args.gradient_scale,
+            beta1: args.beta1,
+            beta2: args.beta2,
+            step_size: (f64::from(args.learning_rate) / correction(args.beta1)) as f32,
+            inverse_root_correction: (1.0 / correction(args.beta2).sqrt()) as f32,
+            epsilon: args.epsilon,
+            keep: (1.0 - f64::from(args.learning_rate) * f64::from(args.weight_decay)) as f32,
+        };
+        weight
+            .par_chunks_mut(CHUNK)
+            .zip(moment1.par_chunks_mut(CHUNK).zip(moment2.par_chunks_mut(CHUNK)))
+            .zip(gradient.par_chunks(CHUNK))
+            .for_each(|((w, (m, v)), g)| simd::run(Chunk { w, m, v, g, constants }));
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Constants {
+    scale: f32,
+    beta1: f32,
+    beta2: f32,
+    /// lr / (1 − β₁ᵗ)
+    step_size: f32,
+    /// 1 / √(1 − β₂ᵗ)
+    inverse_root_correction: f32,
+    epsilon: f32,
+    /// 1 − lr · weight_decay
+    keep: f32,
+}
+
+struct Chunk<'a> {
+    w: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    g: &'a [f32],
+    constants: Constants,
+}
+
+/// New (w, m, v) of sixteen parameters.
+#[inline(always)]
+fn update<S: Simd>(s: S, c: &Constants, [w, m, v, g]: [S::V; 4]) -> [S::V; 3] {
+    let g = s.mul(g, s.splat(c.scale));
+    let m = s.mul_add(s.splat(c.beta1), m, s.mul(s.splat(1.0 - c.beta1), g));
+    let v = s.mul_add(s.splat(c.beta2), v, s.mul(s.splat(1.0 - c.beta2), s.mul(g, g)));
+    let root = s.mul_add(s.sqrt(v), s.splat(c.inverse_root_correction), s.splat(c.epsilon));
+    let step = s.mul(s.splat(-c.step_size), s.div(m, root));
+    [s.mul_add(w, s.splat(c.keep), step), m, v]
+}
+
+impl Kernel for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { w, m, v, g, constants } = self;
+        let mut i = 0;
+        while i + LANES <= w.len() {
+            let old = [s.load(&w[i..]), s.load(&m[i..]), s.load(&v[i..]), s.load(&g[i..])];
+            let [nw, nm, nv] = update(s, &constants, old);
+            s.store(&mut w[i..], nw);
+            s.store(&mut m[i..], nm);
+            s.store(&mut v[i..], nv);
+            i += LANES;
+        }
+        if i < w.len() {
+            let part = |x: &[f32]| s.load_part(&x[i..], 0.0);
+            let [nw, nm, nv] = update(s, &constants, [part(w), part(m), part(v), part(g)]);
+            s.store_part(&mut w[i..], nw);
+            s.store_part(&mut m[i..], nm);
+            s.store_part(&mut v[i..], nv);
+        }
+    }
+}

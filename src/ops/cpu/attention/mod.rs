@@ -1,0 +1,29 @@
+//! Attention on the CPU.
+//!
+//! The bit rule: every sum runs over keys in the order of their index in the sequence, and no sum knows how many queries
+//! are computed at a time or where keys lie. A score adds its sixteen lanes (element d of a head belongs to lane d mod 16)
+//! by the tree of `Simd::sum`; the exponentials of a row are added in sixteen lanes by key index mod 16, then by the
+//! tree; an output element is one chain of fused multiply-adds over keys.
+
+mod backward;
+mod forward;
+mod tile;
+
+use crate::ops::OpResult;
+use crate::ops::attention::{Attention, AttentionBackward, AttentionForward};
+
+use super::Cpu;
+
+impl Attention for Cpu {
+    fn attention_forward(&self, args: AttentionForward<'_, Self>) -> OpResult {
+        args.check()?;
+        forward::forward(args);
+        Ok(())
+    }
+
+    fn attention_backward(&self, args: AttentionBackward<'_, Self>) -> OpResult {
+        args.check()?;
+        backward::backward(args);
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! Norms of queries and keys, rotary positions and the pool write, on the CPU: a token at a time.
+
+use rayon::prelude::*;
+
+use super::Cpu;
+use super::shared::SharedMut;
+use super::simd::{self, Kernel, LANES, Simd};
+use crate::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNormRopeForward};
+use crate::ops::{Check, OpResult};
+
+/// Tokens of one task; fixed, so that partial sums of the weights' gradients do not depend on the threads.
+const BLOCK: usize = 32;
+
+impl QkNormRope for Cpu {
+    fn qk_norm_rope_forward(&self, args: QkNormRopeForward<'_, Self>) -> OpResult {
+        args.check()?;
+        check_indices("qk_norm_rope_forward", args.positions, args.kv_rows, &args.sizes)?;
+        let QkNormRopeForward { q, k_pool, v_pool, inv_rms, .. } = args;
+        let forward = Forward {
+            q: SharedMut::new(q),
+            k_pool: SharedMut::new(k_pool),
+            v_pool: SharedMut::new(v_pool),
+            inv_rms: SharedMut::new(inv_rms),
+            qkv: args.qkv,
+            q_weight: args.q_weight,
+            k_weight: args.k_weight,
+            rope: args.rope,
+            positions: args.positions,
+            kv_rows: args.kv_rows,
+            sizes: args.sizes,
+            epsilon: args.epsilon,
+            tokens: 0..args.sizes.tokens,
+        };
+        if args.sizes.tokens <= 2 * BLOCK {
+            simd::run(forward);
+        } else {
+            blocks(args.sizes.tokens).for_each(|tokens| simd::run(Forward { tokens, ..forward.clone() }));
+        }
+        Ok(())
+    }
+
+    fn qk_norm_rope_backward(&self, args: QkNormRopeBackward<'_, Self>) -> OpResult {
+        args.check()?;
+        check_indices("qk_norm_rope_backward", args.positions, args.kv_rows, &args.sizes)?;
+        let sizes = args.sizes;
+        if sizes.tokens == 0 {
+            return Ok(());
+        }
+        let dim = sizes.head_dim;
+        // [blocks, 2, head_dim]: gradients of the two norm weights.
+        let mut partial = vec![0.0f32; sizes.tokens.div_ceil(BLOCK) * 2 * dim];
+        let inputs = Inputs {
+            d_q: args.d_q,
+            d_k_pool: args.d_k_pool,
+            d_v_pool: args.d_v_pool,
+            qkv: args.qkv,
+            inv_rms: args.inv_rms,
+            q_weight: args.q_weight,
+            k_weight: args.k_weight,
+            rope: args.rope,
+            positions: args.positions,
+            kv_rows: args.kv_rows,
+            sizes,
+        };
+        args.d_qkv.par_chunks_mut(BLOCK * sizes.qkv_cols()).zip(partial.par_chunks_mut(2 * dim)).enumerate().for_each(
+            |(block, (d_qkv, d_weights))| {
+                simd::run(Backward { d_qkv, d_weights, inputs: &inputs, first: block * BLOCK });
+            },
+        );
+        for (index, d_weight) in [args.d_q_weight, args.d_k_weight].into_iter().enumerate() {
+            let Some(d_weight) = d_weight else { continue };
+            for part in partial.chunks_exact(2 * dim) {
+                d_weight.iter_mut().zip(&part[index * dim..]).for_each(|(to, from)| *to += from);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn blocks(tokens: usize) -> impl ParallelIterator<Item = std::ops::Range<usize>> {
+    (0..tokens.div_ceil(BLOCK)).into_par_iter().map(move |b| b * BLOCK..tokens.min((b + 1) * BLOCK))
+}
+
+/// Positions must lie in the table and rows in the pool, each row once.
+fn check_indices(op: &'static str, positions: &[u32], kv_rows: &[u32], sizes: &HeadSizes) -> OpResult {
+    let check = Check(op);
+    for (token, (position, row)) in positions.iter().zip(kv_rows).enumerate() {
+        check.that((*position as usize) < sizes.rope_rows, || {
+            format!("`positions[{token}]` must be below {}, got {position}", sizes.rope_rows)
+        })?;
+        check.that((*row as usize) < sizes.pool_rows, || {
+            format!("`kv_rows[{token}]` must be below {}, got {row}", sizes.pool_rows)
+        })?;
+    }
+    // Ascending rows, the usual case, need no search for doubles.
+    if !kv_rows.is_sorted_by(|a, b| a < b) {
+        let mut rows = kv_rows.to_vec();
+        rows.sort_unstable();
+        if let Some(pair) = rows.windows(2).find(|pair| pair[0] == pair[1]) {
+            return check.that(false, || format!("`kv_rows` must be distinct, got {} twice", pair[0]));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Forward<'a> {
+    q: SharedMut<'a>,
+    k_pool: SharedMut<'a>,
+    v_pool: SharedMut<'a>,
+    inv_rms: SharedMut<'a>,
+    qkv: &'a [f32],
+    q_weight: &'a [f32],
+    k_weight: &'a [f32],
+    rope: &'a [f32],
+    positions: &'a [u32],
+    kv_rows: &'a [u32],
+    sizes: HeadSizes,
+    epsilon: f32,
+    tokens: std::ops::Range<usize>,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let HeadSizes { q_heads, kv_heads, head_dim: dim, .. } = self.sizes;
+        let normed_heads = q_heads + kv_heads;
+        for token in self.tokens.clone() {
+            let rope = &self.rope[self.positions[token] as usize * dim..][..dim];
+            let row = &self.qkv[token * self.sizes.qkv_cols()..][..self.sizes.qkv_cols()];
+            let pool = self.kv_rows[token] as usize * kv_heads * dim;
+            // Safety: rows of `q` and `inv_rms` belong to their token, rows of the pools to the one token that names them
+            // (checked to be distinct), and each token to one task.
+            let (inv_rms, q, k, v) = unsafe {
+                (
+                    self.inv_rms.slice(token * normed_heads, normed_heads),
+                    self.q.slice(token * q_heads * dim, q_heads * dim),
+                    self.k_pool.slice(pool, kv_heads * dim),
+                    self.v_pool.slice(pool, kv_heads * dim),
+                )
+            };
+            for head in 0..q_heads {
+                let to = &mut q[head * dim..][..dim];
+                inv_rms[head] = norm_rotate(s, to, &row[head * dim..][..dim], self.q_weight, rope, self.epsilon);
+            }
+            for head in 0..kv_heads {
+                let to = &mut k[head * dim..][..dim];
+                let from = &row[(q_heads + head) * dim..][..dim];
+                inv_rms[q_heads + head] = norm_rotate(s, to, from, self.k_weight, rope, self.epsilon);
+            }
+            v.copy_from_slice(&row[normed_heads * dim..]);
+        }
+    }
+}
+
+/// Norm, weight and rotation of one head; returns its 1/rms.
+#[inline(always)]
+fn norm_rotate<S: Simd>(s: S, to: &mut [f32], x: &[f32], weight: &[f32], rope: &[f32], epsilon: f32) -> f32 {
+    let dim = x.len();
+    let mut lanes = s.splat(0.0);
+    for part in x.as_chunks::<LANES>().0 {
+        let v = s.load(part);
+        lanes = s.mul_add(v, v, lanes);
+    }
+    let inverse = 1.0 / (s.sum(lanes) / dim as f32 + epsilon).sqrt();
+    let half = dim / 2;
+    for i in 0..half {
+        let (a, b) = (x[i] * inverse * weight[i], x[i + half] * inverse * weight[i + half]);
+        let (cos, sin) = (rope[i], rope[i + half]);
+        to[i] = a * cos - b * sin;
+        to[i + half] = b * cos + a * sin;
+    }
+    inverse
+}
+
+struct Inputs<'a> {
+    d_q: &'a [f32],
+    d_k_pool: &'a [f32],
+    d_v_pool: &'a [f32],
+    qkv: &'a [f32],
+    inv_rms: &'a [f32],
+    q_weight: &'a [f32],
+    k_weight: &'a [f32],
+    rope: &'a [f32],
+    positions: &'a [u32],
+    kv_rows: &'a [u32],
+    sizes: HeadSizes,
+}
+
+struct Backward<'a> {
+    /// Rows of this block.
+    d_qkv: &'a mut [f32],
+    /// [2, head_dim]: of the query norm, of the key norm
+    d_weights: &'a mut [f32],
+    inputs: &'a Inputs<'a>,
+    /// First token of the block.
+    first: usize,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Inputs { d_q, d_k_pool, d_v_pool, qkv, inv_rms, q_weight, k_weight, rope, positions, kv_rows, sizes } =
+            self.inputs;
+        let HeadSizes { q_heads, kv_heads, head_dim: dim, .. } = *sizes;
+        let (cols, normed_heads) = (sizes.qkv_cols(), q_heads + kv_heads);
+        let (d_q_weight, d_k_weight) = self.d_weights.split_at_mut(dim);
+        for (offset, d_row) in self.d_qkv.chunks_exact_mut(cols).enumerate() {
+            let token = self.first + offset;
+            let rope = &rope[positions[token] as usize * dim..][..dim];
+            let row = &qkv[token * cols..][..cols];
+            let inv_rms = &inv_rms[token * normed_heads..][..normed_heads];
+            let pool = kv_rows[token] as usize * kv_heads * dim;
+            for head in 0..normed_heads {
+                let place = head * dim..(head + 1) * dim;
+                let (d_out, weight, d_weight) = if head < q_heads {
+                    (&d_q[(token * q_heads + head) * dim..][..dim], q_weight, &mut *d_q_weight)
+                } else {
+                    (&d_k_pool[pool + (head - q_heads) * dim..][..dim], k_weight, &mut *d_k_weight)
+                };
+                let head_args = HeadBackward { d_out, x: &row[place.clone()], weight, rope, inverse: inv_rms[head] };
+                head_args.run(s, &mut d_row[place], d_weight);
+            }
+            d_row[normed_heads * dim..].copy_from_slice(&d_v_pool[pool..][..kv_heads * dim]);
+        }
+    }
+}
+
+/// One head of one token: back through the rotation, then through the norm.
+struct HeadBackward<'a> {
+    d_out: &'a [f32],
+    x: &'a [f32],
+    weight: &'a [f32],
+    rope: &'a [f32],
+    inverse: f32,
+}
+
+impl HeadBackward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, d_x: &mut [f32], d_weight: &mut [f32]) {
+        let Self { d_out, x, weight, rope, inverse } = *self;
+        let dim = x.len();
+        let half = dim / 2;
+        for i in 0..half {
+            let (cos, sin) = (rope[i], rope[i + half]);
+            // The rotation's transpose; d_x holds the gradient of the normed, weighted head for now.
+            d_x[i] = d_out[i] * cos + d_out[i + half] * sin;
+            d_x[i + half] = d_out[i + half] * cos - d_out[i] * sin;
+        }
+        let mut lanes = s.splat(0.0);
+        for ((d, x), w) in
+            d_x.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0).zip(weight.as_chunks::<LANES>().0)
+        {
+            lanes = s.mul_add(s.mul(s.load(d), s.load(w)), s.load(x), lanes);
+        }
+        let factor = s.sum(lanes) * inverse * inverse * inverse / dim as f32;
+        for i in 0..dim {
+            d_weight[i] += d_x[i] * x[i] * inverse;
+            d_x[i] = inverse * d_x[i] * weight[i] - factor * x[i];
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! RMSNorm on the CPU: a row at a time, sums in sixteen lanes.
+
+use rayon::prelude::*;
+
+use super::Cpu;
+use super::simd::{self, Kernel, LANES, Simd};
+use crate::ops::OpResult;
+use crate::ops::rmsnorm::{RmsNorm, RmsNormBackward, RmsNormForward};
+
+/// Rows of one partial sum of the weight's gradient: fixed, so that the sum does not depend on the threads.
+const BLOCK: usize = 64;
+
+impl RmsNorm for Cpu {
+    fn rmsnorm_forward(&self, args: RmsNormForward<'_, Self>) -> OpResult {
+        args.check()?;
+        let RmsNormForward { out, inv_rms, residual, x, weight, rows, cols, epsilon } = args;
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        let block = BLOCK * cols;
+        let forward = |out: &mut [f32], inv_rms: &mut [f32], sum: Option<(&mut [f32], &[f32])>, x: &[f32]| {
+            simd::run(Forward { out, inv_rms, sum, x, weight, cols, epsilon });
+        };
+        let outs = out.par_chunks_mut(block).zip(inv_rms.par_chunks_mut(BLOCK)).zip(x.par_chunks(block));
+        match residual {
+            Some(residual) => {
+                let sums = residual.sum.par_chunks_mut(block).zip(residual.delta.par_chunks(block));
+                if rows <= 2 * BLOCK {
+                    forward(out, inv_rms, Some((residual.sum, residual.delta)), x);
+                } else {
+                    outs.zip(sums).for_each(|(((out, inv), x), (sum, delta))| forward(out, inv, Some((sum, delta)), x));
+                }
+            }
+            None if rows <= 2 * BLOCK => forward(out, inv_rms, None, x),
+            None => outs.for_each(|((out, inv), x)| forward(out, inv, None, x)),
+        }
+        Ok(())
+    }
+
+    fn rmsnorm_backward(&self, args: RmsNormBackward<'_, Self>) -> OpResult {
+        args.check()?;
+        let RmsNormBackward { d_sum, d_weight, d_out, sum, inv_rms, weight, rows, cols, overwrite } = args;
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        let blocks = rows.div_ceil(BLOCK);
+        let mut partial = vec![0.0f32; blocks * cols];
+        let size = BLOCK * cols;
+        d_sum
+            .par_chunks_mut(size)
+            .zip(partial.par_chunks_mut(cols))
+            .zip(d_out.par_chunks(size).zip(sum.par_chunks(size)).zip(inv_rms.par_chunks(BLOCK)))
+            .for_each(|((d_sum, d_weight), ((d_out, sum), inv_rms))| {
+                simd::run(Backward { d_sum, d_weight, d_out, sum, inv_rms, weight, cols, overwrite });
+            });
+        if let Some(d_weight) = d_weight {
+            for part in partial.chunks_exact(cols) {
+                d_weight.iter_mut().zip(part).for_each(|(to, from)| *to += from);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Forward<'a> {
+    out: &'a mut [f32],
+    inv_rms: &'a mut [f32],
+    sum: Option<(&'a mut [f32], &'a [f32])>,
+    x: &'a [f32],
+    weight: &'a [f32],
+    cols: usize,
+    epsilon: f32,
+}
+
+/// Σ x², in sixteen lanes and then the fixed tree; a short tail fills its lanes with zeros.
+#[inline(always)]
+fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut lanes = s.splat(0.0);
+    let (whole, tail) = x.as_chunks::<LANES>();
+    for part in whole {
+        let v = s.load(part);
+        lanes = s.mul_add(v, v, lanes);
+    }
+    if !tail.is_empty() {
+        let v = s.load_part(tail, 0.0);
+        lanes = s.mul_add(v, v, lanes);
+    }
+    s.sum(lanes)
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let cols = self.cols;
+        for row in 0..self.x.len() / cols {
+            let place = row * cols..(row + 1) * cols;
+            let x = match &mut self.sum {
+                None => &self.x[place.clone()],
+                Some((sum, delta)) => {
+                    let (sum, x, delta) = (&mut sum[place.clone()], &self.x[place.clone()], &delta[place.clone()]);
+                    for i in 0..cols {
+                        sum[i] = x[i] + delta[i];
+                    }
+                    &*sum
+                }
+            };
+            let inverse = 1.0 / (sum_of_squares(s, x) / cols as f32 + self.epsilon).sqrt();
+            self.inv_rms[row] = inverse;
+            let out = &mut self.out[place];
+            for i in 0..cols {
+                out[i] = x[i] * inverse * self.weight[i];
+            }
+        }
+    }
+}
+
+struct Backward<'a> {
+    d_sum: &'a mut [f32],
+    d_weight: &'a mut [f32],
+    d_out: &'a [f32],
+    sum: &'a [f32],
+    inv_rms: &'a [f32],
+    weight: &'a [f32],
+    cols: usize,
+    overwrite: bool,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { d_sum, d_weight, d_out, sum, inv_rms, weight, cols, overwrite } = self;
+        for (row, inverse) in inv_rms.iter().copied().enumerate() {
+            let place = row * cols..(row + 1) * cols;
+            let (d_sum, d_out, sum) = (&mut d_sum[place.clone()], &d_out[place.clone()], &sum[place]);
+            let mut lanes = s.splat(0.0);
+            for ((d, x), w) in d_out.chunks(LANES).zip(sum.chunks(LANES)).zip(weight.chunks(LANES)) {
+                let (d, x, w) = (s.load_part(d, 0.0), s.load_part(x, 0.0), s.load_part(w, 0.0));
+                lanes = s.mul_add(s.mul(d, w), x, lanes);
+            }
+            // mean(g · n) · n with n = x · inverse, folded into one factor of x.
+            let factor = s.sum(lanes) * inverse * inverse * inverse / cols as f32;
+            for i in 0..cols {
+                let gradient = inverse * d_out[i] * weight[i] - factor * sum[i];
+                d_sum[i] = if overwrite { gradient } else { d_sum[i] + gradient };
+                d_weight[i] += d_out[i] * sum[i] * inverse;
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Text from outside, made harmless: it must not be able to close a turn, open one, or end a think block.
+
+use super::{Tokenizer, UNKNOWN};
+
+/// A zero-width space: inside a control token it is invisible to a reader, survives NFC, and splits the token.
+const BREAK: char = '\u{200b}';
+
+/// Rounds in which found control tokens are broken visibly; after them they are cut out, which always ends.
+const BREAK_ROUNDS: usize = 4;
+
+impl Tokenizer {
+    /// `text` such that its encoding holds no added token (special or not): each that stands in it gets a zero-width
+    /// space after its first character. Text without any comes back unchanged, and so does text escaped before.
+    ///
+    /// Escape whole texts: two halves of a control token that are joined after escaping would be one again.
+    pub fn escape(&self, text: &str) -> String {
+        let mut text = text.to_string();
+        for round in 0.. {
+            let spans = self.added_spans(&text);
+            if spans.is_empty() {
+                break;
+            }
+            text = rewrite(&text, &spans, round < BREAK_ROUNDS);
+        }
+        text
+    }
+
+    /// Byte ranges of the added tokens in the encoding of `text`: in order, not empty, on character boundaries. What
+    /// counts is what the encoder makes of the text, not how it looks: a normaliser may produce a control token.
+    fn added_spans(&self, text: &str) -> Vec<(usize, usize)> {
+        // Text that cannot be encoded cannot do harm: whoever wants its ids gets an error.
+        let Ok(encoding) = self.inner.encode(text, false) else { return Vec::new() };
+        let mut spans: Vec<(usize, usize)> = Vec::new();
+        for (id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            if !self.added.contains(id) {
+                continue;
+            }
+            let start = text.floor_char_boundary(start.min(text.len().saturating_sub(1)));
+            let end = text.ceil_char_boundary(end.clamp(start + 1, text.len()));
+            if spans.last().is_none_or(|&(_, last)| last <= start) {
+                spans.push((start, end));
+            }
+        }
+        spans
+    }
+}
+
+/// `text` with every span broken after its first character (after its surrounding white space, which a token may
+/// swallow), or with the spans cut out.
+fn rewrite(text: &str, spans: &[(usize, usize)], breaking: bool) -> String {
+    let mut out = String::with_capacity(text.len() + 3 * spans.len());
+    let mut done = 0;
+    for &(start, end) in spans {
+        out.push_str(&text[done..start]);
+        if breaking {
+            out.push_str(&broken(&text[start..end]));
+        }
+        done = end;
+    }
+    out.push_str(&text[done..]);
+    out
+}
+
+fn broken(token: &str) -> String {
+    let body = token.trim();
+    let lead = token.len() - token.trim_start().len();
+    let mut chars = body.chars();
+    match (chars.next(), chars.as_str()) {
+        (Some(first), rest) if !rest.is_empty() => {
+            let tail = &token[lead + body.len()..];
+            format!("{}{first}{BREAK}{rest}{tail}", &token[..lead])
+        }
+        // Nothing to split: one character, or white space alone.
+        _ => UNKNOWN.to_string(),
+    }
+}

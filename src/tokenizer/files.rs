@@ -1,0 +1,130 @@
+//! A tokenizer's folder: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{CHAT_TEMPLATE, Inner, Tokenizer, TokenizerError};
+
+const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const GENERATION: &str = "generation_config.json";
+
+impl Tokenizer {
+    /// Reads a model's folder. tokenizer.json and an `eos_token` in tokenizer_config.json must be there. A
+    /// chat_template.jinja wins over the template in tokenizer_config.json; with neither, ours is used if the
+    /// vocabulary has its control tokens. Without a `pad_token` padding is the eos.
+    pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
+        let path = dir.join(TOKENIZER);
+        let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Io { path: path.clone(), source })?;
+        let inner = Inner::from_bytes(&bytes)
+            .map_err(|error| TokenizerError::File { path, reason: format!("is not a tokenizer: {error}") })?;
+        let config = read_object(&dir.join(CONFIG))?.unwrap_or_default();
+        let eos_token = token_text(&config, "eos_token").ok_or_else(|| TokenizerError::File {
+            path: dir.join(CONFIG),
+            reason: "expected eos_token, a string or {\"content\": string}; add it".to_string(),
+        })?;
+        let pad_token = token_text(&config, "pad_token").unwrap_or_else(|| eos_token.clone());
+        let template = match read_text(&dir.join(TEMPLATE))? {
+            Some(text) => text,
+            None => {
+                template_of_config(&config).or_else(|| our_template(&inner)).ok_or_else(|| TokenizerError::File {
+                    path: dir.join(TEMPLATE),
+                    reason: "there is no chat template, neither here nor in tokenizer_config.json, and the vocabulary \
+                             lacks <|im_start|> and <|im_end|>; add a template"
+                        .to_string(),
+                })?
+            }
+        };
+        let generation = read_object(&dir.join(GENERATION))?.unwrap_or_default();
+        Self::assemble(inner, template, &eos_token, &pad_token, &eos_ids_of(&generation), config)
+    }
+
+    /// Writes tokenizer.json, tokenizer_config.json and chat_template.jinja so that transformers' AutoTokenizer and
+    /// [`Self::from_dir`] read the same tokenizer. The class and all other settings that were loaded are kept. The
+    /// folder is made if need be; each file is written aside, then renamed.
+    pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
+        std::fs::create_dir_all(dir).map_err(|source| TokenizerError::Io { path: dir.into(), source })?;
+        let json = self.inner.to_string(true).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
+        write_file(dir, TOKENIZER, &json)?;
+        let config = serde_json::to_string_pretty(&self.saved_config())
+            .map_err(|error| TokenizerError::Tokens(error.to_string()))?;
+        write_file(dir, CONFIG, &(config + "\n"))?;
+        write_file(dir, TEMPLATE, &self.template.source)
+    }
+
+    /// The loaded configuration, or a small one; the template is in it too, for readers that know no template file.
+    fn saved_config(&self) -> Map<String, Value> {
+        let mut config = self.config.clone();
+        let class = || Value::from("PreTrainedTokenizerFast");
+        config.entry("tokenizer_class").or_insert_with(class);
+        config.entry("clean_up_tokenization_spaces").or_insert(Value::from(false));
+        config.entry("eos_token").or_insert_with(|| self.eos_token.as_str().into());
+        let pad = config.entry("pad_token").or_insert(Value::Null);
+        if pad.is_null() {
+            *pad = self.pad_token.as_str().into();
+        }
+        config.insert("chat_template".to_string(), self.template.source.as_str().into());
+        config
+    }
+}
+
+/// The file's text; `None` if there is no such file.
+fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TokenizerError::Io { path: path.into(), source }),
+    }
+}
+
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| TokenizerError::File { path: path.into(), reason: format!("is not a JSON object: {error}") })
+}
+
+/// A token setting is a string or an object with `content`; null and absent are the same.
+fn token_text(config: &Map<String, Value>, key: &str) -> Option<String> {
+    let value = config.get(key)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+}
+
+/// `chat_template` is a string, or a list of named templates of which `default` is the one for chats.
+fn template_of_config(config: &Map<String, Value>) -> Option<String> {
+    let value = config.get("chat_template")?;
+    let named = || {
+        let is_default = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
+        value.as_array()?.iter().find(is_default)?.get("template")?.as_str()
+    };
+    value.as_str().or_else(named).map(str::to_string)
+}
+
+fn our_template(inner: &Inner) -> Option<String> {
+    let has = |token: &str| inner.token_to_id(token).is_some();
+    (has("<|im_start|>") && has("<|im_end|>")).then(|| CHAT_TEMPLATE.to_string())
+}
+
+/// `eos_token_id` of generation_config.json: one id or a list.
+fn eos_ids_of(generation: &Map<String, Value>) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match generation.get("eos_token_id") {
+        Some(Value::Array(ids)) => ids.iter().filter_map(one).collect(),
+        Some(value) => one(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn write_file(dir: &Path, name: &str, text: &str) -> Result<(), TokenizerError> {
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(dir.join(name))?;
+        Ok(())
+    };
+    write().map_err(|source| TokenizerError::Io { path: dir.join(name), source })
+}

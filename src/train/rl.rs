@@ -1,0 +1,322 @@
+//! Reinforcement learning: GRPO on the Preference-Aware Reward, one step at a time.
+//!
+//! A step: take pairs → judge both responses n times → verdicts → rewards and advantages, joined by identity → reference
+//! log-probabilities → one or more updates, each on whole pairs → metrics.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::guard::Guard;
+use super::judgements::{JudgePair, JudgePlan, Judged, judge_pairs};
+use super::learner::{Learner, Loss, RowResults, Scorer};
+use super::rl_metrics::{RlMetrics, StepNumbers};
+use super::sft::{Progress, TrainError};
+use super::shared_prefix::{Group, MicroBatch, pack_groups};
+use crate::config::RlSettings;
+use crate::data::Role;
+use crate::loss::Denominator;
+use crate::model::Qwen3;
+use crate::ops::Backend;
+use crate::optimizer::{Schedule, Update};
+use crate::random::Stream;
+use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewarded, Rewards, VerdictRules};
+use crate::rollout::Engine;
+use crate::tokenizer::Tokenizer;
+
+/// Where pairs come from: a pure function of the cursor, so a cursor is all a resume needs.
+pub trait PairSource {
+    fn pair(&self, cursor: u64) -> JudgePair;
+}
+
+/// What does not change from step to step.
+pub struct RlPlan<'a> {
+    pub settings: &'a RlSettings,
+    pub reward: &'a RewardSettings,
+    pub rules: &'a VerdictRules,
+    pub tokenizer: &'a Tokenizer,
+    pub schedule: Schedule,
+    pub seed: u64,
+    pub stop: Option<&'a AtomicBool>,
+}
+
+/// The machines of a step.
+pub struct RlMachines<'a, B: Backend> {
+    pub learner: &'a mut Learner<B>,
+    /// The frozen SFT model; `None` when the KL coefficient is 0.
+    pub reference: Option<&'a Qwen3<B>>,
+    pub engine: &'a mut Engine<B>,
+    pub scorer: &'a mut Scorer<B>,
+    pub guard: &'a mut Guard,
+}
+
+/// A judgement with all that an update needs of it.
+pub struct Trajectory {
+    /// Place of the pair in the step, and role.
+    pub pair: usize,
+    pub role: Role,
+    pub rollout: usize,
+    pub judged: Judged,
+    pub rewarded: Rewarded,
+    /// Of each token, under the reference model; empty without one.
+    pub reference_logprobs: Vec<f32>,
+}
+
+/// What a step did: the line for metrics.jsonl, and the judgements for samples.jsonl.
+pub struct StepOutcome {
+    pub metrics: RlMetrics,
+    pub pairs: Vec<JudgePair>,
+    pub trajectories: Vec<Trajectory>,
+}
+
+/// Runs one step and moves `progress` on.
+pub fn rl_step<B: Backend>(
+    machines: &mut RlMachines<'_, B>,
+    source: &dyn PairSource,
+    plan: &RlPlan<'_>,
+    progress: &mut Progress,
+) -> Result<StepOutcome, TrainError> {
+    let start = Instant::now();
+    let mut cursor = progress.cursor;
+    let collected = collect(machines, source, plan, progress.step, &mut cursor)?;
+    let rollout_s = start.elapsed().as_secs_f64();
+    let Collected { pairs, mut trajectories, rewards, resampled, rollout_tokens } = collected;
+    if let Some(reference) = machines.reference {
+        score_reference(machines.scorer, reference, plan, machines.learner.capacity(), &pairs, &mut trajectories)?;
+    }
+    let mut numbers = StepNumbers::new(plan.settings, rewards, resampled);
+    let learning_rate = plan.schedule.rate(progress.step);
+    for part in parts(pairs.len(), plan.settings.updates_per_step) {
+        let members: Vec<&Trajectory> = trajectories.iter().filter(|t| part.contains(&t.pair)).collect();
+        let update = learn(machines.learner, plan, &pairs, &members, learning_rate, &mut numbers)?;
+        let ids = || members.iter().map(|t| t.judged.completion.tokens.clone()).collect();
+        machines.guard.check(progress.step + 1, numbers.last_loss(), &update, ids)?;
+        numbers.end_update(&update);
+    }
+    progress.step += 1;
+    progress.cursor = cursor;
+    let seconds = start.elapsed().as_secs_f64();
+    let metrics = numbers.metrics(progress.step, learning_rate, &trajectories, rollout_tokens, rollout_s, seconds);
+    Ok(StepOutcome { metrics, pairs, trajectories })
+}
+
+struct Collected {
+    pairs: Vec<JudgePair>,
+    trajectories: Vec<Trajectory>,
+    rewards: Rewards,
+    /// Pairs that dynamic sampling dropped.
+    resampled: usize,
+    rollout_tokens: usize,
+}
+
+/// Judges pairs and rewards the judgements; with `resample`, pairs whose groups are all dead are replaced.
+fn collect<B: Backend>(
+    machines: &mut RlMachines<'_, B>,
+    source: &dyn PairSource,
+    plan: &RlPlan<'_>,
+    step: u64,
+    cursor: &mut u64,
+) -> Result<Collected, TrainError> {
+    let settings = plan.settings;
+    let (mut pairs, mut judged): (Vec<JudgePair>, Vec<[Vec<Judged>; 2]>) = (Vec::new(), Vec::new());
+    let (mut resampled, mut rollout_tokens) = (0, 0);
+    for attempt in 0..=settings.resample {
+        let wanted = settings.pairs_per_step - pairs.len();
+        let fresh: Vec<JudgePair> = (0..wanted as u64).map(|i| source.pair(*cursor + i)).collect();
+        *cursor += wanted as u64;
+        let judge = JudgePlan {
+            tokenizer: plan.tokenizer,
+            rules: plan.rules,
+            sampling: settings.sampling(),
+            votes: settings.rollouts,
+            max_new_tokens: settings.max_new_tokens,
+            stream: Stream::new(plan.seed).fold(step).fold(attempt as u64),
+        };
+        let model = &machines.learner.model;
+        let fresh_judged = judge_pairs(machines.engine, model, &judge, &fresh, plan.stop, |_| {})?;
+        rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
+        pairs.extend(fresh);
+        judged.extend(fresh_judged);
+        let rewards = reward(plan, &pairs, &judged)?;
+        if attempt < settings.resample {
+            let alive: Vec<bool> = pairs.iter().map(|pair| rewards.is_alive(pair.pair.id)).collect();
+            let dead = alive.iter().filter(|alive| !**alive).count();
+            if dead > 0 {
+                let mut keep = alive.iter();
+                pairs.retain(|_| *keep.next().expect("one a pair"));
+                let mut keep = alive.iter();
+                judged.retain(|_| *keep.next().expect("one a pair"));
+                resampled += dead;
+                continue;
+            }
+        }
+        let trajectories = join(&pairs, judged, &rewards);
+        return Ok(Collected { pairs, trajectories, rewards, resampled, rollout_tokens });
+    }
+    unreachable!("the last attempt keeps what it has")
+}
+
+/// Rewards and advantages of all judgements, joined by (pair, role, rollout).
+fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -> Result<Rewards, TrainError> {
+    let mut manager = PairRewardManager::new(plan.reward.clone(), plan.settings.rollouts);
+    for (pair, sides) in pairs.iter().zip(judged) {
+        for role in Role::BOTH {
+            for (rollout, judged) in sides[role.index()].iter().enumerate() {
+                manager.add(Judgement { pair: pair.pair.id, role, rollout: rollout as u32, verdict: judged.verdict.clone() })?;
+            }
+        }
+    }
+    Ok(manager.finish()?)
+}
+
+fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -> Vec<Trajectory> {
+    let by_identity: BTreeMap<_, _> = rewards.judgements.iter().map(|r| ((r.pair, r.role, r.rollout), r)).collect();
+    let mut trajectories = Vec::new();
+    for (index, (pair, sides)) in pairs.iter().zip(judged).enumerate() {
+        for (role, side) in Role::BOTH.into_iter().zip(sides) {
+            for (rollout, judged) in side.into_iter().enumerate() {
+                let rewarded = by_identity[&(pair.pair.id, role, rollout as u32)].clone();
+                trajectories.push(Trajectory {
+                    pair: index,
+                    role,
+                    rollout,
+                    judged,
+                    rewarded,
+                    reference_logprobs: Vec::new(),
+                });
+            }
+        }
+    }
+    trajectories
+}
+
+/// `count` pairs in `parts` stretches, as even as can be.
+fn parts(count: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let parts = parts.clamp(1, count.max(1));
+    (0..parts).map(move |i| i * count / parts..(i + 1) * count / parts)
+}
+
+/// Trajectories by prompt, as groups for one pass with their prompt computed once.
+fn groups<'a>(pairs: &'a [JudgePair], members: &[&'a Trajectory]) -> (Vec<Group<'a>>, Vec<Vec<usize>>) {
+    let mut by_prompt: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (index, member) in members.iter().enumerate() {
+        by_prompt.entry((member.pair, member.role.index())).or_default().push(index);
+    }
+    by_prompt
+        .into_iter()
+        .map(|((pair, role), indices)| {
+            let completions = indices.iter().map(|i| members[*i].judged.completion.tokens.as_slice()).collect();
+            (Group { prompt: &pairs[pair].prompts[role], completions }, indices)
+        })
+        .unzip()
+}
+
+fn score_reference<B: Backend>(
+    scorer: &mut Scorer<B>,
+    reference: &Qwen3<B>,
+    plan: &RlPlan<'_>,
+    capacity: usize,
+    pairs: &[JudgePair],
+    trajectories: &mut [Trajectory],
+) -> Result<(), TrainError> {
+    let mut scored: Vec<Vec<f32>> = vec![Vec::new(); trajectories.len()];
+    {
+        let members: Vec<&Trajectory> = trajectories.iter().collect();
+        let (groups, indices) = groups(pairs, &members);
+        for micro in pack_groups(&groups, capacity)? {
+            let results = scorer.score(reference, &micro.batch, &micro.targets, plan.settings.temperature)?;
+            let mut rows = results.logprob.into_iter();
+            for (group, member) in micro.members {
+                let index = indices[group][member];
+                scored[index] = rows.by_ref().take(members[index].judged.completion.tokens.len()).collect();
+            }
+        }
+    }
+    for (trajectory, logprobs) in trajectories.iter_mut().zip(scored) {
+        trajectory.reference_logprobs = logprobs;
+    }
+    Ok(())
+}
+
+/// One update on whole pairs: all their micro-batches, then the optimizer.
+fn learn<B: Backend>(
+    learner: &mut Learner<B>,
+    plan: &RlPlan<'_>,
+    pairs: &[JudgePair],
+    members: &[&Trajectory],
+    learning_rate: f64,
+    numbers: &mut StepNumbers,
+) -> Result<Update, TrainError> {
+    let settings = plan.settings;
+    let of = Denominator {
+        tokens: members.iter().map(|t| t.judged.completion.tokens.len()).sum(),
+        sequences: members.len(),
+        max_new_tokens: settings.max_new_tokens,
+    };
+    let (groups, indices) = groups(pairs, members);
+    numbers.begin_update();
+    for mut micro in pack_groups(&groups, learner.capacity())? {
+        let rows = Rows::gather(&micro, &indices, members, |length| settings.aggregation.token_weight(length, of));
+        let loss = Loss::Grpo {
+            loss: settings.policy.into(),
+            old_logprob: &rows.old,
+            reference_logprob: &rows.reference,
+            advantage: &rows.advantage,
+        };
+        let results =
+            learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, settings.temperature, &loss)?;
+        numbers.add(&rows, &results);
+    }
+    Ok(learner.update_if(numbers.last_loss().is_finite(), learning_rate)?)
+}
+
+/// Inputs of the loss for every target row of a micro-batch.
+#[derive(Default)]
+pub struct Rows {
+    pub old: Vec<f32>,
+    pub reference: Vec<f32>,
+    pub advantage: Vec<f32>,
+    pub weight: Vec<f32>,
+}
+
+impl Rows {
+    fn gather(
+        micro: &MicroBatch,
+        indices: &[Vec<usize>],
+        members: &[&Trajectory],
+        weight: impl Fn(usize) -> f32,
+    ) -> Self {
+        let mut rows = Self::default();
+        for (group, member) in &micro.members {
+            let trajectory = members[indices[*group][*member]];
+            let completion = &trajectory.judged.completion;
+            let length = completion.tokens.len();
+            rows.old.extend_from_slice(&completion.logprobs);
+            if trajectory.reference_logprobs.is_empty() {
+                // Without a reference the KL term is off: any value does.
+                rows.reference.extend_from_slice(&completion.logprobs);
+            } else {
+                rows.reference.extend_from_slice(&trajectory.reference_logprobs);
+            }
+            rows.advantage.extend(std::iter::repeat_n(trajectory.rewarded.advantage, length));
+            rows.weight.extend(std::iter::repeat_n(weight(length), length));
+        }
+        rows
+    }
+}
+
+/// What the metrics need of the rows of one micro-batch.
+pub type RowNumbers<'a> = (&'a Rows, &'a RowResults);
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn updates_share_the_pairs_without_overlap() {
+        for (count, n) in [(32, 1), (32, 3), (2, 5), (7, 2)] {
+            let all: Vec<usize> = parts(count, n).flatten().collect();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+        }
+    }
+}

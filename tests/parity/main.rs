@@ -1,0 +1,7 @@
+//! Parity with transformers: goldens computed in f64 by `tools/golden.py`, committed under `tests/goldens`.
+
+mod generation;
+mod golden;
+mod grpo;
+mod model;
+mod optimizer;
