@@ -239,3 +239,59 @@ fn scale_softmax<S: Simd>(s: S, logits: &mut [f32], stats: &Stats, inverse_tempe
         if whole { s.store(part, y) } else { s.store_part(part, y) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::linear::Linear;
+
+    /// Everything that a call with `step` rows a chunk writes.
+    fn outputs(step: usize, rows: &[u32]) -> Vec<Vec<f32>> {
+        let sizes = LinearSizes { out_features: 70, in_features: 33 };
+        let values = |len: usize| (0..len).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect::<Vec<_>>();
+        let mut weight = Cpu.linear_weight(sizes).unwrap();
+        Cpu.linear_prepare(&mut weight, &values(sizes.len()), sizes).unwrap();
+        let (hidden, n) = (values(100 * 33), rows.len());
+        let targets: Vec<u32> = (0..n as u32).map(|i| i * 31 % 70).collect();
+        let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
+        let (mut d_hidden, mut d_weight) = (vec![0.5; hidden.len()], values(sizes.len()));
+        let gradient = HeadGradient {
+            d_hidden: &mut d_hidden[..],
+            d_weight: Some(&mut d_weight[..]),
+            row_weight: &hidden[..n],
+            loss: TokenLoss::CrossEntropy,
+        };
+        let args = HeadLoss {
+            logprob: &mut logprob,
+            entropy: &mut entropy,
+            loss: &mut loss,
+            gradient: Some(gradient),
+            hidden: &hidden,
+            weight: &weight,
+            rows,
+            targets: &targets,
+            temperature: 0.7,
+            tokens: 100,
+            sizes,
+        };
+        head_loss_in_chunks(args, step).unwrap();
+        vec![logprob, entropy, loss, d_hidden, d_weight]
+    }
+
+    #[test]
+    fn the_size_of_a_chunk_changes_no_bit() {
+        let scattered: Vec<u32> = (0..100).filter(|r| r % 7 != 3).collect();
+        let contiguous: Vec<u32> = (20..95).collect();
+        for rows in [scattered, contiguous] {
+            let whole = outputs(1000, &rows);
+            for step in [1, 2, 13, 32, 74] {
+                assert_eq!(outputs(step, &rows), whole, "{step} rows a chunk");
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_stay_small() {
+        assert_eq!([chunk_rows(512), chunk_rows(65_536), chunk_rows(151_936)], [512, 64, 32]);
+    }
+}
