@@ -5,7 +5,6 @@ mod attention;
 mod embedding;
 pub mod gemm;
 mod global_norm;
-mod head;
 pub mod head;
 pub mod linear;
 pub mod log_softmax;
