@@ -4,6 +4,7 @@ pub mod conversation;
 pub mod error;
 mod formats;
 pub mod jsonl;
+pub mod judge;
 pub mod load;
 pub mod message;
 pub mod order;
