@@ -124,7 +124,8 @@ impl JudgePrompt {
     fn try_template(&self) -> Result<(), String> {
         let [prompt, response] = ["\u{1}prompt\u{1}", "\u{1}response\u{1}"];
         for (task, rubrics) in &self.rubrics {
-            let text = self.render(task, rubrics, prompt, response)?;
+            let text =
+                self.render(task, rubrics, prompt, response).map_err(|reason| reason + &self.unknown_variables())?;
             for (name, mark) in [("prompt", prompt), ("response", response)] {
                 if !text.contains(mark) {
                     return Err(format!("it must show {{{{ {name} }}}}, but for task `{task}` it does not"));
@@ -132,6 +133,19 @@ impl JudgePrompt {
             }
         }
         Ok(())
+    }
+
+    /// The engine says where a variable is undefined, but not which.
+    fn unknown_variables(&self) -> String {
+        const KNOWN: [&str; 4] = ["task", "rubrics", "prompt", "response"];
+        let used = self.environment.get_template(TEMPLATE).map(|template| template.undeclared_variables(false));
+        let mut unknown: Vec<_> =
+            used.unwrap_or_default().into_iter().filter(|name| !KNOWN.contains(&name.as_str())).collect();
+        unknown.sort();
+        if unknown.is_empty() {
+            return String::new();
+        }
+        format!("; it uses {}, but can only use {}", unknown.join(", "), KNOWN.join(", "))
     }
 
     fn unknown(&self, task: &str) -> JudgePromptError {
