@@ -16,6 +16,7 @@ mod turns;
 pub use conversation::{Conversation, pairs_to_conversations};
 pub use error::DataError;
 pub use jsonl::{BadLine, Skipped};
+pub use judge::{JudgePrompt, JudgePromptError};
 pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_responses};
 pub use message::Message;
 pub use pair::{Pair, Role};
