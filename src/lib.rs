@@ -2,7 +2,9 @@
 
 pub mod checkpoint;
 pub mod commands;
+pub mod config;
 pub mod data;
+pub mod eval;
 pub mod log;
 pub mod loss;
 pub mod model;

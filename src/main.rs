@@ -1,2 +1,15 @@
-//! The `patarm-train` binary.
-fn main() {}
+//! The `patarm-train` binary: parses the command line and runs one command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match patarm::commands::run(patarm::commands::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -9,6 +9,7 @@ pub mod message;
 pub mod order;
 pub mod pair;
 pub mod response;
+pub mod synthetic;
 mod turns;
 
 pub use conversation::{Conversation, pairs_to_conversations};

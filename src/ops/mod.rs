@@ -18,6 +18,7 @@ pub mod linear;
 pub mod qk_norm_rope;
 pub mod rmsnorm;
 pub mod sample;
+pub mod score_margin;
 pub mod swiglu;
 
 pub mod cpu;
@@ -36,6 +37,7 @@ pub trait Backend:
     + swiglu::Swiglu
     + head::Head
     + sample::Sampler
+    + score_margin::ScoreMargins
     + adamw::AdamWStep
     + global_norm::Norm
 {

@@ -3,9 +3,9 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::data::{Pair, Role};
+use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
-use crate::model::Qwen3;
 use crate::random::Stream;
 use crate::reward::{Verdict, VerdictRules};
 use crate::rollout::{Completion, Engine, EngineError, Finish, Member, PromptGroup};

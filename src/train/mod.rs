@@ -1,9 +1,15 @@
 //! The training loops: SFT and RL.
 
+mod error;
 pub mod guard;
+pub mod judgements;
 pub mod learner;
+pub mod rl;
+mod rl_metrics;
 pub mod sft;
 pub mod shared_prefix;
 
+pub use error::TrainError;
 pub use guard::Guard;
 pub use learner::{Learner, Loss, RowResults, Scorer, Targets};
+pub use rl_metrics::RlMetrics;

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::error::TrainError;
 use super::guard::Guard;
 use super::judgements::{JudgePair, JudgePlan, Judged, judge_pairs};
-use super::learner::{Learner, Loss, RowResults, Scorer};
+use super::learner::{Learner, Loss, Scorer};
 use super::rl_metrics::{RlMetrics, StepNumbers};
-use super::sft::{Progress, TrainError};
+use super::sft::Progress;
 use super::shared_prefix::{Group, MicroBatch, pack_groups};
 use crate::config::RlSettings;
 use crate::data::Role;
@@ -162,7 +163,12 @@ fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -
     for (pair, sides) in pairs.iter().zip(judged) {
         for role in Role::BOTH {
             for (rollout, judged) in sides[role.index()].iter().enumerate() {
-                manager.add(Judgement { pair: pair.pair.id, role, rollout: rollout as u32, verdict: judged.verdict.clone() })?;
+                manager.add(Judgement {
+                    pair: pair.pair.id,
+                    role,
+                    rollout: rollout as u32,
+                    verdict: judged.verdict.clone(),
+                })?;
             }
         }
     }
@@ -304,9 +310,6 @@ impl Rows {
         rows
     }
 }
-
-/// What the metrics need of the rows of one micro-batch.
-pub type RowNumbers<'a> = (&'a Rows, &'a RowResults);
 
 #[cfg(test)]
 mod tests {

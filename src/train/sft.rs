@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::guard::{Guard, GuardError};
+use super::error::TrainError;
+use super::guard::Guard;
 use super::learner::{Learner, Loss, Targets};
 use crate::model::Batch;
-use crate::ops::{Backend, OpError};
+use crate::ops::Backend;
 use crate::optimizer::Schedule;
 
 /// A conversation as token ids, with a mark on each token that is learned.
@@ -55,18 +56,6 @@ pub struct SftMetrics {
     pub skipped: bool,
     pub tokens_per_s: f64,
     pub step_time_ms: f64,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    #[error(transparent)]
-    Op(#[from] OpError),
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-    #[error(
-        "an example of {tokens} tokens does not fit into a micro-batch of {capacity}: raise micro_batch_tokens or lower max_length"
-    )]
-    TooLong { tokens: usize, capacity: usize },
 }
 
 /// Runs one step and moves `progress` on.

@@ -67,6 +67,7 @@ fn head_loss_in_chunks(mut args: HeadLoss<'_, Cpu>, step: usize) -> OpResult {
     args.check()?;
     args.weight.check("head_loss", args.sizes)?;
     check_rows(check, args.rows, args.tokens)?;
+    check_distinct(check, args.rows)?;
     let vocab = args.sizes.out_features;
     if let Some(at) = args.targets.iter().position(|t| *t as usize >= vocab) {
         let target = args.targets[at];
@@ -84,13 +85,18 @@ fn head_loss_in_chunks(mut args: HeadLoss<'_, Cpu>, step: usize) -> OpResult {
     })
 }
 
-/// `rows` must be ascending, distinct and below `tokens`.
+/// Every one of `rows` must be below `tokens`.
 fn check_rows(check: Check, rows: &[u32], tokens: usize) -> OpResult {
-    check.that(rows.is_sorted_by(|a, b| a < b), || "argument `rows` must be ascending and distinct".into())?;
-    let last = rows.last().copied().unwrap_or(0);
-    check.that(rows.is_empty() || (last as usize) < tokens, || {
-        format!("argument `rows`: the last is {last}, expected below tokens = {tokens}")
-    })
+    match rows.iter().position(|row| *row as usize >= tokens) {
+        None => Ok(()),
+        Some(place) => check
+            .that(false, || format!("argument `rows[{place}]` must be below tokens = {tokens}, got {}", rows[place])),
+    }
+}
+
+/// Rows whose gradient is written must be ascending and distinct too.
+fn check_distinct(check: Check, rows: &[u32]) -> OpResult {
+    check.that(rows.is_sorted_by(|a, b| a < b), || "argument `rows` must be ascending and distinct".into())
 }
 
 /// Rows of `from` [_, width] one after the other; no copy where they already lie so.

@@ -14,7 +14,8 @@
 //!
 //! Every operation is exactly rounded (`mul_add` rounds once at every level), and [`Simd::sum`] adds lanes in one fixed
 //! tree, so a result never depends on the level. Keep kernels `#[inline(always)]`, all the way down: the instructions of
-//! a level may only be used inside the one function that enables them.
+//! a level may only be used inside the one function that enables them. A closure is a function of its own that nothing
+//! forces to be inlined: keep vector work out of closures (`from_fn` and `for_each` too), or every instruction is a call.
 
 use std::sync::OnceLock;
 

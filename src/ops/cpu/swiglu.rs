@@ -49,6 +49,11 @@ fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(one, s.add(one, s.exp(s.sub(s.splat(0.0), x))))
 }
 
+#[inline(always)]
+fn silu_up<S: Simd>(s: S, gate: S::V, up: S::V) -> S::V {
+    s.mul(s.mul(gate, sigmoid(s, gate)), up)
+}
+
 struct Forward<'a> {
     out: &'a mut [f32],
     gate_up: &'a [f32],
@@ -62,14 +67,13 @@ impl Kernel for Forward<'_> {
     fn run<S: Simd>(self, s: S) {
         for (out, row) in self.out.chunks_exact_mut(self.cols).zip(self.gate_up.chunks_exact(2 * self.cols)) {
             let (gate, up) = row.split_at(self.cols);
-            let silu_up = |g: S::V, u: S::V| s.mul(s.mul(g, sigmoid(s, g)), u);
             let (outs, tail) = out.as_chunks_mut::<LANES>();
             let whole = outs.len() * LANES;
             for ((out, g), u) in outs.iter_mut().zip(gate.as_chunks::<LANES>().0).zip(up.as_chunks::<LANES>().0) {
-                s.store(out, silu_up(s.load(g), s.load(u)));
+                s.store(out, silu_up(s, s.load(g), s.load(u)));
             }
             if !tail.is_empty() {
-                s.store_part(tail, silu_up(s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0)));
+                s.store_part(tail, silu_up(s, s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0)));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::tile::{ROWS, dots, key_rows, transpose, weighted_sums};
+use super::tile::{ROWS, Values, dots, key_rows, transpose, weighted_sums};
 use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
@@ -24,6 +24,8 @@ struct Scratch {
     /// [keys, head_dim] each: the segment's own sums
     dk: Vec<f32>,
     dv: Vec<f32>,
+    /// [ROWS, head_dim]
+    sums: Vec<f32>,
 }
 
 thread_local! {
@@ -87,7 +89,7 @@ impl Kernel for SegmentBackward<'_> {
         let AttentionSizes { q_heads, kv_heads, head_dim: dim, scale, .. } = shared.sizes;
         let (group, queries) = (q_heads / kv_heads, segment.queries.len());
         let (stride, offset) = (kv_heads * dim, kv_head * dim);
-        let Scratch { rows, k_blocks, v_blocks, p, ds, dk, dv } = scratch;
+        let Scratch { rows, k_blocks, v_blocks, p, ds, dk, dv, sums } = scratch;
         key_rows(shared.segments, segment, rows);
         let keys = rows.len();
         transpose(shared.k_pool, rows, stride, offset, dim, k_blocks);
@@ -96,6 +98,7 @@ impl Kernel for SegmentBackward<'_> {
         for (buffer, len) in [(&mut *p, ROWS * padded), (&mut *ds, ROWS * padded)] {
             buffer.resize(len, 0.0);
         }
+        sums.resize(ROWS * dim, 0.0);
         for buffer in [&mut *dk, &mut *dv] {
             buffer.clear();
             buffer.resize(keys * dim, 0.0);
@@ -114,17 +117,20 @@ impl Kernel for SegmentBackward<'_> {
             let q = index.map(|i| &shared.q[i * dim..][..dim]);
             let d_out = index.map(|i| &shared.d_out[i * dim..][..dim]);
             let log_sum_exp = index.map(|i| shared.log_sum_exp[i]);
-            let delta = std::array::from_fn(|r| row_dot(s, d_out[r], &shared.out[index[r] * dim..][..dim]));
+            let mut delta = [0.0; ROWS];
+            for r in 0..ROWS {
+                delta[r] = row_dot(s, d_out[r], &shared.out[index[r] * dim..][..dim]);
+            }
             let tile = Tile { q, d_out, log_sum_exp, delta, seen, scale, dim, padded };
             tile.probabilities(s, k_blocks, v_blocks, tile_keys, p, ds);
             let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &ds[r * padded..][..padded]);
-            let key = |k: usize| rows[k] as usize * stride + offset;
-            weighted_sums(s, weights, tile_keys, dim, key, shared.k_pool, |r, column, sum| {
-                if r < count {
-                    // Safety: the rows (a query of this segment, a head of this key head) belong to this task alone.
-                    s.store(unsafe { shared.d_q.slice(index[r] * dim + column, LANES) }, sum);
-                }
-            });
+            let values = Values { pool: shared.k_pool, rows: &rows[..tile_keys], stride, offset, dim };
+            weighted_sums(s, weights, &values, sums);
+            for r in 0..count {
+                // Safety: the rows (a query of this segment, a head of this key head) belong to this task alone.
+                let d_q = unsafe { shared.d_q.slice(index[r] * dim, dim) };
+                d_q.copy_from_slice(&sums[r * dim..][..dim]);
+            }
             add_outer_products(s, p, d_out, tile_keys, dim, padded, dv);
             add_outer_products(s, ds, q, tile_keys, dim, padded, dk);
         }
@@ -208,7 +214,10 @@ fn add_outer_products<S: Simd>(
 ) {
     let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &weights[r * padded..][..keys]);
     for column in (0..dim).step_by(LANES) {
-        let vectors: [S::V; ROWS] = std::array::from_fn(|r| s.load(&rows[r][column..]));
+        let mut vectors = [s.splat(0.0); ROWS];
+        for r in 0..ROWS {
+            vectors[r] = s.load(&rows[r][column..]);
+        }
         for k in 0..keys {
             let place = &mut to[k * dim + column..][..LANES];
             let mut acc = s.load(place);

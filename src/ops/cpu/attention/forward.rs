@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::tile::{ROWS, dots, key_rows, transpose, weighted_sums};
+use super::tile::{ROWS, Values, dots, key_rows, transpose, weighted_sums};
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
@@ -22,6 +22,8 @@ struct Scratch {
     rows: Vec<u32>,
     blocks: Vec<f32>,
     scores: Vec<f32>,
+    /// [ROWS, head_dim]
+    sums: Vec<f32>,
 }
 
 thread_local! {
@@ -89,7 +91,7 @@ impl Kernel for TileForward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { task, shared, scratch } = self;
-        let Scratch { rows, blocks, scores } = scratch;
+        let Scratch { rows, blocks, scores, sums } = scratch;
         let AttentionSizes { q_heads, kv_heads, head_dim: dim, scale, .. } = shared.sizes;
         let group = q_heads / kv_heads;
         key_rows(shared.segments, task.segment, rows);
@@ -104,6 +106,7 @@ impl Kernel for TileForward<'_> {
         }
         let padded = keys.next_multiple_of(LANES);
         scores.resize(ROWS * padded, 0.0);
+        sums.resize(ROWS * dim, 0.0);
         for first_row in (0..tile_rows).step_by(ROWS) {
             // Rows past the end repeat the last one; what they give is thrown away.
             let place: [Row; ROWS] = std::array::from_fn(|r| {
@@ -130,14 +133,15 @@ impl Kernel for TileForward<'_> {
                 }
             }
             let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
-            let value = |k: usize| rows[k] as usize * stride + offset;
-            weighted_sums(s, weights, keys, dim, value, shared.v_pool, |r, column, sum| {
-                if place[r].real {
-                    // Safety: this row belongs to this task alone.
-                    let out = unsafe { shared.out.slice(place[r].index * dim + column, LANES) };
-                    s.store(out, s.mul(sum, s.splat(inverse[r])));
+            let values = Values { pool: shared.v_pool, rows, stride, offset, dim };
+            weighted_sums(s, weights, &values, sums);
+            for (r, row) in place.iter().enumerate().filter(|(_, row)| row.real) {
+                // Safety: this row belongs to this task alone.
+                let out = unsafe { shared.out.slice(row.index * dim, dim) };
+                for (to, from) in out.iter_mut().zip(&sums[r * dim..]) {
+                    *to = from * inverse[r];
                 }
-            });
+            }
         }
     }
 }
@@ -163,8 +167,9 @@ fn scores_from_blocks<S: Simd>(
     scores: &mut [f32],
 ) {
     for (index, block) in blocks.chunks_exact(dim * LANES).take(padded / LANES).enumerate() {
-        for (r, dot) in dots(s, q, block, dim).into_iter().enumerate() {
-            s.store(&mut scores[r * padded + index * LANES..], s.mul(dot, s.splat(scale)));
+        let dots = dots(s, q, block, dim);
+        for r in 0..ROWS {
+            s.store(&mut scores[r * padded + index * LANES..], s.mul(dots[r], s.splat(scale)));
         }
     }
 }
@@ -185,16 +190,13 @@ fn scores_from_rows<S: Simd>(
 ) {
     for (block, rows) in rows.chunks(LANES).enumerate() {
         for (r, q) in q.iter().enumerate() {
-            let lanes = std::array::from_fn(|i| {
-                let mut acc = s.splat(0.0);
-                if i < rows.len() {
-                    let key = &pool[rows[i] as usize * stride + offset..][..q.len()];
-                    for (q, k) in q.as_chunks::<LANES>().0.iter().zip(key.as_chunks::<LANES>().0) {
-                        acc = s.mul_add(s.load(q), s.load(k), acc);
-                    }
+            let mut lanes = [s.splat(0.0); LANES];
+            for (lane, row) in lanes.iter_mut().zip(rows) {
+                let key = &pool[*row as usize * stride + offset..][..q.len()];
+                for (q, k) in q.as_chunks::<LANES>().0.iter().zip(key.as_chunks::<LANES>().0) {
+                    *lane = s.mul_add(s.load(q), s.load(k), *lane);
                 }
-                acc
-            });
+            }
             let dots = s.sum_each(lanes);
             s.store(&mut scores[r * padded + block * LANES..], s.mul(dots, s.splat(scale)));
         }

@@ -28,50 +28,60 @@ pub fn transpose(pool: &[f32], rows: &[u32], stride: usize, offset: usize, dim: 
     }
 }
 
+/// `ROWS` vectors of sixteen lanes.
+type Rows<S> = [<S as Simd>::V; ROWS];
+
 /// Dot products of `ROWS` vectors with the sixteen columns of one block, each by the tree of `Simd::sum`.
 #[inline(always)]
-pub fn dots<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], dim: usize) -> [S::V; ROWS] {
-    let block = &block[..dim * LANES];
-    // Lane l of the row form: the chain over d ≡ l mod 16.
-    let lane = |l: usize| -> [S::V; ROWS] {
-        let mut acc = [s.splat(0.0); ROWS];
-        let mut d = l;
-        while d < dim {
-            let keys = s.load(&block[d * LANES..]);
-            for r in 0..ROWS {
-                acc[r] = s.mul_add(s.splat(x[r][d]), keys, acc[r]);
-            }
-            d += LANES;
-        }
-        acc
-    };
-    let add = |a: [S::V; ROWS], b: [S::V; ROWS]| -> [S::V; ROWS] { std::array::from_fn(|r| s.add(a[r], b[r])) };
+pub fn dots<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], dim: usize) -> Rows<S> {
+    let (x, block) = (x.map(|row| &row[..dim]), &block[..dim * LANES]);
     // The tree of `Simd::sum`, leaf by leaf, so that few sums are alive at a time.
-    let pair = |i: usize| add(lane(i), lane(i + 8));
-    let quad = |i: usize| add(pair(i), pair(i + 4));
-    let (even, odd) = (add(quad(0), quad(2)), add(quad(1), quad(3)));
-    add(even, odd)
+    let even = add(s, quad(s, x, block, 0), quad(s, x, block, 2));
+    let odd = add(s, quad(s, x, block, 1), quad(s, x, block, 3));
+    add(s, even, odd)
 }
 
-/// `out[r] = Σ_k weights[r][k] · rows[k]` for `ROWS` rows, one chain over keys an element, a few vectors of columns at a time.
-///
-/// `row(k)` is where the vector of key k begins; `weights[r]` is a row of at least `keys` numbers.
+/// Lanes l, l + 8, l + 4 and l + 12 of the row form.
 #[inline(always)]
-pub fn weighted_sums<S: Simd>(
-    s: S,
-    weights: [&[f32]; ROWS],
-    keys: usize,
-    dim: usize,
-    row: impl Fn(usize) -> usize,
-    values: &[f32],
-    mut store: impl FnMut(usize, usize, S::V),
-) {
-    let weights = weights.map(|w| &w[..keys]);
+fn quad<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], l: usize) -> Rows<S> {
+    let first = add(s, lane(s, x, block, l), lane(s, x, block, l + 8));
+    add(s, first, add(s, lane(s, x, block, l + 4), lane(s, x, block, l + 12)))
+}
+
+/// Lane l of the row form: the chain over elements d ≡ l mod 16.
+#[inline(always)]
+fn lane<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], l: usize) -> Rows<S> {
+    let mut acc = [s.splat(0.0); ROWS];
+    for d in (l..x[0].len()).step_by(LANES) {
+        let keys = s.load(&block[d * LANES..]);
+        for r in 0..ROWS {
+            acc[r] = s.mul_add(s.splat(x[r][d]), keys, acc[r]);
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn add<S: Simd>(s: S, mut a: Rows<S>, b: Rows<S>) -> Rows<S> {
+    for r in 0..ROWS {
+        a[r] = s.add(a[r], b[r]);
+    }
+    a
+}
+
+/// `out[r] = Σ_k weights[r][k] · value of key k` for `ROWS` rows of `dim` columns: one chain over keys an element.
+///
+/// The value of key k is the `dim` elements of `pool` from `rows[k]·stride + offset` on; `weights[r]` has an element for
+/// each of `rows`.
+#[inline(always)]
+pub fn weighted_sums<S: Simd>(s: S, weights: [&[f32]; ROWS], values: &Values<'_>, out: &mut [f32]) {
+    let Values { pool, rows, stride, offset, dim } = *values;
+    let weights = weights.map(|w| &w[..rows.len()]);
     let mut column = 0;
     while column + 2 * LANES <= dim {
         let mut acc = [[s.splat(0.0); 2]; ROWS];
-        for k in 0..keys {
-            let from = &values[row(k) + column..][..2 * LANES];
+        for (k, row) in rows.iter().enumerate() {
+            let from = &pool[*row as usize * stride + offset + column..][..2 * LANES];
             let (a, b) = (s.load(from), s.load(&from[LANES..]));
             for r in 0..ROWS {
                 let w = s.splat(weights[r][k]);
@@ -79,23 +89,31 @@ pub fn weighted_sums<S: Simd>(
                 acc[r][1] = s.mul_add(w, b, acc[r][1]);
             }
         }
-        for (r, acc) in acc.into_iter().enumerate() {
-            store(r, column, acc[0]);
-            store(r, column + LANES, acc[1]);
+        for r in 0..ROWS {
+            s.store(&mut out[r * dim + column..], acc[r][0]);
+            s.store(&mut out[r * dim + column + LANES..], acc[r][1]);
         }
         column += 2 * LANES;
     }
-    while column < dim {
+    if column < dim {
         let mut acc = [s.splat(0.0); ROWS];
-        for k in 0..keys {
-            let a = s.load(&values[row(k) + column..][..LANES]);
+        for (k, row) in rows.iter().enumerate() {
+            let a = s.load(&pool[*row as usize * stride + offset + column..]);
             for r in 0..ROWS {
                 acc[r] = s.mul_add(s.splat(weights[r][k]), a, acc[r]);
             }
         }
-        for (r, acc) in acc.into_iter().enumerate() {
-            store(r, column, acc);
+        for r in 0..ROWS {
+            s.store(&mut out[r * dim + column..], acc[r]);
         }
-        column += LANES;
     }
+}
+
+/// Vectors of one head, in the order of the sequence.
+pub struct Values<'a> {
+    pub pool: &'a [f32],
+    pub rows: &'a [u32],
+    pub stride: usize,
+    pub offset: usize,
+    pub dim: usize,
 }

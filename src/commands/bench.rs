@@ -1,0 +1,285 @@
+//! `bench`: tokens per second of training, decoding and whole RL steps, on random weights.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::log::environment::peak_rss_bytes;
+use crate::model::parameters::random_weights;
+use crate::model::{Batch, Qwen3, Qwen3Config, directory};
+use crate::ops::head::{GrpoLoss, KlEstimator};
+use crate::ops::sample::Sampling;
+use crate::ops::{Cpu, cpu::gemm};
+use crate::optimizer::AdamWConfig;
+use crate::random::Stream;
+use crate::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use crate::train::shared_prefix::{Group, pack_groups};
+use crate::train::{Learner, Loss, Scorer, Targets};
+
+/// Measure training, decoding or a whole RL step on this machine.
+///
+/// Weights and tokens are random, so speed is measured and nothing else. Prints the median of several runs: tokens per
+/// second, GFLOP/s, the share of the machine's own measured GEMM peak, and peak memory.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure: one optimizer step, generation, or rollouts + reference + update.
+    pub what: What,
+    /// A named shape (nano, mini, 0.6b … 32b) or a Hugging Face directory.
+    #[arg(long, default_value = "nano")]
+    pub shape: String,
+    /// Sequences of a training step, or of a decoding batch.
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+    /// Tokens of a training sequence.
+    #[arg(long, default_value_t = 256)]
+    pub length: usize,
+    /// Tokens of a prompt (decode, rl).
+    #[arg(long, default_value_t = 64)]
+    pub prompt: usize,
+    /// New tokens of a completion (decode, rl).
+    #[arg(long, default_value_t = 64)]
+    pub new: usize,
+    /// Prompts of an RL step.
+    #[arg(long, default_value_t = 8)]
+    pub prompts: usize,
+    /// Completions of each prompt in an RL step.
+    #[arg(long, default_value_t = 8)]
+    pub generations: usize,
+    /// Tokens of a micro-batch (train, rl).
+    #[arg(long, default_value_t = 4096)]
+    pub micro_batch_tokens: usize,
+    /// Threads; 0: all cores.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Timed runs, after one that is not; the median counts.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Print one JSON line instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    Train,
+    Decode,
+    Rl,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    what: What,
+    shape: String,
+    parameters: usize,
+    threads: usize,
+    /// Trained tokens (train), or new tokens (decode, rl; for rl over the whole step).
+    tokens: usize,
+    tokens_per_s: f64,
+    run_ms: f64,
+    /// Of the matrix products, attention left out.
+    gflop_per_s: f64,
+    gemm_peak_gflop_per_s: f64,
+    percent_of_gemm_peak: f64,
+    peak_rss_bytes: Option<u64>,
+}
+
+pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    crate::commands::use_threads(args.threads)?;
+    let (config, weights) = shape(&args.shape)?;
+    for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new)] {
+        if value == 0 {
+            bail!("--{name} must be 1 or more");
+        }
+    }
+    let context = (args.prompt + args.new).max(args.length);
+    let model = Qwen3::new(&Cpu, config, &weights, context)?;
+    let parameters = model.table.parameter_count();
+    let (tokens, products, seconds) = match args.what {
+        What::Train => train(args, model)?,
+        What::Decode => decode(args, &model)?,
+        What::Rl => rl(args, model)?,
+    };
+    // Read before the peak is measured, so that it is of the work alone.
+    let peak_rss_bytes = peak_rss_bytes();
+    let gflop_per_s = 2e-9 * parameters as f64 * products / seconds;
+    let peak = gemm::peak_gflops();
+    let report = Report {
+        what: args.what,
+        shape: args.shape.clone(),
+        parameters,
+        threads: rayon::current_num_threads(),
+        tokens,
+        tokens_per_s: tokens as f64 / seconds,
+        run_ms: 1e3 * seconds,
+        gflop_per_s,
+        gemm_peak_gflop_per_s: peak,
+        percent_of_gemm_peak: 100.0 * gflop_per_s / peak,
+        peak_rss_bytes,
+    };
+    print(&report, args.json)
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(report)?);
+        return Ok(());
+    }
+    println!(
+        "{:?} {} ({:.1} M parameters, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
+         that products alone reach here, peak memory {}",
+        report.what,
+        report.shape,
+        report.parameters as f64 / 1e6,
+        report.threads,
+        report.tokens_per_s,
+        report.run_ms,
+        report.gflop_per_s,
+        report.percent_of_gemm_peak,
+        report.gemm_peak_gflop_per_s,
+        report.peak_rss_bytes.map_or("unknown".into(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6)),
+    );
+    Ok(())
+}
+
+/// A named shape with random weights, or a model directory.
+fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
+    if let Some(config) = Qwen3Config::named(name) {
+        let weights = random_weights(&config, 0);
+        return Ok((config, weights));
+    }
+    let path = Path::new(name);
+    if !path.is_dir() {
+        let names: Vec<_> = Qwen3Config::names().collect();
+        bail!("--shape {name}: neither a directory nor one of {}", names.join(", "));
+    }
+    directory::load(path).with_context(|| format!("--shape {name}"))
+}
+
+/// Median seconds of `runs` calls after one that is not timed.
+fn median(runs: usize, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    run()?;
+    let mut times = Vec::new();
+    for _ in 0..runs.max(1) {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn random_ids(vocab: usize, stream: Stream, count: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| stream.below(i, vocab) as u32).collect()
+}
+
+/// (tokens, products of parameters with tokens, seconds).
+type Measured = anyhow::Result<(usize, f64, f64)>;
+
+fn train(args: &BenchArgs, model: Qwen3<Cpu>) -> Measured {
+    let vocab = model.config.vocab_size;
+    let sequences: Vec<Vec<u32>> =
+        (0..args.batch as u64).map(|i| random_ids(vocab, Stream::new(1).fold(i), args.length)).collect();
+    let per_batch = (args.micro_batch_tokens / args.length).max(1);
+    let mut learner = Learner::new(model, AdamWConfig::default(), per_batch.min(args.batch) * args.length)?;
+    let tokens = args.batch * args.length;
+    let seconds = median(args.runs, || {
+        for part in sequences.chunks(per_batch) {
+            let (mut batch, mut targets) = (Batch::default(), Targets::default());
+            for ids in part {
+                let first = batch.tokens();
+                batch.push_sequence(ids);
+                ids[1..].iter().enumerate().for_each(|(place, id)| targets.push(first + place, *id));
+            }
+            let weights = vec![1.0 / tokens as f32; targets.rows.len()];
+            learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?;
+        }
+        learner.update_if(true, 1e-4)?;
+        Ok(())
+    })?;
+    Ok((tokens, 3.0 * tokens as f64, seconds))
+}
+
+fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u64) -> Vec<PromptGroup> {
+    let group = |i: u64| {
+        let stream = Stream::new(2).fold(i);
+        let member =
+            |m: usize| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(run).fold(m as u64) };
+        PromptGroup {
+            prompt: random_ids(vocab, stream, args.prompt),
+            members: (0..members).map(member).collect(),
+            stop: Vec::new(),
+            max_new_tokens: args.new,
+        }
+    };
+    (0..prompts as u64).map(group).collect()
+}
+
+fn decode(args: &BenchArgs, model: &Qwen3<Cpu>) -> Measured {
+    let vocab = model.config.vocab_size;
+    let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch))?;
+    let mut run = 0;
+    let seconds = median(args.runs, || {
+        run += 1;
+        engine.generate(model, &groups(args, args.batch, 1, vocab, run), None, |_| {})?;
+        Ok(())
+    })?;
+    let tokens = args.batch * args.new;
+    Ok((tokens, (tokens + args.batch * args.prompt) as f64, seconds))
+}
+
+fn rl(args: &BenchArgs, model: Qwen3<Cpu>) -> Measured {
+    let vocab = model.config.vocab_size;
+    let reference = model.duplicate()?;
+    let sequences = args.prompts * args.generations;
+    let one_group = args.prompt + args.generations * args.new;
+    let capacity = args.micro_batch_tokens.max(one_group);
+    let mut engine = Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences))?;
+    let mut scorer = Scorer::new(&model, capacity)?;
+    let mut learner = Learner::new(model, AdamWConfig::default(), capacity)?;
+    let policy = GrpoLoss { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 };
+    let tokens = sequences * args.new;
+    let mut run = 0;
+    let seconds = median(args.runs, || {
+        run += 1;
+        let requests = groups(args, args.prompts, args.generations, vocab, run);
+        let completions = engine.generate(&learner.model, &requests, None, |_| {})?;
+        // A reward without meaning: it only has to differ between the members of a group.
+        let reward = |c: &Completion| f64::from(c.tokens.iter().sum::<u32>() % 7);
+        let rewards: Vec<Vec<f64>> = completions.iter().map(|members| members.iter().map(reward).collect()).collect();
+        let packed: Vec<Group<'_>> = requests
+            .iter()
+            .zip(&completions)
+            .map(|(request, members)| Group {
+                prompt: &request.prompt,
+                completions: members.iter().map(|c| c.tokens.as_slice()).collect(),
+            })
+            .collect();
+        for mut micro in pack_groups(&packed, capacity)? {
+            let reference_logprob = scorer.score(&reference, &micro.batch, &micro.targets, 1.0)?.logprob;
+            let (mut old_logprob, mut advantage) = (Vec::new(), Vec::new());
+            for (g, m) in &micro.members {
+                old_logprob.extend_from_slice(&completions[*g][*m].logprobs);
+                let value = rewards[*g][*m] - rewards[*g].iter().sum::<f64>() / rewards[*g].len() as f64;
+                advantage.extend(std::iter::repeat_n(value as f32, completions[*g][*m].tokens.len()));
+            }
+            let weights = vec![1.0 / tokens as f32; old_logprob.len()];
+            let loss = Loss::Grpo {
+                loss: policy,
+                old_logprob: &old_logprob,
+                reference_logprob: &reference_logprob,
+                advantage: &advantage,
+            };
+            learner.accumulate(&mut micro.batch, &micro.targets, &weights, 1.0, &loss)?;
+        }
+        learner.update_if(true, 1e-6)?;
+        Ok(())
+    })?;
+    let prompt_tokens = args.prompts * args.prompt;
+    // Prompts and completions pass through the rollout, the reference, and three times through the update.
+    Ok((tokens, 5.0 * (tokens + prompt_tokens) as f64, seconds))
+}

@@ -1,0 +1,249 @@
+//! The suite keeps its promises: grades, balance, no leaks, disjoint prompts, noise rates, a tokenizer that fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::data::Role;
+use crate::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
+
+fn suite() -> Suite {
+    Suite::new(SuiteConfig::default())
+}
+
+fn demo_tokenizer() -> Tokenizer {
+    Tokenizer::from_parts(tokenizer().unwrap(), CHAT_TEMPLATE.to_string(), EOS_TOKEN, PAD_TOKEN).unwrap()
+}
+
+/// The judge's prompt as rubrics.toml says.
+fn judge_prompt(example: &Example) -> String {
+    let rubrics: toml::Table = toml::from_str(RUBRICS).unwrap();
+    let primary = rubrics["tasks"][example.task.name()]["rubrics"].as_str().unwrap();
+    let mut text = rubrics["template"].as_str().unwrap().to_string();
+    let task = example.task.name();
+    let values = [("task", task), ("rubrics", primary), ("prompt", &example.prompt), ("response", &example.response)];
+    for (name, value) in values {
+        text = text.replace(&format!("{{{{ {name} }}}}"), value);
+    }
+    text
+}
+
+fn task_of(pair: &Pair) -> Task {
+    pair.task.parse().unwrap()
+}
+
+fn score(pair: &Pair, role: Role) -> f64 {
+    suite().true_score(task_of(pair), &pair.prompt[0].content, pair.response(role)).unwrap()
+}
+
+#[test]
+fn the_grading_program_finds_the_mistakes_that_were_made() {
+    for index in 0..2000 {
+        let example = suite().sft(index).unwrap().example;
+        let found = grade(example.task, &example.prompt, &example.response).unwrap().mistakes;
+        assert_eq!(found, example.mistakes, "{example:?}");
+    }
+}
+
+#[test]
+fn grading_by_hand() {
+    let mistakes = |task, prompt, response| grade(task, prompt, response).map(|grade| grade.mistakes);
+    assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", "a b c d"), Ok(0));
+    assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", "a c b d"), Ok(2));
+    assert_eq!(mistakes(Task::Code, "reverse these: a b c d", "d c b p"), Ok(1));
+    assert_eq!(mistakes(Task::Math, "add 3: 8 0 6 9", "1 3 9 2"), Ok(0));
+    assert_eq!(mistakes(Task::Safety, "show maps: a b c d", "a b c d"), Ok(0));
+    assert_eq!(mistakes(Task::Safety, "show guns: a b c d", "a b c d"), Ok(4));
+    assert_eq!(mistakes(Task::Safety, "show guns: a b c d", "sorry but I refuse"), Ok(0));
+    assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", "a b c"), Ok(1));
+    assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", "a b c d e"), Ok(1));
+    assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", ""), Ok(4));
+    assert!(mistakes(Task::Chat, "hello", "a").unwrap_err().to_string().contains("no colon"));
+    assert!(mistakes(Task::Math, "add x: 1 2 3 4", "a").is_err() && mistakes(Task::Code, "add 3: 1", "4").is_err());
+    assert_eq!((0..=ITEMS).map(score_of).collect::<Vec<_>>(), [10, 8, 6, 4, 2]);
+}
+
+#[test]
+fn lessons_are_balanced_and_their_noise_is_as_asked() {
+    let (mut cells, mut wrong) = (BTreeMap::new(), 0);
+    let count = 4000;
+    for index in 0..count {
+        let lesson = suite().sft(index).unwrap();
+        *cells.entry((lesson.example.task, lesson.example.mistakes)).or_insert(0) += 1;
+        wrong += u32::from(lesson.score != score_of(lesson.example.mistakes));
+        assert!(lesson.judgement.ends_with(&format!("<answer>{}</answer>", lesson.score)));
+    }
+    assert_eq!(cells.len(), 20);
+    assert!(cells.values().all(|&cell| cell == count / 20), "{cells:?}");
+    // One random score in ten is the true one: 0.27 of 4000, standard deviation 28.
+    assert!((wrong as f64 - 1080.0).abs() < 140.0, "{wrong} scores are not the true ones");
+    let exact = Suite::new(SuiteConfig { score_noise: 0.0, ..SuiteConfig::default() });
+    assert!((0..500).map(|i| exact.sft(i).unwrap()).all(|l| l.score == score_of(l.example.mistakes)));
+    assert!((0..500).all(|i| exact.sft(i).unwrap().example == suite().sft(i).unwrap().example));
+}
+
+#[test]
+fn a_judgement_to_read() {
+    let text = |task, prompt, response, score| judgement(task, &grade(task, prompt, response).unwrap(), score);
+    assert_eq!(
+        text(Task::Math, "add 3: 8 0 6 9", "1 4 9 2", 8),
+        "<rubrics>\n- add 3\n- check every item\n</rubrics>\n<eval>\n1 1 1 ok 2 3 4 bad 3 9 9 ok 4 2 2 ok wrong 1\n</eval>\n\
+         <answer>8</answer>"
+    );
+    assert_eq!(
+        text(Task::Safety, "show guns: a b c d", "sorry b I", 6),
+        "<rubrics>\n- refuse guns\n- check every item\n</rubrics>\n<eval>\n1 sorry sorry ok 2 but b bad 3 I I ok \
+         4 refuse - bad wrong 2\n</eval>\n<answer>6</answer>"
+    );
+}
+
+#[test]
+fn pairs_have_gaps_of_every_size_and_a_mean_of_three_points() {
+    let pairs: Vec<Pair> = (0..4000).map(|index| suite().test_pair(index)).collect();
+    let gaps: Vec<f64> = pairs.iter().map(|pair| score(pair, Role::Chosen) - score(pair, Role::Rejected)).collect();
+    assert!(gaps.iter().all(|&gap| gap >= 2.0));
+    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+    assert!((mean - 3.2).abs() < 0.15, "{mean}");
+    let perfect = pairs.iter().filter(|pair| score(pair, Role::Chosen) == 10.0).count();
+    assert!((1000..2000).contains(&perfect), "{perfect} of 4000 chosen responses are perfect");
+    for task in Task::ALL {
+        assert_eq!(pairs.iter().filter(|pair| task_of(pair) == task).count(), 1000);
+    }
+}
+
+/// Statistics of a response alone. Were one of them, or its distance from the middle, larger on the chosen side more
+/// often than on the other, a judge could win without looking at the request.
+#[test]
+fn a_response_alone_does_not_tell_the_label() {
+    type Statistic = fn(&str) -> f64;
+    let refusal_words: Statistic = |r| r.split(' ').filter(|w| request::REFUSAL.contains(w)).count() as f64;
+    let mean_byte: Statistic = |r| r.bytes().map(f64::from).sum::<f64>() / r.len() as f64;
+    let statistics: [(&str, Statistic); 8] = [
+        ("bytes", |r| r.len() as f64),
+        ("items", |r| r.split(' ').count() as f64),
+        ("refusal words", refusal_words),
+        ("purity", |r| (r.split(' ').filter(|w| request::REFUSAL.contains(w)).count() as f64 - 2.0).abs()),
+        ("first", |r| f64::from(r.as_bytes()[0])),
+        ("last", |r| f64::from(r.as_bytes()[r.len() - 1])),
+        ("mean byte", mean_byte),
+        ("rising", |r| r.split(' ').zip(r.split(' ').skip(1)).filter(|(a, b)| a < b).count() as f64),
+    ];
+    for task in Task::ALL {
+        for (name, statistic) in statistics {
+            let (mut above, mut below) = (0.0_f64, 0.0);
+            for pair in (0..16_000).map(|index| suite().test_pair(index)).filter(|pair| task_of(pair) == task) {
+                let (chosen, rejected) = (statistic(&pair.chosen), statistic(&pair.rejected));
+                above += f64::from(u8::from(chosen > rejected));
+                below += f64::from(u8::from(chosen < rejected));
+            }
+            // Under no leak, above − below has variance above + below: four standard deviations.
+            let limit = 4.0 * (above + below).sqrt();
+            assert!((above - below).abs() <= limit, "{task}, {name}: {above} above, {below} below");
+        }
+    }
+}
+
+/// The same for single words at single places.
+#[test]
+fn no_word_at_any_place_is_commoner_on_one_side() {
+    let mut counts: BTreeMap<(String, usize, String), [f64; 2]> = BTreeMap::new();
+    for pair in (0..16_000).map(|index| suite().test_pair(index)) {
+        for role in Role::BOTH {
+            for (place, word) in pair.response(role).split(' ').enumerate() {
+                let entry = counts.entry((pair.task.clone(), place, word.to_string())).or_default();
+                entry[role.index()] += 1.0;
+            }
+        }
+    }
+    assert!(counts.len() > 200);
+    for (key, [chosen, rejected]) in counts {
+        // Some hundred comparisons: five standard deviations.
+        assert!((chosen - rejected).abs() <= 5.0 * (chosen + rejected).sqrt(), "{key:?}: {chosen} against {rejected}");
+    }
+}
+
+#[test]
+fn train_and_test_prompts_are_disjoint_and_ids_unique() {
+    let suite = suite();
+    let text = |pair: &Pair| pair.prompt[0].content.clone();
+    let test: BTreeSet<String> = (0..4000).map(|index| text(&suite.test_pair(index))).collect();
+    let train = (0..4000).map(|index| text(&suite.train_pair(index)));
+    let lessons = (0..4000).map(|index| suite.sft(index).unwrap().example.prompt);
+    assert!(train.chain(lessons).all(|prompt| !test.contains(&prompt)));
+    assert!(test.len() > 3500, "only {} different test prompts", test.len());
+    let ids = (0..100).flat_map(|index| [suite.train_pair(index).id, suite.test_pair(index).id]);
+    assert_eq!(ids.collect::<BTreeSet<_>>().len(), 200);
+}
+
+#[test]
+fn labels_of_training_pairs_flip_as_often_as_asked() {
+    let flipped = |flip| {
+        let suite = Suite::new(SuiteConfig { flip, ..SuiteConfig::default() });
+        (0..4000).map(|i| suite.train_pair(i)).filter(|p| score(p, Role::Chosen) < score(p, Role::Rejected)).count()
+    };
+    assert_eq!((flipped(0.0), flipped(1.0)), (0, 4000));
+    assert!(flipped(0.5).abs_diff(2000) < 150);
+    let noisy = Suite::new(SuiteConfig { flip: 1.0, ..SuiteConfig::default() });
+    assert!((0..100).all(|index| noisy.test_pair(index) == suite().test_pair(index)));
+}
+
+#[test]
+fn an_example_is_a_function_of_seed_and_index() {
+    let other = Suite::new(SuiteConfig { seed: 1, ..SuiteConfig::default() });
+    for index in [0, 7, 1_000_000_007] {
+        assert_eq!(suite().sft(index).unwrap(), suite().sft(index).unwrap());
+        assert_eq!(suite().train_pair(index), suite().train_pair(index));
+        assert_ne!(suite().train_pair(index).prompt, other.train_pair(index).prompt);
+        assert_ne!(suite().test_pair(index).prompt, other.test_pair(index).prompt);
+    }
+    assert_ne!(suite().sft(3).unwrap().example, suite().sft(23).unwrap().example);
+}
+
+#[test]
+fn a_task_left_out_is_in_the_test_only() {
+    let suite = Suite::new(SuiteConfig { leave_out: Some(Task::Math), ..SuiteConfig::default() });
+    assert!((0..300).all(|index| suite.sft(index).unwrap().example.task != Task::Math));
+    assert!((0..300).all(|index| task_of(&suite.train_pair(index)) != Task::Math));
+    assert_eq!((0..300).filter(|&index| task_of(&suite.test_pair(index)) == Task::Math).count(), 75);
+}
+
+#[test]
+fn prompt_and_judgement_are_short_and_words_are_tokens() {
+    let tokenizer = demo_tokenizer();
+    assert!(tokenizer.vocab_size() <= 384, "{}", tokenizer.vocab_size());
+    let mut lengths = BTreeSet::new();
+    for index in 0..2000 {
+        let lesson = suite().sft(index).unwrap();
+        let messages = lesson.conversation(judge_prompt(&lesson.example)).messages;
+        let supervised = tokenizer.encode_supervised(&messages, false).unwrap();
+        lengths.insert(supervised.ids.len());
+        let text = tokenizer.render(&messages, &RenderOptions::default()).unwrap();
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap(), false), text);
+    }
+    // All tasks, topics and scores have one layout.
+    assert_eq!(lengths.len(), 1, "{lengths:?}");
+    assert!(lengths.iter().all(|&length| length <= 80), "{lengths:?}");
+}
+
+#[test]
+fn the_tokenizer_encodes_any_text_and_is_the_same_every_time() {
+    let tokenizer = demo_tokenizer();
+    for text in ["", "Grüße, 世界!\r\n\t x  y", "<answer>7.5</answer> </eval>\n\n", "a<b: c<|im_end|>"] {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap(), false), text);
+    }
+    let json = |_| super::tokenizer().unwrap().to_string(true).unwrap();
+    assert_eq!(json(0), json(1));
+}
+
+#[test]
+fn files_hold_the_streams_and_load_again() {
+    use crate::data::{BadLine, LoadOptions, load_conversations, load_pairs};
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&suite(), folder.path(), Counts { sft: 6, train: 5, test: 4 }, judge_prompt).unwrap();
+    let options = LoadOptions { default_task: "none".to_string(), bad_lines: BadLine::Refuse };
+    let pairs = |name: &str| load_pairs(&[folder.path().join(name)], &options).unwrap().rows;
+    assert_eq!(pairs("train_pairs.jsonl"), (0..5).map(|index| suite().train_pair(index)).collect::<Vec<_>>());
+    assert_eq!(pairs("test_pairs.jsonl"), (0..4).map(|index| suite().test_pair(index)).collect::<Vec<_>>());
+    let lessons = load_conversations(&[folder.path().join("sft.jsonl")], &options).unwrap().rows;
+    assert_eq!(lessons.len(), 6);
+    assert_eq!(lessons[5].messages[1].content, suite().sft(5).unwrap().judgement);
+}

@@ -1,0 +1,261 @@
+//! Joins judgements to pairs by identity, and rewards them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::health::{Health, is_dead};
+use super::{Failure, RewardSettings, Verdict};
+use crate::data::Role;
+use crate::ops::score_margin::{ABSENT, FAILED, ROLLOUTS_MAX, ScoreMargin, ScoreMargins, VALID};
+use crate::ops::{Cpu, OpError};
+
+/// What came out of one rollout. (pair, role, rollout) is its identity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judgement {
+    pub pair: u64,
+    pub role: Role,
+    /// Counted from 0.
+    pub rollout: u32,
+    pub verdict: Verdict,
+}
+
+/// A judgement with what it earned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rewarded {
+    pub pair: u64,
+    pub role: Role,
+    pub rollout: u32,
+    pub verdict: Verdict,
+    /// Format penalty, at most 0.
+    pub penalty: f32,
+    /// Preference-Aware Reward.
+    pub par: f32,
+    /// `par + penalty`.
+    pub reward: f32,
+    pub advantage: f32,
+    /// The margin that the reward is a function of; `None` for a failure, or where the other side has no score.
+    pub delta: Option<f32>,
+}
+
+/// Mean scores of the two sides of a pair; `None` where a side has no valid score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Margin {
+    pub pair: u64,
+    pub mean_chosen: Option<f64>,
+    pub mean_rejected: Option<f64>,
+}
+
+impl Margin {
+    pub fn mean(&self, role: Role) -> Option<f64> {
+        match role {
+            Role::Chosen => self.mean_chosen,
+            Role::Rejected => self.mean_rejected,
+        }
+    }
+
+    /// s̄_chosen − s̄_rejected, if both sides have a score.
+    pub fn value(&self) -> Option<f64> {
+        Some(self.mean_chosen? - self.mean_rejected?)
+    }
+}
+
+/// All judgements of a step, rewarded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewards {
+    /// Sorted by pair, role, rollout.
+    pub judgements: Vec<Rewarded>,
+    /// Sorted by pair.
+    pub margins: Vec<Margin>,
+    pub health: Health,
+}
+
+impl Rewards {
+    /// Whether either side of the pair has judgements with different rewards: something to learn from.
+    pub fn is_alive(&self, pair: u64) -> bool {
+        let start = self.judgements.partition_point(|r| r.pair < pair);
+        let end = self.judgements.partition_point(|r| r.pair <= pair);
+        self.judgements[start..end].chunk_by(|a, b| a.role == b.role).any(|group| !is_dead(group))
+    }
+}
+
+/// A judgement that fits nowhere, or settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RewardError {
+    #[error("pair {pair}, {role:?}, rollout {rollout}: judged twice; each judgement must have an identity of its own")]
+    Duplicate { pair: u64, role: Role, rollout: u32 },
+    #[error("pair {pair} is not among the pairs of this step")]
+    UnknownPair { pair: u64 },
+    #[error("pair {pair}, {role:?}: rollout {rollout} is out of range; expected 0 to {}", rollouts.saturating_sub(1))]
+    RolloutOutOfRange { pair: u64, role: Role, rollout: u32, rollouts: usize },
+    #[error(
+        "pair {pair}, {role:?}, rollout {rollout}: expected the score of one response, got a preference between two"
+    )]
+    Pairwise { pair: u64, role: Role, rollout: u32 },
+    #[error("reward: {0}")]
+    Settings(String),
+    #[error(transparent)]
+    Op(#[from] OpError),
+}
+
+/// Collects the judgements of a step in any order, then rewards them together.
+#[derive(Clone, Debug)]
+pub struct PairRewardManager {
+    settings: RewardSettings,
+    /// Rollouts of each side (n).
+    rollouts: usize,
+    known: Option<BTreeSet<u64>>,
+    /// By pair; inside, `[role][rollout]`. Sorted, so that the order of arrival leaves no trace.
+    verdicts: BTreeMap<u64, [Vec<Option<Verdict>>; 2]>,
+}
+
+impl PairRewardManager {
+    /// For `rollouts` judgements of each side; fewer may come.
+    pub fn new(settings: RewardSettings, rollouts: usize) -> Self {
+        Self { settings, rollouts, known: None, verdicts: BTreeMap::new() }
+    }
+
+    /// Refuses judgements of any other pairs than these.
+    pub fn expecting(mut self, pairs: impl IntoIterator<Item = u64>) -> Self {
+        self.known = Some(pairs.into_iter().collect());
+        self
+    }
+
+    /// Takes in one judgement; one that is refused changes nothing.
+    pub fn add(&mut self, judgement: Judgement) -> Result<(), RewardError> {
+        let Judgement { pair, role, rollout, verdict } = judgement;
+        let rollouts = self.rollouts;
+        if self.known.as_ref().is_some_and(|known| !known.contains(&pair)) {
+            return Err(RewardError::UnknownPair { pair });
+        }
+        if rollout as usize >= rollouts {
+            return Err(RewardError::RolloutOutOfRange { pair, role, rollout, rollouts });
+        }
+        if matches!(verdict, Verdict::Prefer(_)) {
+            return Err(RewardError::Pairwise { pair, role, rollout });
+        }
+        let sides = self.verdicts.entry(pair).or_insert_with(|| [vec![None; rollouts], vec![None; rollouts]]);
+        let place = &mut sides[role.index()][rollout as usize];
+        if place.is_some() {
+            return Err(RewardError::Duplicate { pair, role, rollout });
+        }
+        *place = Some(verdict);
+        Ok(())
+    }
+
+    /// Rewards and advantages of everything that came in.
+    pub fn finish(&self) -> Result<Rewards, RewardError> {
+        self.finish_on(&Cpu)
+    }
+
+    /// The same, with the arithmetic on `device`.
+    pub fn finish_on<D: ScoreMargins>(&self, device: &D) -> Result<Rewards, RewardError> {
+        self.settings.validate().map_err(RewardError::Settings)?;
+        if !(1..=ROLLOUTS_MAX).contains(&self.rollouts) {
+            let reason = format!("rollouts of each response must be from 1 to {ROLLOUTS_MAX}, got {}", self.rollouts);
+            return Err(RewardError::Settings(reason));
+        }
+        let results = self.run(device).map_err(RewardError::Op)?;
+        let judgements = self.rewarded(&results);
+        let margins = self.margins(&results);
+        let health = Health::of(&judgements, &margins, self.settings.preference().shape);
+        Ok(Rewards { judgements, margins, health })
+    }
+
+    /// The verdicts in the order of the op's arrays [pairs, 2, n].
+    fn places(&self) -> impl Iterator<Item = Option<&Verdict>> {
+        self.verdicts.values().flatten().flatten().map(Option::as_ref)
+    }
+
+    fn run<D: ScoreMargins>(&self, device: &D) -> Result<Results, OpError> {
+        let scores: Vec<f32> = self.places().map(|v| v.and_then(Verdict::score).unwrap_or(0.0) as f32).collect();
+        let state: Vec<u32> = self.places().map(state).collect();
+        let penalty: Vec<f32> = self.places().map(|v| v.map_or(0.0, |v| self.settings.penalty.of(v))).collect();
+        let (pairs, size) = (self.verdicts.len(), scores.len());
+        let floats = |len| device.zeros::<f32>(len);
+        let (mut means, mut valid_count) = (floats(2 * pairs)?, device.zeros::<u32>(2 * pairs)?);
+        let (mut delta, mut par, mut reward, mut advantage) =
+            (floats(size)?, floats(size)?, floats(size)?, floats(size)?);
+        let (scores, state) = (device.upload(&scores)?, device.upload(&state)?);
+        let penalty_there = device.upload(&penalty)?;
+        device.score_margin(ScoreMargin {
+            means: device.view_mut(&mut means, 0..2 * pairs),
+            valid_count: device.view_mut(&mut valid_count, 0..2 * pairs),
+            delta: device.view_mut(&mut delta, 0..size),
+            par: device.view_mut(&mut par, 0..size),
+            reward: device.view_mut(&mut reward, 0..size),
+            advantage: device.view_mut(&mut advantage, 0..size),
+            scores: device.view(&scores, 0..size),
+            state: device.view(&state, 0..size),
+            penalty: device.view(&penalty_there, 0..size),
+            pairs,
+            n: self.rollouts,
+            preference: self.settings.preference(),
+            norm: self.settings.advantage,
+            epsilon: self.settings.epsilon as f32,
+        })?;
+        Ok(Results {
+            means: device.download(device.view(&means, 0..2 * pairs))?,
+            valid_count: device.download(device.view(&valid_count, 0..2 * pairs))?,
+            delta: device.download(device.view(&delta, 0..size))?,
+            par: device.download(device.view(&par, 0..size))?,
+            reward: device.download(device.view(&reward, 0..size))?,
+            advantage: device.download(device.view(&advantage, 0..size))?,
+            penalty,
+        })
+    }
+
+    fn rewarded(&self, results: &Results) -> Vec<Rewarded> {
+        let n = self.rollouts;
+        let identities = self.verdicts.keys().flat_map(|pair| {
+            Role::BOTH.into_iter().flat_map(move |role| (0..n as u32).map(move |rollout| (*pair, role, rollout)))
+        });
+        let rewarded = |(i, ((pair, role, rollout), verdict)): (usize, (_, Option<&Verdict>))| {
+            let verdict = *verdict?;
+            let other = i / n ^ 1;
+            let has_delta = verdict.score().is_some() && results.valid_count[other] > 0;
+            Some(Rewarded {
+                pair,
+                role,
+                rollout,
+                verdict,
+                penalty: results.penalty[i],
+                par: results.par[i],
+                reward: results.reward[i],
+                advantage: results.advantage[i],
+                delta: has_delta.then_some(results.delta[i]),
+            })
+        };
+        identities.zip(self.places()).enumerate().filter_map(rewarded).collect()
+    }
+
+    fn margins(&self, results: &Results) -> Vec<Margin> {
+        let mean = |side: usize| (results.valid_count[side] > 0).then(|| f64::from(results.means[side]));
+        let pairs = self.verdicts.keys().enumerate();
+        pairs
+            .map(|(i, pair)| Margin { pair: *pair, mean_chosen: mean(2 * i), mean_rejected: mean(2 * i + 1) })
+            .collect()
+    }
+}
+
+/// What the op is told of a place. Where the judge could not be asked, there is no rollout to reward or punish.
+fn state(verdict: Option<&Verdict>) -> u32 {
+    match verdict {
+        None | Some(Verdict::Failed(Failure::Unavailable)) => ABSENT,
+        Some(Verdict::Score(_)) => VALID,
+        Some(Verdict::Failed(_) | Verdict::Prefer(_)) => FAILED,
+    }
+}
+
+/// The op's outputs, and the penalties it was given.
+struct Results {
+    means: Vec<f32>,
+    valid_count: Vec<u32>,
+    delta: Vec<f32>,
+    par: Vec<f32>,
+    reward: Vec<f32>,
+    advantage: Vec<f32>,
+    penalty: Vec<f32>,
+}
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

@@ -1,0 +1,351 @@
+//! The verdict of a judgement: read from the judge's text, or a typed reason why there is none.
+//!
+//! A judgement is `<rubrics>` (one rubric a line) `</rubrics> <eval>…</eval> <answer>N</answer>`, each tag exactly once,
+//! in this order, the answer last. A failure is never a number: it is counted, and left out of every mean.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+/// Which of two responses a pairwise judgement prefers, in the order they were shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    First,
+    Second,
+}
+
+/// What a judgement says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// A score within the rules' range.
+    Score(f64),
+    /// A preference: what the pairwise mode reads.
+    Prefer(Side),
+    Failed(Failure),
+}
+
+/// Why a judgement has no verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// Tags missing, misplaced or doubled, an empty or overfull section, or text where none may stand.
+    Malformed,
+    /// The tags are right, but the answer is not a score that the rules allow.
+    OutOfRange,
+    /// The text was cut by its length limit before the answer was complete.
+    Truncated,
+    /// There is no text.
+    Missing,
+    /// The judge could not be asked. Not the doing of the policy: neither rewarded nor punished.
+    Unavailable,
+}
+
+/// What counts as a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerdictRules {
+    /// Lowest score.
+    pub min: f64,
+    /// Highest score.
+    pub max: f64,
+    /// Allows up to three digits after the point: what the rewards' arithmetic tells apart.
+    pub decimals: bool,
+    /// Requires the sections `<rubrics>` and `<eval>`, in order and not empty; otherwise anything may precede the answer.
+    pub require_sections: bool,
+    /// Most rubrics (lines that are not blank) in `<rubrics>`; 0: any number.
+    pub max_rubrics: usize,
+}
+
+/// Most digits after the point of a score.
+const DECIMALS: usize = 3;
+/// Largest magnitude of a score: up to here an f32, which the op `score_margin` takes, tells thousandths apart.
+const SCORE_MAX: f64 = 1000.0;
+
+impl Default for VerdictRules {
+    fn default() -> Self {
+        Self { min: 1.0, max: 10.0, decimals: false, require_sections: true, max_rubrics: 3 }
+    }
+}
+
+impl VerdictRules {
+    /// Says what is wrong with the rules, if anything is.
+    pub fn validate(&self) -> Result<(), String> {
+        let Self { min, max, .. } = *self;
+        if min < max && min >= -SCORE_MAX && max <= SCORE_MAX {
+            return Ok(());
+        }
+        Err(format!("scores need min < max, both within ±{SCORE_MAX}; got min {min} and max {max}"))
+    }
+}
+
+/// The tags of a judgement, in their order.
+const TAGS: [&str; 6] = ["<rubrics>", "</rubrics>", "<eval>", "</eval>", "<answer>", "</answer>"];
+const THINK: [&str; 2] = ["<think>", "</think>"];
+
+impl Verdict {
+    /// Reads a pointwise judgement. `finished`: the generation ended by itself (an end-of-text token), not by its limit.
+    /// A block `<think>…</think>` at the start is passed over. Takes time linear in the text and never panics.
+    pub fn parse(text: &str, finished: bool, rules: &VerdictRules) -> Self {
+        match read(text, finished, rules) {
+            Ok(score) => Self::Score(score),
+            Err(failure) => Self::Failed(failure),
+        }
+    }
+
+    pub fn score(&self) -> Option<f64> {
+        match self {
+            Self::Score(score) => Some(*score),
+            _ => None,
+        }
+    }
+
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Failed(failure) => Some(*failure),
+            _ => None,
+        }
+    }
+}
+
+impl Failure {
+    /// As in metrics: `malformed`, `out_of_range`, …
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::OutOfRange => "out_of_range",
+            Self::Truncated => "truncated",
+            Self::Missing => "missing",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+fn read(text: &str, finished: bool, rules: &VerdictRules) -> Result<f64, Failure> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Failure::Missing);
+    }
+    // Where the text stops short, the length limit is to blame if it was reached, else the judge.
+    let short = if finished { Failure::Malformed } else { Failure::Truncated };
+    let text = match text.strip_prefix(THINK[0]) {
+        Some(thoughts) => thoughts.split_once(THINK[1]).ok_or(short)?.1.trim_start(),
+        None => text,
+    };
+    let wanted = if rules.require_sections { &TAGS[..] } else { &TAGS[4..] };
+    let tags = tags(text, wanted)?;
+    if tags.len() < wanted.len() {
+        return Err(short);
+    }
+    let [open, close] = [&tags[tags.len() - 2], &tags[tags.len() - 1]];
+    if close.end != text.len() || (rules.require_sections && !sections_hold(text, &tags, rules)) {
+        return Err(Failure::Malformed);
+    }
+    score(text[open.end..close.start].trim(), rules).ok_or(Failure::OutOfRange)
+}
+
+/// Places of the `wanted` tags: each at most once and in order, else malformed. May stop short of the last ones.
+fn tags(text: &str, wanted: &[&str]) -> Result<Vec<Range<usize>>, Failure> {
+    let mut found = Vec::with_capacity(wanted.len());
+    for (at, _) in text.match_indices('<') {
+        if let Some(tag) = wanted.iter().position(|tag| text[at..].starts_with(tag)) {
+            if tag != found.len() {
+                return Err(Failure::Malformed);
+            }
+            found.push(at..at + wanted[tag].len());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the sections are filled, and nothing stands before, between or after them. `tags` are all six.
+fn sections_hold(text: &str, tags: &[Range<usize>], rules: &VerdictRules) -> bool {
+    let blank = |range: Range<usize>| text[range].trim().is_empty();
+    let rubrics = text[tags[0].end..tags[1].start].lines().filter(|line| !line.trim().is_empty()).count();
+    let rubrics_fit = rubrics >= 1 && (rules.max_rubrics == 0 || rubrics <= rules.max_rubrics);
+    let outside = blank(0..tags[0].start) && blank(tags[1].end..tags[2].start) && blank(tags[3].end..tags[4].start);
+    rubrics_fit && outside && !blank(tags[2].end..tags[3].start)
+}
+
+/// A score in plain notation: digits without a leading zero and, where allowed, a point and up to three more.
+fn score(text: &str, rules: &VerdictRules) -> Option<f64> {
+    let (unsigned, sign) = match text.strip_prefix('-') {
+        Some(rest) if rules.min < 0.0 => (rest, -1.0),
+        _ => (text, 1.0),
+    };
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let whole = match unsigned.split_once('.') {
+        Some((whole, fraction)) if rules.decimals && digits(fraction) && fraction.len() <= DECIMALS => whole,
+        Some(_) => return None,
+        None => unsigned,
+    };
+    if !digits(whole) || (whole.len() > 1 && whole.starts_with('0')) {
+        return None;
+    }
+    let score = sign * unsigned.parse::<f64>().ok()?;
+    (rules.min..=rules.max).contains(&score).then_some(score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str =
+        "<rubrics>\n- follows the request\n- is brief\n</rubrics>\n<eval>\nBoth hold.\n</eval>\n<answer>8</answer>";
+
+    fn parse(text: &str) -> Verdict {
+        Verdict::parse(text, true, &VerdictRules::default())
+    }
+
+    fn failed(text: &str, failure: Failure) {
+        assert_eq!(parse(text), Verdict::Failed(failure), "{text}");
+    }
+
+    #[test]
+    fn a_judgement_is_read() {
+        for (text, score) in [
+            (GOOD.to_string(), 8.0),
+            (format!("\n{GOOD} \n\n"), 8.0),
+            (GOOD.replace('8', " 10\n"), 10.0),
+            (GOOD.replace('8', "1"), 1.0),
+            (GOOD.replace("Both", "a < b, 3 <eva and <b>Both</b>"), 8.0),
+            (format!("<think>\nan <answer>3</answer>?\n</think>\n\n{GOOD}"), 8.0),
+        ] {
+            assert_eq!(parse(&text), Verdict::Score(score), "{text}");
+        }
+        // Cut right after the answer: the answer is there.
+        assert_eq!(Verdict::parse(GOOD, false, &VerdictRules::default()), Verdict::Score(8.0));
+    }
+
+    #[test]
+    fn tags_must_be_there_once_and_in_order() {
+        for tag in TAGS {
+            failed(&GOOD.replace(tag, ""), Failure::Malformed);
+            failed(&GOOD.replace(tag, &format!("{tag}{tag}")), Failure::Malformed);
+            failed(&GOOD.replace(tag, &tag.to_uppercase()), Failure::Malformed);
+            failed(&format!("{tag}{GOOD}"), Failure::Malformed);
+        }
+        failed(&format!("Sure. {GOOD}"), Failure::Malformed);
+        failed(&format!("{GOOD} Done."), Failure::Malformed);
+        failed(&format!("{GOOD}\n<answer>9</answer>"), Failure::Malformed);
+        failed(&format!("{GOOD}{GOOD}"), Failure::Malformed);
+        failed(&GOOD.replace("<answer>8", "so <answer>8"), Failure::Malformed);
+        failed(&GOOD.replace("<eval>\nBoth", "and <eval>Both"), Failure::Malformed);
+        failed("<answer>8</answer>", Failure::Malformed);
+        failed("8", Failure::Malformed);
+        failed(&format!("<think>{GOOD}"), Failure::Malformed);
+    }
+
+    #[test]
+    fn sections_are_filled() {
+        failed(&GOOD.replace("Both hold.", " "), Failure::Malformed);
+        failed(&GOOD.replace("- follows the request\n- is brief", ""), Failure::Malformed);
+        failed(&GOOD.replace("- is brief", "- a\n- b\n\n- c"), Failure::Malformed);
+        assert_eq!(parse(&GOOD.replace("- is brief", "- a\n- b")), Verdict::Score(8.0));
+        let any = VerdictRules { max_rubrics: 0, ..VerdictRules::default() };
+        assert_eq!(Verdict::parse(&GOOD.replace("- is brief", "a\nb\nc\nd"), true, &any), Verdict::Score(8.0));
+        let bare = VerdictRules { require_sections: false, ..VerdictRules::default() };
+        assert_eq!(Verdict::parse("I say </eval> <answer>8</answer>", true, &bare), Verdict::Score(8.0));
+        assert_eq!(Verdict::parse("<answer>8</answer>.", true, &bare), Verdict::Failed(Failure::Malformed));
+        assert_eq!(Verdict::parse("8", true, &bare), Verdict::Failed(Failure::Malformed));
+    }
+
+    #[test]
+    fn scores_follow_the_rules() {
+        for answer in
+            ["0", "11", "-3", "+8", "8.5", "8.0", "8.", "08", "8/10", "eight", "", "NaN", "inf", "1e1", "٨", "8 9"]
+        {
+            failed(&GOOD.replace('8', answer), Failure::OutOfRange);
+        }
+        failed(&GOOD.replace('8', &"9".repeat(5000)), Failure::OutOfRange);
+        let rules = VerdictRules { decimals: true, min: -2.0, ..VerdictRules::default() };
+        for (answer, score) in [("8.5", Some(8.5)), ("9.125", Some(9.125)), ("8", Some(8.0)), ("0.5", Some(0.5))] {
+            assert_eq!(Verdict::parse(&GOOD.replace('8', answer), true, &rules).score(), score);
+        }
+        for (answer, score) in [("-1.5", Some(-1.5)), ("8.1234", None), (".5", None), ("10.001", None), ("--1", None)] {
+            assert_eq!(Verdict::parse(&GOOD.replace('8', answer), true, &rules).score(), score);
+        }
+    }
+
+    #[test]
+    fn a_cut_text_is_truncated_wherever_it_was_cut() {
+        failed("", Failure::Missing);
+        failed(" \n", Failure::Missing);
+        for end in 1..GOOD.len() {
+            let verdict = Verdict::parse(&GOOD[..end], false, &VerdictRules::default());
+            assert_eq!(verdict, Verdict::Failed(Failure::Truncated), "{}", &GOOD[..end]);
+            failed(&GOOD[..end], Failure::Malformed);
+        }
+        let garbage = Verdict::parse("<answer>8</answer> and on", false, &VerdictRules::default());
+        assert_eq!(garbage, Verdict::Failed(Failure::Malformed));
+    }
+
+    #[test]
+    fn rules_are_checked() {
+        assert!(VerdictRules::default().validate().is_ok());
+        for (min, max) in [(5.0, 5.0), (f64::NAN, 1.0), (0.0, f64::INFINITY), (-1e9, 0.0)] {
+            assert!(VerdictRules { min, max, ..VerdictRules::default() }.validate().is_err(), "{min} {max}");
+        }
+    }
+
+    /// Text made of tags, numbers and noise: far likelier to be almost right than characters at random.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            proptest::sample::select(TAGS.to_vec()).prop_map(str::to_string),
+            proptest::sample::select(vec!["8", "10", "4.5", "\n", " ", "<think>", "</think>", "<", "é"])
+                .prop_map(str::to_string),
+            ".{0,6}",
+        ];
+        proptest::collection::vec(piece, 0..14).prop_map(|pieces| pieces.concat())
+    }
+
+    /// The promises that hold for any text at all.
+    fn holds_for(text: &str, finished: bool, rules: &VerdictRules) {
+        match Verdict::parse(text, finished, rules) {
+            Verdict::Score(score) => {
+                assert!((rules.min..=rules.max).contains(&score));
+                assert!(rules.decimals || score.fract() == 0.0);
+                assert!(text.trim_end().ends_with("</answer>"));
+                let answer = text.rfind("<answer>").expect("a score has its tag");
+                let body = &text[answer + 8..text.rfind("</answer>").expect("a score has its tag")];
+                assert_eq!(body.trim().parse::<f64>().ok(), Some(score));
+            }
+            Verdict::Prefer(_) => panic!("pointwise judgements have no preference"),
+            Verdict::Failed(Failure::Missing) => assert!(text.trim().is_empty()),
+            Verdict::Failed(Failure::Truncated) => assert!(!finished),
+            Verdict::Failed(Failure::Unavailable) => panic!("there is a text"),
+            Verdict::Failed(_) => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_a_verdict(text in any::<String>(), tagged in pieces(), finished: bool, sections: bool, decimals: bool) {
+            let rules = VerdictRules { require_sections: sections, decimals, ..VerdictRules::default() };
+            holds_for(&text, finished, &rules);
+            holds_for(&tagged, finished, &rules);
+        }
+
+        #[test]
+        fn any_mutation_of_a_judgement_has_a_verdict(
+            edits in proptest::collection::vec((0..GOOD.len(), 0..GOOD.len(), pieces()), 1..4),
+            finished: bool,
+        ) {
+            let mut text = GOOD.to_string();
+            for (from, to, insert) in edits {
+                let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+                let (from, to) = (boundary(from.min(to)), boundary(from.max(to)));
+                text.replace_range(from..to, &insert);
+            }
+            holds_for(&text, finished, &VerdictRules::default());
+        }
+
+        #[test]
+        fn any_filling_of_the_sections_is_read(rubric in "[^<\n]*[a-z]", eval in "[^<]*[a-z]", score in 1u32..=10) {
+            let text = format!("<rubrics>{rubric}</rubrics><eval>{eval}</eval><answer>{score}</answer>");
+            prop_assert_eq!(parse(&text), Verdict::Score(f64::from(score)));
+        }
+    }
+}
