@@ -28,6 +28,8 @@ const SERIAL_WORK: usize = 2 << 20;
 /// Rows of both factors of a weight gradient packed at a time: a panel of B is then 32 KB and stays in the first-level
 /// cache while all of A passes by.
 const DEPTH: usize = 256;
+/// Rows and panels of a tile of a weight gradient: with `DEPTH` 256 + 512 KB packed, in the second-level cache.
+const GRADIENT_TILE: [usize; 2] = [256, 512 / PANEL];
 
 /// One k of a panel: 32 columns, two cache lines.
 #[derive(Clone, Copy, Zeroable)]
@@ -106,9 +108,32 @@ fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usiz
     }
 }
 
+/// Packs columns `first..first + width` of `from` [k, stride] as [k][width], a vector at a time where that fits: `to` must
+/// have a vector's room beyond its end, which the next block packed overwrites. `width` is at most a vector.
+#[inline(always)]
+fn pack_rows<S: Simd>(s: S, to: &mut [f32], width: usize, from: &[f32], stride: usize, first: usize) {
+    for (k, row) in from.chunks_exact(stride).enumerate() {
+        let to = &mut to[k * width..][..LANES];
+        if first + LANES <= stride {
+            s.store(to, s.load(&row[first..]));
+        } else {
+            to[..width].copy_from_slice(&row[first..first + width]);
+        }
+    }
+}
+
 /// Memory that several threads write, each its own tiles.
 #[derive(Clone, Copy)]
 struct Output(*mut f32);
+
+impl Output {
+    /// # Safety
+    /// `at` must lie in the slice that this was made from.
+    unsafe fn at(self, at: usize) -> *mut f32 {
+        // Safety: passed on.
+        unsafe { self.0.add(at) }
+    }
+}
 
 // Safety: tiles of one product are disjoint and each is written by one thread; `product` and `add_transposed_product`
 // hold the slice borrowed for as long as threads run.
@@ -324,7 +349,6 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     let column_tiles = panels.div_ceil(group);
     let out = Output(c.as_mut_ptr());
     each_tile(row_tiles * column_tiles, parallel, |tile| {
-        let out = out;
         let (row, rows) = part(m, row_tiles, tile / column_tiles);
         let (panel, count) = part(panels, column_tiles, tile % column_tiles);
         let piece = Piece {
@@ -333,7 +357,7 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
             b: b.rows[panel * k..].as_ptr().cast(),
             b_panel: k * PANEL,
             // Safety: row < m and panel * PANEL < n.
-            c: unsafe { out.0.add(row * n + panel * PANEL) },
+            c: unsafe { out.at(row * n + panel * PANEL) },
             c_row: n,
             columns: (count * PANEL).min(n - panel * PANEL),
             k,
@@ -350,20 +374,19 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
         return;
     }
     let parallel = k * m * n > SERIAL_WORK && rayon::current_num_threads() > 1;
-    let row_tiles = m.div_ceil(TILE_ROWS).max(if parallel { 2.min(m) } else { 1 });
+    let row_tiles = m.div_ceil(GRADIENT_TILE[0]).max(if parallel { 2.min(m) } else { 1 });
     let panels = n.div_ceil(PANEL);
-    let column_tiles = panels.div_ceil(512 / PANEL);
+    let column_tiles = panels.div_ceil(GRADIENT_TILE[1]);
     let out = Output(c.as_mut_ptr());
     each_tile(row_tiles * column_tiles, parallel, |tile| {
-        let out = out;
         let (row, rows) = part(m, row_tiles, tile / column_tiles);
         let (panel, count) = part(panels, column_tiles, tile % column_tiles);
         // Safety: row < m and panel * PANEL < n.
-        let c = unsafe { out.0.add(row * n + panel * PANEL) };
+        let c = unsafe { out.at(row * n + panel * PANEL) };
         SCRATCH.with_borrow_mut(|(b_packed, a_packed)| {
             let depth = DEPTH.min(k);
             b_packed.resize((count * depth).max(b_packed.len()), ZERO_ROW);
-            a_packed.resize((rows * depth).max(a_packed.len()), 0.0);
+            a_packed.resize((rows * depth + LANES).max(a_packed.len()), 0.0);
             simd::run(TransposedTile { c, a, b, k, m, n, row, rows, panel, panels: count, b_packed, a_packed });
         });
     });
@@ -383,7 +406,7 @@ struct TransposedTile<'a> {
     panels: usize,
     /// Scratch for the panels of B, `DEPTH` rows of each
     b_packed: &'a mut [PanelRow],
-    /// Scratch for `DEPTH` rows of A
+    /// Scratch for `DEPTH` rows of A and a vector more
     a_packed: &'a mut [f32],
 }
 
@@ -414,10 +437,7 @@ impl TransposedTile<'_> {
         let blocks = self.rows.div_ceil(max_rows::<S>());
         for i in 0..blocks {
             let (at, rows) = part(self.rows, blocks, i);
-            let to = &mut self.a_packed[at * depth..(at + rows) * depth];
-            for (to, from) in to.chunks_exact_mut(rows).zip(a_block.chunks_exact(self.m)) {
-                to.copy_from_slice(&from[self.row + at..][..rows]);
-            }
+            pack_rows(s, &mut self.a_packed[at * depth..], rows, a_block, self.m, self.row + at);
         }
         for p in 0..self.panels {
             let columns = PANEL.min(self.n - (self.panel + p) * PANEL);
@@ -487,6 +507,63 @@ impl Kernel for Peak<'_> {
                 unsafe { row_block::<S, true>(s, rows, piece) };
             }
             std::hint::black_box(&mut *self.c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::simd::{Level, run_at};
+
+    fn values(len: usize) -> Vec<f32> {
+        (0..len).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect()
+    }
+
+    /// One fused multiply-add per k in order, from `start`.
+    fn chain(start: f32, terms: impl Iterator<Item = (f32, f32)>) -> u32 {
+        terms.fold(start, |sum, (a, b)| a.mul_add(b, sum)).to_bits()
+    }
+
+    #[test]
+    fn every_level_computes_the_same_chains() {
+        for (m, n, k) in [(1, 150, 9), (2, 70, 3), (3, 150, 4), (4, 64, 5), (5, 33, 2), (12, 15, 40), (31, 50, 7)] {
+            let (a, w, start) = (values(m * k), values(n * k), values(m * n));
+            let mut b = Panels::new(n, k).unwrap();
+            b.pack_transposed(&w);
+            for (level, add) in Level::available().into_iter().flat_map(|level| [(level, false), (level, true)]) {
+                let mut c = start.clone();
+                let piece = Piece {
+                    a: a.as_ptr(),
+                    a_row: k,
+                    b: b.rows.as_ptr().cast(),
+                    b_panel: k * PANEL,
+                    c: c.as_mut_ptr(),
+                    c_row: n,
+                    columns: n,
+                    k,
+                    add,
+                };
+                run_at(level, Tile { piece, rows: m });
+                for (at, got) in c.iter().enumerate() {
+                    let (r, o) = (at / n, at % n);
+                    let terms = (0..k).map(|i| (a[r * k + i], w[o * k + i]));
+                    let want = chain(if add { start[at] } else { 0.0 }, terms);
+                    assert_eq!(got.to_bits(), want, "{level:?} {m} × {n} × {k}, add {add}: [{r}, {o}]");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packing_a_transpose_is_transposing_the_packed() {
+        for (n, k) in [(1, 1), (32, 32), (33, 5), (70, 100), (7, 64)] {
+            let w = values(n * k);
+            let (mut of_columns, mut of_rows) = (Panels::new(n, k).unwrap(), Panels::new(k, n).unwrap());
+            of_columns.pack_transposed(&w);
+            of_rows.pack(&w);
+            let floats = |p: &Panels| p.rows.iter().flat_map(|row| row.0).collect::<Vec<_>>();
+            assert_eq!(floats(&of_columns.transposed().unwrap()), floats(&of_rows), "{n} × {k}");
         }
     }
 }
