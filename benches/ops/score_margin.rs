@@ -18,7 +18,7 @@ fn bench(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(size as u64));
         group.bench_function(format!("{pairs}x2x{n}"), |bencher| {
             bencher.iter(|| {
-                let args = ScoreMargin {
+                let args: ScoreMargin<Cpu> = ScoreMargin {
                     means: &mut means,
                     valid_count: &mut valid_count,
                     delta: &mut delta,
