@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::model_dir;
 use crate::config::{Settings, resolve};
 use crate::data::judge::JudgePrompt;
 use crate::data::synthetic::{self, Suite, SuiteConfig};
@@ -16,12 +17,11 @@ use crate::data::{Message, Role};
 use crate::eval::{PairReport, evaluate_pairs};
 use crate::log::{Environment, Progress as Bar, headline};
 use crate::model::parameters::random_weights;
-use crate::model::{Qwen3, Qwen3Config, directory};
+use crate::model::{Qwen3, Qwen3Config};
 use crate::ops::Cpu;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
-use crate::tensor::{DType, Device};
 use crate::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
 use crate::train::judgements::{JudgePair, JudgePlan};
 use crate::train::rl::{PairSource, RlMachines, RlPlan};
@@ -101,7 +101,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let mut run = RunFolder::create(&args.out, &settings)?;
 
     let (config, weights) = world.model(&settings)?;
-    let model = Qwen3::new(&Cpu, config.clone(), &weights, settings.model.context)?;
+    let model = Qwen3::new(&Cpu, config, &weights, settings.model.context)?;
     let mut stages = Stages::new();
     stages.add("untrained", world.evaluate(&model, &settings, &stop)?);
 
@@ -128,10 +128,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     stages.add("rl", world.evaluate(&learner.model, &settings, &stop)?);
 
     let folder = args.out.join("model");
-    let len = learner.model.table.arena_len();
-    let weights = Cpu.download(Cpu.view(&learner.model.master, 0..len))?;
-    directory::save(&folder, &config, &weights, DType::F32)?;
-    world.tokenizer.save(&folder)?;
+    model_dir::export(&folder, &learner.model, &world.tokenizer)?;
     let summary = Summary {
         wall_s: start.elapsed().as_secs_f64(),
         seed: args.seed,

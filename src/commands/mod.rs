@@ -2,6 +2,10 @@
 
 pub mod bench;
 pub mod demo;
+pub mod model_dir;
+pub mod rl;
+pub mod sft;
+mod train_args;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +23,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(demo::DemoArgs),
+    Sft(sft::SftArgs),
+    Rl(rl::RlArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -26,6 +32,8 @@ pub enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Sft(args) => sft::run(&args),
+        Command::Rl(args) => rl::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

@@ -3,7 +3,7 @@
 //! A step: take pairs → judge both responses n times → verdicts → rewards and advantages, joined by identity → reference
 //! log-probabilities → one or more updates, each on whole pairs → metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -25,7 +25,8 @@ use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewarded, Rewa
 use crate::rollout::Engine;
 use crate::tokenizer::Tokenizer;
 
-/// Where pairs come from: a pure function of the cursor, so a cursor is all a resume needs.
+/// Where pairs come from: a pure function of the cursor, so a cursor is all a resume needs. There are at least as many
+/// pairs of different ids as a step takes.
 pub trait PairSource {
     fn pair(&self, cursor: u64) -> JudgePair;
 }
@@ -123,8 +124,7 @@ fn collect<B: Backend>(
     let (mut resampled, mut rollout_tokens) = (0, 0);
     for attempt in 0..=settings.resample {
         let wanted = settings.pairs_per_step - pairs.len();
-        let fresh: Vec<JudgePair> = (0..wanted as u64).map(|i| source.pair(*cursor + i)).collect();
-        *cursor += wanted as u64;
+        let fresh = take_distinct(source, cursor, &pairs, wanted);
         let judge = JudgePlan {
             tokenizer: plan.tokenizer,
             rules: plan.rules,
@@ -155,6 +155,21 @@ fn collect<B: Backend>(
         return Ok(Collected { pairs, trajectories, rewards, resampled, rollout_tokens });
     }
     unreachable!("the last attempt keeps what it has")
+}
+
+/// The next `wanted` pairs, none of which is in `pairs` already: where a pass over the data ends and the next begins, the
+/// same pair can come twice, and within a step a pair's identity must be its own.
+fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair], wanted: usize) -> Vec<JudgePair> {
+    let mut ids: BTreeSet<u64> = pairs.iter().map(|pair| pair.pair.id).collect();
+    let mut fresh = Vec::with_capacity(wanted);
+    while fresh.len() < wanted {
+        let pair = source.pair(*cursor);
+        *cursor += 1;
+        if ids.insert(pair.pair.id) {
+            fresh.push(pair);
+        }
+    }
+    fresh
 }
 
 /// Rewards and advantages of all judgements, joined by (pair, role, rollout).

@@ -1,0 +1,72 @@
+//! A model with its tokenizer, from a Hugging Face directory or from random weights, and back to a directory.
+
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::config::ModelSettings;
+use crate::model::parameters::random_weights;
+use crate::model::{Qwen3, Qwen3Config, directory};
+use crate::ops::Backend;
+use crate::tensor::DType;
+use crate::tokenizer::Tokenizer;
+
+/// Shape, weights (an arena) and tokenizer that belong together.
+pub struct ModelDir {
+    pub config: Qwen3Config,
+    pub weights: Vec<f32>,
+    pub tokenizer: Tokenizer,
+}
+
+/// Reads a directory with config.json, safetensors and tokenizer.json.
+pub fn load(path: &Path) -> anyhow::Result<ModelDir> {
+    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
+    let (config, weights) = directory::load(path)?;
+    let tokenizer = Tokenizer::from_dir(path)?;
+    check_vocabulary(&tokenizer, &config, path)?;
+    Ok(ModelDir { config, weights, tokenizer })
+}
+
+/// The model that a configuration asks for: a directory, or a named shape with random weights and some tokenizer.
+pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<ModelDir> {
+    if settings.init.is_empty() {
+        ensure!(!settings.path.is_empty(), "no model: give --model DIR, or --init SHAPE with --tokenizer DIR");
+        let mut model = load(Path::new(&settings.path))?;
+        if !settings.tokenizer.is_empty() {
+            let path = Path::new(&settings.tokenizer);
+            model.tokenizer = Tokenizer::from_dir(path)?;
+            check_vocabulary(&model.tokenizer, &model.config, path)?;
+        }
+        return Ok(model);
+    }
+    let Some(mut config) = Qwen3Config::named(&settings.init) else {
+        let names: Vec<_> = Qwen3Config::names().collect();
+        bail!("--init {}: not a known shape; known are {}", settings.init, names.join(", "));
+    };
+    let folder = if settings.tokenizer.is_empty() { &settings.path } else { &settings.tokenizer };
+    ensure!(!folder.is_empty(), "--init {} needs a tokenizer: give --tokenizer DIR", settings.init);
+    let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
+    // Random weights fit any vocabulary: take the tokenizer's.
+    config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
+    config.eos_token_id = Some(tokenizer.eos_id());
+    config.pad_token_id = Some(tokenizer.pad_id());
+    let weights = random_weights(&config, seed);
+    Ok(ModelDir { config, weights, tokenizer })
+}
+
+fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {
+    let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
+    ensure!(
+        tokens <= rows,
+        "{}: the tokenizer has {tokens} tokens and the model's vocabulary only {rows} rows: they do not belong together",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Writes a model and its tokenizer as a directory that transformers loads.
+pub fn export<B: Backend>(folder: &Path, model: &Qwen3<B>, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+    let weights = model.backend.download(model.backend.view(&model.master, 0..model.table.arena_len()))?;
+    directory::save(folder, &model.config, &weights, DType::F32)?;
+    tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))
+}
