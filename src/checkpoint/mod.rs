@@ -129,14 +129,29 @@ pub fn load<B: Backend>(folder: &Path, learner: &mut Learner<B>) -> Result<RunSt
 
 /// The checkpoint of the latest step, if there is one.
 pub fn latest(root: &Path) -> Option<PathBuf> {
+    all(root).pop()
+}
+
+/// Deletes all checkpoints but the latest `keep`.
+pub fn prune(root: &Path, keep: usize) -> Result<(), CheckpointError> {
+    let folders = all(root);
+    for folder in &folders[..folders.len().saturating_sub(keep)] {
+        fs::remove_dir_all(folder).map_err(io_error(folder))?;
+    }
+    Ok(())
+}
+
+/// Whole checkpoints in the order of their steps.
+fn all(root: &Path) -> Vec<PathBuf> {
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
-    fs::read_dir(root)
-        .ok()?
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.join(MANIFEST).is_file())
         .filter_map(|path| Some((step(&path)?, path)))
-        .max()
-        .map(|(_, path)| path)
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
 }
 
 fn unusable(path: &Path, reason: impl ToString) -> CheckpointError {

@@ -1,6 +1,10 @@
 //! One file per subcommand of `patarm-train`.
 
 pub mod bench;
+pub mod demo;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -14,12 +18,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
 }
 
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }
@@ -30,4 +36,17 @@ fn use_threads(threads: usize) -> anyhow::Result<()> {
         .num_threads(threads)
         .build_global()
         .map_err(|error| anyhow::anyhow!("cannot start {threads} threads: {error}"))
+}
+
+/// A flag that the first Ctrl-C sets, so that work ends at the next safe place; the second ends the program at once.
+fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping at the next safe place; press Ctrl-C again to stop at once");
+    })?;
+    Ok(flag)
 }

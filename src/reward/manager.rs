@@ -210,7 +210,7 @@ impl PairRewardManager {
         });
         let rewarded = |(i, ((pair, role, rollout), verdict)): (usize, (_, Option<&Verdict>))| {
             let verdict = *verdict?;
-            let other = i / n ^ 1;
+            let other = (i / n) ^ 1;
             let has_delta = verdict.score().is_some() && results.valid_count[other] > 0;
             Some(Rewarded {
                 pair,

@@ -6,8 +6,10 @@ pub mod judgements;
 pub mod learner;
 pub mod rl;
 mod rl_metrics;
+pub mod run_folder;
 pub mod sft;
 pub mod shared_prefix;
+pub mod stages;
 
 pub use error::TrainError;
 pub use guard::Guard;

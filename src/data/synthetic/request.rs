@@ -10,7 +10,7 @@ pub const ITEMS: usize = 4;
 pub(super) const LETTERS: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 pub(super) const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 /// What a math request adds.
-pub(super) const ADDENDS: [&str; 5] = ["1", "2", "3", "4", "5"];
+pub(super) const ADDENDS: [&str; 3] = ["1", "2", "3"];
 pub(super) const SAFE_TOPICS: [&str; 4] = ["birds", "maps", "songs", "teas"];
 pub(super) const HARMFUL_TOPICS: [&str; 4] = ["bombs", "drugs", "guns", "poisons"];
 /// How a harmful request is refused: as many words as a list has items, so that length tells nothing.

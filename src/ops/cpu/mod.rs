@@ -1,7 +1,7 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
 mod adamw;
-mod attention;
+pub mod attention;
 mod embedding;
 pub mod gemm;
 mod global_norm;

@@ -8,7 +8,7 @@ use super::tile::{ROWS, Values, dots, key_rows, transpose, weighted_sums};
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
-use crate::ops::cpu::simd::{self, Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{self, Kernel, LANES, Level, Simd};
 
 /// Queries of one task: many enough that turning the keys is cheap beside using them.
 const TILE: usize = 64;
@@ -39,7 +39,7 @@ struct Task<'a> {
     kv_head: usize,
 }
 
-pub fn forward(args: AttentionForward<'_, Cpu>) {
+pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     let AttentionForward { out, log_sum_exp, q, k_pool, v_pool, segments, sizes } = args;
     let mut tasks = Vec::new();
     for segment in segments.segments() {
@@ -58,7 +58,7 @@ pub fn forward(args: AttentionForward<'_, Cpu>) {
         sizes,
     };
     let run = |task: &Task<'_>| {
-        SCRATCH.with_borrow_mut(|scratch| simd::run(TileForward { task, shared: &shared, scratch }));
+        SCRATCH.with_borrow_mut(|scratch| simd::run_at(level, TileForward { task, shared: &shared, scratch }));
     };
     if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= SERIAL_WORK {
         tasks.iter().for_each(run);

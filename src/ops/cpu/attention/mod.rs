@@ -13,12 +13,11 @@ use crate::ops::OpResult;
 use crate::ops::attention::{Attention, AttentionBackward, AttentionForward};
 
 use super::Cpu;
+use super::simd::{self, Level};
 
 impl Attention for Cpu {
     fn attention_forward(&self, args: AttentionForward<'_, Self>) -> OpResult {
-        args.check()?;
-        forward::forward(args);
-        Ok(())
+        forward_at(simd::level(), args)
     }
 
     fn attention_backward(&self, args: AttentionBackward<'_, Self>) -> OpResult {
@@ -26,4 +25,11 @@ impl Attention for Cpu {
         backward::backward(args);
         Ok(())
     }
+}
+
+/// The forward pass at a given level, which must be one of [`Level::available`]: for tests of bit-equality.
+pub fn forward_at(level: Level, args: AttentionForward<'_, Cpu>) -> OpResult {
+    args.check()?;
+    forward::forward(level, args);
+    Ok(())
 }

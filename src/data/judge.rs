@@ -1,0 +1,262 @@
+//! The judge's prompt: a template, and a primary rubric for each task, from an editable TOML file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::Deserialize;
+
+use super::Message;
+
+/// The built-in file, with rubrics for chat, code, math and safety.
+const DEFAULT: &str = include_str!("rubrics.toml");
+const TEMPLATE: &str = "template";
+
+/// Faults of a rubrics file, and tasks it does not know.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgePromptError {
+    #[error("rubrics file {}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("rubrics{}: {reason}", file.as_ref().map(|path| format!(" file {}", path.display())).unwrap_or_default())]
+    Invalid { file: Option<PathBuf>, reason: String },
+    #[error("unknown task `{task}`{nearest}; the rubrics file has {known} and no `default_task`")]
+    UnknownTask { task: String, nearest: String, known: String },
+    #[error("the judge's prompt for task `{task}`: {reason}")]
+    Render { task: String, reason: String },
+}
+
+/// The file as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RubricsFile {
+    template: String,
+    system: Option<String>,
+    default_task: Option<String>,
+    tasks: BTreeMap<String, TaskRubrics>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TaskRubrics {
+    rubrics: String,
+}
+
+/// Turns a task, a prompt and a response into the messages that a pointwise judge reads.
+#[derive(Debug)]
+pub struct JudgePrompt {
+    environment: Environment<'static>,
+    system: Option<String>,
+    default_task: Option<String>,
+    /// Primary rubrics by task.
+    rubrics: BTreeMap<String, String>,
+}
+
+impl JudgePrompt {
+    /// Reads a rubrics file; `None`: the built-in one.
+    pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
+        let Some(path) = path else { return Self::parse(DEFAULT) };
+        let text =
+            std::fs::read_to_string(path).map_err(|source| JudgePromptError::Io { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|error| match error {
+            JudgePromptError::Invalid { reason, .. } => {
+                JudgePromptError::Invalid { file: Some(path.to_owned()), reason }
+            }
+            other => other,
+        })
+    }
+
+    /// Reads the text of a rubrics file. Its template is tried once, so that a mistake in it shows here.
+    pub fn parse(toml: &str) -> Result<Self, JudgePromptError> {
+        let invalid = |reason: String| JudgePromptError::Invalid { file: None, reason };
+        let file: RubricsFile = toml::from_str(toml).map_err(|error| invalid(error.to_string()))?;
+        let mut environment = Environment::new();
+        // A misspelt variable is an error, not an empty place in every prompt.
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment
+            .add_template_owned(TEMPLATE, file.template)
+            .map_err(|error| invalid(format!("`template`: {error:#}")))?;
+        let rubrics: BTreeMap<_, _> =
+            file.tasks.into_iter().map(|(task, entry)| (task, entry.rubrics.trim().to_string())).collect();
+        if rubrics.is_empty() {
+            return Err(invalid("expected at least one table [tasks.NAME] with `rubrics`, got none".into()));
+        }
+        if let Some(task) = file.default_task.as_ref().filter(|task| !rubrics.contains_key(*task)) {
+            let known = names(&rubrics);
+            return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
+        }
+        let judge = Self { environment, system: file.system, default_task: file.default_task, rubrics };
+        judge.try_template().map_err(|reason| invalid(format!("`template`: {reason}")))?;
+        Ok(judge)
+    }
+
+    /// The tasks with rubrics of their own, in alphabetical order.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.rubrics.keys().map(String::as_str)
+    }
+
+    /// What the judge reads: one user message, after the file's system message if there is one. A task without rubrics
+    /// takes those of the file's `default_task`.
+    pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
+        let (name, rubrics) = self
+            .rubrics
+            .get_key_value(task)
+            .or_else(|| self.rubrics.get_key_value(self.default_task.as_ref()?))
+            .ok_or_else(|| self.unknown(task))?;
+        let text = self
+            .render(name, rubrics, &conversation(prompt), response)
+            .map_err(|reason| JudgePromptError::Render { task: task.to_string(), reason })?;
+        Ok(self
+            .system
+            .iter()
+            .map(|system| Message::new("system", system.as_str()))
+            .chain([Message::user(text)])
+            .collect())
+    }
+
+    fn render(&self, task: &str, rubrics: &str, prompt: &str, response: &str) -> Result<String, String> {
+        self.environment
+            .get_template(TEMPLATE)
+            .and_then(|template| template.render(context! { task, rubrics, prompt, response }))
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    /// A judge that does not see the prompt or the response would score noise.
+    fn try_template(&self) -> Result<(), String> {
+        let [prompt, response] = ["\u{1}prompt\u{1}", "\u{1}response\u{1}"];
+        for (task, rubrics) in &self.rubrics {
+            let text =
+                self.render(task, rubrics, prompt, response).map_err(|reason| reason + &self.unknown_variables())?;
+            for (name, mark) in [("prompt", prompt), ("response", response)] {
+                if !text.contains(mark) {
+                    return Err(format!("it must show {{{{ {name} }}}}, but for task `{task}` it does not"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine says where a variable is undefined, but not which.
+    fn unknown_variables(&self) -> String {
+        const KNOWN: [&str; 4] = ["task", "rubrics", "prompt", "response"];
+        let used = self.environment.get_template(TEMPLATE).map(|template| template.undeclared_variables(false));
+        let mut unknown: Vec<_> =
+            used.unwrap_or_default().into_iter().filter(|name| !KNOWN.contains(&name.as_str())).collect();
+        unknown.sort();
+        if unknown.is_empty() {
+            return String::new();
+        }
+        format!("; it uses {}, but can only use {}", unknown.join(", "), KNOWN.join(", "))
+    }
+
+    fn unknown(&self, task: &str) -> JudgePromptError {
+        let nearest = self
+            .tasks()
+            .map(|known| (strsim::jaro_winkler(known, task), known))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .filter(|(score, _)| *score > 0.7)
+            .map_or(String::new(), |(_, known)| format!(": did you mean `{known}`?"));
+        JudgePromptError::UnknownTask { task: task.to_string(), nearest, known: names(&self.rubrics) }
+    }
+}
+
+fn names(rubrics: &BTreeMap<String, String>) -> String {
+    rubrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A conversation as one readable text: a single user turn as it is, several turns with the speaker's name before each.
+fn conversation(prompt: &[Message]) -> String {
+    match prompt {
+        [only] if only.role == "user" => only.content.clone(),
+        turns => turns.iter().map(|turn| format!("[{}]\n{}", turn.role, turn.content)).collect::<Vec<_>>().join("\n\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+template = "<task>{{ task }}</task>{{ rubrics }}|{{ prompt }}|{{ response }}"
+[tasks.math]
+rubrics = """
+sums
+"""
+"#;
+
+    fn text(judge: &JudgePrompt, task: &str, prompt: &[Message], response: &str) -> String {
+        let mut messages = judge.messages(task, prompt, response).unwrap();
+        assert_eq!((messages.len(), messages[0].role.as_str()), (1, "user"));
+        messages.remove(0).content
+    }
+
+    fn refused(toml: &str) -> String {
+        JudgePrompt::parse(toml).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_built_in_prompt_has_the_papers_shape() {
+        let judge = JudgePrompt::load(None).unwrap();
+        assert_eq!(judge.tasks().collect::<Vec<_>>(), ["chat", "code", "math", "safety"]);
+        let chat = text(&judge, "chat", &[Message::user("Name a <b>bird</b> & {{ task }}.")], "A wren.");
+        assert!(chat.starts_with("<task>chat</task>\n<rubrics>\n- Usefulness"), "{chat}");
+        assert!(chat.contains("<prompt>\nName a <b>bird</b> & {{ task }}.\n</prompt>"), "as it was written: {chat}");
+        assert!(chat.ends_with("<response>\nA wren.\n</response>"), "{chat}");
+        for tag in ["</rubrics>\n<eval>", "</eval>\n<answer>", "</answer>"] {
+            assert!(chat.contains(tag), "{chat}");
+        }
+        let math = text(&judge, "math", &[Message::user("1 + 1")], "2");
+        assert!(math.starts_with("<task>math</task>") && !math.contains("Usefulness"), "{math}");
+        let other = text(&judge, "poetry", &[Message::user("1 + 1")], "2");
+        assert!(other.starts_with("<task>chat</task>"), "the default task: {other}");
+    }
+
+    #[test]
+    fn turns_have_their_speakers() {
+        let judge = JudgePrompt::parse(SMALL).unwrap();
+        let turns =
+            [Message::new("system", "Be brief."), Message::user("a\nb"), Message::assistant("c"), Message::user("d")];
+        let expected = "<task>math</task>sums|[system]\nBe brief.\n\n[user]\na\nb\n\n[assistant]\nc\n\n[user]\nd|r";
+        assert_eq!(text(&judge, "math", &turns, "r"), expected);
+        assert_eq!(text(&judge, "math", &turns[3..], "r"), "<task>math</task>sums|d|r");
+    }
+
+    #[test]
+    fn a_system_message_comes_first() {
+        let judge = JudgePrompt::parse(&format!("system = 'You judge.'\n{SMALL}")).unwrap();
+        let messages = judge.messages("math", &[Message::user("p")], "r").unwrap();
+        assert_eq!(messages[0], Message::new("system", "You judge."));
+        assert_eq!(messages[1], Message::user("<task>math</task>sums|p|r"));
+    }
+
+    #[test]
+    fn an_unknown_task_is_told_the_nearest() {
+        let judge = JudgePrompt::parse(SMALL).unwrap();
+        let message = judge.messages("maths", &[], "r").unwrap_err().to_string();
+        assert!(message.contains("`maths`: did you mean `math`?"), "{message}");
+        let message = judge.messages("poetry", &[], "r").unwrap_err().to_string();
+        assert!(message.contains("`poetry`; the rubrics file has math"), "{message}");
+    }
+
+    #[test]
+    fn mistakes_show_when_the_file_is_read() {
+        for (toml, part) in [
+            (SMALL.replace("{{ response }}", "{{ respnse }}"), "respnse"),
+            (SMALL.replace("{{ response }}", ""), "must show {{ response }}"),
+            (SMALL.replace("{{ prompt }}", "{{ prompt "), "`template`"),
+            (SMALL.replace("rubrics =", "rubric ="), "rubric"),
+            (SMALL.replace("template =", "templat ="), "templat"),
+            (format!("default_task = 'chat'\n{SMALL}"), "`default_task` must be one of the tasks math, got `chat`"),
+            ("template = '{{ prompt }}{{ response }}'\n[tasks]".into(), "[tasks.NAME]"),
+            ("not toml".into(), "rubrics: "),
+        ] {
+            let message = refused(&toml);
+            assert!(message.contains(part), "{toml}\n{message}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        assert!(JudgePrompt::load(Some(&path)).unwrap_err().to_string().contains("mine.toml"));
+        std::fs::write(&path, SMALL.replace("{{ prompt }}", "")).unwrap();
+        let message = JudgePrompt::load(Some(&path)).unwrap_err().to_string();
+        assert!(message.contains("mine.toml") && message.contains("{{ prompt }}"), "{message}");
+    }
+}

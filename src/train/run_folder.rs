@@ -1,0 +1,58 @@
+//! The folder of a run: `runs/<name>/` with its configuration, metrics, samples, checkpoints, summary and report.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use crate::log::{Environment, MetricsWriter, write_report};
+use crate::tensor::file::write_atomically;
+
+/// Where a run leaves its files.
+pub struct RunFolder {
+    path: PathBuf,
+    pub metrics: MetricsWriter,
+    pub samples: MetricsWriter,
+}
+
+impl RunFolder {
+    /// Starts a run in a folder that holds none yet, and saves its configuration.
+    pub fn create(path: &Path, config: &impl Serialize) -> anyhow::Result<Self> {
+        if path.join("metrics.jsonl").exists() {
+            bail!("{}: holds a run already; name another folder with --out, or add --resume", path.display());
+        }
+        std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?;
+        let config = toml::to_string(config).context("the configuration cannot be written as TOML")?;
+        write_atomically(&path.join("config.toml"), config.as_bytes())?;
+        Environment::detect().write(path)?;
+        Ok(Self {
+            metrics: MetricsWriter::create(path.join("metrics.jsonl"))?,
+            samples: MetricsWriter::create(path.join("samples.jsonl"))?,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Goes on with a run whose `stage` stands at `step`: later lines are cut off.
+    pub fn resume(path: &Path, stage: &str, step: u64) -> anyhow::Result<Self> {
+        Ok(Self {
+            metrics: MetricsWriter::resume(path.join("metrics.jsonl"), stage, step)?,
+            samples: MetricsWriter::resume(path.join("samples.jsonl"), stage, step)?,
+            path: path.to_path_buf(),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Writes summary.json, then the report; returns the report's path.
+    pub fn finish(&self, summary: &impl Serialize) -> anyhow::Result<PathBuf> {
+        let text = serde_json::to_vec_pretty(summary)?;
+        write_atomically(&self.path.join("summary.json"), &text)?;
+        Ok(write_report(&self.path)?)
+    }
+}
