@@ -298,6 +298,20 @@ fn a_row_has_the_same_bits_in_any_batch_and_as_its_logits() {
     assert_eq!(bits(&all[100 * 600..103 * 600]), bits(&some));
 }
 
+/// Several draws from one row, in any order: as many copies of its logits.
+#[test]
+fn logits_may_be_of_rows_in_any_order_and_again() {
+    let case = Case::small(1.0);
+    let columns = SIZES.out_features;
+    // The first and the last of these lie as far apart as in a contiguous run.
+    for rows in [vec![5, 9, 7], vec![9, 8, 7], vec![4, 4, 4], vec![3, 2]] {
+        let together = case.logits(&rows);
+        for (row, got) in rows.iter().zip(together.chunks(columns)) {
+            assert_eq!(bits(got), bits(&case.logits(&[*row])), "row {row} of {rows:?}");
+        }
+    }
+}
+
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let case = many_rows().grpo(KlEstimator::K3);

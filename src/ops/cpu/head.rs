@@ -26,12 +26,22 @@ const SERIAL_LOGITS: usize = 1 << 14;
 
 thread_local! {
     /// Gathered hidden rows, their gradients and logits of a chunk; grows to the largest chunk and stays.
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { hidden: Vec::new(), logits: Vec::new() }) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+#[derive(Default)]
 struct Scratch {
     hidden: Vec<f32>,
     logits: Vec<f32>,
+}
+
+/// Lends this thread's scratch. It is taken out, not borrowed: a worker that waits for a product may meanwhile run
+/// another call of the head, which then starts from an empty one.
+fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
+    let mut scratch = SCRATCH.take();
+    let result = f(&mut scratch);
+    SCRATCH.set(scratch);
+    result
 }
 
 /// Rows of a chunk for a vocabulary.
@@ -46,7 +56,7 @@ impl Head for Cpu {
         check_rows(Check("head_logits"), args.rows, args.tokens)?;
         let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
         let step = chunk_rows(vocab);
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_scratch(|scratch| {
             for (rows, out) in args.rows.chunks(step).zip(args.out.chunks_mut((step * vocab).max(1))) {
                 let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
                 product(out, hidden, args.weight.forward(), rows.len(), false);
@@ -76,7 +86,7 @@ fn head_loss_in_chunks(mut args: HeadLoss<'_, Cpu>, step: usize) -> OpResult {
     if let Some(gradient) = &mut args.gradient {
         gradient.d_hidden.fill(0.0);
     }
-    SCRATCH.with_borrow_mut(|scratch| {
+    with_scratch(|scratch| {
         let selected = args.rows.len();
         for first in (0..selected).step_by(step) {
             chunk(&mut args, first, step.min(selected - first), scratch)?;
@@ -87,11 +97,8 @@ fn head_loss_in_chunks(mut args: HeadLoss<'_, Cpu>, step: usize) -> OpResult {
 
 /// Every one of `rows` must be below `tokens`.
 fn check_rows(check: Check, rows: &[u32], tokens: usize) -> OpResult {
-    match rows.iter().position(|row| *row as usize >= tokens) {
-        None => Ok(()),
-        Some(place) => check
-            .that(false, || format!("argument `rows[{place}]` must be below tokens = {tokens}, got {}", rows[place])),
-    }
+    let Some(at) = rows.iter().position(|row| *row as usize >= tokens) else { return Ok(()) };
+    check.that(false, || format!("argument `rows`: [{at}] is {}, expected below tokens = {tokens}", rows[at]))
 }
 
 /// Rows whose gradient is written must be ascending and distinct too.
@@ -102,7 +109,7 @@ fn check_distinct(check: Check, rows: &[u32]) -> OpResult {
 /// Rows of `from` [_, width] one after the other; no copy where they already lie so.
 fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize) -> &'a [f32] {
     let first = rows.first().map_or(0, |row| *row as usize);
-    if rows.last().is_some_and(|last| *last as usize - first + 1 == rows.len()) {
+    if rows.iter().enumerate().all(|(i, row)| *row as usize == first + i) {
         return &from[first * width..(first + rows.len()) * width];
     }
     to.clear();
