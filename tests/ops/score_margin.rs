@@ -197,7 +197,7 @@ fn reference(case: &Case, shape: RewardShape, margin: MarginKind, norm: Advantag
     };
     let mut reward = vec![0.0; case.state.len()];
     for (i, reward) in reward.iter_mut().enumerate().filter(|(i, _)| case.state[*i] != ABSENT) {
-        let (row, sign) = (i / n, if i / n % 2 == 0 { 1.0 } else { -1.0 });
+        let (row, sign) = (i / n, [1.0, -1.0][i / n % 2]);
         let (own, other) = (side(row), side(row ^ 1));
         let mut par = 0.0;
         if case.state[i] == VALID && !other.is_empty() {
