@@ -166,13 +166,29 @@ fn norm_rotate<S: Simd>(s: S, to: &mut [f32], x: &[f32], weight: &[f32], rope: &
     }
     let inverse = 1.0 / (s.sum(lanes) / dim as f32 + epsilon).sqrt();
     let half = dim / 2;
-    for i in 0..half {
-        let (a, b) = (x[i] * inverse * weight[i], x[i + half] * inverse * weight[i + half]);
-        let (cos, sin) = (rope[i], rope[i + half]);
-        to[i] = a * cos - b * sin;
-        to[i + half] = b * cos + a * sin;
+    let ((x_low, x_high), (w_low, w_high), (cos, sin)) = (x.split_at(half), weight.split_at(half), rope.split_at(half));
+    let (to_low, to_high) = to.split_at_mut(half);
+    let inverses = s.splat(inverse);
+    for i in (0..half).step_by(LANES) {
+        let a = s.mul(s.mul(load(s, &x_low[i..]), inverses), load(s, &w_low[i..]));
+        let b = s.mul(s.mul(load(s, &x_high[i..]), inverses), load(s, &w_high[i..]));
+        let (cos, sin) = (load(s, &cos[i..]), load(s, &sin[i..]));
+        store(s, &mut to_low[i..], s.sub(s.mul(a, cos), s.mul(b, sin)));
+        store(s, &mut to_high[i..], s.add(s.mul(b, cos), s.mul(a, sin)));
     }
     inverse
+}
+
+/// Sixteen elements, or the fewer that are left of half a head.
+#[inline(always)]
+fn load<S: Simd>(s: S, from: &[f32]) -> S::V {
+    if from.len() >= LANES { s.load(from) } else { s.load_part(from, 0.0) }
+}
+
+/// Sixteen elements, or the fewer that are left of half a head.
+#[inline(always)]
+fn store<S: Simd>(s: S, to: &mut [f32], v: S::V) {
+    if to.len() >= LANES { s.store(to, v) } else { s.store_part(to, v) }
 }
 
 struct Inputs<'a> {
@@ -245,11 +261,14 @@ impl HeadBackward<'_> {
         let Self { d_out, x, weight, rope, inverse } = *self;
         let dim = x.len();
         let half = dim / 2;
-        for i in 0..half {
-            let (cos, sin) = (rope[i], rope[i + half]);
-            // The rotation's transpose; d_x holds the gradient of the normed, weighted head for now.
-            d_x[i] = d_out[i] * cos + d_out[i + half] * sin;
-            d_x[i + half] = d_out[i + half] * cos - d_out[i] * sin;
+        // The rotation's transpose; d_x holds the gradient of the normed, weighted head for now.
+        let ((d_low, d_high), (cos, sin)) = (d_out.split_at(half), rope.split_at(half));
+        let (to_low, to_high) = d_x.split_at_mut(half);
+        for i in (0..half).step_by(LANES) {
+            let (a, b) = (load(s, &d_low[i..]), load(s, &d_high[i..]));
+            let (cos, sin) = (load(s, &cos[i..]), load(s, &sin[i..]));
+            store(s, &mut to_low[i..], s.add(s.mul(a, cos), s.mul(b, sin)));
+            store(s, &mut to_high[i..], s.sub(s.mul(b, cos), s.mul(a, sin)));
         }
         let mut lanes = s.splat(0.0);
         for ((d, x), w) in
@@ -258,9 +277,14 @@ impl HeadBackward<'_> {
             lanes = s.mul_add(s.mul(s.load(d), s.load(w)), s.load(x), lanes);
         }
         let factor = s.sum(lanes) * inverse * inverse * inverse / dim as f32;
-        for i in 0..dim {
-            d_weight[i] += d_x[i] * x[i] * inverse;
-            d_x[i] = inverse * d_x[i] * weight[i] - factor * x[i];
+        let (inverse, factor) = (s.splat(inverse), s.splat(factor));
+        let (d_x, d_weight) = (d_x.as_chunks_mut::<LANES>().0, d_weight.as_chunks_mut::<LANES>().0);
+        let (x, weight) = (x.as_chunks::<LANES>().0, weight.as_chunks::<LANES>().0);
+        for (((d_x, d_weight), x), weight) in d_x.iter_mut().zip(d_weight).zip(x).zip(weight) {
+            let (d, x) = (s.load(d_x), s.load(x));
+            let sum = s.add(s.load(d_weight), s.mul(s.mul(d, x), inverse));
+            s.store(d_weight, sum);
+            s.store(d_x, s.sub(s.mul(s.mul(inverse, d), s.load(weight)), s.mul(factor, x)));
         }
     }
 }

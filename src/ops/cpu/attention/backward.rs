@@ -2,30 +2,36 @@
 //!
 //! With P = exp(S − log Σ exp S) recomputed, D = Σ_d d_out · out a row: dV += Pᵀ·d_out, dP = d_out·Vᵀ,
 //! dS = P ∘ (dP − D) · scale, dQ = dS·K, dK += dSᵀ·Q.
+//!
+//! Keys are taken in panels that stay in cache while all rows (query, head) that see them pass by.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::tile::{ROWS, Values, dots, key_rows, transpose, weighted_sums};
+use super::tile::{Block, ROWS, add_weighted, key_offsets, turn};
 use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{self, Kernel, LANES, Simd};
 
+/// Keys of a panel.
+const PANEL: usize = 64;
+/// Multiply-adds below which the tasks stay on the caller's thread.
+const SERIAL_WORK: u64 = 100_000;
+
 #[derive(Default)]
 struct Scratch {
-    rows: Vec<u32>,
-    k_blocks: Vec<f32>,
-    v_blocks: Vec<f32>,
-    /// [ROWS, keys padded] each
-    p: Vec<f32>,
-    ds: Vec<f32>,
-    /// [keys, head_dim] each: the segment's own sums
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+    offsets: Vec<usize>,
+    k_blocks: Vec<Block>,
+    v_blocks: Vec<Block>,
+    /// D of every row (query, head) of the segment
+    delta: Vec<f32>,
+    /// [PANEL, head_dim] each: the panel's own sums
+    d_k: Vec<f32>,
+    d_v: Vec<f32>,
     /// [ROWS, head_dim]
-    sums: Vec<f32>,
+    d_q: Vec<f32>,
 }
 
 thread_local! {
@@ -47,6 +53,7 @@ struct Shared<'a> {
 }
 
 pub fn backward(args: AttentionBackward<'_, Cpu>) {
+    let (segments, sizes) = (args.segments, args.sizes);
     let shared = Shared {
         d_q: SharedMut::new(args.d_q),
         d_k_pool: SharedMut::new(args.d_k_pool),
@@ -57,20 +64,25 @@ pub fn backward(args: AttentionBackward<'_, Cpu>) {
         q: args.q,
         k_pool: args.k_pool,
         v_pool: args.v_pool,
-        segments: args.segments,
-        sizes: args.sizes,
+        segments,
+        sizes,
     };
-    let tasks: Vec<(&[usize], usize)> = (args.segments.groups().iter())
-        .flat_map(|group| (0..args.sizes.kv_heads).map(move |kv_head| (group.as_slice(), kv_head)))
+    let tasks: Vec<(&[usize], usize)> = (segments.groups().iter())
+        .flat_map(|group| (0..sizes.kv_heads).map(move |kv_head| (group.as_slice(), kv_head)))
         .collect();
-    tasks.par_iter().for_each(|(group, kv_head)| {
+    let run = |(group, kv_head): &(&[usize], usize)| {
         SCRATCH.with_borrow_mut(|scratch| {
             for index in group.iter() {
-                let segment = &args.segments.segments()[*index];
+                let segment = &segments.segments()[*index];
                 simd::run(SegmentBackward { segment, kv_head: *kv_head, shared: &shared, scratch });
             }
         });
-    });
+    };
+    if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= SERIAL_WORK {
+        tasks.iter().for_each(run);
+    } else {
+        tasks.par_iter().for_each(run);
+    }
 }
 
 struct SegmentBackward<'a> {
@@ -86,67 +98,51 @@ impl Kernel for SegmentBackward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { segment, kv_head, shared, scratch } = self;
-        let AttentionSizes { q_heads, kv_heads, head_dim: dim, scale, .. } = shared.sizes;
-        let (group, queries) = (q_heads / kv_heads, segment.queries.len());
-        let (stride, offset) = (kv_heads * dim, kv_head * dim);
-        let Scratch { rows, k_blocks, v_blocks, p, ds, dk, dv, sums } = scratch;
-        key_rows(shared.segments, segment, rows);
-        let keys = rows.len();
-        transpose(shared.k_pool, rows, stride, offset, dim, k_blocks);
-        transpose(shared.v_pool, rows, stride, offset, dim, v_blocks);
-        let padded = keys.next_multiple_of(LANES);
-        for (buffer, len) in [(&mut *p, ROWS * padded), (&mut *ds, ROWS * padded)] {
-            buffer.resize(len, 0.0);
+        let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
+        let Scratch { offsets, k_blocks, v_blocks, delta, d_k, d_v, d_q } = scratch;
+        key_offsets(shared.segments, segment, kv_heads * dim, offsets);
+        d_q.resize(ROWS * dim, 0.0);
+        let (k, v) = (&shared.k_pool[kv_head * dim..], &shared.v_pool[kv_head * dim..]);
+        let before = segment.keys - segment.queries.len();
+        let (group, first_query) = (q_heads / kv_heads, segment.queries.start);
+        let rows = Rows { shared, first_query, first_head: kv_head * group, group, before };
+        let count = segment.queries.len() * group;
+        delta.clear();
+        for row in 0..count {
+            let at = rows.index(row) * dim;
+            delta.push(dot(s, &shared.d_out[at..][..dim], &shared.out[at..][..dim]));
         }
-        sums.resize(ROWS * dim, 0.0);
-        for buffer in [&mut *dk, &mut *dv] {
-            buffer.clear();
-            buffer.resize(keys * dim, 0.0);
-        }
-        let tile_rows = queries * group;
-        for first_row in (0..tile_rows).step_by(ROWS) {
-            let count = ROWS.min(tile_rows - first_row);
-            let row = |r: usize| (first_row + r).min(tile_rows - 1);
-            let index: [usize; ROWS] = std::array::from_fn(|r| {
-                (segment.queries.start + row(r) / group) * q_heads + kv_head * group + row(r) % group
-            });
-            // Rows past the end repeat the last one and count as seeing nothing: their P and dS are zeros.
-            let seen: [usize; ROWS] =
-                std::array::from_fn(|r| if r < count { keys - queries + row(r) / group + 1 } else { 0 });
-            let tile_keys = seen[count - 1];
-            let q = index.map(|i| &shared.q[i * dim..][..dim]);
-            let d_out = index.map(|i| &shared.d_out[i * dim..][..dim]);
-            let log_sum_exp = index.map(|i| shared.log_sum_exp[i]);
-            let mut delta = [0.0; ROWS];
-            for r in 0..ROWS {
-                delta[r] = row_dot(s, d_out[r], &shared.out[index[r] * dim..][..dim]);
+        for (start, offsets) in (0..).step_by(PANEL).zip(offsets.chunks(PANEL)) {
+            turn(k, offsets, dim, k_blocks);
+            turn(v, offsets, dim, v_blocks);
+            for sums in [&mut *d_k, &mut *d_v] {
+                sums.clear();
+                sums.resize(offsets.len() * dim, 0.0);
             }
-            let tile = Tile { q, d_out, log_sum_exp, delta, seen, scale, dim, padded };
-            tile.probabilities(s, k_blocks, v_blocks, tile_keys, p, ds);
-            let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &ds[r * padded..][..padded]);
-            let values = Values { pool: shared.k_pool, rows: &rows[..tile_keys], stride, offset, dim };
-            weighted_sums(s, weights, &values, sums);
-            for r in 0..count {
-                // Safety: the rows (a query of this segment, a head of this key head) belong to this task alone.
-                let d_q = unsafe { shared.d_q.slice(index[r] * dim, dim) };
-                d_q.copy_from_slice(&sums[r * dim..][..dim]);
+            let mut panel = Panel { start, offsets, k, k_blocks, v_blocks, d_k, d_v, d_q };
+            // The first query that sees a key of this panel.
+            let mut first = start.saturating_sub(before) * group;
+            while first < count {
+                first += match count - first {
+                    ROWS.. => panel.run::<S, ROWS>(s, &rows, first, delta),
+                    4.. => panel.run::<S, 4>(s, &rows, first, delta),
+                    2.. => panel.run::<S, 2>(s, &rows, first, delta),
+                    _ => panel.run::<S, 1>(s, &rows, first, delta),
+                };
             }
-            add_outer_products(s, p, d_out, tile_keys, dim, padded, dv);
-            add_outer_products(s, ds, q, tile_keys, dim, padded, dk);
-        }
-        for (k, row) in rows.iter().enumerate() {
-            let place = *row as usize * stride + offset;
-            for (pool, own) in [(&shared.d_k_pool, &*dk), (&shared.d_v_pool, &*dv)] {
-                // Safety: pool rows of this group of segments belong to no other group, and this head to this task.
-                let to = unsafe { pool.slice(place, dim) };
-                to.iter_mut().zip(&own[k * dim..][..dim]).for_each(|(to, from)| *to += from);
+            for (k, offset) in offsets.iter().enumerate() {
+                for (pool, own) in [(&shared.d_k_pool, &*d_k), (&shared.d_v_pool, &*d_v)] {
+                    // Safety: pool rows of this group of segments belong to no other group, this head to this task.
+                    let to = unsafe { pool.slice(offset + kv_head * dim, dim) };
+                    to.iter_mut().zip(&own[k * dim..][..dim]).for_each(|(to, from)| *to += from);
+                }
             }
         }
     }
 }
 
 #[inline(always)]
-fn row_dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = s.splat(0.0);
     for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
         lanes = s.mul_add(s.load(a), s.load(b), lanes);
@@ -154,77 +150,164 @@ fn row_dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     s.sum(lanes)
 }
 
-/// Four rows (query, head) of one segment.
-struct Tile<'a> {
-    q: [&'a [f32]; ROWS],
-    d_out: [&'a [f32]; ROWS],
-    log_sum_exp: [f32; ROWS],
-    /// Σ_d d_out · out
-    delta: [f32; ROWS],
-    /// Keys inside the causal mask.
-    seen: [usize; ROWS],
-    scale: f32,
-    dim: usize,
-    padded: usize,
+/// The rows (query, head) of a segment and one key head, query by query.
+struct Rows<'a> {
+    shared: &'a Shared<'a>,
+    first_query: usize,
+    first_head: usize,
+    /// Heads that read this key head.
+    group: usize,
+    /// Keys before the first query's own.
+    before: usize,
 }
 
-impl Tile<'_> {
-    /// Fills P and dS, [ROWS, padded] each, for the first `keys` keys; zeros outside the mask.
+impl Rows<'_> {
+    /// The row of q and out, [queries · q_heads].
     #[inline(always)]
-    fn probabilities<S: Simd>(
-        &self,
-        s: S,
-        k_blocks: &[f32],
-        v_blocks: &[f32],
-        keys: usize,
-        p: &mut [f32],
-        ds: &mut [f32],
-    ) {
-        let block_len = self.dim * LANES;
-        for block in 0..keys.div_ceil(LANES) {
-            let scores = dots(s, self.q, &k_blocks[block * block_len..], self.dim);
-            let dp = dots(s, self.d_out, &v_blocks[block * block_len..], self.dim);
-            for r in 0..ROWS {
-                let place = r * self.padded + block * LANES;
-                let shifted = s.mul_add(scores[r], s.splat(self.scale), s.splat(-self.log_sum_exp[r]));
-                let probability = s.exp(shifted);
-                let gradient = s.mul(s.mul(probability, s.sub(dp[r], s.splat(self.delta[r]))), s.splat(self.scale));
-                s.store(&mut p[place..], probability);
-                s.store(&mut ds[place..], gradient);
-                let first_hidden = self.seen[r].saturating_sub(block * LANES);
-                if first_hidden < LANES {
-                    p[place + first_hidden..place + LANES].fill(0.0);
-                    ds[place + first_hidden..place + LANES].fill(0.0);
-                }
-            }
-        }
+    fn index(&self, row: usize) -> usize {
+        let query = self.first_query + row / self.group;
+        query * self.shared.sizes.q_heads + self.first_head + row % self.group
     }
 }
 
-/// `to[k] += Σ_r weights[r][k] · rows[r]` for every key.
+/// Up to `PANEL` keys of a segment.
+struct Panel<'a> {
+    /// Index of the first in the sequence.
+    start: usize,
+    offsets: &'a [usize],
+    /// The pool from this key head on.
+    k: &'a [f32],
+    k_blocks: &'a [Block],
+    v_blocks: &'a [Block],
+    d_k: &'a mut [f32],
+    d_v: &'a mut [f32],
+    d_q: &'a mut [f32],
+}
+
+impl Panel<'_> {
+    /// Adds what rows `first .. first + R` contribute; returns R.
+    #[inline(always)]
+    fn run<S: Simd, const R: usize>(&mut self, s: S, rows: &Rows<'_>, first: usize, delta: &[f32]) -> usize {
+        let shared = rows.shared;
+        let dim = shared.sizes.head_dim;
+        let index: [usize; R] = std::array::from_fn(|r| rows.index(first + r));
+        let q = index.map(|i| shared.q[i * dim..][..dim].as_chunks::<LANES>().0);
+        let d_out = index.map(|i| shared.d_out[i * dim..][..dim].as_chunks::<LANES>().0);
+        // Keys of this panel inside the causal mask.
+        let seen: [usize; R] = std::array::from_fn(|r| {
+            (rows.before + (first + r) / rows.group + 1).saturating_sub(self.start).min(self.offsets.len())
+        });
+        let keys = seen[R - 1];
+        let (mut p, mut d_s) = ([[0.0f32; PANEL]; R], [[0.0f32; PANEL]; R]);
+        for at in (0..keys).step_by(LANES) {
+            let blocks = at / LANES * q[0].len()..(at / LANES + 1) * q[0].len();
+            let (scores, d_p) =
+                two_products(s, q, &self.k_blocks[blocks.clone()], d_out, &self.v_blocks[blocks.clone()]);
+            let scale = s.splat(shared.sizes.scale);
+            for r in 0..R {
+                let shifted = s.mul_add(scores[r], scale, s.splat(-shared.log_sum_exp[index[r]]));
+                let probability = s.exp(shifted);
+                let centred = s.sub(d_p[r], s.splat(delta[first + r]));
+                s.store(&mut p[r][at..], probability);
+                s.store(&mut d_s[r][at..], s.mul(s.mul(probability, centred), scale));
+            }
+        }
+        let end = keys.next_multiple_of(LANES).min(PANEL);
+        for r in 0..R {
+            p[r][seen[r]..end].fill(0.0);
+            d_s[r][seen[r]..end].fill(0.0);
+        }
+        let d_q = &mut self.d_q[..R * dim];
+        for (d_q, index) in d_q.chunks_exact_mut(dim).zip(index) {
+            // Safety: the rows (a query of this segment, a head of this key head) belong to this task alone.
+            let so_far = unsafe { shared.d_q.slice(index * dim, dim) };
+            if self.start == 0 { d_q.fill(0.0) } else { d_q.copy_from_slice(so_far) }
+        }
+        let weights: [&[f32]; R] = std::array::from_fn(|r| &d_s[r][..keys]);
+        add_weighted(s, weights, self.k, &self.offsets[..keys], dim, d_q);
+        for (d_q, index) in d_q.chunks_exact(dim).zip(index) {
+            // Safety: as above.
+            unsafe { shared.d_q.slice(index * dim, dim) }.copy_from_slice(d_q);
+        }
+        add_outer_products(s, &p, d_out, &mut self.d_v[..keys * dim]);
+        add_outer_products(s, &d_s, q, &mut self.d_k[..keys * dim]);
+        R
+    }
+}
+
+/// Dot products of `R` vectors `a` with sixteen vectors, and of `R` vectors `b` with sixteen others: chains over elements.
 #[inline(always)]
-fn add_outer_products<S: Simd>(
+fn two_products<S: Simd, const R: usize>(
     s: S,
-    weights: &[f32],
-    rows: [&[f32]; ROWS],
-    keys: usize,
-    dim: usize,
-    padded: usize,
+    a: [&[[f32; LANES]]; R],
+    a_block: &[Block],
+    b: [&[[f32; LANES]]; R],
+    b_block: &[Block],
+) -> ([S::V; R], [S::V; R]) {
+    let n = a_block.len().min(b_block.len());
+    let (a, b) = (a.map(|a| &a[..n]), b.map(|b| &b[..n]));
+    let (mut a_sums, mut b_sums) = ([s.splat(0.0); R], [s.splat(0.0); R]);
+    for c in 0..n {
+        for d in 0..LANES {
+            let (a_keys, b_keys) = (s.load(&a_block[c][d * LANES..]), s.load(&b_block[c][d * LANES..]));
+            for r in 0..R {
+                a_sums[r] = s.mul_add(s.splat(a[r][c][d]), a_keys, a_sums[r]);
+                b_sums[r] = s.mul_add(s.splat(b[r][c][d]), b_keys, b_sums[r]);
+            }
+        }
+    }
+    (a_sums, b_sums)
+}
+
+/// `to[k] += Σ_r weights[r][k] · rows[r]` for every key of `to`, [keys, dim].
+#[inline(always)]
+fn add_outer_products<S: Simd, const R: usize>(
+    s: S,
+    weights: &[[f32; PANEL]; R],
+    rows: [&[[f32; LANES]]; R],
     to: &mut [f32],
 ) {
-    let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &weights[r * padded..][..keys]);
-    for column in (0..dim).step_by(LANES) {
-        let mut vectors = [s.splat(0.0); ROWS];
-        for r in 0..ROWS {
-            vectors[r] = s.load(&rows[r][column..]);
+    let chunks = rows[0].len();
+    let mut chunk = 0;
+    while chunk + 2 <= chunks {
+        add_outer_columns::<S, R, 2>(s, weights, rows.map(|row| &row[chunk..]), chunks, chunk, to);
+        chunk += 2;
+    }
+    if chunk < chunks {
+        add_outer_columns::<S, R, 1>(s, weights, rows.map(|row| &row[chunk..]), chunks, chunk, to);
+    }
+}
+
+/// `N` vectors of columns, from vector `chunk` of the `chunks` of a row on.
+#[inline(always)]
+fn add_outer_columns<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    weights: &[[f32; PANEL]; R],
+    rows: [&[[f32; LANES]]; R],
+    chunks: usize,
+    chunk: usize,
+    to: &mut [f32],
+) {
+    let mut vectors = [[s.splat(0.0); N]; R];
+    for r in 0..R {
+        for n in 0..N {
+            vectors[r][n] = s.load(&rows[r][n]);
         }
-        for k in 0..keys {
-            let place = &mut to[k * dim + column..][..LANES];
-            let mut acc = s.load(place);
-            for r in 0..ROWS {
-                acc = s.mul_add(s.splat(weights[r][k]), vectors[r], acc);
+    }
+    for (k, to) in to.chunks_exact_mut(chunks * LANES).take(PANEL).enumerate() {
+        let to = &mut to[chunk * LANES..][..N * LANES];
+        let mut acc = [s.splat(0.0); N];
+        for n in 0..N {
+            acc[n] = s.load(&to[n * LANES..]);
+        }
+        for r in 0..R {
+            let weight = s.splat(weights[r][k]);
+            for n in 0..N {
+                acc[n] = s.mul_add(weight, vectors[r][n], acc[n]);
             }
-            s.store(place, acc);
+        }
+        for n in 0..N {
+            s.store(&mut to[n * LANES..], acc[n]);
         }
     }
 }

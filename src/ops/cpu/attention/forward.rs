@@ -4,23 +4,24 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::tile::{ROWS, Values, dots, key_rows, transpose, weighted_sums};
+use super::tile::{Block, ROWS, add_weighted, dots, key_offsets, turn};
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{self, Kernel, LANES, Level, Simd};
 
 /// Queries of one task: many enough that turning the keys is cheap beside using them.
-const TILE: usize = 64;
-/// Rows (query, head) of a tile from which keys are turned into blocks; fewer rows (decoding) take keys as they lie.
-const TURN_FROM: usize = 8;
+const TILE: usize = 128;
+/// Rows (query, head) of a task from which keys are turned into blocks; fewer rows (decoding) take keys as they lie.
+const TURN_FROM: usize = 16;
 /// Multiply-adds below which a task list stays on the caller's thread.
-const SERIAL_WORK: u64 = 100_000;
+const SERIAL_WORK: u64 = 200_000;
 
 #[derive(Default)]
 struct Scratch {
-    rows: Vec<u32>,
-    blocks: Vec<f32>,
+    offsets: Vec<usize>,
+    blocks: Vec<Block>,
+    /// [ROWS, keys padded]
     scores: Vec<f32>,
     /// [ROWS, head_dim]
     sums: Vec<f32>,
@@ -91,114 +92,182 @@ impl Kernel for TileForward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { task, shared, scratch } = self;
-        let Scratch { rows, blocks, scores, sums } = scratch;
-        let AttentionSizes { q_heads, kv_heads, head_dim: dim, scale, .. } = shared.sizes;
-        let group = q_heads / kv_heads;
-        key_rows(shared.segments, task.segment, rows);
+        let Scratch { offsets, blocks, scores, sums } = scratch;
+        let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
+        key_offsets(shared.segments, task.segment, kv_heads * dim, offsets);
         // Keys that the tile's last query sees.
-        let keys = rows.len() - task.segment.queries.len() + task.first + task.queries;
-        let rows = &rows[..keys];
-        let (stride, offset) = (kv_heads * dim, task.kv_head * dim);
-        let tile_rows = task.queries * group;
-        let turned = tile_rows >= TURN_FROM;
+        let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
+        let rows = Rows {
+            task,
+            shared,
+            group: q_heads / kv_heads,
+            keys,
+            offsets: &offsets[..keys],
+            k: &shared.k_pool[task.kv_head * dim..],
+            v: &shared.v_pool[task.kv_head * dim..],
+        };
+        let count = task.queries * rows.group;
+        let turned = count >= TURN_FROM;
         if turned {
-            transpose(shared.k_pool, rows, stride, offset, dim, blocks);
+            turn(rows.k, rows.offsets, dim, blocks);
         }
-        let padded = keys.next_multiple_of(LANES);
-        scores.resize(ROWS * padded, 0.0);
+        let blocks = turned.then_some(&blocks[..]);
+        scores.resize(ROWS * keys.next_multiple_of(LANES), 0.0);
         sums.resize(ROWS * dim, 0.0);
-        for first_row in (0..tile_rows).step_by(ROWS) {
-            // Rows past the end repeat the last one; what they give is thrown away.
-            let place: [Row; ROWS] = std::array::from_fn(|r| {
-                let row = (first_row + r).min(tile_rows - 1);
-                let query = task.first + row / group;
-                let head = task.kv_head * group + row % group;
-                let index = (task.segment.queries.start + query) * q_heads + head;
-                Row { index, seen: keys - (task.queries - 1 - row / group), real: first_row + r < tile_rows }
-            });
-            let q = place.map(|row| &shared.q[row.index * dim..][..dim]);
-            if turned {
-                scores_from_blocks(s, q, blocks, dim, scale, padded, scores);
-            } else {
-                let count = (tile_rows - first_row).min(ROWS);
-                scores_from_rows(s, &q[..count], shared.k_pool, rows, stride, offset, scale, padded, scores);
-            }
-            let mut inverse = [0.0; ROWS];
-            for (r, row) in place.iter().enumerate().filter(|(_, row)| row.real) {
-                let (max, sum) = softmax(s, &mut scores[r * padded..][..padded], row.seen);
-                inverse[r] = 1.0 / sum;
-                if let Some(log_sum_exp) = &shared.log_sum_exp {
-                    // Safety: this row belongs to this task alone.
-                    unsafe { log_sum_exp.slice(row.index, 1)[0] = max + sum.ln() };
-                }
-            }
-            let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
-            let values = Values { pool: shared.v_pool, rows, stride, offset, dim };
-            weighted_sums(s, weights, &values, sums);
-            for (r, row) in place.iter().enumerate().filter(|(_, row)| row.real) {
-                // Safety: this row belongs to this task alone.
-                let out = unsafe { shared.out.slice(row.index * dim, dim) };
-                for (to, from) in out.iter_mut().zip(&sums[r * dim..]) {
-                    *to = from * inverse[r];
-                }
-            }
+        let mut first = 0;
+        while first + ROWS <= count {
+            rows.run::<S, ROWS>(s, first, blocks, scores, sums);
+            first += ROWS;
+        }
+        while first < count {
+            first += match count - first {
+                4.. => rows.run::<S, 4>(s, first, blocks, scores, sums),
+                2.. => rows.run::<S, 2>(s, first, blocks, scores, sums),
+                _ => rows.run::<S, 1>(s, first, blocks, scores, sums),
+            };
         }
     }
 }
 
-/// One (query, head) of a tile.
-#[derive(Clone, Copy)]
-struct Row {
-    /// Row of q and out, [queries · q_heads].
-    index: usize,
-    /// Keys inside the causal mask.
-    seen: usize,
-    real: bool,
+/// The rows (query, head) of a task, query by query.
+struct Rows<'a> {
+    task: &'a Task<'a>,
+    shared: &'a Shared<'a>,
+    /// Heads that read this key head.
+    group: usize,
+    /// Keys that the last query sees.
+    keys: usize,
+    offsets: &'a [usize],
+    /// The pools from this key head on.
+    k: &'a [f32],
+    v: &'a [f32],
 }
 
+impl Rows<'_> {
+    /// The row of q and out, [queries · q_heads].
+    #[inline(always)]
+    fn index(&self, row: usize) -> usize {
+        let query = self.task.segment.queries.start + self.task.first + row / self.group;
+        query * self.shared.sizes.q_heads + self.task.kv_head * self.group + row % self.group
+    }
+
+    /// Keys inside the causal mask.
+    #[inline(always)]
+    fn seen(&self, row: usize) -> usize {
+        self.keys - (self.task.queries - 1 - row / self.group)
+    }
+
+    /// Computes rows `first .. first + R`; returns R.
+    #[inline(always)]
+    fn run<S: Simd, const R: usize>(
+        &self,
+        s: S,
+        first: usize,
+        blocks: Option<&[Block]>,
+        scores: &mut [f32],
+        sums: &mut [f32],
+    ) -> usize {
+        let AttentionSizes { head_dim: dim, scale, .. } = self.shared.sizes;
+        let index: [usize; R] = std::array::from_fn(|r| self.index(first + r));
+        let seen: [usize; R] = std::array::from_fn(|r| self.seen(first + r));
+        let q = index.map(|i| self.shared.q[i * dim..][..dim].as_chunks::<LANES>().0);
+        let padded = seen[R - 1].next_multiple_of(LANES);
+        let scores = &mut scores[..R * padded];
+        match blocks {
+            Some(blocks) => scores_from_blocks(s, q, blocks, s.splat(scale), scores),
+            None => scores_from_rows(s, q, self.k, &self.offsets[..seen[R - 1]], s.splat(scale), scores),
+        }
+        let mut inverse = [0.0; R];
+        for r in 0..R {
+            let (max, sum) = softmax(s, &mut scores[r * padded..][..padded], seen[r]);
+            inverse[r] = 1.0 / sum;
+            if let Some(log_sum_exp) = &self.shared.log_sum_exp {
+                // Safety: this row belongs to this task alone.
+                unsafe { log_sum_exp.slice(index[r], 1)[0] = max + s.to_array(s.ln(s.splat(sum)))[0] };
+            }
+        }
+        let sums = &mut sums[..R * dim];
+        sums.fill(0.0);
+        let weights: [&[f32]; R] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
+        // Keys that all rows see, then the few that only later ones do: what is hidden is never touched.
+        add_weighted(s, weights.map(|w| &w[..seen[0]]), self.v, &self.offsets[..seen[0]], dim, sums);
+        for k in seen[0]..seen[R - 1] {
+            let value = &self.v[self.offsets[k]..][..dim];
+            for r in (0..R).filter(|r| k < seen[*r]) {
+                add_scaled(s, weights[r][k], value, &mut sums[r * dim..][..dim]);
+            }
+        }
+        for r in 0..R {
+            // Safety: this row belongs to this task alone.
+            let out = unsafe { self.shared.out.slice(index[r] * dim, dim) };
+            for (to, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums[r * dim..].as_chunks::<LANES>().0) {
+                s.store(to, s.mul(s.load(sum), s.splat(inverse[r])));
+            }
+        }
+        R
+    }
+}
+
+/// `sums += weight · value`: one more link of the chains that `add_weighted` began.
 #[inline(always)]
-fn scores_from_blocks<S: Simd>(
+fn add_scaled<S: Simd>(s: S, weight: f32, value: &[f32], sums: &mut [f32]) {
+    for (sum, value) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(value.as_chunks::<LANES>().0) {
+        let longer = s.mul_add(s.splat(weight), s.load(value), s.load(sum));
+        s.store(sum, longer);
+    }
+}
+
+/// Scores [R, padded] of `R` rows against turned keys.
+#[inline(always)]
+fn scores_from_blocks<S: Simd, const R: usize>(
     s: S,
-    q: [&[f32]; ROWS],
-    blocks: &[f32],
-    dim: usize,
-    scale: f32,
-    padded: usize,
+    q: [&[[f32; LANES]]; R],
+    blocks: &[Block],
+    scale: S::V,
     scores: &mut [f32],
 ) {
-    for (index, block) in blocks.chunks_exact(dim * LANES).take(padded / LANES).enumerate() {
-        let dots = dots(s, q, block, dim);
-        for r in 0..ROWS {
-            s.store(&mut scores[r * padded + index * LANES..], s.mul(dots[r], s.splat(scale)));
+    let padded = scores.len() / R;
+    for (at, keys) in (0..padded).step_by(LANES).zip(blocks.chunks_exact(q[0].len())) {
+        let mut r = 0;
+        while r + 4 <= R {
+            let dots = dots(s, [q[r], q[r + 1], q[r + 2], q[r + 3]], keys);
+            for i in 0..4 {
+                s.store(&mut scores[(r + i) * padded + at..], s.mul(dots[i], scale));
+            }
+            r += 4;
+        }
+        while r < R {
+            let [dot] = dots(s, [q[r]], keys);
+            s.store(&mut scores[r * padded + at..], s.mul(dot, scale));
+            r += 1;
         }
     }
 }
 
 /// The same scores, bit for bit, from keys as they lie: for few queries.
-#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn scores_from_rows<S: Simd>(
+fn scores_from_rows<S: Simd, const R: usize>(
     s: S,
-    q: &[&[f32]],
+    q: [&[[f32; LANES]]; R],
     pool: &[f32],
-    rows: &[u32],
-    stride: usize,
-    offset: usize,
-    scale: f32,
-    padded: usize,
+    offsets: &[usize],
+    scale: S::V,
     scores: &mut [f32],
 ) {
-    for (block, rows) in rows.chunks(LANES).enumerate() {
-        for (r, q) in q.iter().enumerate() {
+    let (padded, dim) = (scores.len() / R, q[0].len() * LANES);
+    for (at, offsets) in (0..padded).step_by(LANES).zip(offsets.chunks(LANES)) {
+        // Past the end the last key stands in: the softmax overwrites its score.
+        let keys: [&[[f32; LANES]]; LANES] =
+            std::array::from_fn(|i| pool[offsets[i.min(offsets.len() - 1)]..][..dim].as_chunks::<LANES>().0);
+        for r in 0..R {
             let mut lanes = [s.splat(0.0); LANES];
-            for (lane, row) in lanes.iter_mut().zip(rows) {
-                let key = &pool[*row as usize * stride + offset..][..q.len()];
-                for (q, k) in q.as_chunks::<LANES>().0.iter().zip(key.as_chunks::<LANES>().0) {
-                    *lane = s.mul_add(s.load(q), s.load(k), *lane);
+            for (c, q) in q[r].iter().enumerate() {
+                let q = s.load(q);
+                for i in 0..LANES {
+                    lanes[i] = s.mul_add(q, s.load(&keys[i][c]), lanes[i]);
                 }
             }
-            let dots = s.sum_each(lanes);
-            s.store(&mut scores[r * padded + block * LANES..], s.mul(dots, s.splat(scale)));
+            s.store(&mut scores[r * padded + at..], s.mul(s.sum_each(lanes), scale));
         }
     }
 }

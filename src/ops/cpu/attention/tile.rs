@@ -1,119 +1,141 @@
-//! Small products that both directions share: scores of four rows against sixteen keys, and weighted sums of rows.
+//! Small products that both directions share: rows (query, head) against blocks of sixteen keys, and weighted sums of
+//! keys or values.
+//!
+//! Arithmetic stays in plain loops: a closure that the compiler does not inline would lose the level's instructions.
 
 use crate::ops::attention::{Run, Segment, SegmentTable};
 use crate::ops::cpu::simd::{LANES, Simd};
 
 /// Rows (query, head) that are computed together.
-pub const ROWS: usize = 4;
+pub const ROWS: usize = 8;
+/// Sixteen elements of a head for sixteen keys: element d of key k stands at 16·d + k.
+pub type Block = [f32; LANES * LANES];
 
-/// The pool row of every key of a segment, in the order of the sequence.
-pub fn key_rows(table: &SegmentTable, segment: &Segment, rows: &mut Vec<u32>) {
-    rows.clear();
+/// Where every key of a segment begins in the pools, in the order of the sequence; a pool row has `stride` elements.
+pub fn key_offsets(table: &SegmentTable, segment: &Segment, stride: usize, offsets: &mut Vec<usize>) {
+    offsets.clear();
     for Run { start, len } in table.runs(segment) {
-        rows.extend(*start..start + len);
+        let start = *start as usize;
+        offsets.extend((start..start + *len as usize).map(|row| row * stride));
     }
 }
 
-/// Rows of one key head turned into blocks of sixteen keys, [keys/16][head_dim][16]; missing keys of the last are zeros.
-pub fn transpose(pool: &[f32], rows: &[u32], stride: usize, offset: usize, dim: usize, out: &mut Vec<f32>) {
-    let blocks = rows.len().div_ceil(LANES);
-    out.clear();
-    out.resize(blocks * dim * LANES, 0.0);
-    for (index, row) in rows.iter().enumerate() {
-        let from = &pool[*row as usize * stride + offset..][..dim];
-        let to = &mut out[index / LANES * dim * LANES + index % LANES..];
-        for (d, value) in from.iter().enumerate() {
-            to[d * LANES] = *value;
+/// The vectors of `dim` elements at `offsets`, turned into blocks [keys/16][dim/16]; missing keys of the last are zeros.
+pub fn turn(values: &[f32], offsets: &[usize], dim: usize, out: &mut Vec<Block>) {
+    let chunks = dim / LANES;
+    // Every place is written below, save those of missing keys.
+    out.resize(offsets.len().div_ceil(LANES) * chunks, [0.0; LANES * LANES]);
+    for (offsets, blocks) in offsets.chunks(LANES).zip(out.chunks_exact_mut(chunks)) {
+        if offsets.len() < LANES {
+            blocks.fill([0.0; LANES * LANES]);
         }
-    }
-}
-
-/// `ROWS` vectors of sixteen lanes.
-type Rows<S> = [<S as Simd>::V; ROWS];
-
-/// Dot products of `ROWS` vectors with the sixteen columns of one block, each by the tree of `Simd::sum`.
-#[inline(always)]
-pub fn dots<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], dim: usize) -> Rows<S> {
-    let (x, block) = (x.map(|row| &row[..dim]), &block[..dim * LANES]);
-    // The tree of `Simd::sum`, leaf by leaf, so that few sums are alive at a time.
-    let even = add(s, quad(s, x, block, 0), quad(s, x, block, 2));
-    let odd = add(s, quad(s, x, block, 1), quad(s, x, block, 3));
-    add(s, even, odd)
-}
-
-/// Lanes l, l + 8, l + 4 and l + 12 of the row form.
-#[inline(always)]
-fn quad<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], l: usize) -> Rows<S> {
-    let first = add(s, lane(s, x, block, l), lane(s, x, block, l + 8));
-    add(s, first, add(s, lane(s, x, block, l + 4), lane(s, x, block, l + 12)))
-}
-
-/// Lane l of the row form: the chain over elements d ≡ l mod 16.
-#[inline(always)]
-fn lane<S: Simd>(s: S, x: [&[f32]; ROWS], block: &[f32], l: usize) -> Rows<S> {
-    let mut acc = [s.splat(0.0); ROWS];
-    for d in (l..x[0].len()).step_by(LANES) {
-        let keys = s.load(&block[d * LANES..]);
-        for r in 0..ROWS {
-            acc[r] = s.mul_add(s.splat(x[r][d]), keys, acc[r]);
-        }
-    }
-    acc
-}
-
-#[inline(always)]
-fn add<S: Simd>(s: S, mut a: Rows<S>, b: Rows<S>) -> Rows<S> {
-    for r in 0..ROWS {
-        a[r] = s.add(a[r], b[r]);
-    }
-    a
-}
-
-/// `out[r] = Σ_k weights[r][k] · value of key k` for `ROWS` rows of `dim` columns: one chain over keys an element.
-///
-/// The value of key k is the `dim` elements of `pool` from `rows[k]·stride + offset` on; `weights[r]` has an element for
-/// each of `rows`.
-#[inline(always)]
-pub fn weighted_sums<S: Simd>(s: S, weights: [&[f32]; ROWS], values: &Values<'_>, out: &mut [f32]) {
-    let Values { pool, rows, stride, offset, dim } = *values;
-    let weights = weights.map(|w| &w[..rows.len()]);
-    let mut column = 0;
-    while column + 2 * LANES <= dim {
-        let mut acc = [[s.splat(0.0); 2]; ROWS];
-        for (k, row) in rows.iter().enumerate() {
-            let from = &pool[*row as usize * stride + offset + column..][..2 * LANES];
-            let (a, b) = (s.load(from), s.load(&from[LANES..]));
-            for r in 0..ROWS {
-                let w = s.splat(weights[r][k]);
-                acc[r][0] = s.mul_add(w, a, acc[r][0]);
-                acc[r][1] = s.mul_add(w, b, acc[r][1]);
+        for (key, offset) in offsets.iter().enumerate() {
+            let from = values[*offset..][..dim].as_chunks::<LANES>().0;
+            for (block, from) in blocks.iter_mut().zip(from) {
+                for d in 0..LANES {
+                    block[d * LANES + key] = from[d];
+                }
             }
         }
-        for r in 0..ROWS {
-            s.store(&mut out[r * dim + column..], acc[r][0]);
-            s.store(&mut out[r * dim + column + LANES..], acc[r][1]);
+    }
+}
+
+/// Dot products of `R` ≤ 4 vectors with sixteen keys, each by the order of `Simd::sum`: lane l takes elements
+/// d ≡ l mod 16 in a chain, then the tree over lanes.
+#[inline(always)]
+pub fn dots<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block]) -> [S::V; R] {
+    let (mut sum, second) = (four_lanes(s, x, keys, 0), four_lanes(s, x, keys, 2));
+    for r in 0..R {
+        sum[r] = s.add(sum[r], second[r]);
+    }
+    let (mut odd, second) = (four_lanes(s, x, keys, 1), four_lanes(s, x, keys, 3));
+    for r in 0..R {
+        odd[r] = s.add(odd[r], second[r]);
+        sum[r] = s.add(sum[r], odd[r]);
+    }
+    sum
+}
+
+/// Lanes l, l + 8, l + 4 and l + 12 of the dot products, and their branch of the tree.
+#[inline(always)]
+fn four_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block], lane: usize) -> [S::V; R] {
+    let x = x.map(|x| &x[..keys.len()]);
+    let mut acc = [[s.splat(0.0); R]; 4];
+    for (c, keys) in keys.iter().enumerate() {
+        for i in 0..4 {
+            let d = lane + 4 * i;
+            let keys = s.load(&keys[d * LANES..]);
+            for r in 0..R {
+                acc[i][r] = s.mul_add(s.splat(x[r][c][d]), keys, acc[i][r]);
+            }
         }
+    }
+    let mut sum = acc[0];
+    for r in 0..R {
+        sum[r] = s.add(s.add(acc[0][r], acc[2][r]), s.add(acc[1][r], acc[3][r]));
+    }
+    sum
+}
+
+/// `sums[r] += Σ_k weights[r][k] · values[offsets[k]..]`, one chain over k for each of the `dim` elements.
+///
+/// `weights` have as many elements as `offsets`; `sums` is [R, dim].
+#[inline(always)]
+pub fn add_weighted<S: Simd, const R: usize>(
+    s: S,
+    weights: [&[f32]; R],
+    values: &[f32],
+    offsets: &[usize],
+    dim: usize,
+    sums: &mut [f32],
+) {
+    let mut column = 0;
+    // As many sums at a time as registers hold.
+    while R <= 4 && column + 4 * LANES <= dim {
+        add_weighted_columns::<S, R, 4>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
+        column += 4 * LANES;
+    }
+    while column + 2 * LANES <= dim {
+        add_weighted_columns::<S, R, 2>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
         column += 2 * LANES;
     }
     if column < dim {
-        let mut acc = [s.splat(0.0); ROWS];
-        for (k, row) in rows.iter().enumerate() {
-            let a = s.load(&pool[*row as usize * stride + offset + column..]);
-            for r in 0..ROWS {
-                acc[r] = s.mul_add(s.splat(weights[r][k]), a, acc[r]);
-            }
-        }
-        for r in 0..ROWS {
-            s.store(&mut out[r * dim + column..], acc[r]);
-        }
+        add_weighted_columns::<S, R, 1>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
     }
 }
 
-/// Vectors of one head, in the order of the sequence.
-pub struct Values<'a> {
-    pub pool: &'a [f32],
-    pub rows: &'a [u32],
-    pub stride: usize,
-    pub offset: usize,
-    pub dim: usize,
+#[inline(always)]
+fn add_weighted_columns<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    weights: [&[f32]; R],
+    values: &[f32],
+    offsets: &[usize],
+    dim: usize,
+    sums: &mut [f32],
+) {
+    let weights = weights.map(|w| &w[..offsets.len()]);
+    let mut acc = [[s.splat(0.0); N]; R];
+    for r in 0..R {
+        for n in 0..N {
+            acc[r][n] = s.load(&sums[r * dim + n * LANES..]);
+        }
+    }
+    for (k, offset) in offsets.iter().enumerate() {
+        let value = &values[*offset..][..N * LANES];
+        let mut vectors = [s.splat(0.0); N];
+        for n in 0..N {
+            vectors[n] = s.load(&value[n * LANES..]);
+        }
+        for r in 0..R {
+            let weight = s.splat(weights[r][k]);
+            for n in 0..N {
+                acc[r][n] = s.mul_add(weight, vectors[n], acc[r][n]);
+            }
+        }
+    }
+    for r in 0..R {
+        for n in 0..N {
+            s.store(&mut sums[r * dim + n * LANES..], acc[r][n]);
+        }
+    }
 }
