@@ -1,0 +1,126 @@
+//! Log-probabilities recorded while decoding are those of the training forward, bit for bit, however either was batched.
+
+use patarm::model::{Batch, Qwen3};
+use patarm::ops::Cpu;
+use patarm::ops::sample::Sampling;
+use patarm::random::Stream;
+use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::train::shared_prefix::{Group, pack_groups};
+use patarm::train::{Scorer, Targets};
+use proptest::prelude::*;
+
+use crate::world::model;
+
+const VOCAB: usize = 61;
+
+fn groups(seed: u64, prompts: &[usize], members: usize, new: usize, temperature: f32) -> Vec<PromptGroup> {
+    let group = |(index, length): (usize, &usize)| {
+        let stream = Stream::new(seed).fold(index as u64);
+        let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
+        let member =
+            |m: usize| Member { sampling: Sampling::temperature(temperature), stream: stream.fold(1 + m as u64) };
+        PromptGroup { prompt, members: (0..members).map(member).collect(), stop: vec![7], max_new_tokens: new }
+    };
+    prompts.iter().enumerate().map(group).collect()
+}
+
+fn generate(model: &Qwen3<Cpu>, limits: EngineLimits, groups: &[PromptGroup]) -> Vec<Vec<Completion>> {
+    Engine::new(model, limits).unwrap().generate(model, groups, None, |_| {}).unwrap()
+}
+
+/// Log-probabilities of all completions by a training-style forward pass: each sequence whole and alone.
+fn score_alone(model: &Qwen3<Cpu>, groups: &[PromptGroup], completions: &[Vec<Completion>], t: f32) -> Vec<f32> {
+    let mut scorer = Scorer::new(model, 512).unwrap();
+    let mut all = Vec::new();
+    for (group, members) in groups.iter().zip(completions) {
+        for completion in members {
+            let ids: Vec<u32> = group.prompt.iter().chain(&completion.tokens).copied().collect();
+            let (mut batch, mut targets) = (Batch::default(), Targets::default());
+            batch.push_sequence(&ids[..ids.len() - 1]);
+            for place in group.prompt.len()..ids.len() {
+                targets.push(place - 1, ids[place]);
+            }
+            all.extend(scorer.score(model, &batch, &targets, t).unwrap().logprob);
+        }
+    }
+    all
+}
+
+/// The same, packed with prompts computed once.
+fn score_packed(
+    model: &Qwen3<Cpu>,
+    groups: &[PromptGroup],
+    completions: &[Vec<Completion>],
+    t: f32,
+    capacity: usize,
+) -> Vec<f32> {
+    let mut scorer = Scorer::new(model, capacity).unwrap();
+    let packed: Vec<Group<'_>> = groups
+        .iter()
+        .zip(completions)
+        .map(|(g, c)| Group { prompt: &g.prompt, completions: c.iter().map(|c| c.tokens.as_slice()).collect() })
+        .collect();
+    let micros = pack_groups(&packed, capacity).unwrap();
+    micros.iter().flat_map(|m| scorer.score(model, &m.batch, &m.targets, t).unwrap().logprob).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+fn recorded(completions: &[Vec<Completion>]) -> Vec<f32> {
+    completions.iter().flatten().flat_map(|c| c.logprobs.clone()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decoding_equals_the_training_forward_bit_for_bit(
+        seed in 0u64..1000,
+        prompts in proptest::collection::vec(1usize..70, 1..5),
+        members in 1usize..5,
+        new in 1usize..24,
+        page_size in 1usize..40,
+        max_running in 1usize..12,
+        extra_tokens in 1usize..50,
+        share_prompts: bool,
+        hot: bool,
+        capacity in 110usize..300,
+    ) {
+        let temperature = if hot { 1.0 } else { 0.7 };
+        let model = model(VOCAB, seed);
+        let groups = groups(seed, &prompts, members, new, temperature);
+        let roomy = EngineLimits::for_lengths(80, 32, 64);
+        let plain = generate(&model, roomy, &groups);
+        // Just enough pages for one member beside the longest prompt, up to plenty.
+        let pages = 70usize.div_ceil(page_size) + new.div_ceil(page_size) + extra_tokens % 8;
+        let cramped = EngineLimits {
+            cache_rows: pages * page_size,
+            page_size,
+            max_running,
+            max_batch_tokens: max_running + extra_tokens,
+            share_prompts,
+        };
+        let other = generate(&model, cramped, &groups);
+        prop_assert_eq!(&plain, &other, "a completion depends on the schedule");
+        let expected = bits(&recorded(&plain));
+        prop_assert_eq!(&expected, &bits(&score_alone(&model, &groups, &plain, temperature)));
+        prop_assert_eq!(&expected, &bits(&score_packed(&model, &groups, &plain, temperature, capacity)));
+    }
+}
+
+#[test]
+fn one_thread_and_three_give_the_same_bits() {
+    let model = model(VOCAB, 5);
+    let groups = groups(5, &[40, 3, 64, 17], 4, 20, 1.0);
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let completions = generate(&model, EngineLimits::for_lengths(80, 32, 8), &groups);
+            let scored = score_packed(&model, &groups, &completions, 1.0, 256);
+            (completions, bits(&scored))
+        })
+    };
+    assert_eq!(on(1), on(3));
+}

@@ -1,0 +1,96 @@
+//! A tiny model and a tiny world to train it in.
+
+use patarm::config::RlSettings;
+use patarm::data::judge::JudgePrompt;
+use patarm::data::synthetic::{self, Suite, SuiteConfig};
+use patarm::data::{Message, Role};
+use patarm::model::parameters::random_weights;
+use patarm::model::{Qwen3, Qwen3Config};
+use patarm::ops::Cpu;
+use patarm::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
+use patarm::train::judgements::JudgePair;
+use patarm::train::rl::PairSource;
+use patarm::train::sft::{Example, ExampleSource};
+
+/// Two layers, grouped queries, a head_dim that is not hidden / heads, odd sizes where they are allowed.
+pub fn config(vocab: usize) -> Qwen3Config {
+    let mut config = Qwen3Config::named("nano").unwrap();
+    config.vocab_size = vocab;
+    config.hidden_size = 24;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 4;
+    config.num_key_value_heads = 2;
+    config.head_dim = 16;
+    config.intermediate_size = 40;
+    config.initializer_range = 0.3;
+    config
+}
+
+pub fn model(vocab: usize, seed: u64) -> Qwen3<Cpu> {
+    let config = config(vocab);
+    let weights = random_weights(&config, seed);
+    Qwen3::new(&Cpu, config, &weights, 512).unwrap()
+}
+
+/// The synthetic suite with its tokenizer and judge prompt.
+pub struct World {
+    pub suite: Suite,
+    pub tokenizer: Tokenizer,
+    judge: JudgePrompt,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let inner = synthetic::tokenizer().unwrap();
+        let template = CHAT_TEMPLATE.to_string();
+        Self {
+            suite: Suite::new(SuiteConfig::default()),
+            tokenizer: Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap(),
+            judge: JudgePrompt::parse(synthetic::RUBRICS).unwrap(),
+        }
+    }
+
+    pub fn model(&self) -> Qwen3<Cpu> {
+        model(self.tokenizer.vocab_size().next_multiple_of(16), 3)
+    }
+}
+
+impl ExampleSource for World {
+    fn example(&self, cursor: u64) -> Example {
+        let lesson = self.suite.sft(cursor).unwrap();
+        let prompt = [Message::user(lesson.example.prompt.as_str())];
+        let mut messages = self.judge.messages(lesson.example.task.name(), &prompt, &lesson.example.response).unwrap();
+        messages.push(Message::assistant(lesson.judgement));
+        let encoded = self.tokenizer.encode_supervised(&messages, false).unwrap();
+        Example { ids: encoded.ids, mask: encoded.mask }
+    }
+}
+
+impl PairSource for World {
+    fn pair(&self, cursor: u64) -> JudgePair {
+        let pair = self.suite.train_pair(cursor);
+        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(false) };
+        let prompts = Role::BOTH.map(|role| {
+            let messages = self.judge.messages(&pair.task, &pair.prompt, pair.response(role)).unwrap();
+            self.tokenizer.encode_chat(&messages, &options).unwrap()
+        });
+        JudgePair { pair, prompts }
+    }
+}
+
+/// Few and short rollouts, several updates a step, everything on.
+pub fn rl_settings() -> RlSettings {
+    let mut settings = RlSettings {
+        pairs_per_step: 3,
+        rollouts: 3,
+        updates_per_step: 2,
+        max_prompt_tokens: 128,
+        max_new_tokens: 12,
+        max_running: 5,
+        micro_batch_tokens: 256,
+        learning_rate: 1e-2,
+        ..RlSettings::default()
+    };
+    settings.policy.kl_coefficient = 0.1;
+    settings
+}
