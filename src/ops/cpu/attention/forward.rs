@@ -191,8 +191,8 @@ impl Rows<'_> {
         let weights: [&[f32]; R] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
         // Keys that all rows see, then the few that only later ones do: what is hidden is never touched.
         add_weighted(s, weights.map(|w| &w[..seen[0]]), self.v, &self.offsets[..seen[0]], dim, sums);
-        for k in seen[0]..seen[R - 1] {
-            let value = &self.v[self.offsets[k]..][..dim];
+        for (k, offset) in self.offsets.iter().enumerate().take(seen[R - 1]).skip(seen[0]) {
+            let value = &self.v[*offset..][..dim];
             for r in (0..R).filter(|r| k < seen[*r]) {
                 add_scaled(s, weights[r][k], value, &mut sums[r * dim..][..dim]);
             }

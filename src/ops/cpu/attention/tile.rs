@@ -62,11 +62,11 @@ fn four_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Bl
     let x = x.map(|x| &x[..keys.len()]);
     let mut acc = [[s.splat(0.0); R]; 4];
     for (c, keys) in keys.iter().enumerate() {
-        for i in 0..4 {
+        for (i, acc) in acc.iter_mut().enumerate() {
             let d = lane + 4 * i;
             let keys = s.load(&keys[d * LANES..]);
             for r in 0..R {
-                acc[i][r] = s.mul_add(s.splat(x[r][c][d]), keys, acc[i][r]);
+                acc[r] = s.mul_add(s.splat(x[r][c][d]), keys, acc[r]);
             }
         }
     }
