@@ -89,7 +89,10 @@ struct Report {
 }
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    crate::commands::use_threads(args.threads)?;
+    super::on_threads(args.threads, || measure(args))
+}
+
+fn measure(args: &BenchArgs) -> anyhow::Result<()> {
     let (config, weights) = shape(&args.shape)?;
     for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new)] {
         if value == 0 {
@@ -107,7 +110,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     // Read before the peak is measured, so that it is of the work alone.
     let peak_rss_bytes = peak_rss_bytes();
     let gflop_per_s = 2e-9 * parameters as f64 * products / seconds;
-    let peak = gemm::peak_gflops();
+    // One thread's peak, times the threads: cores share no multiply-add units.
+    let peak = gemm::peak_gflops() * rayon::current_num_threads() as f64;
     let report = Report {
         what: args.what,
         shape: args.shape.clone(),

@@ -2,6 +2,7 @@
 //! SFT on a noisy teacher's judgements, RL with the Preference-Aware Reward, and evaluation on held-out pairs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -93,17 +94,20 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Settings> {
 
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let settings = settings(args)?;
-    super::use_threads(settings.run.threads)?;
     let stop = super::stop_flag()?;
-    let start = Instant::now();
-    let world = World::new(args, &settings)?;
-    prepare_folder(&args.out)?;
-    let mut run = RunFolder::create(&args.out, &settings)?;
+    super::on_threads(settings.run.threads, || learn(args, &settings, &stop))
+}
 
-    let (config, weights) = world.model(&settings)?;
+fn learn(args: &DemoArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let world = World::new(args, settings)?;
+    prepare_folder(&args.out)?;
+    let mut run = RunFolder::create(&args.out, settings)?;
+
+    let (config, weights) = world.model(settings)?;
     let model = Qwen3::new(&Cpu, config, &weights, settings.model.context)?;
     let mut stages = Stages::new();
-    stages.add("untrained", world.evaluate(&model, &settings, &stop)?);
+    stages.add("untrained", world.evaluate(&model, settings, stop)?);
 
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let plan = SftPlan {
@@ -114,18 +118,18 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let mut guard = Guard::new(args.out.clone(), settings.run.patience);
     let saving = Saving { every: None, keep: 1, seed: args.seed };
     let mut progress = Progress::default();
-    if run_sft(&mut learner, &world, &plan, &mut run, &mut guard, &mut progress, saving, &stop)? == Ending::Stopped {
+    if run_sft(&mut learner, &world, &plan, &mut run, &mut guard, &mut progress, saving, stop)? == Ending::Stopped {
         return stopped(&args.out);
     }
-    stages.add("sft", world.evaluate(&learner.model, &settings, &stop)?);
+    stages.add("sft", world.evaluate(&learner.model, settings, stop)?);
 
     let reference = learner.model.duplicate()?;
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
-    if world.reinforce(&mut learner, &reference, &settings, &mut run, &mut guard, &stop)? == Ending::Stopped {
+    if world.reinforce(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
         return stopped(&args.out);
     }
-    stages.add("rl", world.evaluate(&learner.model, &settings, &stop)?);
+    stages.add("rl", world.evaluate(&learner.model, settings, stop)?);
 
     let folder = args.out.join("model");
     model_dir::export(&folder, &learner.model, &world.tokenizer)?;
@@ -253,12 +257,7 @@ impl World {
         JudgePair { pair, prompts }
     }
 
-    fn evaluate(
-        &self,
-        model: &Qwen3<Cpu>,
-        settings: &Settings,
-        stop: &std::sync::atomic::AtomicBool,
-    ) -> anyhow::Result<PairReport> {
+    fn evaluate(&self, model: &Qwen3<Cpu>, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<PairReport> {
         let pairs: Vec<_> = (0..settings.eval.pairs as u64).map(|i| self.judge_pair(self.suite.test_pair(i))).collect();
         let plan = JudgePlan {
             tokenizer: &self.tokenizer,
@@ -286,7 +285,7 @@ impl World {
         settings: &Settings,
         run: &mut RunFolder,
         guard: &mut Guard,
-        stop: &std::sync::atomic::AtomicBool,
+        stop: &AtomicBool,
     ) -> anyhow::Result<Ending> {
         let plan = RlPlan {
             settings: &settings.rl,

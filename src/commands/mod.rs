@@ -38,12 +38,16 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Sizes rayon's pool, once, before any work; 0 takes all cores.
-fn use_threads(threads: usize) -> anyhow::Result<()> {
+/// Runs `work` on a pool of `threads` threads (0: all cores), as one of them.
+///
+/// Being one of them matters: an op called from outside a pool puts its work into a queue and sleeps until it is done, which
+/// for the small ops of decoding takes longer than the ops themselves.
+fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
-        .build_global()
-        .map_err(|error| anyhow::anyhow!("cannot start {threads} threads: {error}"))
+        .build()
+        .map_err(|error| anyhow::anyhow!("cannot start {threads} threads: {error}"))?
+        .install(work)
 }
 
 /// A flag that the first Ctrl-C sets, so that work ends at the next safe place; the second ends the program at once.

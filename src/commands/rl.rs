@@ -1,6 +1,7 @@
 //! `rl`: GRPO on the Preference-Aware Reward, from preference pairs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -48,8 +49,11 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     check(&settings)?;
-    super::use_threads(settings.run.threads)?;
     let stop = super::stop_flag()?;
+    super::on_threads(settings.run.threads, || reinforce(args, &settings, &stop))
+}
+
+fn reinforce(args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let ModelDir { config, weights, tokenizer } = model_dir::from_settings(&settings.model, settings.run.seed)?;
     let context = settings.model.context.min(config.max_position_embeddings);
@@ -61,14 +65,14 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
          model.context (the model's own limit is {})",
         config.max_position_embeddings
     );
-    let pairs = Pairs::load(&settings, &tokenizer)?;
+    let pairs = Pairs::load(settings, &tokenizer)?;
 
     let model = Qwen3::new(&Cpu, config, &weights, context)?;
     drop(weights);
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.duplicate()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
-    let (mut run, mut progress) = super::sft::open_run(out, "rl", &settings, args.train.resume, &mut learner)?;
+    let (mut run, mut progress) = super::sft::open_run(out, "rl", settings, args.train.resume, &mut learner)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
     let mut engine = Engine::new(&learner.model, limits)?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
@@ -80,7 +84,7 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
         tokenizer: &tokenizer,
         schedule: s.schedule(),
         seed: settings.run.seed,
-        stop: Some(&stop),
+        stop: Some(stop),
     };
     let mut machines = RlMachines {
         learner: &mut learner,
@@ -94,7 +98,7 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
         keep: settings.run.keep_checkpoints,
         seed: settings.run.seed,
     };
-    if run_rl(&mut machines, &pairs, &plan, &mut run, &mut progress, saving, &stop)? == Ending::Stopped {
+    if run_rl(&mut machines, &pairs, &plan, &mut run, &mut progress, saving, stop)? == Ending::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
     model_dir::export(&out.join("model"), &learner.model, &tokenizer)?;

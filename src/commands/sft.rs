@@ -1,6 +1,7 @@
 //! `sft`: supervised fine-tuning on conversations, or on the chosen responses of preference pairs.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -45,18 +46,21 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
         print!("{}", toml::to_string(&settings)?);
         return Ok(());
     }
-    super::use_threads(settings.run.threads)?;
     let stop = super::stop_flag()?;
+    super::on_threads(settings.run.threads, || fine_tune(args, &settings, &stop))
+}
+
+fn fine_tune(args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let model = model_dir::from_settings(&settings.model, settings.run.seed)?;
     let context = settings.model.context.min(model.config.max_position_embeddings);
-    let lessons = Lessons::load(&settings, &model.tokenizer, context)?;
+    let lessons = Lessons::load(settings, &model.tokenizer, context)?;
 
     let qwen = Qwen3::new(&Cpu, model.config, &model.weights, context)?;
     drop(model.weights);
     let mut learner = Learner::new(qwen, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
-    let (mut run, mut progress) = open_run(out, "sft", &settings, args.train.resume, &mut learner)?;
+    let (mut run, mut progress) = open_run(out, "sft", settings, args.train.resume, &mut learner)?;
     let plan = SftPlan {
         steps: settings.sft.steps,
         examples_per_step: settings.sft.examples_per_step,
@@ -68,7 +72,7 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
         keep: settings.run.keep_checkpoints,
         seed: settings.run.seed,
     };
-    let ending = run_sft(&mut learner, &lessons, &plan, &mut run, &mut guard, &mut progress, saving, &stop)?;
+    let ending = run_sft(&mut learner, &lessons, &plan, &mut run, &mut guard, &mut progress, saving, stop)?;
     if ending == Ending::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }

@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 
+use super::memory;
 use super::simd::{self, Kernel, LANES, Simd};
 use crate::tensor::DeviceError;
 
@@ -48,10 +49,7 @@ pub struct Panels {
 impl Panels {
     /// Panels of zeros.
     pub fn new(n: usize, k: usize) -> Result<Self, DeviceError> {
-        let (mut rows, len) = (Vec::new(), n.div_ceil(PANEL) * k);
-        rows.try_reserve_exact(len)
-            .map_err(|_| DeviceError(format!("out of memory: could not allocate a packed weight [{n}, {k}]")))?;
-        rows.resize(len, ZERO_ROW);
+        let rows = memory::filled(n.div_ceil(PANEL) * k, ZERO_ROW)?;
         Ok(Self { rows, n, k })
     }
 

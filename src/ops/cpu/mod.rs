@@ -8,6 +8,7 @@ mod global_norm;
 pub mod head;
 pub mod linear;
 pub mod log_softmax;
+mod memory;
 mod parallel;
 mod qk_norm_rope;
 mod rmsnorm;
@@ -32,12 +33,7 @@ impl Device for Cpu {
     type ViewMut<'a, T: Element> = &'a mut [T];
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Vec<T>, DeviceError> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).map_err(|_| {
-            DeviceError(format!("out of memory: could not allocate {len} elements of {} bytes", size_of::<T>()))
-        })?;
-        buffer.resize(len, T::zeroed());
-        Ok(buffer)
+        memory::filled(len, T::zeroed())
     }
 
     fn len<T: Element>(&self, buffer: &Vec<T>) -> usize {
