@@ -44,7 +44,7 @@ pub fn evaluate_pairs<B: Backend>(
     plan: &JudgePlan<'_>,
     pairs: &[JudgePair],
     stop: Option<&AtomicBool>,
-    mut finished: impl FnMut(usize),
+    mut finished: impl FnMut(usize) + Send,
 ) -> Result<PairReport, EngineError> {
     let sampled_plan = JudgePlan { votes: VOTES, ..*plan };
     let sampled = judge_pairs(engine, model, &sampled_plan, pairs, stop, &mut finished)?;

@@ -5,8 +5,12 @@
 //! pages and a place in the batch. A completion's tokens depend on its prompt, sampling and stream alone: products and
 //! attention are row-invariant on the CPU backend and draws are keyed by position, so any schedule gives the same text.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
 
 use super::pages::{Lease, Pages};
 use super::{Completion, Finish, Member, PromptGroup};
@@ -67,8 +71,17 @@ struct Sequence {
     logprobs: Vec<f32>,
 }
 
-/// Buffers for generation with one model shape.
+/// Completions of a lane below which another lane is not worth its buffers.
+const LANE_SEQUENCES: usize = 16;
+
+/// Generation with models of one shape.
 pub struct Engine<B: Backend> {
+    limits: EngineLimits,
+    lanes: Vec<Lane<B>>,
+}
+
+/// One stream of batches: a cache and the buffers of a forward pass.
+struct Lane<B: Backend> {
     limits: EngineLimits,
     pages: Pages,
     pool: KvPool<B>,
@@ -89,10 +102,74 @@ struct Pending {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Allocates the cache and the buffers of a forward pass.
+    /// Allocates the caches and the buffers of forward passes.
     pub fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
-        let (b, c) = (&model.backend, &model.config);
         assert!(limits.max_running < limits.max_batch_tokens, "no room for prompts beside the running completions");
+        let count = model.backend.lanes().min(limits.max_running / LANE_SEQUENCES).max(1);
+        let share = EngineLimits {
+            cache_rows: limits.cache_rows / count,
+            max_running: limits.max_running / count,
+            max_batch_tokens: limits.max_batch_tokens / count,
+            ..limits
+        };
+        let lanes = (0..count).map(|_| Lane::new(model, share)).collect::<Result<_, EngineError>>()?;
+        Ok(Self { limits, lanes })
+    }
+
+    /// Draws every member of every group; results in the order of the request. `finished` is called with the number of
+    /// completions that have just ended; `stop` set from elsewhere ends the work.
+    pub fn generate(
+        &mut self,
+        model: &Qwen3<B>,
+        groups: &[PromptGroup],
+        stop: Option<&AtomicBool>,
+        finished: impl FnMut(usize) + Send,
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        let one = |group: &PromptGroup, member: &Member| PromptGroup { members: vec![member.clone()], ..group.clone() };
+        // Every group, or every member as a group of its own, with the index of the group it came from.
+        let parts: Vec<(usize, Cow<'_, PromptGroup>)> = if self.limits.share_prompts {
+            groups.iter().map(Cow::Borrowed).enumerate().collect()
+        } else {
+            let split = |(i, group): (usize, &PromptGroup)| {
+                group.members.iter().map(move |member| (i, one(group, member))).collect::<Vec<_>>()
+            };
+            groups.iter().enumerate().flat_map(split).map(|(i, group)| (i, Cow::Owned(group))).collect()
+        };
+        let count = self.lanes.len();
+        let finished = Mutex::new(finished);
+        let report = |ended: usize| {
+            if let Ok(mut finished) = finished.lock() {
+                finished(ended);
+            }
+        };
+        // Dealt out in turn, so that lanes end at about the same time.
+        let dealt = |lane: usize| parts.iter().skip(lane).step_by(count);
+        let run_lane = |(index, lane): (usize, &mut Lane<B>)| {
+            let own: Vec<&PromptGroup> = dealt(index).map(|(_, group)| group.as_ref()).collect();
+            lane.generate(model, &own, stop, &report).map_err(|error| match error {
+                EngineError::NotFinite { group, member, position } => {
+                    EngineError::NotFinite { group: parts[index + group * count].0, member, position }
+                }
+                other => other,
+            })
+        };
+        let results: Vec<Result<_, EngineError>> = if count == 1 {
+            vec![model.backend.on_the_alert(|| run_lane((0, &mut self.lanes[0])))]
+        } else {
+            self.lanes.par_iter_mut().enumerate().map(run_lane).collect()
+        };
+        let mut completions: Vec<Vec<Completion>> = groups.iter().map(|_| Vec::new()).collect();
+        let mut results = results.into_iter().map(|r| Ok(r?.into_iter())).collect::<Result<Vec<_>, EngineError>>()?;
+        for (index, (group, _)) in parts.iter().enumerate() {
+            completions[*group].extend(results[index % count].next().expect("a result a group"));
+        }
+        Ok(completions)
+    }
+}
+
+impl<B: Backend> Lane<B> {
+    fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
+        let (b, c) = (&model.backend, &model.config);
         // At most 32 Mi logits at a time, whatever the vocabulary.
         let logit_rows = (32 << 20) / c.vocab_size;
         let logit_rows = logit_rows.clamp(1, 2 * limits.max_running.max(64));
@@ -110,41 +187,33 @@ impl<B: Backend> Engine<B> {
         })
     }
 
-    /// Draws every member of every group; results in the order of the request. `finished` is called with the number of
-    /// completions that have just ended; `stop` set from elsewhere ends the work.
-    pub fn generate(
+    fn generate(
         &mut self,
         model: &Qwen3<B>,
-        groups: &[PromptGroup],
+        groups: &[&PromptGroup],
         stop: Option<&AtomicBool>,
-        mut finished: impl FnMut(usize),
+        finished: &impl Fn(usize),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
-        let split: Vec<PromptGroup>;
-        let shared = if self.limits.share_prompts {
-            groups
-        } else {
-            let one =
-                |group: &PromptGroup, member: &Member| PromptGroup { members: vec![member.clone()], ..group.clone() };
-            split =
-                groups.iter().flat_map(|group| group.members.iter().map(move |member| one(group, member))).collect();
-            &split
-        };
-        self.check(model, shared)?;
+        self.check(model, groups)?;
         // A run that failed half-way has left its pages lent: start from a whole pool.
         self.pages = Pages::new(self.limits.cache_rows, self.limits.page_size);
-        let mut run = Run::new(shared);
+        let mut run = Run::new(groups);
         while !run.done() {
             if stop.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(EngineError::Interrupted);
             }
             self.step(model, &mut run)?;
-            finished(std::mem::take(&mut run.newly_finished));
+            if run.newly_finished > 0 {
+                finished(std::mem::take(&mut run.newly_finished));
+            }
         }
-        let mut completions = run.completions.into_iter().flatten().map(|c| c.expect("every member has ended"));
-        Ok(groups.iter().map(|group| completions.by_ref().take(group.members.len()).collect()).collect())
+        let ended = |members: Vec<Option<Completion>>| {
+            members.into_iter().map(|c| c.expect("every member has ended")).collect()
+        };
+        Ok(run.completions.into_iter().map(ended).collect())
     }
 
-    fn check(&self, model: &Qwen3<B>, groups: &[PromptGroup]) -> Result<(), EngineError> {
+    fn check(&self, model: &Qwen3<B>, groups: &[&PromptGroup]) -> Result<(), EngineError> {
         let vocab = model.config.vocab_size as u32;
         for (index, group) in groups.iter().enumerate() {
             let (prompt, new) = (group.prompt.len(), group.max_new_tokens);
@@ -210,7 +279,7 @@ impl<B: Backend> Engine<B> {
 
 /// The state of one `generate` call.
 struct Run<'a> {
-    groups: &'a [PromptGroup],
+    groups: &'a [&'a PromptGroup],
     /// The next group whose prompt has not been started.
     next_group: usize,
     /// Prompts in the cache, by group.
@@ -228,7 +297,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(groups: &'a [PromptGroup]) -> Self {
+    fn new(groups: &'a [&'a PromptGroup]) -> Self {
         Self {
             groups,
             next_group: 0,
@@ -389,7 +458,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn longest_member(groups: &[PromptGroup]) -> usize {
+fn longest_member(groups: &[&PromptGroup]) -> usize {
     groups.iter().map(|group| group.max_new_tokens).max().unwrap_or(0)
 }
 

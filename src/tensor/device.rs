@@ -67,6 +67,17 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// Sets every element of a view to zero.
     fn clear<T: Element>(&self, view: Self::ViewMut<'_, T>) -> Result<(), DeviceError>;
 
+    /// Streams of work that this device runs side by side without sharing anything: threads, on the CPU.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// Runs work made of many small ops that follow each other closely. A device may keep its helpers from falling asleep
+    /// meanwhile.
+    fn on_the_alert<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     /// A new buffer with a copy of host memory.
     fn upload<T: Element>(&self, from: &[T]) -> Result<Self::Buffer<T>, DeviceError> {
         let mut buffer = self.zeros(from.len())?;

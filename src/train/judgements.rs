@@ -47,7 +47,7 @@ pub fn judge_pairs<B: Backend>(
     plan: &JudgePlan<'_>,
     pairs: &[JudgePair],
     stop: Option<&AtomicBool>,
-    finished: impl FnMut(usize),
+    finished: impl FnMut(usize) + Send,
 ) -> Result<Vec<[Vec<Judged>; 2]>, EngineError> {
     let group = |judged: &JudgePair, role: Role| {
         let stream = plan.stream.fold(judged.pair.id).fold(role.index() as u64);

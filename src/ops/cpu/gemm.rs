@@ -343,7 +343,11 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     let parallel = (m + 4) * n * k > SERIAL_WORK && rayon::current_num_threads() > 1;
     let row_tiles = m.div_ceil(TILE_ROWS);
     let panels = n.div_ceil(PANEL);
-    let group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
+    let mut group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
+    if parallel && row_tiles == 1 {
+        // Few rows: what counts is that every thread streams its share of B.
+        group = group.min(panels.div_ceil(2 * rayon::current_num_threads()));
+    }
     let column_tiles = panels.div_ceil(group);
     let out = Output(c.as_mut_ptr());
     each_tile(row_tiles * column_tiles, parallel, |tile| {

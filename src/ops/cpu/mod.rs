@@ -1,6 +1,7 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
 mod adamw;
+mod alert;
 pub mod attention;
 mod embedding;
 pub mod gemm;
@@ -60,6 +61,14 @@ impl Device for Cpu {
     fn read<T: Element>(&self, from: &[T], to: &mut [T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
         Ok(())
+    }
+
+    fn lanes(&self) -> usize {
+        rayon::current_num_threads()
+    }
+
+    fn on_the_alert<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        alert::on_the_alert(work)
     }
 
     fn clear<T: Element>(&self, view: &mut [T]) -> Result<(), DeviceError> {
