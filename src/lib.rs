@@ -1,4 +1,60 @@
-//! `patarm` trains, evaluates and serves PaTaRM generative reward models on Qwen3.
+//! `patarm` trains, evaluates and serves PaTaRM generative reward models on Qwen3, without an ML framework.
+//!
+//! A generative reward model (a judge) reads a prompt and one response, writes rubrics for it, evaluates, and ends in a
+//! score. PaTaRM trains it from plain preference pairs: SFT teaches the format; then GRPO with the Preference-Aware Reward
+//! rewards a judgement of the chosen response that scores above the mean of the rejected side, and the mirror image.
+//!
+//! # The data's way
+//!
+//! ```text
+//! pairs ─► judge prompts ─► rollouts (n a response) ─► verdicts ─► rewards, joined by (pair, role, rollout)
+//!  data     data, tokenizer   rollout                   reward      reward + ops::score_margin
+//!                                ▲                                      │
+//!                                │                                      ▼
+//!                              model ◄── optimizer ◄── gradients ◄── GRPO loss ◄── advantages
+//!                              ops                      model::backward  ops::head
+//! ```
+//!
+//! # Modules
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`config`] | settings: defaults < file < environment < `--set`; unknown keys are refused |
+//! | [`data`] | pairs, dataset formats, judge prompts, the synthetic suite, the resumable order |
+//! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask |
+//! | [`tensor`] | element types, devices with their buffers, safetensors |
+//! | [`ops`] | the maths: one contract an op, one implementation a backend |
+//! | [`model`] | Qwen3: parameter table, forward, backward, both written out over the ops |
+//! | [`rollout`] | generation: prompts with members, pages of keys and values, the engine |
+//! | [`reward`] | verdicts, format penalty, joining pairs by identity |
+//! | [`loss`] | aggregation of token losses, the policy's settings |
+//! | [`optimizer`] | AdamW, schedule, clipping |
+//! | [`checkpoint`] | the whole run state on disk, hashed |
+//! | [`eval`] | accuracy on held-out pairs |
+//! | [`train`] | the loops: `sft.rs` and `rl.rs` are a step each, `stages.rs` runs them |
+//! | [`log`] | metrics, progress, report |
+//! | [`commands`] | one file a subcommand |
+//!
+//! Who may know whom is a table in `tests/tidy.rs`, and a test.
+//!
+//! # Where to put the next thing
+//!
+//! - **An op or a kernel**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
+//!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
+//! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
+//!   `src/commands/` and a line in its `mod.rs`. **A chart**: a row in `src/log/curves.rs`.
+//!
+//! # Promises
+//!
+//! - **One forward.** Rollouts, reference, training and judging run [`model::Qwen3::forward`]. On the CPU backend the
+//!   log-probabilities recorded while decoding equal those of the training forward bit for bit, whatever the batch, the
+//!   chunking, the pages, the shared prefix or the threads; every RL step measures it (`mismatch_max`).
+//! - **Determinism.** Sums have a fixed order; random numbers are Philox by (seed, stream, position). The number of threads
+//!   changes no bit, and a resumed run is the run.
+//! - **A failure is never a number.** A verdict is a score, a preference or a typed failure; failures are counted and left
+//!   out of means.
+//! - **Splits do not matter.** Losses take their global denominator as an argument: packing and micro-batches change nothing
+//!   beyond rounding.
 
 pub mod checkpoint;
 pub mod commands;

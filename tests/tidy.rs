@@ -1,0 +1,158 @@
+//! Rules of the house that a compiler does not hold: one op in all its places, who may know whom, and the shape of files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below a folder with one of these endings, sorted.
+fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(folder)];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if endings.iter().any(|end| path.extension().is_some_and(|e| e == *end)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    ["src", "tests", "benches"].iter().flat_map(|folder| files(folder, &["rs"])).collect()
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// Names of modules in a folder: NAME.rs and NAME/mod.rs.
+fn modules(folder: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir() || entry.path().extension().is_some_and(|e| e == "rs"))
+        .map(|entry| entry.path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// What lies in these folders without being an op, and why.
+const NOT_OPS: [(&str, &[&str]); 4] = [
+    // The table of contents, the backend's folder, and what all contracts use.
+    ("src/ops", &["mod", "cpu", "cost", "error"]),
+    // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
+    ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "alert", "parallel", "shared"]),
+    ("tests/ops", &["main"]),
+    ("benches/ops", &["main"]),
+];
+
+/// Ops that have no kernel of their own in these places, and why. (`kernels` and `src/ops/cuda` come with the CUDA backend:
+/// they join `NOT_OPS` then.)
+const EXCEPTIONS: [(&str, &[&str]); 0] = [];
+
+#[test]
+fn every_op_has_its_contract_its_cpu_code_its_test_and_its_bench() {
+    let names = |folder: &str| {
+        let known = NOT_OPS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, names)| names);
+        let excused = EXCEPTIONS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, names)| names);
+        let mut ops = modules(folder);
+        ops.retain(|name| !known.contains(&name.as_str()));
+        ops.extend(excused.iter().map(|name| name.to_string()));
+        ops
+    };
+    let contracts = names("src/ops");
+    assert!(contracts.len() >= 11, "contracts found: {contracts:?}");
+    for (folder, _) in &NOT_OPS[1..] {
+        assert_eq!(names(folder), contracts, "{folder} and src/ops must have the same ops");
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent: Vec<String> = rust_files()
+        .iter()
+        .filter(|path| !fs::read_to_string(path).unwrap().starts_with("//! "))
+        .map(|path| relative(path))
+        .collect();
+    assert!(silent.is_empty(), "files without a first line `//! …`: {silent:?}");
+}
+
+#[test]
+fn files_fit_their_size_and_hold_no_unfinished_marks() {
+    // Spelled in two halves, so that this file does not find itself.
+    let marks = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("FIX", "ME"), concat!("XX", "X")];
+    let mut faults = Vec::new();
+    for path in rust_files() {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().count();
+        if lines > 800 {
+            faults.push(format!("{}: {lines} lines, at most 800", relative(&path)));
+        }
+        for (number, line) in text.lines().enumerate() {
+            if let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) {
+                faults.push(format!("{}:{}: {mark}", relative(&path), number + 1));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
+const KNOWS: [(&str, &[&str]); 13] = [
+    ("random", &[]),
+    ("tensor", &[]),
+    ("ops", &["tensor", "random"]),
+    ("model", &["ops", "tensor", "random"]),
+    ("rollout", &["model", "ops", "tensor", "random"]),
+    ("optimizer", &["model", "ops", "tensor"]),
+    ("loss", &["ops"]),
+    ("data", &["random", "tensor", "tokenizer", "reward"]),
+    ("tokenizer", &["data", "tensor"]),
+    // The arithmetic of rewards is the op `score_margin`.
+    ("reward", &["data", "ops", "tensor", "random"]),
+    // Settings are made of the settings of what they configure.
+    ("config", &["loss", "ops", "optimizer", "reward"]),
+    ("log", &["ops", "tensor"]),
+    // Judges pairs with the rollouts of `train`, and measures nothing of training itself.
+    ("eval", &["train", "model", "ops", "rollout", "reward", "data", "random"]),
+];
+
+/// A checkpoint is a learner's state, so it knows `train`.
+const SEES_ALL: [&str; 5] = ["train", "commands", "checkpoint", "lib", "main"];
+
+#[test]
+fn modules_use_only_the_modules_that_they_may_know() {
+    let mut faults = Vec::new();
+    let mut seen = BTreeSet::new();
+    for path in files("src", &["rs"]) {
+        let inside = relative(&path);
+        let module = inside.trim_start_matches("src/").split(['/', '.']).next().unwrap().to_string();
+        seen.insert(module.clone());
+        if SEES_ALL.contains(&module.as_str()) {
+            continue;
+        }
+        let Some((_, allowed)) = KNOWS.iter().find(|(name, _)| *name == module) else {
+            faults.push(format!("{inside}: module `{module}` is not in the table"));
+            continue;
+        };
+        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            for part in code.split("crate::").skip(1) {
+                let used: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if used != module && !allowed.contains(&used.as_str()) {
+                    faults.push(format!("{inside}:{}: `{module}` must not know `{used}`", number + 1));
+                }
+            }
+        }
+    }
+    assert!(seen.len() >= 15, "modules found: {seen:?}");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
