@@ -152,7 +152,8 @@ pub struct NamedTensor<'a> {
 
 /// Writes tensors to `path` as `dtype` (f32, f16 or bf16), aside first and then renamed.
 pub fn write_tensors(path: &Path, tensors: &[NamedTensor<'_>], dtype: DType) -> Result<(), TensorFileError> {
-    let (kind, encode): (Dtype, fn(&[f32]) -> Vec<u8>) = match dtype {
+    type Encode = fn(&[f32]) -> Vec<u8>;
+    let (kind, encode): (Dtype, Encode) = match dtype {
         DType::F32 => (Dtype::F32, |values| values.iter().flat_map(|x| x.to_le_bytes()).collect()),
         DType::F16 => {
             (Dtype::F16, |values| values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect())

@@ -174,7 +174,7 @@ fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair],
 
 /// Rewards and advantages of all judgements, joined by (pair, role, rollout).
 fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -> Result<Rewards, TrainError> {
-    let mut manager = PairRewardManager::new(plan.reward.clone(), plan.settings.rollouts);
+    let mut manager = PairRewardManager::new(*plan.reward, plan.settings.rollouts);
     for (pair, sides) in pairs.iter().zip(judged) {
         for role in Role::BOTH {
             for (rollout, judged) in sides[role.index()].iter().enumerate() {
@@ -182,7 +182,7 @@ fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -
                     pair: pair.pair.id,
                     role,
                     rollout: rollout as u32,
-                    verdict: judged.verdict.clone(),
+                    verdict: judged.verdict,
                 })?;
             }
         }
@@ -196,7 +196,7 @@ fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -
     for (index, (pair, sides)) in pairs.iter().zip(judged).enumerate() {
         for (role, side) in Role::BOTH.into_iter().zip(sides) {
             for (rollout, judged) in side.into_iter().enumerate() {
-                let rewarded = by_identity[&(pair.pair.id, role, rollout as u32)].clone();
+                let rewarded = *by_identity[&(pair.pair.id, role, rollout as u32)];
                 trajectories.push(Trajectory {
                     pair: index,
                     role,

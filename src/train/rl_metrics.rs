@@ -112,8 +112,8 @@ impl StepNumbers {
             sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, rows.reference[i]).0);
             if first_update {
                 let mismatch = f64::from((logprob - old).abs());
-                // Not `max`: what is not a number must show.
-                if !(mismatch <= self.mismatch_max) {
+                // What is not a number must show.
+                if mismatch > self.mismatch_max || mismatch.is_nan() {
                     self.mismatch_max = mismatch;
                 }
             }

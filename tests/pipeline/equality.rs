@@ -37,9 +37,7 @@ fn score_alone(model: &Qwen3<Cpu>, groups: &[PromptGroup], completions: &[Vec<Co
             let ids: Vec<u32> = group.prompt.iter().chain(&completion.tokens).copied().collect();
             let (mut batch, mut targets) = (Batch::default(), Targets::default());
             batch.push_sequence(&ids[..ids.len() - 1]);
-            for place in group.prompt.len()..ids.len() {
-                targets.push(place - 1, ids[place]);
-            }
+            (group.prompt.len()..ids.len()).for_each(|place| targets.push(place - 1, ids[place]));
             all.extend(scorer.score(model, &batch, &targets, t).unwrap().logprob);
         }
     }

@@ -75,7 +75,9 @@ mod tests {
     #[test]
     fn a_panic_ends_the_watch() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let caught = std::panic::catch_unwind(|| pool.install(|| on_the_alert(|| panic!("on purpose"))));
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.install(|| on_the_alert(|| panic!("on purpose")));
+        }));
         assert!(caught.is_err());
     }
 }

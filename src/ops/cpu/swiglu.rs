@@ -21,7 +21,7 @@ impl Swiglu for Cpu {
             simd::run(Forward { out, gate_up, cols });
             return Ok(());
         }
-        let block = (rows.div_ceil(2 * rayon::current_num_threads())).min(BLOCK).max(1);
+        let block = rows.div_ceil(2 * rayon::current_num_threads()).clamp(1, BLOCK);
         out.par_chunks_mut(block * cols)
             .zip(gate_up.par_chunks(2 * block * cols))
             .for_each(|(out, gate_up)| simd::run(Forward { out, gate_up, cols }));
