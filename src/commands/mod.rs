@@ -2,7 +2,10 @@
 
 pub mod bench;
 pub mod demo;
+pub mod generate;
+pub mod judge;
 pub mod model_dir;
+pub mod report;
 pub mod rl;
 pub mod sft;
 mod train_args;
@@ -25,7 +28,10 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Sft(sft::SftArgs),
     Rl(rl::RlArgs),
+    Judge(judge::JudgeArgs),
+    Generate(generate::GenerateArgs),
     Bench(bench::BenchArgs),
+    Report(report::ReportArgs),
 }
 
 /// Runs the command that was asked for.
@@ -34,7 +40,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Sft(args) => sft::run(&args),
         Command::Rl(args) => rl::run(&args),
+        Command::Judge(args) => judge::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Report(args) => report::run(&args),
     }
 }
 

@@ -108,10 +108,11 @@ fn assign(table: &mut Table, key: &str, text: &str, origin: &str) -> Result<(), 
 }
 
 fn unknown(full: &str, key: &str, table: &Table) -> String {
-    let nearest =
-        table.keys().map(|known| (strsim::jaro_winkler(known, key), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    // Of equals `min_by` keeps the first: keys are sorted, so `beta1` comes before `beta2`.
+    let distance = |known: &str| 1.0 - strsim::jaro_winkler(known, key);
+    let nearest = table.keys().map(|known| (distance(known), known)).min_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some((score, known)) if score > 0.7 => format!("unknown key `{full}`: did you mean `{known}`?"),
+        Some((distance, known)) if distance < 0.3 => format!("unknown key `{full}`: did you mean `{known}`?"),
         _ => {
             let known: Vec<_> = table.keys().map(String::as_str).collect();
             format!("unknown key `{full}`: known keys here are {}", known.join(", "))
