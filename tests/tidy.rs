@@ -50,7 +50,7 @@ const NOT_OPS: [(&str, &[&str]); 4] = [
     ("src/ops", &["mod", "cpu", "cost", "error"]),
     // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
     ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "alert", "parallel", "shared"]),
-    ("tests/ops", &["main"]),
+    ("tests/ops", &["main", "numbers"]),
     ("benches/ops", &["main"]),
 ];
 

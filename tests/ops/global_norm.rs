@@ -1,1 +1,39 @@
 //! Tests of the op `global_norm`.
+
+use patarm::ops::Cpu;
+use patarm::ops::global_norm::{GlobalNorm, Norm};
+
+use crate::numbers::{normal, on_threads};
+
+fn norm(gradient: &[f32]) -> f64 {
+    Cpu.global_norm(GlobalNorm { gradient }).unwrap()
+}
+
+#[test]
+fn the_norm_is_the_root_of_the_sum_of_squares() {
+    for len in [0, 1, 7, 100, 50_000] {
+        let gradient = normal(1, len);
+        let expected = gradient.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        assert!((norm(&gradient) - expected).abs() <= 1e-13 * expected, "{len}");
+    }
+    // Squares that f32 cannot hold.
+    assert_eq!(norm(&[3e30, 4e30]), (9e60f64 * (3e30f32 as f64 / 3e30).powi(2) + (4e30f32 as f64).powi(2)).sqrt());
+}
+
+#[test]
+fn what_is_not_a_number_shows_wherever_it_stands() {
+    for place in [0, 8, 39_999] {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut gradient = normal(1, 40_000);
+            gradient[place] = bad;
+            assert!(!norm(&gradient).is_finite(), "{bad} at {place}");
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let gradient = normal(1, 200_000);
+    let run = || norm(&gradient).to_bits();
+    assert_eq!(on_threads(1, run), on_threads(3, run));
+}

@@ -6,6 +6,7 @@ mod embedding;
 mod global_norm;
 mod head;
 mod linear;
+mod numbers;
 mod qk_norm_rope;
 mod rmsnorm;
 mod sample;
