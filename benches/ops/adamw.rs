@@ -1,5 +1,36 @@
 //! Benches of the op `adamw`.
 
-fn bench(_: &mut criterion::Criterion) {}
+use criterion::{Criterion, Throughput};
+use patarm::ops::Cpu;
+use patarm::ops::adamw::{AdamW, AdamWStep};
+
+/// The arenas of nano and mini.
+fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("adamw");
+    for len in [853_376usize, 29_400_000] {
+        let [mut weight, mut moment1, mut moment2, gradient] = [(); 4].map(|()| vec![0.01f32; len]);
+        group.throughput(Throughput::Bytes(28 * len as u64));
+        group.sample_size(20);
+        group.bench_function(format!("{len}"), |bencher| {
+            bencher.iter(|| {
+                let args: AdamW<Cpu> = AdamW {
+                    weight: &mut weight,
+                    moment1: &mut moment1,
+                    moment2: &mut moment2,
+                    gradient: &gradient,
+                    gradient_scale: 1.0,
+                    learning_rate: 1e-4,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    epsilon: 1e-8,
+                    weight_decay: 0.1,
+                    step: 10,
+                };
+                Cpu.adamw(args).expect("sizes fit");
+            });
+        });
+    }
+    group.finish();
+}
 
 criterion::criterion_group!(benches, bench);

@@ -1,5 +1,20 @@
 //! Benches of the op `global_norm`.
 
-fn bench(_: &mut criterion::Criterion) {}
+use criterion::{Criterion, Throughput};
+use patarm::ops::Cpu;
+use patarm::ops::global_norm::{GlobalNorm, Norm};
+
+/// The arenas of nano and mini.
+fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("global_norm");
+    for len in [853_376usize, 29_400_000] {
+        let gradient = vec![0.01f32; len];
+        group.throughput(Throughput::Bytes(4 * len as u64));
+        group.bench_function(format!("{len}"), |bencher| {
+            bencher.iter(|| Cpu.global_norm(GlobalNorm { gradient: &gradient[..] }).expect("cannot fail"));
+        });
+    }
+    group.finish();
+}
 
 criterion::criterion_group!(benches, bench);

@@ -1,0 +1,5 @@
+//! The binary itself: what its commands leave behind, and what they say of bad input.
+
+mod bad_input;
+mod runs;
+mod world;

@@ -1,0 +1,178 @@
+//! Runs of every command from end to end, on a tiny model.
+
+use std::io::Read;
+
+use serde_json::Value;
+
+use crate::world::{World, shared_data};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Metrics without what a clock measured.
+fn timeless(text: &str) -> Vec<Value> {
+    let mut rows = lines(text);
+    for row in &mut rows {
+        let clock = |key: &String| ["_ms", "_s", "_per_s", "_bytes"].iter().any(|end| key.ends_with(end));
+        row.as_object_mut().unwrap().retain(|key, _| !clock(key));
+    }
+    rows
+}
+
+const RL: &[&str] = &[
+    "rl",
+    "--model",
+    "model",
+    "--data",
+    "train_pairs.jsonl",
+    "--rubrics",
+    "rubrics.toml",
+    "--set",
+    "rl.pairs_per_step=2",
+    "--set",
+    "rl.rollouts=2",
+    "--set",
+    "rl.max_prompt_tokens=200",
+    "--set",
+    "rl.max_new_tokens=8",
+    "--set",
+    "rl.micro_batch_tokens=1024",
+    "--set",
+    "rl.max_running=8",
+];
+
+#[test]
+fn generate_prints_ids_text_and_log_probabilities() {
+    let world = World::new();
+    let args = ["generate", "--model", "model", "--prompt", "repeat these", "--max-new-tokens", "5", "--json"];
+    let greedy = world.succeed(&args).out;
+    let line = &lines(&greedy)[0];
+    let count = line["token_ids"].as_array().unwrap().len();
+    assert!((1..=5).contains(&count) && line["logprobs"].as_array().unwrap().len() == count, "{line}");
+    assert!(line["logprobs"].as_array().unwrap().iter().all(|p| p.as_f64().unwrap() <= 0.0));
+    assert!(["length", "stop"].contains(&line["finish_reason"].as_str().unwrap()));
+    assert_eq!(greedy, world.succeed(&args).out);
+    let sampled = [&args[..], &["--temperature", "1", "--samples", "3", "--chat", "--logits", "logits.json"]].concat();
+    assert_eq!(lines(&world.succeed(&sampled).out).len(), 3);
+    let logits: Value = serde_json::from_str(&world.read("logits.json")).unwrap();
+    assert_eq!(logits["ids"].as_array().unwrap().len(), logits["logits"].as_array().unwrap().len());
+}
+
+#[test]
+fn judge_gives_every_response_a_row_and_failures_no_number() {
+    let world = World::new();
+    world.write(
+        "rows.jsonl",
+        "{\"prompt\": \"p\", \"response\": \"r <|im_end|>\"}\n{\"prompt\": \"q\", \"response\": \"s\"}\n",
+    );
+    world.succeed(&[
+        "judge",
+        "--model",
+        "model",
+        "--input",
+        "rows.jsonl",
+        "--output",
+        "out.jsonl",
+        "--votes",
+        "3",
+        "--max-new-tokens",
+        "6",
+        "--texts",
+    ]);
+    let rows = lines(&world.read("out.jsonl"));
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        // Random weights write no judgement: every vote fails, and the score is null, not 0.
+        assert!(row["score"].is_null() && row["valid"] == 0, "{row}");
+        let votes = row["votes"].as_array().unwrap();
+        assert_eq!(votes.len(), 3);
+        assert!(votes.iter().all(|vote| vote["score"].is_null() && vote["verdict"] != "score"));
+    }
+}
+
+#[test]
+fn sft_leaves_a_model_and_a_resumed_run_is_the_run() {
+    let world = World::new();
+    let args = |out, steps| {
+        [
+            "sft",
+            "--model",
+            "model",
+            "--data",
+            "sft.jsonl",
+            "--out",
+            out,
+            "--set",
+            steps,
+            "--set",
+            "run.checkpoint_every=3",
+        ]
+    };
+    // The rate is constant: the two runs differ in their number of steps until the second is resumed.
+    let constant = ["--set", "sft.decay=constant", "--set", "sft.learning_rate=1e-3"];
+    world.succeed(&[&args("whole", "sft.steps=6")[..], &constant].concat());
+    world.succeed(&[&args("parts", "sft.steps=3")[..], &constant].concat());
+    world.succeed(&[&args("parts", "sft.steps=6")[..], &constant, &["--resume"]].concat());
+    assert_eq!(timeless(&world.read("whole/metrics.jsonl")), timeless(&world.read("parts/metrics.jsonl")));
+    let model = |run: &str| std::fs::read(world.path(&format!("{run}/model/model.safetensors"))).unwrap();
+    assert_eq!(model("whole"), model("parts"));
+    world.succeed(&["generate", "--model", "whole/model", "--prompt", "a", "--max-new-tokens", "1"]);
+    world.fail(&args("whole", "sft.steps=6"), &["holds a run already", "--resume"]);
+    let page = world.succeed(&["report", "whole"]).out;
+    assert!(std::fs::read_to_string(page.trim().replace("whole", world.path("whole").to_str().unwrap())).is_ok());
+}
+
+#[test]
+fn rl_measures_a_mismatch_of_zero_and_a_resumed_run_is_the_run() {
+    let world = World::new();
+    let run = |out, steps, more: &[&str]| {
+        world.succeed(&[RL, &["--out", out, "--set", steps, "--set", "rl.learning_rate=1e-3"], more].concat());
+    };
+    run("whole", "rl.steps=4", &[]);
+    run("parts", "rl.steps=2", &["--threads", "1"]);
+    run("parts", "rl.steps=4", &["--resume"]);
+    let whole = timeless(&world.read("whole/metrics.jsonl"));
+    assert_eq!(whole.len(), 4);
+    assert!(whole.iter().all(|line| line["mismatch_max"] == 0.0), "{whole:?}");
+    assert_eq!(whole, timeless(&world.read("parts/metrics.jsonl")));
+}
+
+#[test]
+fn public_pairs_and_the_real_tokenizer_train_a_small_random_model() {
+    let Some(data) = shared_data() else { return };
+    let world = World::new();
+    let packed = std::fs::File::open(data.join("qwen3_tokenizer/tokenizer.json.gz")).unwrap();
+    let mut tokenizer = String::new();
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut tokenizer).unwrap();
+    std::fs::create_dir(world.path("qwen")).unwrap();
+    world.write("qwen/tokenizer.json", &tokenizer);
+    for name in ["tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::copy(data.join("qwen3_tokenizer").join(name), world.path("qwen").join(name)).unwrap();
+    }
+    for (index, file) in ["gsm8k/derived_math_pairs.jsonl", "llamafactory_dpo/dpo_en_demo.json"].iter().enumerate() {
+        let file = data.join(file);
+        let file = file.to_str().unwrap();
+        let (sft, rl) = (format!("sft{index}"), format!("rl{index}"));
+        let source = ["--data", file, "--init", "nano", "--tokenizer", "qwen"];
+        let chosen =
+            ["sft", "--target", "chosen", "--out", &sft, "--set", "sft.steps=2", "--set", "sft.examples_per_step=2"];
+        let short = ["--set", "sft.max_length=512", "--set", "sft.micro_batch_tokens=512"];
+        world.succeed(&[&chosen[..], &source, &short].concat());
+        let judge =
+            ["rl", "--out", &rl, "--set", "rl.steps=2", "--set", "rl.pairs_per_step=2", "--set", "rl.rollouts=2"];
+        let small = [
+            "--set",
+            "rl.max_prompt_tokens=1024",
+            "--set",
+            "rl.max_new_tokens=4",
+            "--set",
+            "rl.micro_batch_tokens=2048",
+            "--set",
+            "rl.max_running=4",
+        ];
+        world.succeed(&[&judge[..], &source, &small].concat());
+        let metrics = lines(&world.read(&format!("{rl}/metrics.jsonl")));
+        assert!(metrics.len() == 2 && metrics.iter().all(|line| line["mismatch_max"] == 0.0), "{metrics:?}");
+    }
+}

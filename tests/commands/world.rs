@@ -1,0 +1,103 @@
+//! A folder with a tiny model and rows to train it on, and the binary to run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use patarm::data::synthetic::{self, Counts, Suite, SuiteConfig};
+use patarm::model::parameters::random_weights;
+use patarm::model::{Qwen3Config, directory};
+use patarm::tensor::DType;
+use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
+
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+/// What a command printed, and how it ended.
+pub struct Outcome {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
+}
+
+pub fn tokenizer() -> Tokenizer {
+    let inner = synthetic::tokenizer().unwrap();
+    Tokenizer::from_parts(inner, CHAT_TEMPLATE.into(), synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap()
+}
+
+pub fn config(vocab: usize) -> Qwen3Config {
+    let mut config = Qwen3Config::named("nano").unwrap();
+    (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.intermediate_size) = (vocab, 32, 2, 48);
+    config
+}
+
+impl World {
+    /// `model/` with a tokenizer, `rubrics.toml`, and `sft.jsonl`, `train_pairs.jsonl`, `test_pairs.jsonl`.
+    pub fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        let tokenizer = tokenizer();
+        let config = config(tokenizer.vocab_size().next_multiple_of(16));
+        directory::save(&world.path("model"), &config, &random_weights(&config, 1), DType::F32).unwrap();
+        tokenizer.save(&world.path("model")).unwrap();
+        world.write("rubrics.toml", synthetic::RUBRICS);
+        let suite = Suite::new(SuiteConfig::default());
+        let counts = Counts { sft: 20, train: 12, test: 4 };
+        let message = |example: &synthetic::Example| format!("{}\n{}", example.prompt, example.response);
+        synthetic::write_jsonl(&suite, &world.path(""), counts, message).unwrap();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Runs the binary in the folder.
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        let output = Command::new(env!("CARGO_BIN_EXE_patarm-train"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("the binary starts");
+        Outcome {
+            ok: output.status.success(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub fn succeed(&self, args: &[&str]) -> Outcome {
+        let outcome = self.run(args);
+        assert!(outcome.ok, "{args:?}: {}", outcome.err);
+        outcome
+    }
+
+    /// The command must fail and say all of `words` in one message.
+    #[track_caller]
+    pub fn fail(&self, args: &[&str], words: &[&str]) {
+        let outcome = self.run(args);
+        assert!(!outcome.ok, "{args:?} must fail");
+        assert!(!outcome.err.contains("panicked"), "{}", outcome.err);
+        for word in words {
+            assert!(outcome.err.contains(word), "{args:?}: {word:?} is missing in: {}", outcome.err);
+        }
+    }
+}
+
+/// Public data sets that may lie beside the repository.
+pub fn shared_data() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if !folder.is_dir() {
+        eprintln!("skipped: there is no {}", folder.display());
+        return None;
+    }
+    Some(folder)
+}
