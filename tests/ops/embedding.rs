@@ -46,7 +46,7 @@ fn backward_adds_the_rows_of_an_id_in_the_order_of_tokens() {
 
 #[test]
 fn ids_outside_the_vocabulary_are_named() {
-    let mut out = vec![0.0f32; 4];
+    let mut out = [0.0f32; 4];
     let args: EmbeddingForward<Cpu> =
         EmbeddingForward { out: &mut out[..], table: &[0.0; 6], ids: &[1, 3], tokens: 2, hidden: 2, vocab: 3 };
     let message = refused(Cpu.embedding_forward(args));

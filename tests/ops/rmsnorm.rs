@@ -50,6 +50,9 @@ fn backward(
     (d_sum, d_weight)
 }
 
+/// Moves one of the inputs (x, weight) by a step.
+type Bump<'a> = &'a dyn Fn(&mut Vec<f64>, &mut Vec<f64>, f64);
+
 fn reference(x: &[f64], weight: &[f64]) -> Vec<f64> {
     let cols = weight.len();
     x.chunks(cols)
@@ -87,7 +90,7 @@ fn gradients_are_those_of_finite_differences() {
     let start = normal(4, rows * cols);
     let (d_sum, d_weight) = backward(&start, &d_out, &x, &inv_rms, &weight, false);
     let loss = |x: &[f64], w: &[f64]| reference(x, w).iter().zip(&d_out).map(|(o, d)| o * f64::from(*d)).sum::<f64>();
-    let slope = |x: &[f64], w: &[f64], bump: &dyn Fn(&mut Vec<f64>, &mut Vec<f64>, f64)| {
+    let slope = |x: &[f64], w: &[f64], bump: Bump<'_>| {
         let at = |h: f64| {
             let (mut x, mut w) = (x.to_vec(), w.to_vec());
             bump(&mut x, &mut w, h);

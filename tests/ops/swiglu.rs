@@ -62,7 +62,7 @@ fn a_row_has_the_same_bits_in_any_batch_and_on_any_threads() {
 
 #[test]
 fn wrong_sizes_are_named() {
-    let mut out = vec![0.0f32; 4];
+    let mut out = [0.0f32; 4];
     let args: SwigluForward<Cpu> = SwigluForward { out: &mut out[..], gate_up: &[0.0; 6], rows: 2, cols: 2 };
     assert!(refused(Cpu.swiglu_forward(args)).contains("`gate_up` has the wrong size: expected 8, got 6"));
 }
