@@ -1,11 +1,11 @@
 //! A tokenizer's folder: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::{CHAT_TEMPLATE, Inner, Tokenizer, TokenizerError};
+use crate::tensor::file::write_atomically;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -119,12 +119,5 @@ fn eos_ids_of(generation: &Map<String, Value>) -> Vec<u32> {
 }
 
 fn write_file(dir: &Path, name: &str, text: &str) -> Result<(), TokenizerError> {
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(dir.join(name))?;
-        Ok(())
-    };
-    write().map_err(|source| TokenizerError::Io { path: dir.join(name), source })
+    write_atomically(&dir.join(name), text.as_bytes()).map_err(|source| TokenizerError::Io { path: dir.join(name), source })
 }
