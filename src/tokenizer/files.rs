@@ -119,5 +119,6 @@ fn eos_ids_of(generation: &Map<String, Value>) -> Vec<u32> {
 }
 
 fn write_file(dir: &Path, name: &str, text: &str) -> Result<(), TokenizerError> {
-    write_atomically(&dir.join(name), text.as_bytes()).map_err(|source| TokenizerError::Io { path: dir.join(name), source })
+    write_atomically(&dir.join(name), text.as_bytes())
+        .map_err(|source| TokenizerError::Io { path: dir.join(name), source })
 }
