@@ -32,6 +32,10 @@ const DEPTH: usize = 256;
 /// Rows and panels of a tile of a weight gradient: with `DEPTH` 256 + 512 KB packed, in the second-level cache.
 const GRADIENT_TILE: [usize; 2] = [256, 512 / PANEL];
 
+/// Elements of a panel asked for ahead of their use: 2 KB. The processor's own prefetcher alone streams weights at half the
+/// speed (measured: 25 GB/s instead of 46 with four rows on two cores).
+const AHEAD: usize = 16 * PANEL;
+
 /// One k of a panel: 32 columns, two cache lines.
 #[derive(Clone, Copy, Zeroable)]
 #[repr(C, align(128))]
@@ -179,7 +183,11 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s
         for _ in 0..t.k {
             let mut vectors = [s.splat(0.0); NV];
             for (v, vector) in vectors.iter_mut().enumerate() {
-                *vector = s.load_ptr(b.add(v / 2 * t.b_panel + v % 2 * LANES));
+                let from = b.add(v / 2 * t.b_panel + v % 2 * LANES);
+                *vector = s.load_ptr(from);
+                if !PACKED {
+                    simd::prefetch(from.wrapping_add(AHEAD));
+                }
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = s.splat(*a.add(if PACKED { r } else { r * t.a_row }));

@@ -2,7 +2,7 @@
 //!
 //! Inner loops are written once, generic over [`Simd`], and run at the level that this machine has:
 //!
-//! ```ignore
+//! ```text
 //! struct Scale<'a> { x: &'a mut [f32], by: f32 }
 //! impl Kernel for Scale<'_> {
 //!     type Output = ();
@@ -93,6 +93,18 @@ pub fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
         Level::Avx2 => unsafe { x86::run_avx2(kernel) },
         _ => kernel.run(Portable),
     }
+}
+
+/// Asks for the cache line at `at` ahead of its use. Any address will do: nothing is read.
+#[inline(always)]
+pub fn prefetch(at: *const f32) {
+    // Safety: a hint, which no address makes fault; SSE is part of x86-64.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Sixteen lanes of f32. Methods that take memory panic when the slice is shorter than sixteen.
