@@ -23,6 +23,7 @@
 //! | [`data`] | pairs, dataset formats, judge prompts, the synthetic suite, the resumable order |
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask |
 //! | [`tensor`] | element types, devices with their buffers, safetensors |
+//! | `cuda` | the CUDA device: context, memory, typed kernels, the one launch (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
 //! | [`model`] | Qwen3: parameter table, forward, backward, both written out over the ops |
 //! | [`rollout`] | generation: prompts with members, pages of keys and values, the engine |
@@ -59,6 +60,8 @@
 pub mod checkpoint;
 pub mod commands;
 pub mod config;
+#[cfg(has_cuda)]
+pub mod cuda;
 pub mod data;
 pub mod eval;
 pub mod log;

@@ -22,9 +22,14 @@ pub mod score_margin;
 pub mod swiglu;
 
 pub mod cpu;
+/// Kernels for the device of [`crate::cuda`]; two ops so far, so it is no [`Backend`] yet.
+#[cfg(has_cuda)]
+pub mod cuda;
 
 pub use cost::Cost;
 pub use cpu::Cpu;
+#[cfg(has_cuda)]
+pub use cuda::Cuda;
 pub use error::{Check, OpError, OpResult};
 
 /// Everything a model, a rollout and an optimizer need of a backend.

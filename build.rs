@@ -1,0 +1,318 @@
+//! Compiles every `kernels/*.cu` to a fat binary and writes Rust handles of its entry points (`src/cuda/kernels.rs`
+//! includes them). A device is never needed; without nvcc the build has the CPU backend only, and says so.
+//!
+//! nvcc is the one of `NVCC`, `CUDA_HOME`, `PATH` or `tools/.cuda` (see `tools/install-nvcc`), in this order.
+//! `PATARM_CUDA_ARCH` replaces the architectures: `PATARM_CUDA_ARCH=90a` builds faster, for one of them.
+//!
+//! A fat binary holds, for each architecture, machine code for the GPU and the PTX text that the emulator runs; both are kept
+//! uncompressed. The handles come from that PTX, so that a misspelt kernel or a wrong number of arguments does not compile.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// What the project is tuned for: A100, H100 and H200.
+const ARCHITECTURES: &str = "80,90a";
+
+/// `--fmad` stays on: kernels spell out the roundings that must not be fused. `-lineinfo` names lines in the emulator's reports
+/// and in profilers.
+const FLAGS: [&str; 6] = ["-fatbin", "--no-compress", "-lineinfo", "-std=c++17", "-Werror", "all-warnings"];
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(has_cuda)");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=kernels");
+    for name in ["NVCC", "CUDA_HOME", "PATARM_CUDA_ARCH"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let Some(nvcc) = find_nvcc() else {
+        println!("cargo::rerun-if-env-changed=PATH");
+        println!(
+            "cargo::warning=no nvcc found: this build has the CPU backend only (tools/install-nvcc fetches one, or set \
+             CUDA_HOME)"
+        );
+        return;
+    };
+    println!("cargo::rerun-if-changed={}", nvcc.display());
+    match build(&nvcc) {
+        Ok(()) => println!("cargo::rustc-cfg=has_cuda"),
+        Err(message) => {
+            eprintln!("{message}");
+            exit(1);
+        }
+    }
+}
+
+/// The nvcc to use; one that is named but not there is an error, not a reason to take another.
+fn find_nvcc() -> Option<PathBuf> {
+    let named = |variable: &str, inside: &str| {
+        let mut path = PathBuf::from(env::var_os(variable).filter(|value| !value.is_empty())?);
+        path.extend(Path::new(inside));
+        if !path.is_file() {
+            eprintln!("{variable} is set, but there is no {}", path.display());
+            exit(1);
+        }
+        Some(path)
+    };
+    let in_path =
+        || env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join("nvcc")).find(|path| path.is_file());
+    let installed = || Some(root().join("tools/.cuda/bin/nvcc")).filter(|path| path.is_file());
+    named("NVCC", "").or_else(|| named("CUDA_HOME", "bin/nvcc")).or_else(in_path).or_else(installed)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
+}
+
+/// One `kernels/NAME.cu` and its fat binary.
+struct Unit {
+    /// From the root of the repository.
+    source: PathBuf,
+    image: PathBuf,
+}
+
+fn build(nvcc: &Path) -> Result<(), String> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let units = units(&out)?;
+    let next = AtomicUsize::new(0);
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1).min(units.len());
+    let failures: Vec<String> = thread::scope(|scope| {
+        let work = || {
+            let take = || units.get(next.fetch_add(1, Ordering::Relaxed));
+            std::iter::from_fn(take).filter_map(|unit| compile(nvcc, unit).err()).collect::<Vec<_>>()
+        };
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a compile thread does not panic")).collect()
+    });
+    if !failures.is_empty() {
+        return Err(failures.join("\n"));
+    }
+    let path = out.join("kernels.rs");
+    fs::write(&path, handles(&units)?).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
+fn units(out: &Path) -> Result<Vec<Unit>, String> {
+    let folder = root().join("kernels");
+    let entries = fs::read_dir(&folder).map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
+    let mut names: Vec<OsString> = entries.flatten().map(|entry| entry.file_name()).collect();
+    names.retain(|name| Path::new(name).extension().is_some_and(|ending| ending == "cu"));
+    names.sort();
+    let unit = |name: OsString| {
+        let image = out.join(&name).with_extension("fatbin");
+        Unit { source: Path::new("kernels").join(name), image }
+    };
+    Ok(names.into_iter().map(unit).collect())
+}
+
+/// Runs nvcc, unless the fat binary was made by this nvcc from these very texts with these flags.
+fn compile(nvcc: &Path, unit: &Unit) -> Result<(), String> {
+    let flags = flags()?;
+    let key = fingerprint(nvcc, unit, &flags)?;
+    let stamp = unit.image.with_extension("stamp");
+    if unit.image.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == key) {
+        return Ok(());
+    }
+    let mut command = Command::new(nvcc);
+    command.current_dir(root()).args(&flags).arg(&unit.source).arg("-o").arg(&unit.image);
+    let output = command.output().map_err(|e| format!("cannot run {}: {e}", nvcc.display()))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        let hint = match Command::new("g++").arg("--version").output() {
+            Err(_) => "\nnvcc needs a C++ compiler: g++ was not found",
+            Ok(_) => "",
+        };
+        return Err(format!("nvcc failed on {}:\n{said}{hint}\nthe command was {command:?}", unit.source.display()));
+    }
+    fs::write(&stamp, key).map_err(|e| format!("cannot write {}: {e}", stamp.display()))
+}
+
+fn flags() -> Result<Vec<String>, String> {
+    let wanted = env::var("PATARM_CUDA_ARCH").unwrap_or_else(|_| ARCHITECTURES.to_string());
+    let mut flags: Vec<String> = FLAGS.iter().map(|flag| flag.to_string()).collect();
+    for name in wanted.split(',').map(str::trim) {
+        let digits = name.strip_suffix('a').unwrap_or(name);
+        if digits.len() < 2 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("PATARM_CUDA_ARCH is a list such as 80,90a, got `{wanted}`"));
+        }
+        flags.push(format!("-gencode=arch=compute_{name},code=[sm_{name},compute_{name}]"));
+    }
+    Ok(flags)
+}
+
+/// What the fat binary is made of: the compiler, the flags, and the texts of the source and of the headers it includes.
+fn fingerprint(nvcc: &Path, unit: &Unit, flags: &[String]) -> Result<String, String> {
+    let mut hasher = DefaultHasher::new();
+    (nvcc, flags).hash(&mut hasher);
+    if let Ok(changed) = fs::metadata(nvcc).and_then(|data| data.modified()) {
+        changed.hash(&mut hasher);
+    }
+    let (mut open, mut seen) = (vec![root().join(&unit.source)], BTreeSet::new());
+    while let Some(path) = open.pop() {
+        let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        (&path, &text).hash(&mut hasher);
+        let folder = path.parent().expect("a file lies in a folder");
+        let quoted = |line: &str| Some(line.trim().strip_prefix("#include \"")?.split_once('"')?.0.to_string());
+        open.extend(
+            text.lines().filter_map(quoted).map(|name| folder.join(name)).filter(|path| seen.insert(path.clone())),
+        );
+    }
+    Ok(format!("{:016x}\n", hasher.finish()))
+}
+
+/// An entry point: its name and the bytes of each argument.
+#[derive(PartialEq)]
+struct Entry {
+    name: String,
+    sizes: Vec<usize>,
+}
+
+/// What the PTX of one architecture offers.
+#[derive(PartialEq)]
+struct Interface {
+    entries: Vec<Entry>,
+    /// Name, Rust type, value.
+    constants: Vec<(String, &'static str, String)>,
+}
+
+/// The text of the generated file: a `Kernel` for each entry, the exported constants, and the fat binaries.
+fn handles(units: &[Unit]) -> Result<String, String> {
+    let (mut text, mut images) = (String::new(), String::new());
+    let mut index = 0;
+    for unit in units {
+        let Interface { entries, constants } = interface(unit)?;
+        let source = unit.source.display();
+        let mut names = String::new();
+        for Entry { name, sizes } in entries {
+            let (constant, count) = (name.to_uppercase(), sizes.len());
+            write!(names, "{name:?}, ").expect("strings take all");
+            writeln!(
+                text,
+                "/// `{name}` of {source}.\n\
+                 pub const {constant}: Kernel<{count}> = Kernel {{ index: {index}, name: {name:?}, sizes: {sizes:?} }};"
+            )
+            .expect("strings take all");
+            index += 1;
+        }
+        for (name, kind, value) in constants {
+            writeln!(text, "/// Of {source}.\npub const {name}: {kind} = {value};").expect("strings take all");
+        }
+        let image = unit.image.display().to_string();
+        writeln!(
+            images,
+            "    Image {{ source: \"{source}\", kernels: &[{names}], bytes: include_bytes!({image:?}) }},"
+        )
+        .expect("strings take all");
+    }
+    let architectures = env::var("PATARM_CUDA_ARCH").unwrap_or_else(|_| ARCHITECTURES.to_string());
+    writeln!(text, "/// Architectures in the images.\npub const ARCHITECTURES: &str = {architectures:?};")
+        .expect("strings take all");
+    writeln!(
+        text,
+        "/// The fat binaries, in the order of the kernels' indices.\npub static IMAGES: &[Image] = &[\n{images}];"
+    )
+    .expect("strings take all");
+    Ok(text)
+}
+
+/// Reads the PTX texts in a fat binary; they must all offer the same.
+fn interface(unit: &Unit) -> Result<Interface, String> {
+    let bytes = fs::read(&unit.image).map_err(|e| format!("cannot read {}: {e}", unit.image.display()))?;
+    let mut found: Option<Interface> = None;
+    // A PTX text ends with a zero byte, and so does what stands before it.
+    for piece in bytes.split(|byte| *byte == 0) {
+        let text = String::from_utf8_lossy(piece);
+        let Some(start) = text.find(".version ") else { continue };
+        if !text.contains(".address_size 64") {
+            continue;
+        }
+        let here = parse_ptx(&text[start..], &unit.source)?;
+        if found.as_ref().is_some_and(|other| *other != here) {
+            return Err(format!(
+                "{}: the architectures differ in kernels or exported constants",
+                unit.source.display()
+            ));
+        }
+        found = Some(here);
+    }
+    found.filter(|interface| !interface.entries.is_empty()).ok_or_else(|| {
+        format!("{}: no kernel found in its PTX (is it extern \"C\" __global__?)", unit.source.display())
+    })
+}
+
+fn parse_ptx(text: &str, source: &Path) -> Result<Interface, String> {
+    let mut interface = Interface { entries: Vec::new(), constants: Vec::new() };
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if let Some(constant) = exported_constant(line) {
+            interface.constants.push(constant);
+        }
+        let Some(name) = line.strip_prefix(".visible .entry ") else { continue };
+        let name = name.trim_end_matches(['(', ')']).to_string();
+        if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+            return Err(format!("{}: kernel {name} must be extern \"C\" and named in lower case", source.display()));
+        }
+        let mut sizes = Vec::new();
+        if !line.ends_with("()") {
+            for line in lines.by_ref().take_while(|line| *line != ")") {
+                sizes.extend(parameter_bytes(line));
+            }
+        }
+        interface.entries.push(Entry { name, sizes });
+    }
+    interface.entries.sort_by(|a, b| a.name.cmp(&b.name));
+    interface.constants.sort();
+    Ok(interface)
+}
+
+/// `.param .u64 name,` is 8 bytes; `.param .align 4 .b8 name[12]` is 12.
+fn parameter_bytes(line: &str) -> Option<usize> {
+    let words: Vec<&str> = line.strip_prefix(".param ")?.trim_end_matches(',').split_whitespace().collect();
+    let name = words.last()?;
+    if let Some((_, length)) = name.split_once('[') {
+        return length.trim_end_matches(']').parse().ok();
+    }
+    let bits: usize = words.iter().find_map(|word| word.trim_start_matches(['.', 'u', 's', 'f', 'b']).parse().ok())?;
+    Some(bits / 8)
+}
+
+/// `.const .align 4 .u32 NAME = 8192;`: what `EXPORT` in `kernels/common/export.cuh` leaves in the PTX.
+fn exported_constant(line: &str) -> Option<(String, &'static str, String)> {
+    let words: Vec<&str> = line.trim_start_matches(".visible ").strip_suffix(';')?.split_whitespace().collect();
+    let [".const", ".align", "4", kind, name, "=", value] = words[..] else {
+        return match words[..] {
+            // Without a value: zero.
+            [".const", ".align", "4", kind, name] if is_exported(name) => {
+                Some((name.to_string(), rust_type(kind)?, if kind == ".f32" { "0.0" } else { "0" }.to_string()))
+            }
+            _ => None,
+        };
+    };
+    if !is_exported(name) {
+        return None;
+    }
+    let value = match value.strip_prefix("0f") {
+        Some(bits) => format!("f32::from_bits(0x{bits})"),
+        None => value.to_string(),
+    };
+    Some((name.to_string(), rust_type(kind)?, value))
+}
+
+fn is_exported(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn rust_type(ptx: &str) -> Option<&'static str> {
+    match ptx {
+        ".u32" | ".b32" => Some("u32"),
+        ".f32" => Some("f32"),
+        _ => None,
+    }
+}

@@ -1,0 +1,116 @@
+//! Opens a device: its context, its one stream, and all kernels of this binary.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
+
+use super::kernels::{ARCHITECTURES, IMAGES};
+use super::{CudaError, kernels};
+
+/// The driver interface that the kernels were compiled for: CUDA 13.0.
+const DRIVER_VERSION_MIN: i32 = 13000;
+
+/// Whether a device that calls itself "Emulated …" will do. Nobody should train on one without knowing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulation {
+    Refused,
+    Allowed,
+}
+
+/// A CUDA device with everything that ops need of it. Clones share it.
+#[derive(Clone)]
+pub struct Cuda {
+    opened: Arc<Opened>,
+}
+
+struct Opened {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    /// By [`kernels::Kernel::index`].
+    functions: Vec<CudaFunction>,
+    name: String,
+    capability: (i32, i32),
+}
+
+impl Cuda {
+    /// Opens device `ordinal` and loads all kernels. Every reason why that cannot be is an error of its own.
+    pub fn open(ordinal: usize, emulation: Emulation) -> Result<Self, CudaError> {
+        check_driver()?;
+        let count = CudaContext::device_count().map_err(CudaError::driver("counting the devices"))? as usize;
+        if ordinal >= count {
+            return Err(CudaError::NoDevice { ordinal, count });
+        }
+        let context = CudaContext::new(ordinal).map_err(CudaError::driver(format!("opening device {ordinal}")))?;
+        // Safety: all work goes to one stream, whose order keeps reads behind writes and frees behind both.
+        unsafe { context.disable_event_tracking() };
+        let asking = || CudaError::driver(format!("asking about device {ordinal}"));
+        let name = context.name().map_err(asking())?;
+        if emulation == Emulation::Refused && name.starts_with("Emulated") {
+            return Err(CudaError::Emulated { ordinal, name });
+        }
+        let capability = context.compute_capability().map_err(asking())?;
+        let stream = context.new_stream().map_err(CudaError::driver("making a stream"))?;
+        let functions = kernels::load(&context, IMAGES).map_err(|error| match error {
+            CudaError::Driver { source: DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU), .. } => {
+                CudaError::Architecture { name: name.clone(), capability, architectures: ARCHITECTURES }
+            }
+            other => other,
+        })?;
+        Ok(Self { opened: Arc::new(Opened { context, stream, functions, name, capability }) })
+    }
+
+    /// The device's name, such as "NVIDIA H100 80GB HBM3".
+    pub fn name(&self) -> &str {
+        &self.opened.name
+    }
+
+    /// Compute capability, such as (9, 0).
+    pub fn capability(&self) -> (i32, i32) {
+        self.opened.capability
+    }
+
+    /// Waits for all work so far, and reports a fault that any of it had.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.opened.stream.synchronize().map_err(CudaError::driver("waiting for the device"))
+    }
+
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.opened.context
+    }
+
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.opened.stream
+    }
+
+    pub(super) fn function(&self, index: usize) -> &CudaFunction {
+        &self.opened.functions[index]
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.opened.capability;
+        write!(f, "Cuda({}, sm_{major}{minor})", self.opened.name)
+    }
+}
+
+/// A driver is there and new enough. cudarc panics without a library, so this comes before its first call.
+fn check_driver() -> Result<(), CudaError> {
+    // Safety: loads the library that all later calls use, and runs its initialisers, as any use of CUDA does.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(CudaError::NoDriver);
+    }
+    let mut version = 0;
+    // Safety: the driver writes one integer through the pointer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(CudaError::driver("asking for the driver's version"))?;
+    if version < DRIVER_VERSION_MIN {
+        return Err(CudaError::DriverTooOld { expected: DRIVER_VERSION_MIN, got: version });
+    }
+    cudarc::driver::result::init().map_err(|error| match error {
+        DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE) => CudaError::NoDevice { ordinal: 0, count: 0 },
+        other => CudaError::Driver { what: "initialising the driver".into(), source: other },
+    })
+}

@@ -1,0 +1,39 @@
+//! What can go wrong with the device, each with what to do about it.
+
+use cudarc::driver::DriverError;
+
+use crate::tensor::DeviceError;
+
+/// A fault of the driver or of the device. Misuse of a buffer is a bug and asserts.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    #[error("no CUDA driver: libcuda is not installed on this machine (the NVIDIA driver brings it)")]
+    NoDriver,
+    #[error("the CUDA driver is too old: it supports CUDA {}.{}, this binary needs {}.{}", .got / 1000, .got % 1000 / 10,
+            .expected / 1000, .expected % 1000 / 10)]
+    DriverTooOld { expected: i32, got: i32 },
+    #[error("no CUDA device {ordinal}: the driver sees {count}")]
+    NoDevice { ordinal: usize, count: usize },
+    #[error("device {name} has compute capability {}.{}, and this binary holds code for {architectures} only: build it with \
+             PATARM_CUDA_ARCH={}{}", .capability.0, .capability.1, .capability.0, .capability.1)]
+    Architecture { name: String, capability: (i32, i32), architectures: &'static str },
+    #[error("device {ordinal} is `{name}`, which is no GPU: it must be asked for by name")]
+    Emulated { ordinal: usize, name: String },
+    #[error("out of device memory: {wanted_bytes} more bytes were wanted, {free_bytes} of {total_bytes} are free")]
+    OutOfMemory { wanted_bytes: usize, free_bytes: usize, total_bytes: usize },
+    #[error("{what}: {source}")]
+    Driver { what: String, source: DriverError },
+}
+
+impl CudaError {
+    /// Says what was being done when the driver refused.
+    pub fn driver(what: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
+        |source| Self::Driver { what: what.into(), source }
+    }
+}
+
+impl From<CudaError> for DeviceError {
+    fn from(error: CudaError) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,88 @@
+//! The one place where a kernel is launched.
+
+use cudarc::driver::{LaunchConfig, PushKernelArg};
+
+use super::kernels::Kernel;
+use super::{Cuda, CudaError};
+
+/// An argument of a kernel. Views turn into pointers by [`super::View::argument`] and its like.
+#[derive(Clone, Copy, Debug)]
+pub enum Argument {
+    /// Address in device memory; 0 is null.
+    Pointer(u64),
+    I32(i32),
+    U32(u32),
+    F32(f32),
+}
+
+impl Argument {
+    pub const NULL: Self = Self::Pointer(0);
+
+    /// Bytes that the kernel reads.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Pointer(_) => 8,
+            Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
+        }
+    }
+
+    /// A size or count as the `int` that kernels take.
+    ///
+    /// # Panics
+    ///
+    /// Beyond 2³¹ − 1: launchers check sizes first.
+    pub fn count(value: usize) -> Self {
+        Self::I32(i32::try_from(value).expect("sizes are checked before a launch"))
+    }
+}
+
+/// Blocks, threads of a block (x, y), and bytes of dynamic shared memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    pub blocks: usize,
+    pub threads: (u32, u32),
+    pub dynamic_shared_bytes: usize,
+}
+
+impl Cuda {
+    /// Puts a kernel on the stream and returns at once.
+    ///
+    /// # Safety
+    ///
+    /// The arguments must be what the kernel's signature says, in its order, and everything the kernel then reads and writes
+    /// must lie inside views that the caller holds, the written ones for writing: a kernel checks nothing. Their number is
+    /// checked by the compiler and the size of each here. Later work on the same memory comes behind this kernel, because
+    /// there is one stream.
+    ///
+    /// # Panics
+    ///
+    /// When an argument has another size than the kernel's.
+    pub unsafe fn launch<const N: usize>(
+        &self,
+        kernel: &Kernel<N>,
+        grid: Grid,
+        arguments: [Argument; N],
+    ) -> Result<(), CudaError> {
+        let function = self.function(kernel.index);
+        let mut builder = self.stream().launch_builder(function);
+        for (place, (argument, size)) in arguments.iter().zip(kernel.sizes).enumerate() {
+            let bytes = argument.bytes();
+            assert_eq!(bytes, size, "{}: argument {place} has {bytes} bytes, the kernel takes {size}", kernel.name);
+            match argument {
+                Argument::Pointer(value) => builder.arg(value),
+                Argument::I32(value) => builder.arg(value),
+                Argument::U32(value) => builder.arg(value),
+                Argument::F32(value) => builder.arg(value),
+            };
+        }
+        let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = grid;
+        let config = LaunchConfig {
+            grid_dim: (u32::try_from(blocks).expect("launchers bound their blocks"), 1, 1),
+            block_dim: (x, y, 1),
+            shared_mem_bytes: u32::try_from(dynamic_shared_bytes).expect("launchers bound their shared memory"),
+        };
+        // Safety: the caller's promise above.
+        unsafe { builder.launch(config) }.map_err(CudaError::driver(format!("launching {}", kernel.name)))?;
+        Ok(())
+    }
+}

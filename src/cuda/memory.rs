@@ -1,0 +1,186 @@
+//! Device memory: buffers that own it, views that borrow stretches of it, and copies to and from the host.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result, sys};
+use half::bf16;
+
+use super::{Argument, Cuda, CudaError};
+use crate::tensor::{self, Device, DeviceError, Element};
+
+/// Memory of one device, holding `len` elements. Freed on the stream, behind the work that uses it.
+pub struct Buffer<T> {
+    bytes: CudaSlice<u8>,
+    address: u64,
+    len: usize,
+    elements: PhantomData<T>,
+}
+
+/// A read-only stretch of a buffer.
+#[derive(Debug)]
+pub struct View<'a, T> {
+    address: u64,
+    len: usize,
+    elements: PhantomData<&'a [T]>,
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+/// A writable stretch of a buffer.
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    address: u64,
+    len: usize,
+    elements: PhantomData<&'a mut [T]>,
+}
+
+impl<T> tensor::View for View<'_, T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl<T> tensor::View for ViewMut<'_, T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Bytes that a kernel may load at once from an aligned view.
+const WIDEST_LOAD_BYTES: u64 = 16;
+
+impl<T> View<'_, T> {
+    pub fn argument(&self) -> Argument {
+        Argument::Pointer(self.address)
+    }
+
+    /// Whether kernels may use their widest loads from the start of this view.
+    pub fn is_aligned(&self) -> bool {
+        self.address.is_multiple_of(WIDEST_LOAD_BYTES)
+    }
+}
+
+impl<T> ViewMut<'_, T> {
+    pub fn argument(&mut self) -> Argument {
+        Argument::Pointer(self.address)
+    }
+
+    /// Whether kernels may use their widest stores from the start of this view.
+    pub fn is_aligned(&self) -> bool {
+        self.address.is_multiple_of(WIDEST_LOAD_BYTES)
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    fn place(&self, range: &Range<usize>) -> u64 {
+        let Range { start, end } = *range;
+        assert!(start <= end && end <= self.len, "{start}..{end} is outside a buffer of {} elements", self.len);
+        self.address + (start * size_of::<T>()) as u64
+    }
+
+    /// The whole buffer, as an argument that a kernel may read and write.
+    pub(crate) fn argument(&mut self) -> Argument {
+        Argument::Pointer(self.address)
+    }
+
+    fn stretch(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
+        ViewMut { address: self.place(&range), len: range.len(), elements: PhantomData }
+    }
+}
+
+impl Cuda {
+    /// Memory that nothing has been written to: scratch of a launcher, whose kernels write it before they read it. Other
+    /// buffers come from [`Device::zeros`].
+    pub(crate) fn scratch<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
+        // One byte at least: drivers differ in what they say to an allocation of none.
+        let size = (len * size_of::<T>()).max(1);
+        // Safety: bytes have no invalid values, and kernels write scratch before they read it (the emulator checks that).
+        let bytes = unsafe { self.stream().alloc::<u8>(size) }.map_err(|error| self.no_memory(size, error))?;
+        let (address, _) = bytes.device_ptr(self.stream());
+        Ok(Buffer { address, bytes, len, elements: PhantomData })
+    }
+
+    fn no_memory(&self, wanted_bytes: usize, error: DriverError) -> CudaError {
+        match (error, self.context().mem_get_info()) {
+            (DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free_bytes, total_bytes))) => {
+                CudaError::OutOfMemory { wanted_bytes, free_bytes, total_bytes }
+            }
+            (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), source: other },
+        }
+    }
+}
+
+impl Device for Cuda {
+    type Compute = bf16;
+    type Buffer<T: Element> = Buffer<T>;
+    type View<'a, T: Element> = View<'a, T>;
+    type ViewMut<'a, T: Element> = ViewMut<'a, T>;
+
+    fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>, DeviceError> {
+        let mut buffer = self.scratch(len)?;
+        self.stream().memset_zeros(&mut buffer.bytes).map_err(CudaError::driver("clearing a new buffer"))?;
+        Ok(buffer)
+    }
+
+    fn len<T: Element>(&self, buffer: &Buffer<T>) -> usize {
+        buffer.len
+    }
+
+    fn view<'a, T: Element>(&self, buffer: &'a Buffer<T>, range: Range<usize>) -> View<'a, T> {
+        View { address: buffer.place(&range), len: range.len(), elements: PhantomData }
+    }
+
+    fn view_mut<'a, T: Element>(&self, buffer: &'a mut Buffer<T>, range: Range<usize>) -> ViewMut<'a, T> {
+        buffer.stretch(range)
+    }
+
+    fn view_two<'a, T: Element>(&self, buffer: &'a mut Buffer<T>, ranges: [Range<usize>; 2]) -> [ViewMut<'a, T>; 2] {
+        let [a, b] = &ranges;
+        assert!(a.end <= b.start || b.end <= a.start, "{a:?} and {b:?} overlap");
+        ranges.map(|range| ViewMut { address: buffer.place(&range), len: range.len(), elements: PhantomData })
+    }
+
+    fn write<T: Element>(&self, to: ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
+        assert_eq!(to.len, from.len(), "a view is written from as many elements");
+        if from.is_empty() {
+            return Ok(());
+        }
+        let failed = || CudaError::driver(format!("copying {} bytes to the device", size_of_val(from)));
+        self.context().bind_to_thread().map_err(failed())?;
+        // Safety: the view lies inside its buffer and is borrowed for writing; the driver takes the bytes of `from`, which is
+        // pageable memory, before it returns.
+        unsafe { result::memcpy_htod_async(to.address, from, self.stream().cu_stream()) }.map_err(failed())?;
+        Ok(())
+    }
+
+    fn read<T: Element>(&self, from: View<'_, T>, to: &mut [T]) -> Result<(), DeviceError> {
+        assert_eq!(from.len, to.len(), "a view is read into as many elements");
+        let failed = || CudaError::driver(format!("copying {} bytes from the device", from.len * size_of::<T>()));
+        self.context().bind_to_thread().map_err(failed())?;
+        if !to.is_empty() {
+            // Safety: the view lies inside its buffer; `to` is borrowed until the stream has been waited for, below.
+            unsafe { result::memcpy_dtoh_async(to, from.address, self.stream().cu_stream()) }.map_err(failed())?;
+        }
+        self.stream().synchronize().map_err(failed())?;
+        Ok(())
+    }
+
+    fn clear<T: Element>(&self, view: ViewMut<'_, T>) -> Result<(), DeviceError> {
+        if view.len == 0 {
+            return Ok(());
+        }
+        let bytes = view.len * size_of::<T>();
+        let failed = || CudaError::driver(format!("clearing {bytes} bytes"));
+        self.context().bind_to_thread().map_err(failed())?;
+        // Safety: the view lies inside its buffer and is borrowed for writing; zero bytes are a valid element.
+        unsafe { result::memset_d8_async(view.address, 0, bytes, self.stream().cu_stream()) }.map_err(failed())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! The CUDA device: context, memory, the kernels of this binary, and the one launch.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `context.rs` | [`Cuda`]: opens a device, refuses what cannot work with one clear error each |
+//! | `memory.rs` | buffers and views: [`crate::tensor::Device`] for [`Cuda`] |
+//! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
+//! | `launch.rs` | the one unsafe launch |
+//! | `error.rs` | [`CudaError`] |
+//!
+//! All work of a [`Cuda`] goes to one stream, so it happens in the order of the calls; only reading back waits for it.
+//! Present where the build had nvcc (`cfg(has_cuda)`); libcuda itself is loaded at run time, so the binary starts anywhere.
+
+mod context;
+mod error;
+pub mod kernels;
+mod launch;
+mod memory;
+
+pub use context::{Cuda, Emulation};
+pub use error::CudaError;
+pub use launch::{Argument, Grid};
+pub use memory::{Buffer, View, ViewMut};
