@@ -34,37 +34,46 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// Names of modules in a folder: NAME.rs and NAME/mod.rs.
+/// Names of modules in a folder: NAME.rs, NAME.cu and NAME/.
 fn modules(folder: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
     entries
         .flatten()
-        .filter(|entry| entry.path().is_dir() || entry.path().extension().is_some_and(|e| e == "rs"))
+        .filter(|entry| entry.path().is_dir() || entry.path().extension().is_some_and(|e| e == "rs" || e == "cu"))
         .map(|entry| entry.path().file_stem().unwrap().to_string_lossy().into_owned())
         .collect()
 }
 
 /// What lies in these folders without being an op, and why.
-const NOT_OPS: [(&str, &[&str]); 4] = [
-    // The table of contents, the backend's folder, and what all contracts use.
-    ("src/ops", &["mod", "cpu", "cost", "error"]),
+const NOT_OPS: [(&str, &[&str]); 6] = [
+    // The table of contents, the backends' folders, and what all contracts use.
+    ("src/ops", &["mod", "cpu", "cuda", "cost", "error"]),
     // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
     ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "alert", "parallel", "shared"]),
-    ("tests/ops", &["main", "numbers"]),
+    ("src/ops/cuda", &["mod"]),
+    // Headers that several kernels include.
+    ("kernels", &["common"]),
+    ("tests/ops", &["main", "numbers", "cuda_device"]),
     ("benches/ops", &["main"]),
 ];
 
-/// Ops that have no kernel of their own in these places, and why. (`kernels` and `src/ops/cuda` come with the CUDA backend:
-/// they join `NOT_OPS` then.)
-const EXCEPTIONS: [(&str, &[&str]); 0] = [];
+/// Ops whose kernels come with the rest of the CUDA backend.
+const CPU_ONLY: &[&str] =
+    &["adamw", "attention", "embedding", "global_norm", "head", "linear", "qk_norm_rope", "sample", "swiglu"];
+
+/// Ops that have no file of their own in these places.
+const EXCEPTIONS: [(&str, &[&str]); 2] = [("kernels", CPU_ONLY), ("src/ops/cuda", CPU_ONLY)];
 
 #[test]
-fn every_op_has_its_contract_its_cpu_code_its_test_and_its_bench() {
+fn every_op_has_its_contract_its_code_on_both_sides_its_test_and_its_bench() {
     let names = |folder: &str| {
         let known = NOT_OPS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, names)| names);
         let excused = EXCEPTIONS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, names)| names);
         let mut ops = modules(folder);
         ops.retain(|name| !known.contains(&name.as_str()));
+        for name in excused {
+            assert!(!ops.contains(*name), "{folder}/{name} is there: take it off the exceptions");
+        }
         ops.extend(excused.iter().map(|name| name.to_string()));
         ops
     };
@@ -83,6 +92,18 @@ fn every_file_says_what_it_is_for() {
         .map(|path| relative(path))
         .collect();
     assert!(silent.is_empty(), "files without a first line `//! …`: {silent:?}");
+}
+
+#[test]
+fn every_kernel_file_says_what_it_is_for() {
+    let sources = files("kernels", &["cu", "cuh"]);
+    assert!(sources.len() >= 4, "{sources:?}");
+    let silent: Vec<String> = sources
+        .iter()
+        .filter(|path| !fs::read_to_string(path).unwrap().starts_with("// "))
+        .map(|path| relative(path))
+        .collect();
+    assert!(silent.is_empty(), "files without a first line `// …`: {silent:?}");
 }
 
 #[test]
@@ -106,10 +127,11 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 13] = [
+const KNOWS: [(&str, &[&str]); 14] = [
     ("random", &[]),
     ("tensor", &[]),
-    ("ops", &["tensor", "random"]),
+    ("cuda", &["tensor"]),
+    ("ops", &["tensor", "random", "cuda"]),
     ("model", &["ops", "tensor", "random"]),
     ("rollout", &["model", "ops", "tensor", "random"]),
     ("optimizer", &["model", "ops", "tensor"]),
@@ -155,4 +177,35 @@ fn modules_use_only_the_modules_that_they_may_know() {
     }
     assert!(seen.len() >= 15, "modules found: {seen:?}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The driver's name appears where the device is, and nowhere else.
+#[test]
+fn only_the_cuda_modules_name_cudarc() {
+    let inside = |path: &Path| ["src/cuda/", "src/ops/cuda/"].iter().any(|folder| relative(path).starts_with(folder));
+    let mut faults = Vec::new();
+    for path in files("src", &["rs"]).iter().filter(|path| !inside(path)) {
+        for (number, line) in fs::read_to_string(path).unwrap().lines().enumerate() {
+            if line.split("//").next().unwrap_or("").contains("cudarc") {
+                faults.push(format!("{}:{}", relative(path), number + 1));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "cudarc outside src/cuda and src/ops/cuda: {faults:?}");
+}
+
+/// `ops` may name the device only where it lives: contracts and the CPU's code know nothing of it.
+#[test]
+fn contracts_and_the_cpu_know_nothing_of_cuda() {
+    let mut faults = Vec::new();
+    for path in files("src/ops", &["rs"]) {
+        let inside = relative(&path);
+        if inside.starts_with("src/ops/cuda/") || inside == "src/ops/mod.rs" {
+            continue;
+        }
+        if fs::read_to_string(&path).unwrap().contains("crate::cuda") {
+            faults.push(inside);
+        }
+    }
+    assert!(faults.is_empty(), "{faults:?}");
 }
