@@ -3,3 +3,11 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`loader`] | [`load`]: the emulator in place of the CUDA driver, for tests |
+//! | [`driver`] | the `cu*` entry points: contexts, streams, events, graphs, memory, modules, launches |
+
+#[allow(non_snake_case)] // entry points carry the names that C gives them
+mod driver;
+pub mod loader;
+
+pub use loader::{LoadError, configure, load, reports};

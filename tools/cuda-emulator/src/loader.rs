@@ -1,0 +1,132 @@
+//! Puts the emulator in the place of the CUDA driver for this process: [`load`] before the first call of cudarc.
+//!
+//! cudarc opens `libcuda.so` by name. The emulator's library carries exactly that soname, so once it is loaded, from
+//! wherever it lies, the dynamic linker answers cudarc's request with it; the same for `libcublasLt.so`. No environment
+//! variable, no installation. A package that wants it lists `cuda-emulator` and `cuda-emulator-cublaslt` among its
+//! dev-dependencies: cargo then builds both libraries beside every test binary, in `target/<profile>/deps`.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Why the emulator cannot be loaded.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(
+        "{library} was not found in {searched}: list cuda-emulator and cuda-emulator-cublaslt in [dev-dependencies], so \
+         that cargo builds them beside the tests"
+    )]
+    NotFound { library: &'static str, searched: String },
+    #[error("{} cannot be loaded: {reason}", path.display())]
+    NotLoadable { path: PathBuf, reason: String },
+    #[error("{soname} is loaded already from elsewhere: call cuda_emulator::load() before the first call of cudarc")]
+    TooLate { soname: &'static str },
+}
+
+/// The driver and the product library: file name, soname, and a function that only the emulator's has.
+const LIBRARIES: [(&str, &CStr, &CStr); 2] = [
+    ("libcuda_emulator.so", c"libcuda.so", c"patarm_emulator_interface"),
+    ("libcuda_emulator_cublaslt.so", c"libcublasLt.so", c"patarm_emulator_cublaslt"),
+];
+
+/// Loads both libraries, once; later calls return the first answer. Prints a line on stderr, so that nobody takes an
+/// emulated run for one on a device.
+///
+/// # Errors
+/// When a library is not there, or a real driver was loaded before.
+pub fn load() -> Result<(), LoadError> {
+    static LOADED: OnceLock<Result<(), LoadError>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| {
+        for (file, soname, mark) in LIBRARIES {
+            open(&find(file)?, soname, mark)?;
+        }
+        eprintln!("cuda-emulator: CUDA is emulated in this process");
+        Ok(())
+    });
+    loaded.clone()
+}
+
+/// Changes a setting (see README.md) for the contexts made from now on. An empty value takes it back.
+///
+/// # Errors
+/// See [`load`], which this calls.
+pub fn configure(key: &str, value: &str) -> Result<(), LoadError> {
+    load()?;
+    type Configure = extern "C" fn(*const c_char, *const c_char) -> u32;
+    if let (Some(function), Ok(key), Ok(value)) =
+        (symbol(c"patarm_emulator_configure"), CString::new(key), CString::new(value))
+    {
+        // Safety: the emulator's library exports the function with this signature.
+        let configure: Configure = unsafe { std::mem::transmute(function) };
+        configure(key.as_ptr(), value.as_ptr());
+    }
+    Ok(())
+}
+
+/// Takes the reports of this thread: faults, refused calls, leaks, one a paragraph. Empty without the emulator.
+pub fn reports() -> String {
+    type Reports = extern "C" fn(*mut u8, usize) -> usize;
+    let Some(function) = symbol(c"patarm_emulator_reports") else { return String::new() };
+    // Safety: the emulator's library exports the function with this signature.
+    let reports: Reports = unsafe { std::mem::transmute(function) };
+    let mut text = vec![0; reports(std::ptr::null_mut(), 0)];
+    reports(text.as_mut_ptr(), text.len());
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Where cargo puts the libraries: beside the running binary, one folder up (an installed program or an example), in its
+/// `deps`, and in the `deps` of the build that made this crate.
+fn folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(own) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        folders.push(own.to_owned());
+        folders.push(own.join("deps"));
+        folders.extend(own.parent().map(|parent| parent.join("deps")));
+        folders.extend(own.parent().map(Path::to_owned));
+    }
+    // OUT_DIR is <target>/<profile>/build/<package>/out.
+    folders.extend(Path::new(env!("OUT_DIR")).ancestors().nth(3).map(|profile| profile.join("deps")));
+    folders
+}
+
+fn find(library: &'static str) -> Result<PathBuf, LoadError> {
+    let folders = folders();
+    let found = folders.iter().map(|folder| folder.join(library)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let searched: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        LoadError::NotFound { library, searched: searched.join(", ") }
+    })
+}
+
+/// Loads a library for good and makes sure that a later search for the soname finds it.
+fn open(path: &Path, soname: &'static CStr, mark: &CStr) -> Result<(), LoadError> {
+    let reason = |reason: String| LoadError::NotLoadable { path: path.to_owned(), reason };
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| reason(error.to_string()))?;
+    // Safety: the library is our own; its initialisers do nothing but what Rust's runtime does.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() {
+        // Safety: dlerror answers null or a text that lives until the next call in this thread.
+        let text = unsafe { libc::dlerror() };
+        let text = if text.is_null() { c"unknown reason" } else { unsafe { CStr::from_ptr(text) } };
+        return Err(reason(text.to_string_lossy().into_owned()));
+    }
+    // Safety: opens by name what is loaded already.
+    let by_name = unsafe { libc::dlopen(soname.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    // Safety: the handle is open; the mark is a C string.
+    if by_name.is_null() || unsafe { libc::dlsym(by_name, mark.as_ptr()) }.is_null() {
+        return Err(LoadError::TooLate { soname: soname.to_str().unwrap_or_default() });
+    }
+    Ok(())
+}
+
+/// A function of the driver library, if the emulator is what is loaded under its name.
+fn symbol(name: &CStr) -> Option<*mut c_void> {
+    // Safety: looks up what is loaded, without loading anything.
+    let handle = unsafe { libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    if handle.is_null() {
+        return None;
+    }
+    // Safety: the handle is open; the name is a C string.
+    let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
+}
