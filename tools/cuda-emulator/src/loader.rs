@@ -46,7 +46,7 @@ pub fn load() -> Result<(), LoadError> {
     loaded.clone()
 }
 
-/// Changes a setting (see README.md) for the contexts made from now on. An empty value takes it back.
+/// Changes a setting (see README.md) for the contexts that this thread makes from now on. An empty value takes it back.
 ///
 /// # Errors
 /// See [`load`], which this calls.

@@ -3,6 +3,7 @@
 //! change together, which the version guards.
 
 use std::ffi::{c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::engine::Engine;
@@ -103,32 +104,28 @@ extern "C" fn read(engine: *mut c_void, address: u64, bytes: *mut u8, length: us
     // Safety: `engine` is the `Lent` of `run`, which is alive and not used otherwise while the task runs; the library
     // owns `length` writable bytes at `bytes`.
     let (lent, bytes) = unsafe { (&mut *engine.cast::<Lent>(), std::slice::from_raw_parts_mut(bytes, length)) };
-    let result = lent.engine.read(address, bytes).map_err(|failure| in_product(failure, "reads"));
-    lent.note(result)
+    lent.attempt("reads", |engine| engine.read(address, bytes))
 }
 
 extern "C" fn write(engine: *mut c_void, address: u64, bytes: *const u8, length: usize) -> u32 {
     // Safety: as in `read`, with readable bytes.
     let (lent, bytes) = unsafe { (&mut *engine.cast::<Lent>(), std::slice::from_raw_parts(bytes, length)) };
-    let result = lent.engine.write(address, bytes).map_err(|failure| in_product(failure, "writes"));
-    lent.note(result)
-}
-
-fn in_product(mut failure: Failure, verb: &str) -> Failure {
-    failure.report = format!("cublasLtMatmul {verb}: {}", failure.report);
-    failure
+    lent.attempt("writes", |engine| engine.write(address, bytes))
 }
 
 impl Lent<'_> {
-    fn note(&mut self, result: Result<(), Failure>) -> u32 {
-        match result {
-            Ok(()) => 0,
-            Err(failure) => {
-                let status = failure.status;
-                self.failure = Some(failure);
-                status.0
-            }
-        }
+    /// Accesses memory, keeps what went wrong and answers its code; a panic must not reach the other library.
+    fn attempt(&mut self, verb: &str, access: impl FnOnce(&mut Engine) -> Result<(), Failure>) -> u32 {
+        let engine = &mut *self.engine;
+        let result = catch_unwind(AssertUnwindSafe(|| access(engine)));
+        let failure = match result {
+            Ok(Ok(())) => return Status::SUCCESS.0,
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure { status: Status::UNKNOWN, report: "the emulator itself failed".to_owned() },
+        };
+        let status = failure.status;
+        self.failure = Some(Failure { status, report: format!("cublasLtMatmul {verb}: {}", failure.report) });
+        status.0
     }
 }
 

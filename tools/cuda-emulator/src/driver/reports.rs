@@ -6,30 +6,26 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_char;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry;
 
 thread_local! {
     static REPORTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static SETTINGS: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
 }
-
-static QUIET: AtomicBool = AtomicBool::new(false);
-static SETTINGS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
 /// Prints a report and keeps it.
 pub fn add(report: String) {
-    if !QUIET.load(Ordering::Relaxed) && std::env::var_os("PATARM_EMULATOR_QUIET").is_none() {
+    if setting("quiet").as_deref() != Some("1") {
         eprintln!("cuda-emulator: {report}");
     }
     REPORTS.with_borrow_mut(|reports| reports.push(report));
 }
 
-/// The value of a setting: what `patarm_emulator_configure` said last, else the environment variable
+/// The value of a setting: what `patarm_emulator_configure` said last in this thread, else the environment variable
 /// `PATARM_EMULATOR_<KEY>`. Contexts read their settings when they are made.
 pub fn setting(key: &str) -> Option<String> {
-    let configured = SETTINGS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(key).cloned();
+    let configured = SETTINGS.with_borrow(|settings| settings.get(key).cloned());
     configured.or_else(|| std::env::var(format!("PATARM_EMULATOR_{}", key.to_uppercase().replace('-', "_"))).ok())
 }
 
@@ -47,21 +43,16 @@ extern "C" fn patarm_emulator_reports(buffer: *mut u8, length: usize) -> usize {
     text.len()
 }
 
-/// Sets a setting for the contexts made from now on: `quiet`, `checks`, `seed`, `target`, `memory`, `tensor-core`,
-/// `stats` (see README.md). An empty value takes it back.
+/// Sets a setting for the contexts that this thread makes from now on: `quiet` (which counts at once), `checks`, `seed`,
+/// `target`, `memory`, `tensor-core`, `stats` (see README.md). An empty value takes it back.
 #[unsafe(no_mangle)]
 extern "C" fn patarm_emulator_configure(key: *const c_char, value: *const c_char) -> u32 {
     entry::entry("patarm_emulator_configure", || {
         let (key, value) = (entry::text(key)?, entry::text(value)?);
-        if key == "quiet" {
-            QUIET.store(value == "1", Ordering::Relaxed);
-            return Ok(());
-        }
-        let mut settings = SETTINGS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match value {
+        SETTINGS.with_borrow_mut(|settings| match value {
             "" => settings.remove(key),
             _ => settings.insert(key.to_owned(), value.to_owned()),
-        };
+        });
         Ok(())
     })
 }

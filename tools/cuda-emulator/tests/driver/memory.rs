@@ -1,12 +1,208 @@
-//! Device and page-locked memory.
+//! Device memory, page-locked memory, copies and fills.
 
-use super::context;
+use cudarc::driver::result;
+use cudarc::driver::sys::{self, CUresult};
+
+use super::{code, context};
 
 #[test]
 fn data_comes_back_as_it_went() {
     let context = context();
     let stream = context.new_stream().unwrap();
-    let there = stream.clone_htod(&[1.5f32, -2.0, 3.25]).unwrap();
+    let mut there = stream.clone_htod(&[1.5f32, -2.0, 3.25]).unwrap();
     assert_eq!(stream.clone_dtoh(&there).unwrap(), [1.5, -2.0, 3.25]);
-    assert!(context.name().unwrap().starts_with("Emulated"));
+    let copy = stream.clone_dtod(&there).unwrap();
+    stream.memset_zeros(&mut there.slice_mut(1..2)).unwrap();
+    assert_eq!(stream.clone_dtoh(&there).unwrap(), [1.5, 0.0, 3.25]);
+    assert_eq!(stream.clone_dtoh(&copy).unwrap(), [1.5, -2.0, 3.25]);
+    assert_eq!(stream.clone_dtoh(&stream.null::<f32>().unwrap()).unwrap(), []);
+}
+
+#[test]
+fn pageable_sources_are_read_at_once_and_page_locked_ones_when_the_copy_runs() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let mut pageable = vec![1u32, 2];
+    let there = stream.clone_htod(&pageable).unwrap();
+    pageable.fill(9);
+    assert_eq!(stream.clone_dtoh(&there).unwrap(), [1, 2]);
+
+    // Safety: written before it is read.
+    let mut pinned = unsafe { context.alloc_pinned::<u32>(2) }.unwrap();
+    assert_ne!(pinned.as_slice().unwrap(), [0, 0], "fresh page-locked memory looks like no sensible data");
+    pinned.as_mut_slice().unwrap().copy_from_slice(&[3, 4]);
+    let there = stream.clone_htod(&pinned).unwrap();
+    stream.synchronize().unwrap();
+    pinned.as_mut_slice().unwrap().fill(9);
+    assert_eq!(stream.clone_dtoh(&there).unwrap(), [3, 4]);
+}
+
+#[test]
+fn cudarc_without_event_tracking_does_not_wait_for_page_locked_memory() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    // Safety: written before it is read.
+    let mut pinned = unsafe { context.alloc_pinned::<u32>(1) }.unwrap();
+    pinned.as_mut_slice().unwrap()[0] = 3;
+    let there = stream.clone_htod(&pinned).unwrap();
+    // cudarc 0.19.10 records the slice's event only while it tracks events: this does not wait for the copy above.
+    pinned.as_mut_slice().unwrap()[0] = 9;
+    assert_eq!(stream.clone_dtoh(&there).unwrap(), [9], "the copy ran before anybody waited");
+    // Safety: the context has one stream; tracking from here on.
+    unsafe { context.enable_event_tracking() };
+    let again = stream.clone_htod(&pinned).unwrap();
+    pinned.as_mut_slice().unwrap()[0] = 5;
+    assert_eq!(stream.clone_dtoh(&again).unwrap(), [9]);
+}
+
+#[test]
+fn page_locked_memory_shows_nothing_before_somebody_waits() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let there = stream.clone_htod(&[7u8; 4]).unwrap();
+    // Safety: plain calls of the driver on memory that lives until it is freed below.
+    unsafe {
+        let pinned = result::malloc_host(4, 0).unwrap().cast::<u8>();
+        let target = std::slice::from_raw_parts_mut(pinned, 4);
+        let (address, _guard) = cudarc::driver::DevicePtr::device_ptr(&there, &stream);
+        result::memcpy_dtoh_async(target, address, stream.cu_stream()).unwrap();
+        assert_ne!(pinned.read_volatile(), 7, "the host did not wait");
+        stream.synchronize().unwrap();
+        assert_eq!(pinned.read_volatile(), 7);
+        result::free_host(pinned.cast()).unwrap();
+        assert_eq!(code(result::free_host(pinned.cast())), CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+}
+
+#[test]
+fn memory_runs_out_and_comes_back_when_it_is_freed() {
+    cuda_emulator::load().unwrap();
+    cuda_emulator::configure("memory", "1048576").unwrap();
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    assert_eq!(context.mem_get_info().unwrap(), (1 << 20, 1 << 20));
+    let big = stream.alloc_zeros::<u8>(700_000).unwrap();
+    assert_eq!(code(stream.alloc_zeros::<u8>(700_000)), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    assert!(cuda_emulator::reports().contains("700000 bytes asked for"));
+    assert!(context.mem_get_info().unwrap().0 <= (1 << 20) - 700_000);
+    // The free is pending in the stream: the next allocation makes it happen.
+    drop(big);
+    let again = stream.alloc_zeros::<u8>(700_000).unwrap();
+    assert_eq!(stream.clone_dtoh(&again).unwrap(), vec![0; 700_000]);
+    context.synchronize().unwrap();
+}
+
+#[test]
+fn leaks_are_reported_when_the_context_ends() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    // Safety: leaked on purpose.
+    unsafe { result::malloc_async(stream.cu_stream(), 12_345) }.unwrap();
+    let _freed = stream.alloc_zeros::<u8>(54_321).unwrap();
+    drop((_freed, stream));
+    drop(context);
+    let reports = cuda_emulator::reports();
+    assert!(reports.contains("1 allocations were never freed") && reports.contains("12345"), "{reports}");
+}
+
+#[test]
+fn bad_frees_are_refused_with_the_reason() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    // Safety: the emulator checks addresses; that is the point.
+    unsafe {
+        let address = result::malloc_sync(256).unwrap();
+        assert_eq!(code(result::free_sync(address + 16)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert!(cuda_emulator::reports().contains("16 bytes inside the allocation of 256 bytes"));
+        result::free_async(address, stream.cu_stream()).unwrap();
+        assert_eq!(code(result::free_async(address, stream.cu_stream())), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert!(cuda_emulator::reports().contains("freed a second time"));
+        stream.synchronize().unwrap();
+        assert_eq!(code(result::free_sync(address)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(code(result::malloc_sync(0)), CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+}
+
+#[test]
+fn fills_and_copies_of_rows() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let words = stream.alloc_zeros::<u32>(6).unwrap();
+    let (address, _guard) = cudarc::driver::DevicePtr::device_ptr(&words, &stream);
+    // Safety: addresses and sizes lie in the buffer above.
+    unsafe {
+        sys::cuMemsetD32Async(address, 0x01020304, 4, stream.cu_stream()).result().unwrap();
+        sys::cuMemsetD16Async(address + 16, 0x0506, 2, stream.cu_stream()).result().unwrap();
+        assert_eq!(sys::cuMemsetD32Async(address + 2, 0, 1, stream.cu_stream()), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(stream.clone_dtoh(&words).unwrap(), [0x01020304, 0x01020304, 0x01020304, 0x01020304, 0x05060506, 0]);
+        // The middle two bytes of each of three rows of 8 bytes.
+        let mut host = [0u8; 6];
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 3,
+            srcY: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            srcHost: std::ptr::null(),
+            srcDevice: address,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: 8,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_HOST,
+            dstHost: host.as_mut_ptr().cast(),
+            dstDevice: 0,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: 0,
+            WidthInBytes: 2,
+            Height: 3,
+        };
+        sys::cuMemcpy2DAsync_v2(&copy, stream.cu_stream()).result().unwrap();
+        assert_eq!(host, [1, 4, 1, 4, 5, 0]);
+    }
+}
+
+#[test]
+fn pointers_say_what_they_are() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let words = stream.alloc_zeros::<u32>(6).unwrap();
+    let (address, _guard) = cudarc::driver::DevicePtr::device_ptr(&words, &stream);
+    let (mut start, mut size, mut kind) = (0u64, 0usize, 0u32);
+    // Safety: each answer has the type of its attribute.
+    unsafe {
+        sys::cuMemGetAddressRange_v2(&mut start, &mut size, address + 5).result().unwrap();
+        let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+        sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address).result().unwrap();
+        assert_eq!(
+            sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, 0x1000),
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        );
+    }
+    assert_eq!((start, size, kind), (address, 24, 2));
+}
+
+#[test]
+fn a_copy_past_the_end_is_a_fault_that_sticks_to_its_context_alone() {
+    let (broken, sound) = (context(), context());
+    let stream = broken.new_stream().unwrap();
+    let words = stream.clone_htod(&[1u32; 8]).unwrap();
+    let address = cudarc::driver::DevicePtr::device_ptr(&words, &stream).0;
+    let mut host = [0u32; 9];
+    // Safety: the emulator refuses the access; that is the point.
+    let fault = unsafe { result::memcpy_dtoh_async(&mut host, address, stream.cu_stream()) };
+    assert_eq!(code(fault), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(code(stream.alloc_zeros::<u8>(1)), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(code(broken.mem_get_info()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    let stream = sound.new_stream().unwrap();
+    assert_eq!(stream.clone_dtoh(&stream.clone_htod(&[1u8]).unwrap()).unwrap(), [1]);
+}
+
+#[test]
+fn contexts_copy_to_each_other() {
+    let (first, second) = (super::context_on(0), super::context_on(1));
+    let (from, to) = (first.new_stream().unwrap(), second.new_stream().unwrap());
+    let source = from.clone_htod(&[1u16, 2, 3]).unwrap();
+    let mut target = to.alloc_zeros::<u16>(3).unwrap();
+    to.memcpy_dtod(&source, &mut target).unwrap();
+    assert_eq!(to.clone_dtoh(&target).unwrap(), [1, 2, 3]);
 }
