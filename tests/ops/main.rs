@@ -2,6 +2,8 @@
 
 mod adamw;
 mod attention;
+#[cfg(has_cuda)]
+mod cuda_device;
 mod embedding;
 mod global_norm;
 mod head;

@@ -1,5 +1,8 @@
 //! Tests of the op `rmsnorm`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
 

@@ -1,5 +1,8 @@
 //! Tests of the op `score_margin`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::score_margin::{
     ABSENT, AdvantageNorm, FAILED, MarginKind, PreferenceReward, ROLLOUTS_MAX, RewardShape, ScoreMargin, ScoreMargins,
     VALID,

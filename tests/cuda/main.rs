@@ -1,0 +1,141 @@
+//! The CUDA device itself, on the emulator: opening, memory, launches, and one clear error for each thing that cannot work.
+//! Present where the build had nvcc.
+#![cfg(has_cuda)]
+
+use std::process::Command;
+use std::sync::LazyLock;
+
+use half::bf16;
+use patarm::cuda::{Argument, Cuda, CudaError, Emulation, Grid, kernels};
+use patarm::tensor::Device;
+
+/// The emulator as a device, or with `PATARM_TEST_DEVICE=gpu` the machine's device 0.
+fn cuda() -> &'static Cuda {
+    static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(0, Emulation::Allowed).expect("device 0 opens"));
+    &CUDA
+}
+
+fn on_a_gpu() -> bool {
+    std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu")
+}
+
+fn open(ordinal: usize, emulation: Emulation) -> Result<Cuda, CudaError> {
+    if !on_a_gpu() {
+        cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+    }
+    Cuda::open(ordinal, emulation)
+}
+
+#[test]
+fn an_emulated_device_must_be_asked_for() {
+    if on_a_gpu() {
+        return;
+    }
+    let message = open(0, Emulation::Refused).unwrap_err().to_string();
+    assert!(message.contains("Emulated") && message.contains("asked for"), "{message}");
+    assert!(cuda().name().starts_with("Emulated"), "{:?}", cuda());
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    let message = open(99, Emulation::Allowed).unwrap_err().to_string();
+    assert!(message.contains("no CUDA device 99"), "{message}");
+}
+
+/// The driver is a process's own, so this asks a fresh process that loads no emulator.
+#[test]
+fn a_machine_without_a_driver_says_so() {
+    let program = std::env::current_exe().unwrap();
+    let child =
+        Command::new(program).args(["--exact", "child::opens_without_an_emulator", "--nocapture"]).output().unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{said}");
+    if !std::path::Path::new("/proc/driver/nvidia").exists() {
+        assert!(said.contains("no CUDA driver: libcuda is not installed"), "{said}");
+    }
+}
+
+mod child {
+    use super::*;
+
+    /// Run by the test above in a process of its own (by itself it proves nothing: another test may have loaded the emulator).
+    #[test]
+    fn opens_without_an_emulator() {
+        match Cuda::open(0, Emulation::Allowed) {
+            Ok(device) => println!("opened {device:?}"),
+            Err(error) => println!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn memory_keeps_what_was_written() {
+    let device = cuda();
+    let mut buffer = device.upload(&[1.0f32, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    assert_eq!(device.len(&buffer), 5);
+    assert_eq!(device.download(device.view(&buffer, 1..4)).unwrap(), [2.0, 3.0, 4.0]);
+    device.write(device.view_mut(&mut buffer, 3..5), &[40.0, 50.0]).unwrap();
+    device.clear(device.view_mut(&mut buffer, 0..2)).unwrap();
+    assert_eq!(device.download(device.view(&buffer, 0..5)).unwrap(), [0.0, 0.0, 3.0, 40.0, 50.0]);
+    let [second, first] = device.view_two(&mut buffer, [3..5, 0..1]);
+    device.write(second, &[7.0, 8.0]).unwrap();
+    device.write(first, &[9.0]).unwrap();
+    assert_eq!(device.download(device.view(&buffer, 0..5)).unwrap(), [9.0, 0.0, 3.0, 7.0, 8.0]);
+    assert_eq!(device.download(device.view(&device.zeros::<bf16>(3).unwrap(), 0..3)).unwrap(), [bf16::ZERO; 3]);
+    let empty = device.upload::<u32>(&[]).unwrap();
+    assert!(device.download(device.view(&empty, 0..0)).unwrap().is_empty());
+}
+
+#[test]
+fn another_thread_may_use_the_device() {
+    let device = cuda().clone();
+    let buffer = device.upload(&[5u32; 100]).unwrap();
+    let there = std::thread::spawn(move || device.download(device.view(&buffer, 0..100)).unwrap()).join().unwrap();
+    assert_eq!(there, [5; 100]);
+}
+
+#[test]
+#[should_panic(expected = "outside a buffer of 4 elements")]
+fn a_view_beyond_the_end_is_a_bug() {
+    let buffer = cuda().zeros::<f32>(4).unwrap();
+    cuda().view(&buffer, 2..5);
+}
+
+#[test]
+#[should_panic(expected = "overlap")]
+fn two_views_that_overlap_are_a_bug() {
+    let mut buffer = cuda().zeros::<f32>(4).unwrap();
+    cuda().view_two(&mut buffer, [0..3, 2..4]);
+}
+
+#[test]
+fn too_much_memory_is_an_error_with_numbers() {
+    let Err(error) = cuda().zeros::<f32>(1 << 45) else { panic!("nobody has 128 TiB") };
+    let message = error.to_string();
+    assert!(message.contains("out of device memory: 140737488355328 more bytes"), "{message}");
+    // The device goes on.
+    assert_eq!(cuda().download(cuda().view(&cuda().upload(&[3u32]).unwrap(), 0..1)).unwrap(), [3]);
+}
+
+#[test]
+fn every_kernel_of_the_images_has_a_handle() {
+    let names: Vec<&str> = kernels::IMAGES.iter().flat_map(|image| image.kernels.iter().copied()).collect();
+    let handles = [
+        (kernels::RMSNORM_FORWARD_BF16.index, kernels::RMSNORM_FORWARD_BF16.name),
+        (kernels::RMSNORM_BACKWARD_WEIGHT_F32.index, kernels::RMSNORM_BACKWARD_WEIGHT_F32.name),
+        (kernels::SCORE_MARGIN_F32.index, kernels::SCORE_MARGIN_F32.name),
+    ];
+    for (index, name) in handles {
+        assert_eq!(names[index], name);
+    }
+    assert_eq!(kernels::RMSNORM_BACKWARD_WEIGHT_F32.sizes, [8, 8, 4, 4]);
+}
+
+#[test]
+#[should_panic(expected = "rmsnorm_backward_weight_f32: argument 1 has 4 bytes, the kernel takes 8")]
+fn an_argument_of_the_wrong_size_is_a_bug() {
+    let grid = Grid { blocks: 1, threads: (32, 8), dynamic_shared_bytes: 0 };
+    let arguments = [Argument::NULL, Argument::I32(0), Argument::I32(0), Argument::I32(0)];
+    // Safety: nothing is launched.
+    let _ = unsafe { cuda().launch(&kernels::RMSNORM_BACKWARD_WEIGHT_F32, grid, arguments) };
+}
