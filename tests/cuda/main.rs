@@ -1,4 +1,4 @@
-//! The CUDA device itself, on the emulator: opening, memory, launches, and one clear error for each thing that cannot work.
+//! The CUDA device itself, on the emulator or a GPU: opening, memory, launches, and one clear error for each thing that cannot work.
 //! Present where the build had nvcc.
 #![cfg(has_cuda)]
 
@@ -11,7 +11,7 @@ use patarm::tensor::Device;
 
 /// The emulator as a device, or with `PATARM_TEST_DEVICE=gpu` the machine's device 0.
 fn cuda() -> &'static Cuda {
-    static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(0, Emulation::Allowed).expect("device 0 opens"));
+    static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(0, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}")));
     &CUDA
 }
 

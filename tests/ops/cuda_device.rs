@@ -1,26 +1,26 @@
-//! The CUDA device of the tests, and what tests of several CUDA ops share.
+//! The CUDA devices of the tests, and what tests of several CUDA ops share.
 //!
-//! It is the emulator, as target `PATARM_EMULATOR_TARGET` (80 or 90), so that the tests need no GPU. With
+//! They are the emulator's: device 0 runs the PTX for sm_80, device 1 that for sm_90a, so that the tests need no GPU. With
 //! `PATARM_TEST_DEVICE=gpu` the same tests run on device 0 of the machine.
 
 use std::sync::LazyLock;
 
 use half::bf16;
-use patarm::cuda::{Cuda, Emulation};
-use patarm::tensor::Device;
+use patarm::cuda::{Buffer, Cuda, Emulation};
+use patarm::tensor::{Device, Element};
 
-pub fn cuda() -> &'static Cuda {
-    static CUDA: LazyLock<Cuda> = LazyLock::new(|| {
-        let emulation = match std::env::var("PATARM_TEST_DEVICE").as_deref() {
-            Ok("gpu") => Emulation::Refused,
-            _ => {
-                cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
-                Emulation::Allowed
-            }
-        };
-        Cuda::open(0, emulation).expect("device 0 opens")
+pub fn devices() -> &'static [Cuda] {
+    static DEVICES: LazyLock<Vec<Cuda>> = LazyLock::new(|| {
+        if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
+            return vec![Cuda::open(0, Emulation::Refused).expect("device 0 opens")];
+        }
+        cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+        let open = |ordinal| Cuda::open(ordinal, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}"));
+        let devices = vec![open(0), open(1)];
+        assert_eq!([devices[0].capability(), devices[1].capability()], [(8, 0), (9, 0)]);
+        devices
     });
-    &CUDA
+    &DEVICES
 }
 
 /// Rounded to what the device holds.
@@ -36,13 +36,14 @@ pub fn widen(values: &[bf16]) -> Vec<f32> {
     values.iter().map(|value| value.to_f32()).collect()
 }
 
-/// Whole buffers to and from the device.
-pub fn upload<T: patarm::tensor::Element>(values: &[T]) -> patarm::cuda::Buffer<T> {
-    cuda().upload(values).expect("the device has room")
+pub fn upload<T: Element>(device: &Cuda, values: &[T]) -> Buffer<T> {
+    device.upload(values).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
-pub fn download<T: patarm::tensor::Element>(buffer: &patarm::cuda::Buffer<T>) -> Vec<T> {
-    cuda().download(cuda().view(buffer, 0..cuda().len(buffer))).expect("the device is well")
+/// A whole buffer. What went wrong in a kernel shows here, because this waits for it.
+pub fn download<T: Element>(device: &Cuda, buffer: &Buffer<T>) -> Vec<T> {
+    let all = device.view(buffer, 0..device.len(buffer));
+    device.download(all).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
 /// Each place within its own bound; NaN belongs to NaN, and infinity to the same infinity. Names the worst place.

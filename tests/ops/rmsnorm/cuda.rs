@@ -7,7 +7,7 @@ use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
 use patarm::tensor::Device;
 
 use super::EPSILON;
-use crate::cuda_device::{assert_within, cuda, download, narrow, rounded, upload, widen};
+use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
 use crate::numbers::{bits, normal, refused};
 
 /// Half a unit in the last place of bf16, and of f32.
@@ -37,13 +37,12 @@ struct Forward {
 }
 
 /// On the device; rows start `offset` elements into their buffers.
-fn forward(x: &[f32], delta: Option<&[f32]>, weight: &[f32], offset: usize) -> Forward {
+fn forward(device: &Cuda, x: &[f32], delta: Option<&[f32]>, weight: &[f32], offset: usize) -> Forward {
     let (cols, rows, size) = (weight.len(), x.len() / weight.len(), x.len());
-    let padded = |values: &[f32]| upload(&[vec![bf16::NAN; offset], narrow(values)].concat());
-    let (x, weight, delta) = (padded(x), upload(weight), delta.map(padded));
+    let padded = |values: &[f32]| upload(device, &[vec![bf16::NAN; offset], narrow(values)].concat());
+    let (x, weight, delta) = (padded(x), upload(device, weight), delta.map(padded));
     let (mut out, mut sum) = (padded(&vec![f32::NAN; size]), padded(&vec![f32::NAN; size]));
-    let mut inv_rms = upload(&vec![f32::NAN; rows]);
-    let device = cuda();
+    let mut inv_rms = upload(device, &vec![f32::NAN; rows]);
     let result: OpResult = device.rmsnorm_forward(RmsNormForward::<Cuda> {
         out: device.view_mut(&mut out, offset..offset + size),
         inv_rms: device.view_mut(&mut inv_rms, 0..rows),
@@ -58,12 +57,13 @@ fn forward(x: &[f32], delta: Option<&[f32]>, weight: &[f32], offset: usize) -> F
         epsilon: EPSILON,
     });
     result.unwrap();
-    let back = |buffer| widen(&download(buffer)[offset..]);
-    Forward { out: back(&out), inv_rms: download(&inv_rms), sum: back(&sum) }
+    let back = |buffer| widen(&download(device, buffer)[offset..]);
+    Forward { out: back(&out), inv_rms: download(device, &inv_rms), sum: back(&sum) }
 }
 
 /// (d_sum, d_weight): d_sum starts from the given values, d_weight from 1.
 fn backward(
+    device: &Cuda,
     start: &[f32],
     d_out: &[f32],
     sum: &[f32],
@@ -72,10 +72,9 @@ fn backward(
     overwrite: bool,
 ) -> [Vec<f32>; 2] {
     let (rows, cols, size) = (inv_rms.len(), weight.len(), sum.len());
-    let device = cuda();
-    let (mut d_sum, mut d_weight) = (upload(&narrow(start)), upload(&vec![1.0f32; cols]));
-    let (d_out, sum) = (upload(&narrow(d_out)), upload(&narrow(sum)));
-    let (inv_rms, weight) = (upload(inv_rms), upload(weight));
+    let (mut d_sum, mut d_weight) = (upload(device, &narrow(start)), upload(device, &vec![1.0f32; cols]));
+    let (d_out, sum) = (upload(device, &narrow(d_out)), upload(device, &narrow(sum)));
+    let (inv_rms, weight) = (upload(device, inv_rms), upload(device, weight));
     let result: OpResult = device.rmsnorm_backward(RmsNormBackward::<Cuda> {
         d_sum: device.view_mut(&mut d_sum, 0..size),
         d_weight: Some(device.view_mut(&mut d_weight, 0..cols)),
@@ -88,7 +87,7 @@ fn backward(
         overwrite,
     });
     result.unwrap();
-    [widen(&download(&d_sum)), download(&d_weight)]
+    [widen(&download(device, &d_sum)), download(device, &d_weight)]
 }
 
 /// Roundings of a sum of `cols` terms on the device (32 in a thread, 5 and 8 levels above it) and on the CPU (16 lanes).
@@ -98,157 +97,165 @@ fn roundings_of_row(cols: usize) -> f64 {
 
 #[test]
 fn forward_is_the_cpus_with_and_without_the_addition() {
-    for (rows, cols) in SIZES {
-        let size = rows * cols;
-        let (x, delta, weight) = (rounded(&normal(1, size)), rounded(&normal(2, size)), normal(3, cols));
-        for delta in [None, Some(&delta[..])] {
-            let got = forward(&x, delta, &weight, 0);
-            let added: Vec<f32> = match delta {
-                Some(delta) => x.iter().zip(delta).map(|(a, b)| a + b).collect(),
-                None => x.clone(),
-            };
-            let sum = rounded(&added);
-            if delta.is_some() {
-                assert_eq!(bits(&got.sum), bits(&sum), "{rows}×{cols}: the sum is rounded once");
+    for device in devices() {
+        for (rows, cols) in SIZES {
+            let size = rows * cols;
+            let (x, delta, weight) = (rounded(&normal(1, size)), rounded(&normal(2, size)), normal(3, cols));
+            for delta in [None, Some(&delta[..])] {
+                let got = forward(device, &x, delta, &weight, 0);
+                let added: Vec<f32> = match delta {
+                    Some(delta) => x.iter().zip(delta).map(|(a, b)| a + b).collect(),
+                    None => x.clone(),
+                };
+                let sum = rounded(&added);
+                if delta.is_some() {
+                    assert_eq!(bits(&got.sum), bits(&sum), "{rows}×{cols}: the sum is rounded once");
+                }
+                let (out, inv_rms, _) = super::forward(&sum, None, &weight);
+                // A relative error of the sum counts half in its root; mean, ε, root and quotient round once each.
+                let relative = (roundings_of_row(cols) / 2.0 + 8.0) * F32;
+                let what = |name: &str| format!("{name} of {rows}×{cols}, addition {}", delta.is_some());
+                assert_within(&what("inv_rms"), &got.inv_rms, &inv_rms, |row| relative * f64::from(inv_rms[row]));
+                assert_within(&what("out"), &got.out, &out, |i| (BF16 + relative) * f64::from(out[i].abs()));
             }
-            let (out, inv_rms, _) = super::forward(&sum, None, &weight);
-            // A relative error of the sum counts half in its root; mean, ε, root and quotient round once each.
-            let relative = (roundings_of_row(cols) / 2.0 + 8.0) * F32;
-            let what = |name: &str| format!("{name} of {rows}×{cols}, addition {}", delta.is_some());
-            assert_within(&what("inv_rms"), &got.inv_rms, &inv_rms, |row| relative * f64::from(inv_rms[row]));
-            assert_within(&what("out"), &got.out, &out, |i| (BF16 + relative) * f64::from(out[i].abs()));
         }
     }
 }
 
 #[test]
 fn backward_is_the_cpus() {
-    for (rows, cols) in SIZES {
-        let size = rows * cols;
-        let [x, d_out, start] = [1, 2, 4].map(|key| rounded(&normal(key, size)));
-        let weight = normal(3, cols);
-        let (_, inv_rms, _) = super::forward(&x, None, &weight);
-        for overwrite in [false, true] {
-            let [d_sum, d_weight] = backward(&start, &d_out, &x, &inv_rms, &weight, overwrite);
-            let (e_sum, e_weight) = super::backward(&start, &d_out, &x, &inv_rms, &weight, overwrite);
-            let what = |name: &str| format!("{name} of {rows}×{cols}, overwrite {overwrite}");
-            // The terms of d_sum before they cancel, with the row's sum as large as its terms can make it.
-            let terms = |i: usize| {
-                let (row, inverse) = (i / cols, f64::from(inv_rms[i / cols]));
-                let products = (row * cols..(row + 1) * cols)
-                    .map(|j| f64::from((d_out[j] * weight[j % cols] * x[j]).abs()))
-                    .sum::<f64>();
-                let factor = products * inverse.powi(3) / cols as f64;
-                let own = inverse * f64::from((d_out[i] * weight[i % cols]).abs());
-                f64::from(start[i].abs()) + own + roundings_of_row(cols) * factor * f64::from(x[i].abs())
-            };
-            // `terms` costs a row: a row's first element stands for all where rows are many.
-            let rows_of_terms: Vec<f64> = (0..rows).map(|row| max_of_row(row, cols, &terms)).collect();
-            assert_within(&what("d_sum"), &d_sum, &e_sum, |i| {
-                BF16 * f64::from(e_sum[i].abs()) + 8.0 * F32 * rows_of_terms[i / cols]
-            });
-            // Each side sums `rows` terms in its own order, from 1.
-            assert_within(&what("d_weight"), &d_weight, &e_weight, |col| {
-                let terms =
-                    |row: usize| f64::from((d_out[row * cols + col] * x[row * cols + col] * inv_rms[row]).abs());
-                2.0 * (rows as f64 + 4.0) * F32 * (1.0 + (0..rows).map(terms).sum::<f64>())
-            });
+    for device in devices() {
+        for (rows, cols) in SIZES {
+            let size = rows * cols;
+            let [x, d_out, start] = [1, 2, 4].map(|key| rounded(&normal(key, size)));
+            let weight = normal(3, cols);
+            let (_, inv_rms, _) = super::forward(&x, None, &weight);
+            for overwrite in [false, true] {
+                let [d_sum, d_weight] = backward(device, &start, &d_out, &x, &inv_rms, &weight, overwrite);
+                let (e_sum, e_weight) = super::backward(&start, &d_out, &x, &inv_rms, &weight, overwrite);
+                let what = |name: &str| format!("{name} of {rows}×{cols}, overwrite {overwrite}");
+                // Before they cancel, the terms of d_sum are as large as this; the row's sum errs by its roundings.
+                let products = |row: usize| {
+                    let place = row * cols..(row + 1) * cols;
+                    place.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
+                };
+                let row_sums: Vec<f64> = (0..rows).map(products).collect();
+                let terms = |i: usize| {
+                    let (row, inverse) = (i / cols, f64::from(inv_rms[i / cols]));
+                    let own = inverse * f64::from((d_out[i] * weight[i % cols]).abs());
+                    let mean = row_sums[row] * inverse.powi(3) / cols as f64 * f64::from(x[i].abs());
+                    8.0 * (f64::from(start[i].abs()) + own) + (roundings_of_row(cols) + 8.0) * mean
+                };
+                assert_within(&what("d_sum"), &d_sum, &e_sum, |i| BF16 * f64::from(e_sum[i].abs()) + F32 * terms(i));
+                // Each side sums `rows` terms in its own order, from 1.
+                assert_within(&what("d_weight"), &d_weight, &e_weight, |col| {
+                    let terms =
+                        |row: usize| f64::from((d_out[row * cols + col] * x[row * cols + col] * inv_rms[row]).abs());
+                    2.0 * (rows as f64 + 4.0) * F32 * (1.0 + (0..rows).map(terms).sum::<f64>())
+                });
+            }
         }
     }
 }
 
-/// The largest of a few places of a row, and twice that for the others: a bound need not be sharp in f32's last bits.
-fn max_of_row(row: usize, cols: usize, terms: &impl Fn(usize) -> f64) -> f64 {
-    let places = [0, cols / 3, cols / 2, cols - 1];
-    2.0 * places.map(|col| terms(row * cols + col)).into_iter().fold(0.0, f64::max)
-}
-
 #[test]
 fn a_frozen_weight_changes_no_gradient_of_the_stream() {
-    let (rows, cols) = (5, 40);
-    let [x, d_out, start] = [1, 2, 4].map(|key| rounded(&normal(key, rows * cols)));
-    let weight = normal(3, cols);
-    let (_, inv_rms, _) = super::forward(&x, None, &weight);
-    let [with, _] = backward(&start, &d_out, &x, &inv_rms, &weight, false);
-    let device = cuda();
-    let mut d_sum = upload(&narrow(&start));
-    let (d_out, x, inv_rms, weight) = (upload(&narrow(&d_out)), upload(&narrow(&x)), upload(&inv_rms), upload(&weight));
-    let result: OpResult = device.rmsnorm_backward(RmsNormBackward::<Cuda> {
-        d_sum: device.view_mut(&mut d_sum, 0..rows * cols),
-        d_weight: None,
-        d_out: device.view(&d_out, 0..rows * cols),
-        sum: device.view(&x, 0..rows * cols),
-        inv_rms: device.view(&inv_rms, 0..rows),
-        weight: device.view(&weight, 0..cols),
-        rows,
-        cols,
-        overwrite: false,
-    });
-    result.unwrap();
-    assert_eq!(bits(&widen(&download(&d_sum))), bits(&with));
+    for device in devices() {
+        let (rows, cols) = (5, 40);
+        let [x, d_out, start] = [1, 2, 4].map(|key| rounded(&normal(key, rows * cols)));
+        let weight = normal(3, cols);
+        let (_, inv_rms, _) = super::forward(&x, None, &weight);
+        let [with, _] = backward(device, &start, &d_out, &x, &inv_rms, &weight, false);
+        let mut d_sum = upload(device, &narrow(&start));
+        let (d_out, x, inv_rms, weight) = (
+            upload(device, &narrow(&d_out)),
+            upload(device, &narrow(&x)),
+            upload(device, &inv_rms),
+            upload(device, &weight),
+        );
+        let result: OpResult = device.rmsnorm_backward(RmsNormBackward::<Cuda> {
+            d_sum: device.view_mut(&mut d_sum, 0..rows * cols),
+            d_weight: None,
+            d_out: device.view(&d_out, 0..rows * cols),
+            sum: device.view(&x, 0..rows * cols),
+            inv_rms: device.view(&inv_rms, 0..rows),
+            weight: device.view(&weight, 0..cols),
+            rows,
+            cols,
+            overwrite: false,
+        });
+        result.unwrap();
+        assert_eq!(bits(&widen(&download(device, &d_sum))), bits(&with));
+    }
 }
 
 #[test]
 fn nan_and_infinity_go_where_they_go_on_the_cpu() {
-    let cols = 70;
-    let mut x = rounded(&normal(1, 6 * cols));
-    x[3] = f32::NAN;
-    x[cols + 69] = f32::INFINITY;
-    x[2 * cols] = f32::NEG_INFINITY;
-    x[3 * cols..4 * cols].fill(0.0);
-    x[4 * cols + 5] = rounded(&[3e38])[0]; // its square is not finite
-    let (delta, weight) = (vec![0.0; x.len()], normal(3, cols));
-    let (out, inv_rms, sum) = super::forward(&x, Some(&delta), &weight);
-    let got = forward(&x, Some(&delta), &weight, 0);
-    assert_within("out", &got.out, &out, |i| 1.01 * BF16 * f64::from(out[i].abs()));
-    assert_within("sum", &got.sum, &sum, |_| 0.0);
-    assert_within("inv_rms", &got.inv_rms, &inv_rms, |row| 40.0 * F32 * f64::from(inv_rms[row]));
-    assert!(got.out[..cols].iter().all(|value| value.is_nan()), "a row with a NaN is NaN");
-    assert!(got.out[5 * cols..].iter().all(|value| value.is_finite()), "the next row knows nothing of it");
+    for device in devices() {
+        let cols = 70;
+        let mut x = rounded(&normal(1, 6 * cols));
+        x[3] = f32::NAN;
+        x[cols + 69] = f32::INFINITY;
+        x[2 * cols] = f32::NEG_INFINITY;
+        x[3 * cols..4 * cols].fill(0.0);
+        x[4 * cols + 5] = rounded(&[3e38])[0]; // its square is not finite
+        let (delta, weight) = (vec![0.0; x.len()], normal(3, cols));
+        let (out, inv_rms, sum) = super::forward(&x, Some(&delta), &weight);
+        let got = forward(device, &x, Some(&delta), &weight, 0);
+        assert_within("out", &got.out, &out, |i| 1.01 * BF16 * f64::from(out[i].abs()));
+        assert_within("sum", &got.sum, &sum, |_| 0.0);
+        assert_within("inv_rms", &got.inv_rms, &inv_rms, |row| 40.0 * F32 * f64::from(inv_rms[row]));
+        assert!(got.out[..cols].iter().all(|value| value.is_nan()), "a row with a NaN is NaN");
+        assert!(got.out[5 * cols..].iter().all(|value| value.is_finite()), "the next row knows nothing of it");
 
-    let d_out = rounded(&normal(2, x.len()));
-    let [d_sum, d_weight] = backward(&delta, &d_out, &x, &inv_rms, &weight, true);
-    let (e_sum, e_weight) = super::backward(&delta, &d_out, &x, &inv_rms, &weight, true);
-    // The row of zeros has inv_rms = 1000: terms of some thousands.
-    assert_within("d_sum", &d_sum, &e_sum, |i| 1.01 * BF16 * f64::from(e_sum[i].abs()) + 1e-5);
-    assert_within("d_weight", &d_weight, &e_weight, |col| 1e-5 * f64::from(e_weight[col].abs()) + 1e-5);
+        let d_out = rounded(&normal(2, x.len()));
+        let [d_sum, d_weight] = backward(device, &delta, &d_out, &x, &inv_rms, &weight, true);
+        let (e_sum, e_weight) = super::backward(&delta, &d_out, &x, &inv_rms, &weight, true);
+        // The row of zeros has inv_rms = 1000: terms of some thousands.
+        assert_within("d_sum", &d_sum, &e_sum, |i| 1.01 * BF16 * f64::from(e_sum[i].abs()) + 1e-5);
+        assert_within("d_weight", &d_weight, &e_weight, |col| 1e-5 * f64::from(e_weight[col].abs()) + 1e-5);
+    }
 }
 
 #[test]
 fn a_row_has_the_same_bits_in_any_batch_at_any_alignment_and_in_every_run() {
-    for (rows, cols) in [(300, 40), (9, 1200)] {
-        let (x, weight) = (rounded(&normal(1, rows * cols)), normal(3, cols));
-        let together = forward(&x, None, &weight, 0);
-        assert_eq!(bits(&together.out), bits(&forward(&x, None, &weight, 0).out), "run to run");
-        assert_eq!(bits(&together.out), bits(&forward(&x, None, &weight, 3).out), "unaligned");
-        for row in [0, rows / 3, rows - 1] {
-            let alone = forward(&x[row * cols..][..cols], None, &weight, 0);
-            assert_eq!(bits(&alone.out), bits(&together.out[row * cols..][..cols]));
-            assert_eq!(alone.inv_rms[0].to_bits(), together.inv_rms[row].to_bits());
+    for device in devices() {
+        for (rows, cols) in [(300, 40), (9, 1200)] {
+            let (x, weight) = (rounded(&normal(1, rows * cols)), normal(3, cols));
+            let together = forward(device, &x, None, &weight, 0);
+            assert_eq!(bits(&together.out), bits(&forward(device, &x, None, &weight, 0).out), "run to run");
+            assert_eq!(bits(&together.out), bits(&forward(device, &x, None, &weight, 3).out), "unaligned");
+            for row in [0, rows / 3, rows - 1] {
+                let alone = forward(device, &x[row * cols..][..cols], None, &weight, 0);
+                assert_eq!(bits(&alone.out), bits(&together.out[row * cols..][..cols]));
+                assert_eq!(alone.inv_rms[0].to_bits(), together.inv_rms[row].to_bits());
+            }
+            let d_out = rounded(&normal(2, rows * cols));
+            let run =
+                || backward(device, &x, &d_out, &x, &together.inv_rms, &weight, false).map(|values| bits(&values));
+            assert_eq!(run(), run(), "the sum over rows has one order");
         }
-        let d_out = rounded(&normal(2, rows * cols));
-        let run = || backward(&x, &d_out, &x, &together.inv_rms, &weight, false).map(|values| bits(&values));
-        assert_eq!(run(), run(), "the sum over rows has one order");
     }
 }
 
 #[test]
 fn no_rows_are_no_work_and_too_wide_rows_are_refused() {
-    let none = forward(&[], None, &[1.0; 8], 0);
-    assert!(none.out.is_empty());
-    let device = cuda();
-    let cols = 8193;
-    let (mut out, mut inv_rms) = (upload(&vec![bf16::ZERO; cols]), upload(&[0.0f32]));
-    let (x, weight) = (upload(&vec![bf16::ZERO; cols]), upload(&vec![0.0f32; cols]));
-    let message = refused(device.rmsnorm_forward(RmsNormForward::<Cuda> {
-        out: device.view_mut(&mut out, 0..cols),
-        inv_rms: device.view_mut(&mut inv_rms, 0..1),
-        residual: None,
-        x: device.view(&x, 0..cols),
-        weight: device.view(&weight, 0..cols),
-        rows: 1,
-        cols,
-        epsilon: EPSILON,
-    }));
-    assert!(message.contains("rmsnorm_forward") && message.contains("at most 8192") && message.contains("8193"));
+    for device in devices() {
+        let none = forward(device, &[], None, &[1.0; 8], 0);
+        assert!(none.out.is_empty());
+        let cols = 8193;
+        let (mut out, mut inv_rms) = (upload(device, &vec![bf16::ZERO; cols]), upload(device, &[0.0f32]));
+        let (x, weight) = (upload(device, &vec![bf16::ZERO; cols]), upload(device, &vec![0.0f32; cols]));
+        let message = refused(device.rmsnorm_forward(RmsNormForward::<Cuda> {
+            out: device.view_mut(&mut out, 0..cols),
+            inv_rms: device.view_mut(&mut inv_rms, 0..1),
+            residual: None,
+            x: device.view(&x, 0..cols),
+            weight: device.view(&weight, 0..cols),
+            rows: 1,
+            cols,
+            epsilon: EPSILON,
+        }));
+        assert!(message.contains("rmsnorm_forward") && message.contains("at most 8192") && message.contains("8193"));
+    }
 }

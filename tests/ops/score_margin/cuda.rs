@@ -9,16 +9,16 @@ use patarm::random::Stream;
 use patarm::tensor::Device;
 
 use super::{Case, GRADED, every_way};
-use crate::cuda_device::{cuda, download, upload};
+use crate::cuda_device::{devices, download, upload};
 
 /// What [`Case::run`] does, on the device.
-fn run(case: &mut Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {
-    let device = cuda();
+fn run(device: &Cuda, case: &mut Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {
     let (sides, size) = (2 * case.pairs, 2 * case.pairs * case.n);
     let floats = [&case.means, &case.delta, &case.par, &case.reward, &case.advantage];
-    let [mut means, mut delta, mut par, mut reward, mut advantage] = floats.map(|values| upload(values));
-    let mut valid_count = upload(&case.valid_count);
-    let (scores, state, penalty) = (upload(&case.scores), upload(&case.state), upload(&case.penalty));
+    let [mut means, mut delta, mut par, mut reward, mut advantage] = floats.map(|values| upload(device, values));
+    let mut valid_count = upload(device, &case.valid_count);
+    let (scores, state, penalty) =
+        (upload(device, &case.scores), upload(device, &case.state), upload(device, &case.penalty));
     let args = ScoreMargin::<Cuda> {
         means: device.view_mut(&mut means, 0..sides),
         valid_count: device.view_mut(&mut valid_count, 0..sides),
@@ -36,7 +36,7 @@ fn run(case: &mut Case, shape: RewardShape, margin: MarginKind, norm: AdvantageN
         epsilon: 1e-6,
     };
     device.score_margin(args).unwrap();
-    case.valid_count = download(&valid_count);
+    case.valid_count = download(device, &valid_count);
     for (to, from) in [
         (&mut case.means, &means),
         (&mut case.delta, &delta),
@@ -44,30 +44,28 @@ fn run(case: &mut Case, shape: RewardShape, margin: MarginKind, norm: AdvantageN
         (&mut case.reward, &reward),
         (&mut case.advantage, &advantage),
     ] {
-        *to = download(from);
+        *to = download(device, from);
     }
 }
 
 /// All outputs of both, compared by bits.
 #[track_caller]
 fn assert_equal(case: &Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {
-    let (mut ours, mut cpu) = (case.clone(), case.clone());
-    run(&mut ours, shape, margin, norm);
+    let mut cpu = case.clone();
     cpu.run(shape, margin, norm).unwrap();
-    assert_eq!(ours.valid_count, cpu.valid_count);
     let outputs = |case: &Case| {
         let Case { means, delta, par, reward, advantage, .. } = case.clone();
         [("means", means), ("delta", delta), ("par", par), ("reward", reward), ("advantage", advantage)]
     };
-    for ((name, got), (_, expected)) in outputs(&ours).into_iter().zip(outputs(&cpu)) {
-        for (place, (g, e)) in got.iter().zip(&expected).enumerate() {
-            assert_eq!(
-                g.to_bits(),
-                e.to_bits(),
-                "{name}[{place}] of {}×2×{}, {margin:?}, {norm:?}: expected {e}, got {g}",
-                case.pairs,
-                case.n
-            );
+    for device in devices() {
+        let mut ours = case.clone();
+        run(device, &mut ours, shape, margin, norm);
+        assert_eq!(ours.valid_count, cpu.valid_count);
+        for ((name, got), (_, expected)) in outputs(&ours).into_iter().zip(outputs(&cpu)) {
+            for (place, (g, e)) in got.iter().zip(&expected).enumerate() {
+                let what = format!("{name}[{place}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
+                assert_eq!(g.to_bits(), e.to_bits(), "{device:?}: {what}: expected {e}, got {g}");
+            }
         }
     }
 }
