@@ -4,7 +4,8 @@
 // q, out [tokens, q_heads, HEAD_DIM], k, v [tokens, kv_heads, HEAD_DIM], bf16. Grid (ceil(tokens / 64), q_heads), 128 threads,
 // SHARED_BYTES of dynamic shared memory. Fragment layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and "ldmatrix".
 //
-// The MISTAKE_ macros plant one mistake each; `FAULT name` marks the lines of which a report must name one.
+// The MISTAKE_ macros plant one mistake each; `FAULT name` marks the lines of which a report must name one (of an asm, the
+// compiler names the last operand's).
 #include <cuda_bf16.h>
 #include <stdint.h>
 
@@ -34,15 +35,15 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"  // FAULT WAIT_OFF_BY_ONE NO_BARRIER_AFTER_WAIT NO_BARRIER_AT_END
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from));
+                 : "r"(from));  // FAULT WAIT_OFF_BY_ONE NO_BARRIER_AFTER_WAIT NO_BARRIER_AT_END
 }
 
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"  // FAULT NO_BARRIER_AT_END
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from));
+                 : "r"(from));  // FAULT NO_BARRIER_AT_END
 }
 
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
