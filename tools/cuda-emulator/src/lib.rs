@@ -8,6 +8,8 @@
 
 #[allow(non_snake_case)] // entry points carry the names that C gives them
 mod driver;
+pub mod forms;
+pub mod ir;
 pub mod loader;
 
 pub use loader::{LoadError, configure, load, reports};
