@@ -11,5 +11,6 @@ mod driver;
 pub mod forms;
 pub mod ir;
 pub mod loader;
+pub mod ptx;
 
 pub use loader::{LoadError, configure, load, reports};

@@ -6,22 +6,31 @@
 //! binary "add.f32" (f32, f32) -> f32 = |a, b| a + b;
 //! ```
 //!
+//! A `mov` between registers is looked up as `mov.b16`, `mov.b32` or `mov.b64`, whatever its type. With vectors it becomes
+//! `pack.b32.b16` (b16, b16) -> b32, `pack.b64.b32` (first part low), `unpack.b16.b32.low`, `unpack.b16.b32.high`,
+//! `unpack.b32.b64.low`, `unpack.b32.b64.high`: lines of the table that no PTX text names. `bfi` has four sources, the
+//! table of `lop3` is the fourth (a row that holds it in all lanes).
+//!
 //! The loader finds a form by its exact name ([`find`]), the machine runs it over a warp, and the tests demand a case for
 //! each. To add a form, add its line here and its case in `tests/forms`.
 
 mod row;
+mod stand_in;
 
 pub use row::{Kind, Lane, Row, Rows};
+pub use stand_in::{find, find_compare};
 
 use crate::ir::Reg;
 
-/// Operands of a form: destination and up to three sources ([`Reg::NONE`] where a form has fewer).
+/// Operands of a form: destination and up to four sources ([`Reg::NONE`] where a form has fewer). The fourth is for `bfi`
+/// and for the table of `lop3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
     pub d: Reg,
     pub a: Reg,
     pub b: Reg,
     pub c: Reg,
+    pub e: Reg,
 }
 
 /// Runs a form over the lanes of `mask`; the other lanes of `d` keep their value. `d` may be any of the sources.

@@ -5,8 +5,14 @@
 //! ([`Constant`]): an instruction never asks what kind its operand is. 8- and 16-bit registers take one row; what is above
 //! their width is unspecified on reading and zero after writing.
 
+pub mod control_flow;
+mod error;
+mod load;
+mod lower;
 mod operation;
+mod registers;
 
+pub use error::{LoadError, Where};
 pub use operation::*;
 
 use std::sync::Arc;
@@ -61,6 +67,8 @@ pub struct Kernel {
     pub local_bytes: u32,
     /// `.maxntid` or `.reqntid`, as the product of its dimensions; 1024 where the kernel says nothing.
     pub max_threads: u32,
+    /// `.reqntid`: the block must have exactly this shape.
+    pub required_block: Option<[u32; 3]>,
     /// Registers a thread would need: an estimate (the most values live at once), at most 255.
     pub registers: u32,
     /// Rows of the register file: registers first, then one or two for each of `constants`.

@@ -306,6 +306,13 @@ pub enum MmaShape {
     M16N8K4Tf32,
 }
 
+impl MmaShape {
+    /// Registers of d, the first ones of the list.
+    pub fn results(self) -> usize {
+        if self == MmaShape::M16N8K16F16Accumulate16 { 2 } else { 4 }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shuffle {
     Up,

@@ -1,0 +1,274 @@
+//! PTX text → [`Program`].
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::error::{LoadError, Refusal, Where};
+use super::lower::{Lowering, Named, Surroundings};
+use super::{Kernel, Parameter, Program, SourceLine, Symbol, control_flow, registers};
+use crate::ptx::{self, Entry, Item, Module, Operand, Space, Variable};
+
+/// CUDA's limit for the threads of a block.
+const MOST_THREADS: u32 = 1024;
+/// Kernel parameters may take this many bytes (32,764 since PTX 8.1 on sm_70).
+const MOST_PARAMETER_BYTES: u64 = 32_764;
+/// Alignment of dynamic shared memory, whatever its declaration asks for.
+const DYNAMIC_SHARED_ALIGN: u32 = 16;
+
+impl Program {
+    /// # Errors
+    /// What the text has that the emulator does not run; an unknown instruction by its form and source line.
+    pub fn load(text: &str) -> Result<Program, LoadError> {
+        let module = ptx::parse(text)?;
+        let mut lines = Lines::new(&module);
+        let mut symbols = Vec::new();
+        let mut names = Vec::new();
+        for variable in &module.variables {
+            if matches!(variable.space, Space::Global | Space::Const) {
+                names.push((variable.name, Named::Global(symbols.len() as u32)));
+                symbols.push(symbol(variable)?);
+            }
+        }
+        let mut kernels = Vec::with_capacity(module.entries.len());
+        for entry in &module.entries {
+            kernels.push(kernel(&module, entry, &names, &mut lines)?);
+        }
+        let target = (module.target.major, module.target.minor);
+        Ok(Program { target, kernels, symbols, lines: lines.all })
+    }
+}
+
+fn symbol(variable: &Variable) -> Result<Symbol, LoadError> {
+    let invalid = |message: String| LoadError::Invalid {
+        message,
+        place: Where { kernel: String::new(), source: None, ptx_line: variable.line },
+    };
+    if variable.external {
+        return Err(invalid(format!("`{}` is `.extern`: modules are not linked", variable.name)));
+    }
+    let size = variable.bytes();
+    let bytes = if variable.initial.is_empty() {
+        None
+    } else {
+        // The text has at least one number, so the rest may be long: no more than a module can hold.
+        if size > 1 << 30 {
+            return Err(invalid(format!("`{}` takes {size} bytes, initialised", variable.name)));
+        }
+        let mut bytes = variable.initial.clone();
+        bytes.resize(size as usize, 0);
+        Some(bytes)
+    };
+    let constant = variable.space == Space::Const;
+    Ok(Symbol { name: variable.name.to_string(), size, align: variable.align as u64, bytes, constant })
+}
+
+fn kernel<'a>(
+    module: &'a Module<'a>,
+    entry: &'a Entry<'a>,
+    globals: &[(&'a str, Named)],
+    lines: &mut Lines<'a>,
+) -> Result<Kernel, LoadError> {
+    let at_entry = |refusal| located(refusal, lines, entry, "", None, entry.line);
+    let layout = Layout::of(module, entry).map_err(|message| at_entry(Refusal::Invalid(message)))?;
+    let mut names = globals.to_vec();
+    names.extend(layout.shared_names.iter().copied());
+    let parameters = parameters(entry, &mut names).map_err(|message| at_entry(Refusal::Invalid(message)))?;
+    let parameter_bytes = parameters.last().map_or(0, |last| last.offset + last.size);
+    let surroundings = Surroundings { names, parameters, offsets: layout.offsets };
+    let mut lowering = Lowering::new(surroundings).map_err(at_entry)?;
+    for item in &entry.body {
+        let (opcode, place, line) = match item {
+            Item::Statement(statement) => (statement.opcode, statement.place, statement.line),
+            Item::Registers(registers) => (".reg", None, registers.line),
+            Item::Variable(variable) => ("", None, variable.line),
+            Item::Label { line, .. } => ("", None, *line),
+            Item::BranchTargets { .. } | Item::Open | Item::Close => ("", None, entry.line),
+        };
+        let source = lines.index(place, line);
+        lowering.item(item, source).map_err(|refusal| located(refusal, lines, entry, opcode, place, line))?;
+    }
+    let body = lowering.finish().map_err(|refusal| located(refusal, lines, entry, "", None, entry.line))?;
+    let mut kernel = Kernel {
+        name: entry.name.to_string(),
+        parameters: body.parameters,
+        parameter_bytes,
+        static_shared: layout.static_shared,
+        dynamic_shared_offset: layout.dynamic_shared,
+        local_bytes: layout.local,
+        max_threads: entry.required_threads.or(entry.max_threads).map_or(MOST_THREADS, block_threads),
+        required_block: entry.required_threads,
+        registers: 0,
+        rows: 0,
+        predicates: body.predicates,
+        constants: Vec::new(),
+        code: body.code,
+        lists: body.lists,
+        targets: body.targets,
+    };
+    control_flow::set_reconvergence(&mut kernel.code, &kernel.targets);
+    registers::assign_rows(&mut kernel, &body.virtuals);
+    Ok(kernel)
+}
+
+fn block_threads(sizes: [u32; 3]) -> u32 {
+    sizes.iter().fold(1_u32, |product, n| product.saturating_mul(*n)).clamp(1, MOST_THREADS)
+}
+
+fn located(refusal: Refusal, lines: &Lines, entry: &Entry, opcode: &str, place: Option<u32>, line: u32) -> LoadError {
+    let source = place.map(|place| lines.source(place)).map(|(file, line)| (file.to_string(), line));
+    let place = Where { kernel: entry.name.to_string(), source, ptx_line: line };
+    match refusal {
+        Refusal::UnknownForm => LoadError::UnknownForm { form: opcode.to_string(), place },
+        Refusal::Invalid(message) => LoadError::Invalid { message, place },
+    }
+}
+
+/// Parameters one after the other, each at its alignment.
+fn parameters<'a>(entry: &Entry<'a>, names: &mut Vec<(&'a str, Named)>) -> Result<Vec<Parameter>, String> {
+    let mut parameters = Vec::with_capacity(entry.parameters.len());
+    let mut end = 0_u64;
+    for (index, variable) in entry.parameters.iter().enumerate() {
+        let offset = end.next_multiple_of(variable.align as u64);
+        let size = variable.bytes();
+        end = offset.saturating_add(size);
+        if end > MOST_PARAMETER_BYTES {
+            return Err(format!("the parameters take more than {MOST_PARAMETER_BYTES} bytes"));
+        }
+        names.push((variable.name, Named::Parameter(index as u32)));
+        let (offset, size) = (offset as u32, size as u32);
+        parameters.push(Parameter { offset, size, align: variable.align, pointers: Vec::new() });
+    }
+    Ok(parameters)
+}
+
+/// Where a kernel's shared and local variables lie.
+#[derive(Default)]
+struct Layout<'a> {
+    /// Of the body's variables, in the order of their declarations.
+    offsets: Vec<u32>,
+    /// Module-scope `.shared` variables that the kernel names.
+    shared_names: Vec<(&'a str, Named)>,
+    static_shared: u32,
+    dynamic_shared: u32,
+    local: u32,
+}
+
+impl<'a> Layout<'a> {
+    fn of(module: &'a Module<'a>, entry: &'a Entry<'a>) -> Result<Self, String> {
+        let mut layout = Layout::default();
+        let (mut shared, mut local) = (0, 0);
+        for item in &entry.body {
+            if let Item::Variable(variable) = item {
+                match variable.space {
+                    Space::Shared => layout.offsets.push(place(&mut shared, variable)?),
+                    Space::Local => layout.offsets.push(place(&mut local, variable)?),
+                    _ => {}
+                }
+            }
+        }
+        let named = names_in(entry);
+        let (sized, dynamic): (Vec<_>, Vec<_>) = module
+            .variables
+            .iter()
+            .filter(|variable| variable.space == Space::Shared && named.contains(variable.name))
+            .partition(|variable| variable.count.is_some());
+        for variable in sized {
+            layout.shared_names.push((variable.name, Named::Shared(place(&mut shared, variable)?)));
+        }
+        layout.static_shared = shared;
+        let align = dynamic.iter().map(|variable| variable.align).max().unwrap_or(1).max(DYNAMIC_SHARED_ALIGN);
+        layout.dynamic_shared = shared.next_multiple_of(align);
+        for variable in dynamic {
+            layout.shared_names.push((variable.name, Named::Shared(layout.dynamic_shared)));
+        }
+        layout.local = local;
+        Ok(layout)
+    }
+}
+
+/// Gives a variable the next aligned offset.
+fn place(end: &mut u32, variable: &Variable) -> Result<u32, String> {
+    let offset = (*end as u64).next_multiple_of(variable.align as u64);
+    let new_end = offset.saturating_add(variable.bytes());
+    // Far above any GPU: 227 KiB of shared memory, 512 KiB of local memory a thread.
+    if new_end > 1 << 24 {
+        return Err(format!("`{}` and the variables before it take {new_end} bytes", variable.name));
+    }
+    *end = new_end as u32;
+    Ok(offset as u32)
+}
+
+/// Every name that operands of the body mention.
+fn names_in<'a>(entry: &'a Entry<'a>) -> HashSet<&'a str> {
+    fn collect<'a>(operands: &'a [Operand<'a>], names: &mut HashSet<&'a str>) {
+        for operand in operands {
+            match operand {
+                Operand::Name(name) | Operand::Offset(name, _) | Operand::Address(ptx::Base::Name(name), _) => {
+                    names.insert(name);
+                }
+                Operand::Vector(parts) | Operand::List(parts) => collect(parts, names),
+                _ => {}
+            }
+        }
+    }
+    let mut names = HashSet::new();
+    for item in &entry.body {
+        if let Item::Statement(statement) = item {
+            collect(&statement.operands, &mut names);
+        }
+    }
+    names
+}
+
+/// The table of source lines.
+struct Lines<'a> {
+    places: &'a [ptx::Place],
+    files: HashMap<u32, Arc<str>>,
+    unknown: Arc<str>,
+    all: Vec<SourceLine>,
+    known: HashMap<(Option<u32>, u32), u32>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(module: &'a Module<'a>) -> Self {
+        let files = module.files.iter().map(|(number, path)| (*number, Arc::from(*path))).collect();
+        let unknown: Arc<str> = "PTX".into();
+        let all = vec![SourceLine { file: unknown.clone(), line: 0 }];
+        Lines { places: &module.places, files, unknown, all, known: HashMap::new() }
+    }
+
+    /// The index of a line: that of the source, or, where there is none, that of the PTX text.
+    fn index(&mut self, place: Option<u32>, ptx_line: u32) -> u32 {
+        let key = (place, if place.is_some() { 0 } else { ptx_line });
+        if let Some(index) = self.known.get(&key) {
+            return *index;
+        }
+        let line = match place {
+            Some(place) => {
+                let (file, line) = self.source(place);
+                SourceLine { file, line }
+            }
+            None => SourceLine { file: self.unknown.clone(), line: ptx_line },
+        };
+        let index = self.all.len() as u32;
+        self.all.push(line);
+        self.known.insert(key, index);
+        index
+    }
+
+    /// The innermost line that is not in the toolkit's headers: what its author can change.
+    fn source(&self, place: u32) -> (Arc<str>, u32) {
+        let mut next = Some(place);
+        // inlined_at points backwards, so the walk ends.
+        while let Some(place) = next.and_then(|next| self.places.get(next as usize)) {
+            if let Some(file) = self.files.get(&place.file)
+                && !file.contains("/include/")
+            {
+                return (file.clone(), place.line);
+            }
+            next = place.inlined_at;
+        }
+        let place = self.places[place as usize];
+        (self.files.get(&place.file).unwrap_or(&self.unknown).clone(), place.line)
+    }
+}

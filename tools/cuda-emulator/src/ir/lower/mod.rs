@@ -1,0 +1,177 @@
+//! Statements → instructions, by exact match of opcode, modifiers and operand widths.
+//!
+//! An instruction whose operands are registers only is a line of the table in [`crate::forms`] and needs nothing here.
+//! The others are read by family: the file named after the family has the tables of what it knows.
+
+mod arithmetic;
+mod atomics;
+mod collectives;
+mod control;
+mod memory;
+mod modifiers;
+mod moves;
+mod names;
+mod operands;
+mod tensor;
+
+pub use names::{Named, Virtual};
+
+use std::collections::HashMap;
+
+use self::control::Labels;
+use self::names::Names;
+use super::error::{Lowered, refuse};
+use super::{Guard, Instruction, Op, Parameter, Reg};
+use crate::forms::{Operands, Run};
+use crate::ptx::{Item, Space, Statement, Variable};
+
+/// A kernel's body on its way to instructions.
+pub struct Lowering<'a> {
+    names: Names<'a>,
+    labels: Labels<'a>,
+    code: Vec<Instruction>,
+    lists: Vec<Reg>,
+    parameters: Vec<Parameter>,
+    /// Where a register got its value from a parameter: index and offset.
+    loaded: HashMap<Reg, (u32, u32)>,
+    /// Offsets of the body's `.shared` and `.local` variables, in the order of their declarations.
+    offsets: std::vec::IntoIter<u32>,
+    guard: Guard,
+    line: u32,
+}
+
+/// A body after lowering, with virtual registers still.
+pub struct Body {
+    pub code: Vec<Instruction>,
+    pub lists: Vec<Reg>,
+    pub targets: Vec<u32>,
+    pub virtuals: Vec<Virtual>,
+    pub predicates: u32,
+    pub parameters: Vec<Parameter>,
+}
+
+/// What surrounds a body.
+pub struct Surroundings<'a> {
+    /// Names of module scope and of the parameters.
+    pub names: Vec<(&'a str, Named)>,
+    pub parameters: Vec<Parameter>,
+    pub offsets: Vec<u32>,
+}
+
+impl<'a> Lowering<'a> {
+    pub fn new(surroundings: Surroundings<'a>) -> Lowered<Self> {
+        let mut names = Names::default();
+        names.open();
+        for (name, named) in surroundings.names {
+            names.declare(name, named)?;
+        }
+        names.open();
+        Ok(Lowering {
+            names,
+            labels: Labels::default(),
+            code: Vec::new(),
+            lists: Vec::new(),
+            parameters: surroundings.parameters,
+            loaded: HashMap::new(),
+            offsets: surroundings.offsets.into_iter(),
+            guard: Guard::ALWAYS,
+            line: 0,
+        })
+    }
+
+    /// Reads the next item; `line` is the index of its source line.
+    pub fn item(&mut self, item: &'a Item<'a>, line: u32) -> Lowered<()> {
+        self.line = line;
+        match item {
+            Item::Open => {
+                self.names.open();
+                self.labels.open();
+                Ok(())
+            }
+            Item::Close => {
+                self.names.close();
+                self.labels.close();
+                Ok(())
+            }
+            Item::Registers(registers) => self.names.declare_registers(registers),
+            Item::Variable(variable) => self.variable_in_body(variable),
+            Item::Label { name, .. } => self.labels.define(name, self.code.len() as u32),
+            Item::BranchTargets { name, labels } => self.labels.define_table(name, labels),
+            Item::Statement(statement) => {
+                self.guard = self.guard_of(statement)?;
+                self.statement(statement)
+            }
+        }
+    }
+
+    /// The whole body has been read.
+    pub fn finish(mut self) -> Lowered<Body> {
+        // A body may end without `ret`.
+        self.guard = Guard::ALWAYS;
+        self.emit(Op::Exit);
+        let targets = self.labels.resolve(&mut self.code)?;
+        Ok(Body {
+            code: self.code,
+            lists: self.lists,
+            targets,
+            predicates: self.names.predicates(),
+            virtuals: self.names.virtuals,
+            parameters: self.parameters,
+        })
+    }
+
+    fn guard_of(&mut self, statement: &'a Statement<'a>) -> Lowered<Guard> {
+        match statement.guard {
+            None => Ok(Guard::ALWAYS),
+            Some(guard) => Ok(Guard { predicate: self.predicate_read(guard.predicate)?, negated: guard.negated }),
+        }
+    }
+
+    fn emit(&mut self, op: Op) {
+        self.code.push(Instruction { op, guard: self.guard, line: self.line });
+    }
+
+    fn compute(&mut self, run: Run, operands: Operands) {
+        self.emit(Op::Compute { run, operands });
+    }
+
+    /// A variable that the body declares.
+    fn variable_in_body(&mut self, variable: &'a Variable<'a>) -> Lowered<()> {
+        let mut offset = || self.offsets.next().unwrap_or(0);
+        let named = match variable.space {
+            Space::Shared => Named::Shared(offset()),
+            Space::Local => Named::Local(offset()),
+            // An argument of a call, which is refused where it stands.
+            Space::Param => return Ok(()),
+            Space::Global | Space::Const => {
+                return refuse(format!("`{}`: variables of a body are `.shared` or `.local`", variable.name));
+            }
+        };
+        self.names.declare(variable.name, named)
+    }
+
+    /// By mnemonic to the family.
+    fn statement(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
+        let (mnemonic, modifiers) = modifiers::Modifiers::split(s.opcode);
+        match mnemonic {
+            "ld" | "ldu" => self.load(s, modifiers),
+            "st" => self.store(s, modifiers),
+            "atom" => self.atomic(s, modifiers, true),
+            "red" => self.atomic(s, modifiers, false),
+            "cvta" => self.convert_address(s),
+            "prefetch" | "prefetchu" => self.prefetch(s),
+            "cp" => self.copy_async(s, modifiers),
+            "mov" => self.mov(s),
+            "cvt" => self.convert(s),
+            "setp" => self.compare(s),
+            "selp" => self.select(s),
+            "and" | "or" | "xor" | "not" if s.opcode.ends_with(".pred") => self.predicate_logic(s),
+            "bra" | "brx" | "ret" | "exit" | "trap" | "call" | "nanosleep" => self.control(s),
+            "bar" | "barrier" | "membar" | "fence" => self.barrier(s),
+            "shfl" | "vote" | "match" | "redux" | "activemask" => self.collective(s),
+            "ldmatrix" | "stmatrix" => self.matrix_access(s),
+            "mma" => self.mma(s),
+            _ => self.form(s),
+        }
+    }
+}
