@@ -8,6 +8,7 @@
 
 #[allow(non_snake_case)] // entry points carry the names that C gives them
 mod driver;
+pub mod fatbin;
 pub mod forms;
 pub mod ir;
 pub mod loader;

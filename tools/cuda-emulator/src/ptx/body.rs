@@ -154,10 +154,10 @@ impl<'a> Parser<'a> {
             return Err(super::SyntaxError { line, message: format!("`{opcode}` is not supported inside a body") });
         }
         let mut operands = Vec::new();
-        while self.tokens.peek() != Some(Token::Sign(b';')) {
+        if self.tokens.peek() != Some(Token::Sign(b';')) {
             operands.push(self.operand(true)?);
-            if !self.tokens.accept(b',') {
-                break;
+            while self.tokens.accept(b',') {
+                operands.push(self.operand(true)?);
             }
         }
         self.tokens.expect(b';')?;

@@ -4,7 +4,8 @@ use super::SyntaxError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token<'a> {
-    /// A name, a directive or an opcode, dots and `::` included: `%tid.x`, `.reg`, `ld.global.L1::no_allocate.f32`.
+    /// A name or an opcode, dots and `::` included: `%tid.x`, `ld.global.L1::no_allocate.f32`. A directive ends at its
+    /// second dot: `.reg.b16` is `.reg` and `.b16`.
     Word(&'a str),
     /// Anything that begins with a digit: `9.0`, `0f3F800000`, `0x1FU`.
     Number(&'a str),
@@ -63,7 +64,11 @@ pub fn tokens(text: &str) -> Result<Vec<Placed<'_>>, SyntaxError> {
                 at = end_of(bytes, at, |b| !(b.is_ascii_alphanumeric() || b == b'.' || b == b'_'));
                 Token::Number(&text[start..at])
             }
-            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'$' | b'%' | b'.' => {
+            b'.' => {
+                at = end_of(bytes, at + 1, |b| !(b.is_ascii_alphanumeric() || b == b'_'));
+                Token::Word(&text[start..at])
+            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'$' | b'%' => {
                 at = end_of_word(bytes, at);
                 Token::Word(&text[start..at])
             }

@@ -7,9 +7,11 @@ mod body;
 mod declarations;
 mod lexer;
 mod parser;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
-pub use parser::parse;
+pub use parser::{parse, target_of};
 
 /// What a PTX text holds, in the order of the text.
 #[derive(Debug, Default)]

@@ -15,6 +15,16 @@ pub fn parse(text: &str) -> Parsed<Module<'_>> {
     Ok(parser.module)
 }
 
+/// Only the `.target` of a text.
+///
+/// # Errors
+/// The text does not begin as PTX does.
+pub fn target_of(text: &str) -> Parsed<Target> {
+    let mut parser = Parser { tokens: Tokens::of(text)?, module: Module::default() };
+    parser.header()?;
+    Ok(parser.module.target)
+}
+
 pub struct Parser<'a> {
     pub tokens: Tokens<'a>,
     pub module: Module<'a>,

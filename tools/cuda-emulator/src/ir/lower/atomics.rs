@@ -68,9 +68,13 @@ fn width(kind: AtomicKind) -> Kind {
 impl<'a> Lowering<'a> {
     /// `returns`: `atom`, which gives the old value; else `red`.
     pub fn atomic(&mut self, s: &'a Statement<'a>, mut m: Modifiers, returns: bool) -> Lowered<()> {
+        // The ISA puts the scope before the space, nvcc writes `atom.global.cta.add.u32`: the assembler takes both.
         m.skip(ORDER);
-        m.skip(SCOPES);
+        let scoped = m.skip(SCOPES);
         let space = m.take(SPACES).unwrap_or(Space::Generic);
+        if !scoped {
+            m.skip(SCOPES);
+        }
         let f = m.take(OPERATIONS).ok_or(Refusal::UnknownForm)?;
         let noftz = m.skip(&["noftz"]);
         let kind = m.last(TYPES)?;

@@ -55,6 +55,9 @@ impl<'a> Lowering<'a> {
         let Operand::Name(name) = operand else {
             return refuse(format!("expected a register or a number, found {}", shown(operand)));
         };
+        if *name == "WARP_SZ" {
+            return Ok((self.names.constant(Constant::Bits32(32))?, Kind::Bits32));
+        }
         if name.starts_with('%')
             && let Some((_, special)) = SPECIAL.iter().find(|(known, _)| known == name)
         {
