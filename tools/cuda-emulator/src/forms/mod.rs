@@ -14,12 +14,25 @@
 //! The loader finds a form by its exact name ([`find`]), the machine runs it over a warp, and the tests demand a case for
 //! each. To add a form, add its line here and its case in `tests/forms`.
 
+mod approximate;
+mod bits;
+mod compare;
+mod convert;
+mod float32;
+mod float64;
+mod half;
+mod integer;
+mod line;
+mod rounding;
 mod row;
-mod stand_in;
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+pub use line::Level;
 pub use row::{Kind, Lane, Row, Rows};
-pub use stand_in::{find, find_compare};
 
+use self::line::{CompareLine, Line};
 use crate::ir::Reg;
 
 /// Operands of a form: destination and up to four sources ([`Reg::NONE`] where a form has fewer). The fourth is for `bfi`
@@ -45,7 +58,7 @@ pub type Run = unsafe fn(rows: Rows, operands: Operands, mask: u32);
 /// As [`Run`].
 pub type CompareRun = unsafe fn(rows: Rows, a: Reg, b: Reg) -> u32;
 
-/// A line of the table.
+/// A line of the table, for this processor.
 pub struct Form {
     /// Opcode with all its modifiers, as PTX writes it.
     pub name: &'static str,
@@ -59,4 +72,72 @@ pub struct CompareForm {
     pub name: &'static str,
     pub operand: Kind,
     pub run: CompareRun,
+}
+
+/// Both tables, by name.
+pub struct Table {
+    forms: HashMap<&'static str, Form>,
+    comparisons: HashMap<&'static str, CompareForm>,
+}
+
+impl Table {
+    /// The forms as this level runs them.
+    ///
+    /// # Safety
+    /// The processor has what the level asks for, or nothing of the table is run.
+    pub unsafe fn new(level: Level) -> Table {
+        let of_line = |line: &Line| {
+            let form = Form { name: line.name, operands: line.operands, run: line.run[level as usize] };
+            (line.name, form)
+        };
+        let of_comparison = |line: &CompareLine| {
+            let form = CompareForm { name: line.name, operand: line.operand, run: line.run[level as usize] };
+            (line.name, form)
+        };
+        let comparisons = compare::COMPARISONS.iter().copied().flatten().map(of_comparison).collect();
+        Table { forms: lines().map(of_line).collect(), comparisons }
+    }
+
+    pub fn find(&self, name: &str) -> Option<&Form> {
+        self.forms.get(name)
+    }
+
+    pub fn find_compare(&self, name: &str) -> Option<&CompareForm> {
+        self.comparisons.get(name)
+    }
+
+    /// Names of all forms, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.forms.keys().chain(self.comparisons.keys()).copied()
+    }
+}
+
+fn lines() -> impl Iterator<Item = &'static Line> {
+    let families = [
+        integer::FAMILIES,
+        bits::FAMILIES,
+        float32::FAMILIES,
+        float64::FAMILIES,
+        half::FAMILIES,
+        approximate::FAMILIES,
+        approximate::MORE,
+    ];
+    families.into_iter().chain(convert::FAMILIES.iter().copied()).flatten().copied().flatten()
+}
+
+/// The forms as this processor runs them best.
+pub fn table() -> &'static Table {
+    static TABLE: OnceLock<Table> = OnceLock::new();
+    // SAFETY: the level is what the processor has.
+    TABLE.get_or_init(|| unsafe { Table::new(Level::detect()) })
+}
+
+/// The form of this exact name.
+pub fn find(name: &str) -> Option<&'static Form> {
+    table().find(name)
+}
+
+/// The `setp` form of this exact name, without a boolean operator.
+pub fn find_compare(name: &str) -> Option<&'static CompareForm> {
+    table().find_compare(name)
 }

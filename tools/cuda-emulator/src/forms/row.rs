@@ -34,7 +34,7 @@ impl Kind {
 pub trait Lane: Copy {
     const KIND: Kind;
     /// How the register file stores it: u32 (one row) or u64 (two rows).
-    type Bits: Copy;
+    type Bits: Copy + Default;
     fn from_bits(bits: Self::Bits) -> Self;
     fn to_bits(self) -> Self::Bits;
 }
@@ -58,6 +58,8 @@ macro_rules! lanes {
 }
 
 lanes! {
+    u8, Bits16, u32, |x| x as u8, |x| x as u32;
+    i8, Bits16, u32, |x| x as i8, |x| x as i16 as u16 as u32;
     u16, Bits16, u32, |x| x as u16, |x| x as u32;
     i16, Bits16, u32, |x| x as i16, |x| x as u16 as u32;
     f16, Bits16, u32, |x| f16::from_bits(x as u16), |x| f16::to_bits(x) as u32;

@@ -1,0 +1,194 @@
+//! f32 arithmetic (ISA "Floating Point Instructions").
+//!
+//! Default rounding is to nearest even. `div.approx`, `rcp.approx` … lie in the file of approximations.
+
+use super::line::{Line, forms};
+use super::rounding::{NAN32, RM, RN, RP, RZ, finish, flush, nan32, odd_sum, to_f32, to_odd};
+
+#[inline(always)]
+fn add<const R: u8>(a: f32, b: f32) -> f32 {
+    if R == RN { a + b } else { to_f32::<R>(odd_sum::<R>(a as f64, b as f64)) }
+}
+
+#[inline(always)]
+fn sub<const R: u8>(a: f32, b: f32) -> f32 {
+    add::<R>(a, -b)
+}
+
+#[inline(always)]
+fn mul<const R: u8>(a: f32, b: f32) -> f32 {
+    if R == RN { a * b } else { to_f32::<R>(a as f64 * b as f64) }
+}
+
+#[inline(always)]
+fn fma<const R: u8>(a: f32, b: f32, c: f32) -> f32 {
+    if R == RN { a.mul_add(b, c) } else { to_f32::<R>(odd_sum::<R>(a as f64 * b as f64, c as f64)) }
+}
+
+#[inline(always)]
+fn div<const R: u8>(a: f32, b: f32) -> f32 {
+    if R == RN {
+        return a / b;
+    }
+    let (a, b) = (a as f64, b as f64);
+    let quotient = a / b;
+    let rest = (-quotient).mul_add(b, a);
+    to_f32::<R>(to_odd(quotient, if b < 0.0 { -rest } else { rest }))
+}
+
+#[inline(always)]
+fn sqrt<const R: u8>(a: f32) -> f32 {
+    if R == RN {
+        return a.sqrt();
+    }
+    let a = a as f64;
+    let root = a.sqrt();
+    to_f32::<R>(to_odd(root, (-root).mul_add(root, a)))
+}
+
+/// The larger one; a NaN loses (or wins: `.NaN`), +0 is above -0.
+#[inline(always)]
+pub fn max<const NAN_WINS: bool>(a: f32, b: f32) -> f32 {
+    let larger = if a > b { a } else { b };
+    let larger = if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else { larger };
+    without_nan::<NAN_WINS>(a, b, larger)
+}
+
+#[inline(always)]
+pub fn min<const NAN_WINS: bool>(a: f32, b: f32) -> f32 {
+    let smaller = if a < b { a } else { b };
+    let smaller = if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { smaller };
+    without_nan::<NAN_WINS>(a, b, smaller)
+}
+
+#[inline(always)]
+fn without_nan<const NAN_WINS: bool>(a: f32, b: f32, otherwise: f32) -> f32 {
+    if NAN_WINS {
+        return if a.is_nan() || b.is_nan() { NAN32 } else { otherwise };
+    }
+    let x = if a.is_nan() { b } else { otherwise };
+    nan32(if b.is_nan() { a } else { x })
+}
+
+/// `.xorsign.abs`: of the magnitudes, with the product's sign.
+#[inline(always)]
+pub fn xor_sign(a: f32, b: f32, magnitude: f32) -> f32 {
+    let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
+    nan32(f32::from_bits(magnitude.to_bits() | sign))
+}
+
+/// Every combination of flags of an operation with two sources and this rounding.
+macro_rules! two {
+    ($op:literal, $f:ident, $rounding:literal, $mode:expr) => {
+        forms![
+            concat!($op, $rounding, ".f32") => (a: f32, b: f32) -> f32 { finish::<false, false>($f::<{ $mode }>(a, b)) }
+            concat!($op, $rounding, ".ftz.f32") => (a: f32, b: f32) -> f32 {
+                finish::<true, false>($f::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
+            }
+            concat!($op, $rounding, ".sat.f32") => (a: f32, b: f32) -> f32 { finish::<false, true>($f::<{ $mode }>(a, b)) }
+            concat!($op, $rounding, ".ftz.sat.f32") => (a: f32, b: f32) -> f32 {
+                finish::<true, true>($f::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
+            }
+        ]
+    };
+}
+
+macro_rules! fused {
+    ($op:literal, $rounding:literal, $mode:expr) => {
+        forms![
+            concat!($op, $rounding, ".f32") => (a: f32, b: f32, c: f32) -> f32 {
+                finish::<false, false>(fma::<{ $mode }>(a, b, c))
+            }
+            concat!($op, $rounding, ".ftz.f32") => (a: f32, b: f32, c: f32) -> f32 {
+                finish::<true, false>(fma::<{ $mode }>(flush::<true>(a), flush::<true>(b), flush::<true>(c)))
+            }
+            concat!($op, $rounding, ".sat.f32") => (a: f32, b: f32, c: f32) -> f32 {
+                finish::<false, true>(fma::<{ $mode }>(a, b, c))
+            }
+            concat!($op, $rounding, ".ftz.sat.f32") => (a: f32, b: f32, c: f32) -> f32 {
+                finish::<true, true>(fma::<{ $mode }>(flush::<true>(a), flush::<true>(b), flush::<true>(c)))
+            }
+        ]
+    };
+}
+
+/// `div`, `rcp`, `sqrt` have `.ftz` only.
+macro_rules! quotients {
+    ($rounding:literal, $mode:expr) => {
+        forms![
+            concat!("div", $rounding, ".f32") => (a: f32, b: f32) -> f32 { finish::<false, false>(div::<{ $mode }>(a, b)) }
+            concat!("div", $rounding, ".ftz.f32") => (a: f32, b: f32) -> f32 {
+                finish::<true, false>(div::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
+            }
+            concat!("rcp", $rounding, ".f32") => (a: f32) -> f32 { finish::<false, false>(div::<{ $mode }>(1.0, a)) }
+            concat!("rcp", $rounding, ".ftz.f32") => (a: f32) -> f32 {
+                finish::<true, false>(div::<{ $mode }>(1.0, flush::<true>(a)))
+            }
+            concat!("sqrt", $rounding, ".f32") => (a: f32) -> f32 { finish::<false, false>(sqrt::<{ $mode }>(a)) }
+            concat!("sqrt", $rounding, ".ftz.f32") => (a: f32) -> f32 {
+                finish::<true, false>(sqrt::<{ $mode }>(flush::<true>(a)))
+            }
+        ]
+    };
+}
+
+macro_rules! extremes {
+    ($op:literal, $f:ident, $nan:literal, $nan_wins:expr) => {
+        forms![
+            concat!($op, $nan, ".f32") => (a: f32, b: f32) -> f32 { $f::<{ $nan_wins }>(a, b) }
+            concat!($op, ".ftz", $nan, ".f32") => (a: f32, b: f32) -> f32 {
+                $f::<{ $nan_wins }>(flush::<true>(a), flush::<true>(b))
+            }
+            concat!($op, $nan, ".xorsign.abs.f32") => (a: f32, b: f32) -> f32 {
+                xor_sign(a, b, $f::<{ $nan_wins }>(a.abs(), b.abs()))
+            }
+            concat!($op, ".ftz", $nan, ".xorsign.abs.f32") => (a: f32, b: f32) -> f32 {
+                xor_sign(a, b, $f::<{ $nan_wins }>(flush::<true>(a).abs(), flush::<true>(b).abs()))
+            }
+        ]
+    };
+}
+
+pub static FAMILIES: &[&[Line]] = &[
+    two!("add", add, "", RN),
+    two!("add", add, ".rn", RN),
+    two!("add", add, ".rz", RZ),
+    two!("add", add, ".rm", RM),
+    two!("add", add, ".rp", RP),
+    two!("sub", sub, "", RN),
+    two!("sub", sub, ".rn", RN),
+    two!("sub", sub, ".rz", RZ),
+    two!("sub", sub, ".rm", RM),
+    two!("sub", sub, ".rp", RP),
+    two!("mul", mul, "", RN),
+    two!("mul", mul, ".rn", RN),
+    two!("mul", mul, ".rz", RZ),
+    two!("mul", mul, ".rm", RM),
+    two!("mul", mul, ".rp", RP),
+    fused!("fma", ".rn", RN),
+    fused!("fma", ".rz", RZ),
+    fused!("fma", ".rm", RM),
+    fused!("fma", ".rp", RP),
+    // From sm_20 on, mad.f32 is fma.
+    fused!("mad", ".rn", RN),
+    fused!("mad", ".rz", RZ),
+    fused!("mad", ".rm", RM),
+    fused!("mad", ".rp", RP),
+    quotients!(".rn", RN),
+    quotients!(".rz", RZ),
+    quotients!(".rm", RM),
+    quotients!(".rp", RP),
+    extremes!("min", min, "", false),
+    extremes!("min", min, ".NaN", true),
+    extremes!("max", max, "", false),
+    extremes!("max", max, ".NaN", true),
+    // Signs of NaN are unspecified; the rest of a NaN's bits stays.
+    forms![
+        "abs.f32" => (a: f32) -> f32 { nan32(a.abs()) }
+        "abs.ftz.f32" => (a: f32) -> f32 { nan32(flush::<true>(a).abs()) }
+        "neg.f32" => (a: f32) -> f32 { nan32(-a) }
+        "neg.ftz.f32" => (a: f32) -> f32 { nan32(-flush::<true>(a)) }
+        // The sign of the first source, the magnitude of the second.
+        "copysign.f32" => (a: u32, b: u32) -> u32 { a & 0x8000_0000 | b & 0x7fff_ffff }
+    ],
+];

@@ -1,0 +1,172 @@
+//! Rounding, NaN and flushing rules that all floating point forms share.
+//!
+//! The directed modes (`.rz`, `.rm`, `.rp`) and the 16-bit types go through one f64 that stands for an exact value: either
+//! it is exact, or it was *rounded to odd* (truncated, with its last bit set): an f64 has more than two bits over every
+//! narrower type, so rounding it once more gives the correctly rounded exact value (Boldo and Melquiond, "When double
+//! rounding is odd").
+
+use half::{bf16, f16};
+
+/// Rounding modes, as const arguments.
+pub const RN: u8 = 0;
+pub const RZ: u8 = 1;
+pub const RM: u8 = 2;
+pub const RP: u8 = 3;
+
+/// NaN payloads are not modelled: a NaN result is this one (ISA: f32 operations give 0x7fffffff).
+pub const NAN32: f32 = f32::from_bits(0x7fff_ffff);
+/// What CUDA calls `CUDART_NAN`.
+pub const NAN64: f64 = f64::from_bits(0xfff8_0000_0000_0000);
+pub const NAN16: u32 = 0x7fff;
+
+#[inline(always)]
+pub fn nan32(x: f32) -> f32 {
+    if x.is_nan() { NAN32 } else { x }
+}
+
+#[inline(always)]
+pub fn nan64(x: f64) -> f64 {
+    if x.is_nan() { NAN64 } else { x }
+}
+
+/// `.ftz`: a subnormal becomes a zero of its sign.
+#[inline(always)]
+pub fn flush<const FTZ: bool>(x: f32) -> f32 {
+    let is_subnormal = x.to_bits() & 0x7f80_0000 == 0;
+    if FTZ && is_subnormal { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x }
+}
+
+/// `.sat`: clamped to [0, 1], NaN to 0.
+#[inline(always)]
+pub fn saturate(x: f32) -> f32 {
+    let below = if x < 1.0 { x } else { 1.0 };
+    if x > 0.0 { below } else { 0.0 }
+}
+
+#[inline(always)]
+pub fn saturate64(x: f64) -> f64 {
+    let below = if x < 1.0 { x } else { 1.0 };
+    if x > 0.0 { below } else { 0.0 }
+}
+
+/// An f32 result after the flags of its instruction.
+#[inline(always)]
+pub fn finish<const FTZ: bool, const SAT: bool>(x: f32) -> f32 {
+    let x = flush::<FTZ>(x);
+    if SAT { saturate(x) } else { nan32(x) }
+}
+
+/// `a + b`, exact or rounded to odd. A zero sum of different signs is -0 for `.rm`.
+#[inline(always)]
+pub fn odd_sum<const R: u8>(a: f64, b: f64) -> f64 {
+    let sum = a + b;
+    // Knuth's TwoSum: the rounding error of the sum, exactly.
+    let b_part = sum - a;
+    let error = (a - (sum - b_part)) + (b - b_part);
+    let sum = to_odd(sum, error);
+    if R == RM && sum == 0.0 {
+        return f64::from_bits((a.to_bits() | b.to_bits()) & (1 << 63));
+    }
+    sum
+}
+
+/// `x + error` rounded to odd, where x is that sum rounded to nearest; errors of infinities are NaN and ignored.
+#[inline(always)]
+pub fn to_odd(x: f64, error: f64) -> f64 {
+    let bits = x.to_bits();
+    let truncated = if (error < 0.0) == (x > 0.0) { bits.wrapping_sub(1) } else { bits };
+    if error != 0.0 && !error.is_nan() { f64::from_bits(truncated | 1) } else { x }
+}
+
+/// An exact (or odd) value as f32.
+#[inline(always)]
+pub fn to_f32<const R: u8>(x: f64) -> f32 {
+    let nearest = x as f32;
+    let back = nearest as f64;
+    let bits = nearest.to_bits();
+    let fixed = match R {
+        RZ if back.abs() > x.abs() => bits.wrapping_sub(1),
+        RM if back > x => toward(bits, 0x8000_0000),
+        RP if back < x => toward(bits, 0),
+        _ => bits,
+    };
+    f32::from_bits(fixed)
+}
+
+/// The next float in the direction of this sign.
+#[inline(always)]
+fn toward(bits: u32, sign: u32) -> u32 {
+    if bits & 0x7fff_ffff == 0 {
+        sign | 1
+    } else if bits & 0x8000_0000 == sign {
+        bits.wrapping_add(1)
+    } else {
+        bits.wrapping_sub(1)
+    }
+}
+
+/// An exact (or odd) value as a small float of `M` mantissa and `E` exponent bits; NaN is all ones but the sign.
+#[inline(always)]
+pub fn to_small<const M: u32, const E: u32, const R: u8>(x: f64) -> u32 {
+    const FRACTION: u64 = (1 << 52) - 1;
+    let bits = x.to_bits();
+    let negative = bits >> 63 != 0;
+    let abs = bits & !(1 << 63);
+    let infinity = ((1_u64 << E) - 1) << M;
+    let exponent = (abs >> 52) as i64 - 1023;
+    // The exponent of subnormal results and of the smallest normal ones.
+    let least = 2 - (1_i64 << (E - 1));
+    let mantissa = if abs == 0 { 0 } else { abs & FRACTION | (FRACTION + 1) };
+    let drop = (52 - M as i64 + (least - exponent).max(0)).min(60) as u64;
+    let kept = mantissa >> drop;
+    let rest = mantissa & ((1 << drop) - 1);
+    let half = 1 << (drop - 1);
+    let away = match R {
+        RN => rest > half || rest == half && kept & 1 != 0,
+        RM => rest != 0 && negative,
+        RP => rest != 0 && !negative,
+        _ => false,
+    };
+    // The leading bit of `kept` adds one to the exponent field below, and so does a carry of the rounding.
+    let field = (exponent - least).max(0) as u64;
+    let rounded = (field << M) + kept + away as u64;
+    let stays_finite = R == RZ || R == RM && !negative || R == RP && negative;
+    let most = if stays_finite && abs != f64::INFINITY.to_bits() { infinity - 1 } else { infinity };
+    let magnitude = if abs > f64::INFINITY.to_bits() { (1 << (M + E)) - 1 } else { rounded.min(most) };
+    let sign = if negative && abs <= f64::INFINITY.to_bits() { 1 << (M + E) } else { 0 };
+    (magnitude | sign) as u32
+}
+
+#[inline(always)]
+pub fn to_f16<const R: u8>(x: f64) -> f16 {
+    f16::from_bits(to_small::<10, 5, R>(x) as u16)
+}
+
+#[inline(always)]
+pub fn to_bf16<const R: u8>(x: f64) -> bf16 {
+    bf16::from_bits(to_small::<7, 8, R>(x) as u16)
+}
+
+/// f32 → bf16, to nearest even: the common conversion of kernels, in 32-bit steps.
+#[inline(always)]
+pub fn f32_to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { NAN16 } else { rounded }
+}
+
+#[inline(always)]
+pub fn bf16_to_f32(x: u32) -> f32 {
+    nan32(f32::from_bits(x << 16))
+}
+
+/// f16 → f32. The multiplication moves the exponent, and makes subnormals normal.
+#[inline(always)]
+pub fn f16_to_f32(x: u32) -> f32 {
+    const TWO_TO_112: f32 = f32::from_bits(0x7780_0000);
+    let sign = (x & 0x8000) << 16;
+    let finite = (f32::from_bits((x & 0x7fff) << 13) * TWO_TO_112).to_bits();
+    let special = if x & 0x3ff == 0 { 0x7f80_0000 } else { 0x7fff_ffff };
+    let sign = if x & 0x7fff > 0x7c00 { 0 } else { sign };
+    f32::from_bits(sign | if x & 0x7c00 == 0x7c00 { special } else { finite })
+}
