@@ -154,3 +154,6 @@ fn postorder(edges: &[Vec<u32>], root: u32) -> Vec<u32> {
     }
     order
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ mod load;
 mod lower;
 mod operation;
 mod registers;
+#[cfg(test)]
+mod tests;
 
 pub use error::{LoadError, Where};
 pub use operation::*;
