@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::error::{LoadError, Refusal, Where};
-use super::lower::{Lowering, Named, Surroundings};
-use super::{Kernel, Parameter, Program, SourceLine, Symbol, control_flow, registers};
+use super::lower::{Lowering, Named, Surroundings, Virtual};
+use super::{Kernel, Parameter, Program, SourceLine, Symbol, control_flow, rows};
 use crate::ptx::{self, Entry, Item, Module, Operand, Space, Variable};
 
 /// CUDA's limit for the threads of a block.
@@ -19,6 +19,14 @@ impl Program {
     /// # Errors
     /// What the text has that the emulator does not run; an unknown instruction by its form and source line.
     pub fn load(text: &str) -> Result<Program, LoadError> {
+        Program::load_and(text, |kernel, virtuals| rows::assign(kernel, &virtuals))
+    }
+
+    /// `finish` gets each kernel with its virtual registers, which are still the operands of its code.
+    pub(super) fn load_and(
+        text: &str,
+        mut finish: impl FnMut(&mut Kernel, Vec<Virtual>),
+    ) -> Result<Program, LoadError> {
         let module = ptx::parse(text)?;
         let mut lines = Lines::new(&module);
         let mut symbols = Vec::new();
@@ -31,7 +39,10 @@ impl Program {
         }
         let mut kernels = Vec::with_capacity(module.entries.len());
         for entry in &module.entries {
-            kernels.push(kernel(&module, entry, &names, &mut lines)?);
+            let (mut kernel, virtuals) = kernel(&module, entry, &names, &mut lines)?;
+            finish(&mut kernel, virtuals);
+            kernel.registers = kernel.registers.min(register_limit(entry));
+            kernels.push(kernel);
         }
         let target = (module.target.major, module.target.minor);
         Ok(Program { target, kernels, symbols, lines: lines.all })
@@ -67,7 +78,7 @@ fn kernel<'a>(
     entry: &'a Entry<'a>,
     globals: &[(&'a str, Named)],
     lines: &mut Lines<'a>,
-) -> Result<Kernel, LoadError> {
+) -> Result<(Kernel, Vec<Virtual>), LoadError> {
     let at_entry = |refusal| located(refusal, lines, entry, "", None, entry.line);
     let layout = Layout::of(module, entry).map_err(|message| at_entry(Refusal::Invalid(message)))?;
     let mut names = globals.to_vec();
@@ -106,12 +117,19 @@ fn kernel<'a>(
         targets: body.targets,
     };
     control_flow::set_reconvergence(&mut kernel.code, &kernel.targets);
-    registers::assign_rows(&mut kernel, &body.virtuals);
-    Ok(kernel)
+    Ok((kernel, body.virtuals))
 }
 
 fn block_threads(sizes: [u32; 3]) -> u32 {
     sizes.iter().fold(1_u32, |product, n| product.saturating_mul(*n)).clamp(1, MOST_THREADS)
+}
+
+/// The registers of a thread that the assembler stays below: 65,536 serve a block of the declared size.
+fn register_limit(entry: &Entry) -> u32 {
+    match entry.required_threads.or(entry.max_threads) {
+        Some(sizes) => (65_536 / block_threads(sizes).next_multiple_of(32) / 8 * 8).min(255),
+        None => 255,
+    }
 }
 
 fn located(refusal: Refusal, lines: &Lines, entry: &Entry, opcode: &str, place: Option<u32>, line: u32) -> LoadError {

@@ -11,6 +11,7 @@ mod load;
 mod lower;
 mod operation;
 mod registers;
+mod rows;
 #[cfg(test)]
 mod tests;
 

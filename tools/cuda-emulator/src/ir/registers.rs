@@ -1,7 +1,6 @@
-//! Rows for registers: which registers an instruction reads and writes, and how many rows they need.
+//! Which registers an instruction reads and writes.
 
-use super::lower::Virtual;
-use super::{Instruction, Kernel, Op, Reg, Regs};
+use super::{Op, Reg, Regs};
 
 /// What an instruction does with a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,29 +84,5 @@ pub fn each_register(op: &mut Op, lists: &mut [Reg], mut see: impl FnMut(&mut Re
         | Op::Trap
         | Op::Fence
         | Op::Nothing => {}
-    }
-}
-
-/// Gives every virtual register its rows and rewrites the code: registers first, constants after them.
-pub fn assign_rows(kernel: &mut Kernel, virtuals: &[Virtual]) {
-    let mut rows = vec![Reg::NONE; virtuals.len()];
-    let mut next = 0;
-    let mut give = |of_constants: bool, rows: &mut [Reg]| {
-        for (virtual_register, row) in virtuals.iter().zip(rows) {
-            if virtual_register.constant.is_some() == of_constants {
-                // Two rows are read as one array of 64-bit values; even numbers keep them together in cache lines.
-                *row = Reg(next);
-                next += virtual_register.kind.rows();
-            }
-        }
-        next
-    };
-    let registers = give(false, &mut rows);
-    kernel.rows = give(true, &mut rows);
-    kernel.registers = registers.min(255);
-    kernel.constants =
-        virtuals.iter().zip(&rows).filter_map(|(v, row)| v.constant.map(|constant| (*row, constant))).collect();
-    for Instruction { op, .. } in &mut kernel.code {
-        each_register(op, &mut kernel.lists, |reg, _| *reg = rows[reg.0 as usize]);
     }
 }

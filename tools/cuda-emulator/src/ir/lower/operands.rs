@@ -122,6 +122,9 @@ impl<'a> Lowering<'a> {
             if width.is_some_and(|width| width != kind) {
                 return refuse("the registers of a vector have different widths");
             }
+            if regs.contains(&reg) {
+                return refuse(format!("{} is written twice", shown(part)));
+            }
             width = Some(kind);
             regs.push(reg);
         }
