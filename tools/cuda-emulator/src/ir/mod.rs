@@ -7,6 +7,8 @@
 
 pub mod control_flow;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod load;
 mod lower;
 mod operation;
