@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::error::{LoadError, Refusal, Where};
+use super::inline::{self, Step};
 use super::lower::{Lowering, Named, Surroundings, Virtual};
 use super::{Kernel, Parameter, Program, SourceLine, Symbol, control_flow, rows};
 use crate::ptx::{self, Entry, Item, Module, Operand, Space, Variable};
@@ -80,23 +81,23 @@ fn kernel<'a>(
     lines: &mut Lines<'a>,
 ) -> Result<(Kernel, Vec<Virtual>), LoadError> {
     let at_entry = |refusal| located(refusal, lines, entry, "", None, entry.line);
-    let layout = Layout::of(module, entry).map_err(|message| at_entry(Refusal::Invalid(message)))?;
+    let steps = inline::steps(module, entry);
+    let layout = Layout::of(module, &steps).map_err(|message| at_entry(Refusal::Invalid(message)))?;
     let mut names = globals.to_vec();
     names.extend(layout.shared_names.iter().copied());
     let parameters = parameters(entry, &mut names).map_err(|message| at_entry(Refusal::Invalid(message)))?;
     let parameter_bytes = parameters.last().map_or(0, |last| last.offset + last.size);
     let surroundings = Surroundings { names, parameters, offsets: layout.offsets };
     let mut lowering = Lowering::new(surroundings).map_err(at_entry)?;
-    for item in &entry.body {
-        let (opcode, place, line) = match item {
-            Item::Statement(statement) => (statement.opcode, statement.place, statement.line),
-            Item::Registers(registers) => (".reg", None, registers.line),
-            Item::Variable(variable) => ("", None, variable.line),
-            Item::Label { line, .. } => ("", None, *line),
-            Item::BranchTargets { .. } | Item::Open | Item::Close => ("", None, entry.line),
-        };
+    for step in steps {
+        let (opcode, place, line) = origin(step).unwrap_or(("", None, entry.line));
         let source = lines.index(place, line);
-        lowering.item(item, source).map_err(|refusal| located(refusal, lines, entry, opcode, place, line))?;
+        let done = match step {
+            Step::Item(item) => lowering.item(item, source),
+            Step::Enter(function, call) => lowering.enter(function, call, source),
+            Step::Leave => lowering.leave(),
+        };
+        done.map_err(|refusal| located(refusal, lines, entry, opcode, place, line))?;
     }
     let body = lowering.finish().map_err(|refusal| located(refusal, lines, entry, "", None, entry.line))?;
     let mut kernel = Kernel {
@@ -118,6 +119,19 @@ fn kernel<'a>(
     };
     control_flow::set_reconvergence(&mut kernel.code, &kernel.targets);
     Ok((kernel, body.virtuals))
+}
+
+/// Opcode, place and line of the PTX text, of what has them.
+fn origin<'a>(step: Step<'a>) -> Option<(&'a str, Option<u32>, u32)> {
+    match step {
+        Step::Item(Item::Statement(statement)) | Step::Enter(_, statement) => {
+            Some((statement.opcode, statement.place, statement.line))
+        }
+        Step::Item(Item::Registers(registers)) => Some((".reg", None, registers.line)),
+        Step::Item(Item::Variable(variable)) => Some(("", None, variable.line)),
+        Step::Item(Item::Label { line, .. }) => Some(("", None, *line)),
+        Step::Item(Item::BranchTargets { .. } | Item::Open | Item::Close) | Step::Leave => None,
+    }
 }
 
 fn block_threads(sizes: [u32; 3]) -> u32 {
@@ -172,11 +186,11 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn of(module: &'a Module<'a>, entry: &'a Entry<'a>) -> Result<Self, String> {
+    fn of(module: &'a Module<'a>, steps: &[Step<'a>]) -> Result<Self, String> {
         let mut layout = Layout::default();
         let (mut shared, mut local) = (0, 0);
-        for item in &entry.body {
-            if let Item::Variable(variable) = item {
+        for step in steps {
+            if let Step::Item(Item::Variable(variable)) = step {
                 match variable.space {
                     Space::Shared => layout.offsets.push(place(&mut shared, variable)?),
                     Space::Local => layout.offsets.push(place(&mut local, variable)?),
@@ -184,7 +198,7 @@ impl<'a> Layout<'a> {
                 }
             }
         }
-        let named = names_in(entry);
+        let named = names_in(steps);
         let (sized, dynamic): (Vec<_>, Vec<_>) = module
             .variables
             .iter()
@@ -216,8 +230,8 @@ fn place(end: &mut u32, variable: &Variable) -> Result<u32, String> {
     Ok(offset as u32)
 }
 
-/// Every name that operands of the body mention.
-fn names_in<'a>(entry: &'a Entry<'a>) -> HashSet<&'a str> {
+/// Every name that operands mention.
+fn names_in<'a>(steps: &[Step<'a>]) -> HashSet<&'a str> {
     fn collect<'a>(operands: &'a [Operand<'a>], names: &mut HashSet<&'a str>) {
         for operand in operands {
             match operand {
@@ -230,8 +244,8 @@ fn names_in<'a>(entry: &'a Entry<'a>) -> HashSet<&'a str> {
         }
     }
     let mut names = HashSet::new();
-    for item in &entry.body {
-        if let Item::Statement(statement) = item {
+    for step in steps {
+        if let Step::Item(Item::Statement(statement)) = step {
             collect(&statement.operands, &mut names);
         }
     }

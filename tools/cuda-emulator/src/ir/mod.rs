@@ -9,6 +9,7 @@ pub mod control_flow;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod inline;
 mod load;
 mod lower;
 mod operation;

@@ -120,6 +120,7 @@ pub enum Op {
         reconvergence: u32,
     },
     Exit,
+    /// `trap`, or an `assert` that failed.
     Trap,
     /// `bar.sync id[, count]`, `barrier.sync`: `count` [`Reg::NONE`] = all threads of the block.
     Barrier {

@@ -283,7 +283,10 @@ fn operands_that_do_not_fit() {
         ("cp.async.cg.shared.global [%r1], [%rd1], 8;", "`cp.async.cg` 16"),
         ("cp.async.wait_group %r1;", "a number of groups"),
         ("bar.arrive 1;", "takes a number of threads"),
-        ("call.uni (%r1), helper, (%r2);", "`helper`: function calls are not supported"),
+        ("call.uni (%r1), helper, (%r2);", "`call.uni` of `helper`"),
+        ("call.uni %rd1, (%r2), prototype;", "not supported"),
+        ("st.param.b32 [k_1], %r1;", "not a `.param` of this body"),
+        (".param .b32 a; ld.param.b32 %r1, [a];", "nothing of this width was passed"),
         (".shared .b8 huge[99999999];", "take 99999999 bytes"),
         ("mov.u64 %rd1, k_0;", "the address of a parameter"),
         ("brx.idx %r1, nowhere;", "the label `nowhere` is not defined"),
@@ -291,4 +294,39 @@ fn operands_that_do_not_fit() {
         let error = refused(body);
         assert!(error.contains(message), "{body}: {error}");
     }
+}
+
+/// `f(x, y)` with an early return, called twice, once from another function.
+#[test]
+fn calls_are_written_out() {
+    let module = ".func (.param .b32 r) f(.param .b32 x, .param .b32 y) {
+            .reg .b32 %r<4>; .reg .pred %p<2>;
+            ld.param.b32 %r1, [x]; ld.param.b32 %r2, [y];
+            st.param.b32 [r], %r1;
+            setp.lt.s32 %p1, %r1, %r2; @%p1 ret;
+            st.param.b32 [r+0], %r2; ret; }
+        .func (.param .b32 r) g(.param .b32 x) {
+            .reg .b32 %r<4>;
+            ld.param.b32 %r1, [x];
+            { .param .b32 a; st.param.b32 [a], %r1; .param .b32 b; st.param.b32 [b], 9; .param .b32 c;
+              call.uni (c), f, (a, b); ld.param.b32 %r2, [c]; }
+            st.param.b32 [r], %r2; }";
+    let body = "{ .param .b32 a; st.param.b32 [a], %r7; .param .b32 b; call.uni (b), g, (a); ld.param.b32 %r8, [b+0]; }
+        st.global.u32 [%rd1], %r8;";
+    let program = Program::load(&text(module, body)).unwrap();
+    let code = &program.kernels[0].code;
+    let branches: Vec<_> = (0..)
+        .zip(code)
+        .filter_map(|(at, i)| if let Op::Branch { target, .. } = i.op { Some((at, target)) } else { None })
+        .collect();
+    // Moves: into a (0), x of g (1), into a and b (2, 3), x and y of f (4, 5), into r (6), setp (7), ret (8), r (9), ret (10);
+    // both returns go to the instruction after f.
+    assert_eq!(branches, [(8, 11), (10, 11)]);
+    assert!(matches!(code.last().map(|i| &i.op), Some(Op::Exit)));
+    assert_eq!(code.iter().filter(|i| matches!(i.op, Op::Exit)).count(), 1, "`ret` of a function is not an exit");
+
+    let recursive = ".func f() { call.uni f; ret; }";
+    let error = Program::load(&text(recursive, "call.uni f;")).unwrap_err().to_string();
+    assert!(error.contains("without recursion"), "{error}");
+    assert!(matches!(one(".param .b64 a; call.uni __assertfail, (a);").0, Op::Trap));
 }

@@ -26,8 +26,7 @@ pub struct Module<'a> {
     /// Variables of module scope.
     pub variables: Vec<Variable<'a>>,
     pub entries: Vec<Entry<'a>>,
-    /// Functions that are declared or defined; their bodies are skipped, for calls are refused.
-    pub functions: Vec<&'a str>,
+    pub functions: Vec<Function<'a>>,
 }
 
 /// `.target sm_90a`: 9, 0, accelerated (the `a`: code for this architecture alone).
@@ -66,6 +65,16 @@ pub struct Entry<'a> {
     pub body: Vec<Item<'a>>,
     /// Line of the PTX text.
     pub line: u32,
+}
+
+/// `.func (results) name (parameters)`, declared or defined.
+#[derive(Debug)]
+pub struct Function<'a> {
+    pub name: &'a str,
+    pub results: Vec<Variable<'a>>,
+    pub parameters: Vec<Variable<'a>>,
+    /// None for a declaration, such as that of `vprintf`.
+    pub body: Option<Vec<Item<'a>>>,
 }
 
 /// A part of a body.

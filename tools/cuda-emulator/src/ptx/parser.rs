@@ -2,7 +2,7 @@
 
 use super::lexer::Token;
 use super::tokens::{Parsed, Tokens};
-use super::{Entry, Module, SyntaxError, Target, Variable};
+use super::{Entry, Function, Module, SyntaxError, Target, Variable};
 
 /// # Errors
 /// What the text has that this grammar does not, with its line.
@@ -180,31 +180,28 @@ impl<'a> Parser<'a> {
         Ok(sizes)
     }
 
-    /// `.func (result) name (parameters) directives;` or with a body, which is skipped.
+    /// `.func (result) name (parameters) directives;` or with a body.
     fn function(&mut self) -> Parsed<()> {
         self.tokens.next();
-        if self.tokens.peek() == Some(Token::Sign(b'(')) {
-            self.parameters()?;
-        }
+        let results = self.parameters()?;
         let name = self.tokens.word("the name of a function")?;
-        self.module.functions.push(name);
-        if self.tokens.peek() == Some(Token::Sign(b'(')) {
-            self.parameters()?;
-        }
-        loop {
+        let parameters = self.parameters()?;
+        let body = loop {
             match self.tokens.peek() {
-                Some(Token::Sign(b';')) => return self.tokens.expect(b';'),
-                Some(Token::Sign(b'{')) => {
+                Some(Token::Sign(b';')) => {
                     self.tokens.next();
-                    return self.tokens.skip_braces();
+                    break None;
                 }
+                Some(Token::Sign(b'{')) => break Some(self.body()?),
                 Some(Token::Word(".pragma")) => self.pragma()?,
                 Some(Token::Word(_) | Token::Number(_)) => {
                     self.tokens.next();
                 }
                 _ => return self.tokens.expected("`;` or the body of the function"),
             }
-        }
+        };
+        self.module.functions.push(Function { name, results, parameters, body });
+        Ok(())
     }
 
     /// `(.param …, …)`; nothing at all for a kernel without parameters.

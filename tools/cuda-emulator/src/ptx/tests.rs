@@ -62,7 +62,9 @@ fn kernels_and_their_parameters() {
         { ret; }
         .entry declared(.param .u32 x) .reqntid 32;";
     let module = parse(text).unwrap();
-    assert_eq!(module.functions, ["vprintf", "helper"]);
+    let functions: Vec<_> =
+        module.functions.iter().map(|f| (f.name, f.results.len(), f.parameters.len(), f.body.is_some())).collect();
+    assert_eq!(functions, [("vprintf", 1, 2, false), ("helper", 0, 1, true)]);
     let [none, k] = module.entries.as_slice() else { panic!("two kernels have bodies") };
     assert_eq!((none.name, none.parameters.len(), none.max_threads), ("none", 0, None));
     assert_eq!(k.max_threads, Some([128, 2, 1]));

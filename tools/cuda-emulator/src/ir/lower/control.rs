@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::Lowering;
-use super::operands::{exactly, shown};
+use super::calls::RETURN;
+use super::operands::exactly;
 use crate::forms::Kind;
 use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Instruction, Op};
@@ -98,6 +99,11 @@ impl<'a> Lowering<'a> {
                 self.labels.waiting.push((self.code.len(), table, self.labels.current));
                 Op::BranchTable { index, first: 0, count: 0, reconvergence: u32::MAX }
             }
+            "ret" | "ret.uni" if self.depth > 0 => {
+                let [] = exactly(s)?;
+                self.labels.waiting.push((self.code.len(), RETURN, self.labels.current));
+                Op::Branch { target: 0, reconvergence: u32::MAX }
+            }
             "ret" | "ret.uni" | "exit" => {
                 let [] = exactly(s)?;
                 Op::Exit
@@ -116,12 +122,5 @@ impl<'a> Lowering<'a> {
         };
         self.emit(op);
         Ok(())
-    }
-
-    /// Calls are refused, by the name of the function.
-    fn call(&mut self, s: &Statement<'a>) -> Lowered<()> {
-        let callee = s.operands.iter().find(|operand| matches!(operand, Operand::Name(_)));
-        let callee = callee.map_or("a function".to_string(), shown);
-        refuse(format!("`{}` of {callee}: function calls are not supported", s.opcode))
     }
 }

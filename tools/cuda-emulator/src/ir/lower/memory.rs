@@ -132,7 +132,10 @@ impl<'a> Lowering<'a> {
         let (regs, kind) = self.targets(d, form.vector)?;
         let access = form.access(kind)?;
         if form.access.is_none() {
-            return self.load_parameter(access, &regs, address);
+            return match self.slot(address)? {
+                Some((slot, offset)) => self.load_from_slot(slot, offset, form.bytes, &regs, kind),
+                None => self.load_parameter(access, &regs, address),
+            };
         }
         let address = self.address(address)?;
         let d = self.list(&regs);
@@ -168,14 +171,16 @@ impl<'a> Lowering<'a> {
             return Err(Refusal::UnknownForm);
         }
         let [address, value] = exactly(s)?;
-        if form.access.is_none() {
-            // An argument of a call, which is refused by the name of what it calls.
-            return Ok(());
-        }
-        let address = self.address(address)?;
         let kind = self.stored_kind(value, &form)?;
         let regs = self.sources(value, form.vector, kind)?;
         let access = form.access(kind)?;
+        if form.access.is_none() {
+            return match self.slot(address)? {
+                Some((slot, offset)) => self.store_in_slot(slot, offset, form.bytes, &regs, kind),
+                None => refuse(format!("`{}` to {}, which is not a `.param` of this body", s.opcode, shown(address))),
+            };
+        }
+        let address = self.address(address)?;
         let a = self.list(&regs);
         self.emit(Op::Store { access, a, address });
         Ok(())

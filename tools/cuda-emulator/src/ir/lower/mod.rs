@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod atomics;
+mod calls;
 mod collectives;
 mod control;
 mod memory;
@@ -18,6 +19,7 @@ pub use names::{Named, Virtual};
 
 use std::collections::HashMap;
 
+use self::calls::Slot;
 use self::control::Labels;
 use self::names::Names;
 use super::error::{Lowered, refuse};
@@ -36,6 +38,10 @@ pub struct Lowering<'a> {
     loaded: HashMap<Reg, (u32, u32)>,
     /// Offsets of the body's `.shared` and `.local` variables, in the order of their declarations.
     offsets: std::vec::IntoIter<u32>,
+    /// `.param` variables of bodies.
+    slots: Vec<Slot>,
+    /// Functions that surround the current item.
+    depth: u32,
     guard: Guard,
     line: u32,
 }
@@ -74,6 +80,8 @@ impl<'a> Lowering<'a> {
             parameters: surroundings.parameters,
             loaded: HashMap::new(),
             offsets: surroundings.offsets.into_iter(),
+            slots: Vec::new(),
+            depth: 0,
             guard: Guard::ALWAYS,
             line: 0,
         })
@@ -137,12 +145,13 @@ impl<'a> Lowering<'a> {
 
     /// A variable that the body declares.
     fn variable_in_body(&mut self, variable: &'a Variable<'a>) -> Lowered<()> {
-        let mut offset = || self.offsets.next().unwrap_or(0);
         let named = match variable.space {
-            Space::Shared => Named::Shared(offset()),
-            Space::Local => Named::Local(offset()),
-            // An argument of a call, which is refused where it stands.
-            Space::Param => return Ok(()),
+            Space::Shared if self.depth > 0 => {
+                return refuse(format!("`{}`: shared variables of functions are not supported", variable.name));
+            }
+            Space::Shared => Named::Shared(self.offsets.next().unwrap_or(0)),
+            Space::Local => Named::Local(self.offsets.next().unwrap_or(0)),
+            Space::Param => self.new_slot(),
             Space::Global | Space::Const => {
                 return refuse(format!("`{}`: variables of a body are `.shared` or `.local`", variable.name));
             }

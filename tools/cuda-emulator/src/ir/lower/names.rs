@@ -27,6 +27,8 @@ pub enum Named {
     Global(u32),
     /// Index into the parameters.
     Parameter(u32),
+    /// A `.param` variable of a body: index into the slots.
+    Slot(u32),
 }
 
 #[derive(Clone, Copy)]

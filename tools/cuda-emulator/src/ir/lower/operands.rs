@@ -159,7 +159,9 @@ impl<'a> Lowering<'a> {
             Base::Name(name) => match self.named(name)? {
                 Named::Register(reg) => reg,
                 Named::Predicate(_) => return refuse(format!("`{name}` is a predicate, not an address")),
-                Named::Parameter(_) => return refuse(format!("`{name}` is a parameter: only `ld.param` reads it")),
+                Named::Parameter(_) | Named::Slot(_) => {
+                    return refuse(format!("`{name}` is a parameter: only `ld.param` reads it"));
+                }
                 variable => self.variable_address(variable, 0, Kind::Bits64)?,
             },
         };
