@@ -134,4 +134,15 @@ pub static FAMILIES: &[&[Line]] = &[
         "min.relu.s16x2" => (a: u32, b: u32) -> u32 { halves(a, b, |x| x as i16, |a, b| a.min(b).max(0) as u16) }
         "max.relu.s16x2" => (a: u32, b: u32) -> u32 { halves(a, b, |x| x as i16, |a, b| a.max(b).max(0) as u16) }
     ],
+    // What instructions with a carry become: the carry (0 or 1) is the third addend or what is subtracted too.
+    forms![
+        "add3.u32" => (a: u32, b: u32, c: u32) -> u32 { a.wrapping_add(b).wrapping_add(c) }
+        "carry3.u32" => (a: u32, b: u32, c: u32) -> u32 { ((a as u64 + b as u64 + c as u64) >> 32) as u32 }
+        "sub3.u32" => (a: u32, b: u32, c: u32) -> u32 { a.wrapping_sub(b).wrapping_sub(c) }
+        "borrow3.u32" => (a: u32, b: u32, c: u32) -> u32 { ((a as u64) < b as u64 + c as u64) as u32 }
+        "add3.u64" => (a: u64, b: u64, c: u32) -> u64 { a.wrapping_add(b).wrapping_add(c as u64) }
+        "carry3.u64" => (a: u64, b: u64, c: u32) -> u32 { ((a as u128 + b as u128 + c as u128) >> 64) as u32 }
+        "sub3.u64" => (a: u64, b: u64, c: u32) -> u64 { a.wrapping_sub(b).wrapping_sub(c as u64) }
+        "borrow3.u64" => (a: u64, b: u64, c: u32) -> u32 { ((a as u128) < b as u128 + c as u128) as u32 }
+    ],
 ];

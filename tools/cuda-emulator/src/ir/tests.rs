@@ -330,3 +330,34 @@ fn calls_are_written_out() {
     assert!(error.contains("without recursion"), "{error}");
     assert!(matches!(one(".param .b64 a; call.uni __assertfail, (a);").0, Op::Trap));
 }
+
+/// How many instructions each becomes; the values are those of the forms.
+#[test]
+fn comparisons_into_registers_and_carries() {
+    for (body, n) in [
+        ("set.lt.f32.s32 %f1, %r1, %r2;", 2),
+        ("set.eq.and.u32.f32 %r1, %f1, %f2, %p1;", 2),
+        ("set.nan.bf16.bf16 %rs1, %rs2, %rs2;", 2),
+        ("set.ge.bf16x2.bf16x2 %r1, %r2, %r3;", 9),
+        ("set.eq.u32.f16x2 %r1, %r2, %r3;", 9),
+        ("setp.lt.bf16x2 %p1|%p2, %r1, %r2;", 8),
+        ("setp.lt.f16x2 %p1|_, %r1, %r2;", 7),
+        ("add.cc.u32 %r1, %r2, %r3;", 3),
+        ("addc.u64 %rd1, %rd2, 0;", 1),
+        ("subc.cc.s32 %r1, %r2, 5;", 3),
+        ("madc.hi.cc.u32 %r1, %r2, %r3, %r4;", 4),
+    ] {
+        assert_eq!(load(body).kernels[0].code.len(), n + 1, "{body}");
+    }
+    for form in ["set.banana.u32.f32", "set.lt.f64.f32", "set.lt.f32", "add.cc.u16", "addc.f32", "mad.cc.u32"] {
+        let error = refused(&format!("{form} %r1, %r2, %r3;"));
+        assert!(error.contains(&format!("does not know the instruction `{form}`")), "{form}: {error}");
+    }
+    // Another carry of the same flag: the second sum reads what the first one wrote.
+    let program = load("add.cc.u32 %r1, %r2, %r3; addc.u32 %r4, %r5, %r6; st.global.v2.u32 [%rd1], {%r1, %r4};");
+    let code = &program.kernels[0].code;
+    let (Op::Compute { operands: flag, .. }, Op::Compute { operands: sum, .. }) = (&code[2].op, &code[3].op) else {
+        panic!("{code:?}")
+    };
+    assert_eq!(flag.d, sum.c);
+}

@@ -2,13 +2,13 @@
 
 use super::Lowering;
 use super::operands::{exactly, shown};
-use crate::forms::{self, Form, Kind, Operands};
+use crate::forms::{self, CompareForm, Form, Kind, Operands};
 use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Combine, Op, Pred, PredicateLogic, Reg};
 use crate::ptx::{Operand, Statement};
 
 /// Operators that join the result of `setp` with a third predicate.
-const COMBINE: &[(&str, PredicateLogic)] =
+pub const COMBINE: &[(&str, PredicateLogic)] =
     &[(".and.", PredicateLogic::And), (".or.", PredicateLogic::Or), (".xor.", PredicateLogic::Xor)];
 
 const SELECT: &[(&str, Kind)] = &[
@@ -85,7 +85,7 @@ impl<'a> Lowering<'a> {
         }
         if width == Kind::Bits64 && kind != Kind::Bits64 {
             let narrow = self.names.new_register(Kind::Bits32)?;
-            self.move_with("cvt.u32.u64", narrow, a, Reg::NONE)?;
+            self.form_of("cvt.u32.u64", narrow, a, Reg::NONE)?;
             a = narrow;
         }
         self.compute(form.run, Operands { d, a, b: Reg::NONE, c: Reg::NONE, e: Reg::NONE });
@@ -94,12 +94,15 @@ impl<'a> Lowering<'a> {
 
     /// `setp.lt.f32 p, a, b`, `setp.lt.and.f32 p|q, a, b, !r`.
     pub fn compare(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
+        if let Some(done) = self.compare_packed(s)? {
+            return Ok(done);
+        }
         let joined = COMBINE.iter().find(|(word, _)| s.opcode.contains(word));
         let name = match joined {
             Some((word, _)) => s.opcode.replacen(word, ".", 1),
             None => s.opcode.to_string(),
         };
-        let form = forms::find_compare(&name).ok_or(Refusal::UnknownForm)?;
+        let form = self.comparison(&name)?;
         let (results, a, b, combine) = match (joined, s.operands.as_slice()) {
             (None, [results, a, b]) => (results, a, b, Combine::PLAIN),
             (Some((_, f)), [results, a, b, with]) => {
@@ -115,6 +118,11 @@ impl<'a> Lowering<'a> {
         let (a, b) = (self.source(a, form.operand)?, self.source(b, form.operand)?);
         self.emit(Op::Compare { run: form.run, a, b, p, q, combine });
         Ok(())
+    }
+
+    /// The form of a comparison: `setp.lt.f32`.
+    pub fn comparison(&self, name: &str) -> Lowered<&'static CompareForm> {
+        forms::find_compare(name).ok_or(Refusal::UnknownForm)
     }
 
     /// `selp.b32 d, a, b, p`.

@@ -6,6 +6,7 @@
 mod arithmetic;
 mod atomics;
 mod calls;
+mod carry;
 mod collectives;
 mod control;
 mod memory;
@@ -13,6 +14,7 @@ mod modifiers;
 mod moves;
 mod names;
 mod operands;
+mod set;
 mod tensor;
 
 pub use names::{Named, Virtual};
@@ -38,6 +40,8 @@ pub struct Lowering<'a> {
     loaded: HashMap<Reg, (u32, u32)>,
     /// Offsets of the body's `.shared` and `.local` variables, in the order of their declarations.
     offsets: std::vec::IntoIter<u32>,
+    /// The carry flag, once an instruction has used it.
+    carry: Option<Reg>,
     /// `.param` variables of bodies.
     slots: Vec<Slot>,
     /// Functions that surround the current item.
@@ -80,6 +84,7 @@ impl<'a> Lowering<'a> {
             parameters: surroundings.parameters,
             loaded: HashMap::new(),
             offsets: surroundings.offsets.into_iter(),
+            carry: None,
             slots: Vec::new(),
             depth: 0,
             guard: Guard::ALWAYS,
@@ -173,6 +178,8 @@ impl<'a> Lowering<'a> {
             "mov" => self.mov(s),
             "cvt" => self.convert(s),
             "setp" => self.compare(s),
+            "set" => self.set(s),
+            _ if carry::uses_carry(s.opcode) => self.with_carry(s),
             "selp" => self.select(s),
             "and" | "or" | "xor" | "not" if s.opcode.ends_with(".pred") => self.predicate_logic(s),
             "bra" | "brx" | "ret" | "exit" | "trap" | "call" | "nanosleep" => self.control(s),

@@ -80,11 +80,11 @@ impl<'a> Lowering<'a> {
 
     /// `d = a`, both of this width.
     pub fn copy(&mut self, kind: Kind, d: Reg, a: Reg) -> Lowered<()> {
-        self.move_with(copy_form(kind), d, a, Reg::NONE)
+        self.form_of(copy_form(kind), d, a, Reg::NONE)
     }
 
     /// A form of the table with these operands.
-    pub fn move_with(&mut self, form: &str, d: Reg, a: Reg, b: Reg) -> Lowered<()> {
+    pub fn form_of(&mut self, form: &str, d: Reg, a: Reg, b: Reg) -> Lowered<()> {
         let form = forms::find(form).ok_or(Refusal::UnknownForm)?;
         self.compute(form.run, Operands { d, a, b, c: Reg::NONE, e: Reg::NONE });
         Ok(())
@@ -95,20 +95,20 @@ impl<'a> Lowering<'a> {
         match (kind, parts) {
             (Kind::Bits32, [a, b]) => {
                 let (a, b) = (self.source(a, Kind::Bits16)?, self.source(b, Kind::Bits16)?);
-                self.move_with("pack.b32.b16", d, a, b)
+                self.form_of("pack.b32.b16", d, a, b)
             }
             (Kind::Bits64, [a, b]) => {
                 let (a, b) = (self.source(a, Kind::Bits32)?, self.source(b, Kind::Bits32)?);
-                self.move_with("pack.b64.b32", d, a, b)
+                self.form_of("pack.b64.b32", d, a, b)
             }
             (Kind::Bits64, [a, b, c, e]) => {
                 let mut halves = [Reg::NONE; 2];
                 for (half, (low, high)) in halves.iter_mut().zip([(a, b), (c, e)]) {
                     *half = self.names.new_register(Kind::Bits32)?;
                     let (low, high) = (self.source(low, Kind::Bits16)?, self.source(high, Kind::Bits16)?);
-                    self.move_with("pack.b32.b16", *half, low, high)?;
+                    self.form_of("pack.b32.b16", *half, low, high)?;
                 }
-                self.move_with("pack.b64.b32", d, halves[0], halves[1])
+                self.form_of("pack.b64.b32", d, halves[0], halves[1])
             }
             _ => refuse(format!("packing {} parts into this width is not supported", parts.len())),
         }
@@ -122,7 +122,7 @@ impl<'a> Lowering<'a> {
             (Kind::Bits64, [a, b, c, e]) => {
                 for (which, pair) in [("low", [a, b]), ("high", [c, e])] {
                     let half = self.names.new_register(Kind::Bits32)?;
-                    self.move_with(&format!("unpack.b32.b64.{which}"), half, whole, Reg::NONE)?;
+                    self.form_of(&format!("unpack.b32.b64.{which}"), half, whole, Reg::NONE)?;
                     self.unpack_two("unpack.b16.b32", Kind::Bits16, pair, half)?;
                 }
                 Ok(())
@@ -140,7 +140,7 @@ impl<'a> Lowering<'a> {
             if d == whole {
                 return refuse(format!("{} is both whole and part", shown(part)));
             }
-            self.move_with(&format!("{form}.{which}"), d, whole, Reg::NONE)?;
+            self.form_of(&format!("{form}.{which}"), d, whole, Reg::NONE)?;
         }
         Ok(())
     }
