@@ -4,6 +4,10 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`loader`] | [`load`]: the emulator in place of the CUDA driver, for tests |
+//! | [`fatbin`] | the container of `nvcc -fatbin`: which PTX a device runs |
+//! | [`ptx`] | PTX text → syntax tree |
+//! | [`ir`] | syntax tree → [`ir::Program`]: instructions over rows of registers, with source lines and meeting points |
+//! | [`forms`] | the table of register-only instructions: name, operand types, meaning |
 //! | [`driver`] | the `cu*` entry points: contexts, streams, events, graphs, memory, modules, launches |
 
 #[allow(non_snake_case)] // entry points carry the names that C gives them

@@ -19,10 +19,17 @@ const RESULTS: &[(&str, Kind, u32)] = &[
     ("bf16", Kind::Bits16, 0x3f80),
 ];
 
-/// Packed types, the type of a half, and the results of `set` on them with "true" in a half.
-const PACKED: &[(&str, &str, &[(&str, u32)])] = &[
-    ("f16x2", "f16", &[("f16x2", 0x3c00), ("u32", 0xffff), ("s32", 0xffff)]),
-    ("bf16x2", "bf16", &[("bf16x2", 0x3f80), ("u32", 0xffff), ("s32", 0xffff)]),
+/// Two halves in 32 bits.
+struct Packed {
+    name: &'static str,
+    half: &'static str,
+    /// Result types of `set`, and what "true" is in a half of them.
+    results: &'static [(&'static str, u32)],
+}
+
+const PACKED: &[Packed] = &[
+    Packed { name: "f16x2", half: "f16", results: &[("f16x2", 0x3c00), ("u32", 0xffff), ("s32", 0xffff)] },
+    Packed { name: "bf16x2", half: "bf16", results: &[("bf16x2", 0x3f80), ("u32", 0xffff), ("s32", 0xffff)] },
 ];
 
 impl<'a> Lowering<'a> {
@@ -44,12 +51,12 @@ impl<'a> Lowering<'a> {
             }
             _ => return refuse(format!("`{}` with {} operands", s.opcode, s.operands.len())),
         };
-        if let Some((_, half, results)) = PACKED.iter().find(|(packed, ..)| *packed == source) {
-            let Some((_, truth)) = results.iter().find(|(name, _)| *name == result) else {
+        if let Some(packed) = PACKED.iter().find(|packed| packed.name == source) {
+            let Some((_, truth)) = packed.results.iter().find(|(name, _)| *name == result) else {
                 return Err(Refusal::UnknownForm);
             };
             let d = self.target(d, Kind::Bits32)?;
-            let (low, high) = self.compare_halves(&format!("setp.{test}.{half}"), a, b, combine)?;
+            let (low, high) = self.compare_halves(&format!("setp.{test}.{}", packed.half), a, b, combine)?;
             let low = self.choose(Kind::Bits16, *truth, low)?;
             let high = self.choose(Kind::Bits16, *truth, high)?;
             return self.form_of("pack.b32.b16", d, low, high);
@@ -70,12 +77,12 @@ impl<'a> Lowering<'a> {
     /// `setp.lt.bf16x2 p|q, a, b`: p for the low halves, q for the high ones. None for other types.
     pub fn compare_packed(&mut self, s: &'a Statement<'a>) -> Lowered<Option<()>> {
         let Some((test, ty)) = s.opcode.rsplit_once('.') else { return Ok(None) };
-        let Some((_, half, _)) = PACKED.iter().find(|(packed, ..)| *packed == ty) else { return Ok(None) };
+        let Some(packed) = PACKED.iter().find(|packed| packed.name == ty) else { return Ok(None) };
         let [Operand::Pair(p, q), a, b] = exactly(s)? else {
             return refuse(format!("`{}` has two results, `p|q`", s.opcode));
         };
         let (p, q) = (self.predicate_written(p)?, self.predicate_written(q)?);
-        let results = self.compare_halves(&format!("{test}.{half}"), a, b, Combine::PLAIN)?;
+        let results = self.compare_halves(&format!("{test}.{}", packed.half), a, b, Combine::PLAIN)?;
         for (d, a) in [(p, results.0), (q, results.1)].into_iter().filter(|(d, _)| *d != Pred::NONE) {
             self.emit(Op::PredicateLogic { f: crate::ir::PredicateLogic::Move, d, a, b: Pred::TRUE });
         }
