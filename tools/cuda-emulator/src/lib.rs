@@ -17,5 +17,6 @@ pub mod forms;
 pub mod ir;
 pub mod loader;
 pub mod ptx;
+pub mod tensor_core;
 
 pub use loader::{LoadError, configure, load, reports};

@@ -23,7 +23,7 @@ mod float64;
 mod half;
 mod integer;
 mod line;
-mod rounding;
+pub(crate) mod rounding;
 mod row;
 
 use std::collections::HashMap;

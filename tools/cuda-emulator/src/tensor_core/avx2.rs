@@ -1,0 +1,178 @@
+//! A row of a block with AVX2: eight columns at once.
+//!
+//! A product of 16-bit floats is exact in f32. Multiplied by a power of two that makes the last bit kept worth one, its
+//! conversion to an integer is the truncation; what remains is integer addition.
+
+use std::arch::x86_64::*;
+
+use super::fragments::{Elements, SPECIAL, ZERO};
+use super::sum::{NOTHING, Operands, TAME};
+
+/// Adds a block to all rows but those with an extreme exponent, or an operand that is infinite or NaN: a mask of these.
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn block<
+    const LEFT: usize,
+    const RIGHT: usize,
+    const ELEMENTS: usize,
+    const BLOCK: usize,
+    const FRACTION: i32,
+>(
+    operands: &Operands<LEFT, RIGHT, ELEMENTS>,
+    first: usize,
+    sums: &mut [[f32; 8]; 16],
+) -> u16 {
+    let words = RIGHT / 8;
+    let mut left = 0;
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: words first..first + BLOCK of a row of a lie in the arrays, those of b too; loads need no alignment.
+        unsafe {
+            let c = _mm256_loadu_ps(sums.as_ptr());
+            let mut tops = _mm256_set1_epi16(i16::MIN);
+            for word in first..first + BLOCK {
+                let a = _mm256_set1_epi32(*operands.left.exponents.get_unchecked(row * words + word) as i32);
+                let b = _mm256_loadu_si256(operands.right.exponents.as_ptr().add(8 * word).cast());
+                tops = _mm256_max_epi16(tops, _mm256_adds_epi16(a, b));
+            }
+            let pairs = _mm256_max_epi16(tops, _mm256_slli_epi32::<16>(tops));
+            let top = _mm256_max_epi32(_mm256_srai_epi32::<16>(pairs), exponents(c));
+            if !is_tame(top) {
+                left |= 1 << row;
+                continue;
+            }
+            let top = _mm256_max_epi32(top, _mm256_set1_epi32(*TAME.start()));
+            let scale = power_of_two(_mm256_sub_epi32(_mm256_set1_epi32(FRACTION), top));
+            // |c| and each product are below 2^27 now; first and second elements have sums of their own, below 2^31.
+            let mut even = _mm256_cvttps_epi32(_mm256_mul_ps(c, scale));
+            let mut odd = _mm256_setzero_si256();
+            for word in first..first + BLOCK {
+                even = _mm256_add_epi32(even, aligned(operands, 0, row * words + word, word, scale));
+                if ELEMENTS == 2 {
+                    odd = _mm256_add_epi32(odd, aligned(operands, 1, row * words + word, word, scale));
+                }
+            }
+            let low = truncated(_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd));
+            let high = truncated(_mm256_extracti128_si256::<1>(even), _mm256_extracti128_si256::<1>(odd));
+            let unit = power_of_two(_mm256_sub_epi32(top, _mm256_set1_epi32(FRACTION)));
+            _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_mul_ps(_mm256_set_m128(high, low), unit));
+        }
+    }
+    left
+}
+
+/// Takes apart words of two bf16; as `Elements::set`.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+pub fn set_bf16<const N: usize>(elements: &mut Elements<N>, words: &[u32; N]) {
+    for at in (0..N).step_by(8) {
+        // SAFETY: N is a multiple of 8, and all arrays have N values.
+        unsafe {
+            let word = _mm256_loadu_si256(words.as_ptr().add(at).cast());
+            let low = _mm256_slli_epi32::<16>(word);
+            let high = _mm256_and_si256(word, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            _mm256_storeu_si256(elements.values[0].as_mut_ptr().add(at).cast(), low);
+            _mm256_storeu_si256(elements.values[1].as_mut_ptr().add(at).cast(), high);
+            let magnitude = _mm256_and_si256(word, _mm256_set1_epi16(0x7fff));
+            let field = _mm256_max_epi16(_mm256_srli_epi16::<7>(magnitude), _mm256_set1_epi16(1));
+            let finite = _mm256_sub_epi16(field, _mm256_set1_epi16(127));
+            let is_zero = _mm256_cmpeq_epi16(magnitude, _mm256_setzero_si256());
+            let is_special = _mm256_cmpeq_epi16(field, _mm256_set1_epi16(255));
+            let finite = _mm256_blendv_epi8(finite, _mm256_set1_epi16(ZERO as i16), is_zero);
+            let exponent = _mm256_blendv_epi8(finite, _mm256_set1_epi16(SPECIAL as i16), is_special);
+            _mm256_storeu_si256(elements.exponents.as_mut_ptr().add(at).cast(), exponent);
+        }
+    }
+}
+
+/// Two slices of four values, one after the other.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+pub fn join(low: &[u32], high: &[u32]) -> [u32; 8] {
+    assert!(low.len() == 4 && high.len() == 4);
+    // SAFETY: 32 bytes of plain integers; the slices are long enough.
+    unsafe {
+        let (low, high) = (_mm_loadu_si128(low.as_ptr().cast()), _mm_loadu_si128(high.as_ptr().cast()));
+        std::mem::transmute(_mm256_set_m128i(high, low))
+    }
+}
+
+/// A register of b, word by word: four words of eight columns, in the order of `fragments`.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+pub fn transpose(lanes: &[u32; 32], words: &mut [u32]) {
+    assert!(words.len() == 32);
+    // SAFETY: 32 values are four vectors.
+    unsafe {
+        // The low half of vector i has the words of column 2i, the high half those of column 2i + 1.
+        let column = |i: usize| _mm256_loadu_ps(lanes.as_ptr().add(8 * i).cast());
+        let (a, b, c, d) = (column(0), column(1), column(2), column(3));
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        let mut store = |word: usize, x: __m256| _mm256_storeu_ps(words.as_mut_ptr().add(8 * word).cast(), x);
+        store(0, _mm256_shuffle_ps::<0x44>(ab, cd));
+        store(1, _mm256_shuffle_ps::<0xee>(ab, cd));
+        store(2, _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+        store(3, _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+    }
+}
+
+/// Products of one element of a with eight of b, as integers.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn aligned<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize>(
+    operands: &Operands<LEFT, RIGHT, ELEMENTS>,
+    half: usize,
+    left: usize,
+    word: usize,
+    scale: __m256,
+) -> __m256i {
+    // SAFETY: by the caller, both lie in the arrays.
+    unsafe {
+        let a = _mm256_set1_ps(*operands.left.values[half].get_unchecked(left));
+        let b = _mm256_loadu_ps(operands.right.values[half].as_ptr().add(8 * word));
+        _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_mul_ps(a, b), scale))
+    }
+}
+
+/// Exponents of f32 accumulators; as `fragments::exponent_of`.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn exponents(x: __m256) -> __m256i {
+    let magnitude = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fff_ffff));
+    let field = _mm256_max_epi32(_mm256_srli_epi32::<23>(magnitude), _mm256_set1_epi32(1));
+    let finite = _mm256_sub_epi32(field, _mm256_set1_epi32(127));
+    let is_zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
+    let is_special = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f7f_ffff));
+    let finite = _mm256_blendv_epi8(finite, _mm256_set1_epi32(ZERO), is_zero);
+    _mm256_blendv_epi8(finite, _mm256_set1_epi32(SPECIAL), is_special)
+}
+
+/// No exponent is out of the range, but for those of columns that are all zeros.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn is_tame(top: __m256i) -> bool {
+    let is_large = _mm256_cmpgt_epi32(top, _mm256_set1_epi32(*TAME.end()));
+    let is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(*TAME.start()), top);
+    let is_something = _mm256_cmpgt_epi32(top, _mm256_set1_epi32(NOTHING));
+    let is_extreme = _mm256_or_si256(is_large, _mm256_and_si256(is_small, is_something));
+    _mm256_testz_si256(is_extreme, is_extreme) != 0
+}
+
+/// 2^n, in the range of normal numbers.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn power_of_two(n: __m256i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))))
+}
+
+/// `a + b`, exactly, truncated to the 24 bits of an f32.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn truncated(a: __m128i, b: __m128i) -> __m128 {
+    let sum = _mm256_add_pd(_mm256_cvtepi32_pd(a), _mm256_cvtepi32_pd(b));
+    // An f64 has 29 bits more; clearing them truncates, whatever the sign.
+    let kept = _mm256_castsi256_pd(_mm256_set1_epi64x(!((1 << 29) - 1)));
+    _mm256_cvtpd_ps(_mm256_and_pd(sum, kept))
+}

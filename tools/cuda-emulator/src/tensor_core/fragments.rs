@@ -1,0 +1,199 @@
+//! Which lane and register holds which element (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type",
+//! "… for mma.m16n8k8", "… for mma.m16n8k4").
+//!
+//! With group g = lane / 4 and thread t = lane % 4, all shapes share one rule when a 32-bit register counts as one *word*
+//! of a row (two 16-bit elements, k = 2w and 2w + 1, or one tf32, k = w):
+//!
+//! | matrix | register r of lane 4g + t holds |
+//! |---|---|
+//! | a, 16 rows | row g + 8 (r % 2), word t + 4 (r / 2) |
+//! | b, 8 columns | column g, word t + 4r |
+//! | c, d in f32 | row g + 8 (r / 2), column 2t + r % 2 |
+//! | c, d in f16 | row g + 8r, columns 2t (low half) and 2t + 1 |
+//!
+//! Here, the eight values of a row of b, c or d are in the order of the columns 0 2 4 6 1 3 5 7: so lie those of c.
+
+use super::Input;
+use crate::forms::Rows;
+use crate::forms::rounding::{RN, f16_to_f32, to_small};
+use crate::ir::Reg;
+
+/// The exponent of a zero: below all others, also when another one is added to it.
+pub const ZERO: i32 = -8000;
+/// That of infinity and NaN: above all others, also when that of a zero is added to it.
+pub const SPECIAL: i32 = 16000;
+
+/// The elements of the words of a matrix: of a row by row, of b word by word. Aligned, because loads that cross lines of the
+/// cache take twice the time.
+#[repr(align(64))]
+pub struct Elements<const N: usize> {
+    /// The first (or only) element of each word, and the second.
+    pub values: [[f32; N]; 2],
+    /// Exponents of both, as i16 in the low and the high half: those of the encoding (subnormals have the smallest one),
+    /// [`ZERO`] or [`SPECIAL`].
+    pub exponents: [u32; N],
+}
+
+#[repr(align(64))]
+struct Words<const N: usize>([u32; N]);
+
+impl<const N: usize> Elements<N> {
+    pub const ZERO: Self = Elements { values: [[0.0; N]; 2], exponents: [0; N] };
+
+    /// Takes words apart.
+    #[inline(always)]
+    fn set<const AVX2: bool>(&mut self, words: &[u32; N], input: Input) {
+        #[cfg(target_arch = "x86_64")]
+        if AVX2 && input == Input::Bf16 {
+            // SAFETY: by the flag, the processor has AVX2.
+            return unsafe { super::avx2::set_bf16(self, words) };
+        }
+        for (i, word) in words.iter().enumerate() {
+            let (low, high) = match input {
+                Input::Bf16 => (word << 16, word & 0xffff_0000),
+                Input::F16 => (f16_to_f32(word & 0xffff).to_bits(), f16_to_f32(word >> 16).to_bits()),
+                // The low 13 bits of a tf32 register are ignored.
+                Input::Tf32 => (word & !0x1fff, 0),
+            };
+            let least = if input == Input::F16 { -14 } else { -126 };
+            self.values[0][i] = f32::from_bits(low);
+            self.values[1][i] = f32::from_bits(high);
+            self.exponents[i] = exponent(low, least) as u32 & 0xffff | (exponent(high, least) as u32) << 16;
+        }
+    }
+}
+
+/// The exponent of f32 bits, not below that of the type's smallest normal number.
+#[inline(always)]
+fn exponent(bits: u32, least: i32) -> i32 {
+    let magnitude = bits & 0x7fff_ffff;
+    let finite = ((magnitude >> 23) as i32 - 127).max(least);
+    let finite = if magnitude == 0 { ZERO } else { finite };
+    if magnitude >= 0x7f80_0000 { SPECIAL } else { finite }
+}
+
+/// The exponent of an accumulator.
+#[inline(always)]
+pub fn exponent_of(x: f32) -> i32 {
+    exponent(x.to_bits(), -126)
+}
+
+/// Two runs of four values, one after the other.
+#[inline(always)]
+fn join<const AVX2: bool>(low: &[u32; 32], high: &[u32; 32], at: [usize; 2]) -> [u32; 8] {
+    #[cfg(target_arch = "x86_64")]
+    if AVX2 {
+        // SAFETY: by the flag, the processor has AVX2.
+        return unsafe { super::avx2::join(&low[at[0]..][..4], &high[at[1]..][..4]) };
+    }
+    let mut both = [0; 8];
+    both[..4].copy_from_slice(&low[at[0]..][..4]);
+    both[4..].copy_from_slice(&high[at[1]..][..4]);
+    both
+}
+
+/// a, `N / 16` words a row.
+///
+/// # Safety
+/// The registers lie in the rows; with `AVX2`, the processor has it.
+#[inline(always)]
+pub unsafe fn left<const AVX2: bool, const N: usize>(
+    elements: &mut Elements<N>,
+    rows: Rows,
+    registers: &[Reg],
+    input: Input,
+) {
+    let mut words = Words([0; N]);
+    for g in 0..8 {
+        for half in 0..2 {
+            // Rows g and g + 8 of four registers; or, where a row has four words, rows 2g and 2g + 1 of one, for g < 4.
+            let (low, high, at, row) = match N {
+                64 => (half, half, [8 * (g % 4), 8 * (g % 4) + 4], 2 * (g % 4) + 8 * half),
+                _ => (half, half + 2, [4 * g; 2], g + 8 * half),
+            };
+            // SAFETY: by the caller.
+            let (low, high) = unsafe { (&*rows.at::<u32>(registers[low]), &*rows.at::<u32>(registers[high])) };
+            words.0[row * (N / 16)..][..8].copy_from_slice(&join::<AVX2>(low, high, at));
+        }
+    }
+    elements.set::<AVX2>(&words.0, input);
+}
+
+/// b, eight columns a word.
+///
+/// # Safety
+/// The registers lie in the rows; with `AVX2`, the processor has it.
+#[inline(always)]
+pub unsafe fn right<const AVX2: bool, const N: usize>(
+    elements: &mut Elements<N>,
+    rows: Rows,
+    registers: &[Reg],
+    input: Input,
+) {
+    let mut words = Words([0; N]);
+    for (r, register) in registers.iter().enumerate().take(N / 32) {
+        // SAFETY: by the caller.
+        let lanes: &[u32; 32] = unsafe { &*rows.at::<u32>(*register) };
+        #[cfg(target_arch = "x86_64")]
+        if AVX2 {
+            // SAFETY: by the caller.
+            unsafe { super::avx2::transpose(lanes, &mut words.0[32 * r..32 * r + 32]) };
+            continue;
+        }
+        for t in 0..4 {
+            for place in 0..8 {
+                let g = 2 * (place % 4) + place / 4;
+                words.0[8 * (t + 4 * r) + place] = lanes[4 * g + t];
+            }
+        }
+    }
+    elements.set::<AVX2>(&words.0, input);
+}
+
+/// Rows of c and d, aligned as [`Elements`].
+#[repr(align(64))]
+pub struct Sums(pub [[f32; 8]; 16]);
+
+/// c, in four f32 registers or two of f16 pairs.
+///
+/// # Safety
+/// The registers lie in the rows; with `AVX2`, the processor has it.
+#[inline(always)]
+pub unsafe fn accumulators<const AVX2: bool>(rows: Rows, registers: &[Reg]) -> Sums {
+    let mut sums = Sums([[0.0; 8]; 16]);
+    for (row, c) in sums.0.iter_mut().enumerate() {
+        let lane = 4 * (row % 8);
+        // SAFETY: by the caller.
+        let register = |i: usize| unsafe { &*rows.at::<u32>(registers[i]) };
+        if registers.len() == 2 {
+            let pairs = &register(row / 8)[lane..lane + 4];
+            *c = std::array::from_fn(|i| f16_to_f32(pairs[i % 4] >> (16 * (i / 4)) & 0xffff));
+        } else {
+            let (low, high) = (register(row / 8 * 2), register(row / 8 * 2 + 1));
+            *c = join::<AVX2>(low, high, [lane; 2]).map(f32::from_bits);
+        }
+    }
+    sums
+}
+
+/// d, as c is read.
+///
+/// # Safety
+/// The registers lie in the rows, each in other ones.
+#[inline(always)]
+pub unsafe fn store(rows: Rows, registers: &[Reg], d: &[[f32; 8]; 16]) {
+    for (row, d) in d.iter().enumerate() {
+        let lanes = 4 * (row % 8)..4 * (row % 8) + 4;
+        // SAFETY: by the caller; one at a time.
+        let register = |i: usize| unsafe { &mut *rows.at::<u32>(registers[i]) };
+        if registers.len() == 2 {
+            let half = |x: f32| to_small::<10, 5, RN>(x as f64);
+            let pairs: [u32; 4] = std::array::from_fn(|t| half(d[4 + t]) << 16 | half(d[t]));
+            register(row / 8)[lanes].copy_from_slice(&pairs);
+        } else {
+            let bits = d.map(f32::to_bits);
+            register(row / 8 * 2)[lanes.clone()].copy_from_slice(&bits[..4]);
+            register(row / 8 * 2 + 1)[lanes].copy_from_slice(&bits[4..]);
+        }
+    }
+}

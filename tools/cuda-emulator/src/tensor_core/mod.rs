@@ -1,0 +1,111 @@
+//! `mma.sync`: small matrix products of a warp, `d = a b + c`, with the rounding of tensor cores.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | here | the models, and one product of any shape |
+//! | `fragments` | which lane and register holds which element |
+//! | `sum` | sums of products in each model |
+//! | `avx2` | the same for a row at once |
+//!
+//! NVIDIA does not document how tensor cores round; these models are what published measurements found (Fasi, Higham,
+//! Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, and its follow-ups for later GPUs): products
+//! are exact; a block of them and the accumulator are aligned to the largest exponent, truncated to a number of fractional
+//! bits, added as integers, and the sum is truncated to f32.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod fragments;
+mod sum;
+
+use self::fragments::Elements;
+use self::sum::Operands;
+use crate::forms::{Level, Rows};
+use crate::ir::{MmaShape, Reg};
+
+/// How sums of products round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// Blocks of 256 bits of a row (k = 8 for 16-bit types, 4 for tf32), 24 fractional bits.
+    #[default]
+    Ampere,
+    /// Blocks of 512 bits (k = 16, 8 for tf32), 25 fractional bits.
+    Hopper,
+    /// f32 fused multiply-adds in the order of k: what no tensor core does, the plain reference.
+    Fma,
+}
+
+/// Types of a and b.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    Bf16,
+    F16,
+    Tf32,
+}
+
+/// `d = a b + c` over the registers that [`crate::ir::Op::Mma`] lists.
+///
+/// # Safety
+/// The registers lie in the rows, their number is that of the shape, and the level is not above the processor's.
+pub unsafe fn multiply(level: Level, model: Model, shape: MmaShape, rows: Rows, registers: &[Reg]) {
+    // SAFETY: by the caller.
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 => multiply_avx2(model, shape, rows, registers),
+            _ => multiply_any::<false>(model, shape, rows, registers),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn multiply_avx2(model: Model, shape: MmaShape, rows: Rows, registers: &[Reg]) {
+    // SAFETY: by the caller.
+    unsafe { multiply_any::<true>(model, shape, rows, registers) }
+}
+
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn multiply_any<const AVX2: bool>(model: Model, shape: MmaShape, rows: Rows, registers: &[Reg]) {
+    use MmaShape as S;
+    // SAFETY: by the caller.
+    unsafe {
+        match shape {
+            S::M16N8K16Bf16 => product::<AVX2, 128, 64, 2>(model, Input::Bf16, rows, registers),
+            S::M16N8K16F16 => product::<AVX2, 128, 64, 2>(model, Input::F16, rows, registers),
+            S::M16N8K16F16Accumulate16 => product::<AVX2, 128, 64, 2>(model, Input::F16, rows, registers),
+            S::M16N8K8Tf32 => product::<AVX2, 128, 64, 1>(model, Input::Tf32, rows, registers),
+            S::M16N8K8Bf16 => product::<AVX2, 64, 32, 2>(model, Input::Bf16, rows, registers),
+            S::M16N8K8F16 => product::<AVX2, 64, 32, 2>(model, Input::F16, rows, registers),
+            S::M16N8K4Tf32 => product::<AVX2, 64, 32, 1>(model, Input::Tf32, rows, registers),
+        }
+    }
+}
+
+/// A product with so many words in a and b, 32 a register, and elements in a word.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn product<const AVX2: bool, const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize>(
+    model: Model,
+    input: Input,
+    rows: Rows,
+    registers: &[Reg],
+) {
+    let results = (registers.len() - (LEFT + RIGHT) / 32) / 2;
+    let (d, sources) = registers.split_at(results);
+    let (a, sources) = sources.split_at(LEFT / 32);
+    let (b, c) = sources.split_at(RIGHT / 32);
+    // SAFETY: by the caller.
+    unsafe {
+        let narrow = results == 2;
+        let mut operands = Operands::<LEFT, RIGHT, ELEMENTS> { left: Elements::ZERO, right: Elements::ZERO, narrow };
+        fragments::left::<AVX2, LEFT>(&mut operands.left, rows, a, input);
+        fragments::right::<AVX2, RIGHT>(&mut operands.right, rows, b, input);
+        let mut sums = fragments::accumulators::<AVX2>(rows, c);
+        operands.add_to::<AVX2>(model, &mut sums.0);
+        fragments::store(rows, d, &sums.0);
+    }
+}
