@@ -17,6 +17,8 @@ mod registers;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod values;
 
 pub use error::{LoadError, Where};
 pub use operation::*;
