@@ -112,7 +112,7 @@ fn module_variables() {
 #[test]
 fn parameters_and_the_pointers_among_them() {
     let body = "ld.param.u64 %rd1, [k_0];\nld.param.v2.u32 {%r1,%r2}, [k_1];\nld.param.u32 %r3, [k_1+8];\n\
-                ld.param.u64 %rd2, [k_2];\ncvta.to.global.u64 %rd3, %rd2;";
+                ld.param.u64 %rd2, [k_2];\ncvta.to.global.u64 %rd2, %rd2;";
     let program = load(body);
     let kernel = &program.kernels[0];
     let shape: Vec<_> = kernel.parameters.iter().map(|p| (p.offset, p.size, p.align, p.pointers.as_slice())).collect();
@@ -124,6 +124,9 @@ fn parameters_and_the_pointers_among_them() {
         .filter_map(|i| if let Op::LoadParameter { offset, .. } = i.op { Some(offset) } else { None })
         .collect();
     assert_eq!(offsets, [0, 8, 16, 24]);
+    // A register that has got another value since is not that parameter.
+    let program = load("ld.param.u64 %rd1, [k_0];\nadd.u64 %rd1, %rd1, 8;\ncvta.to.global.u64 %rd2, %rd1;");
+    assert!(program.kernels[0].parameters[0].pointers.is_empty());
     assert!(refused("ld.param.u64 %rd1, [k_1+8];").contains("8 bytes at 8 of `k_1`, which has 12"));
 }
 

@@ -212,7 +212,6 @@ impl<'a> Lowering<'a> {
             _ => return Err(Refusal::UnknownForm),
         };
         let [d, a] = exactly(s)?;
-        let d = self.target(d, Kind::Bits64)?;
         let a = match self.variable(a)? {
             Some((variable, offset)) => self.variable_address(variable, offset, Kind::Bits64)?,
             None => self.source(a, Kind::Bits64)?,
@@ -223,6 +222,7 @@ impl<'a> Lowering<'a> {
                 pointers.push(*offset);
             }
         }
+        let d = self.target(d, Kind::Bits64)?;
         if space == Space::Global {
             return self.copy(Kind::Bits64, d, a);
         }

@@ -34,7 +34,11 @@ impl<'a> Lowering<'a> {
     pub fn target_of_any_width(&mut self, operand: &Operand<'a>) -> Lowered<(Reg, Kind)> {
         match operand {
             Operand::Name(name) => match self.named(name)? {
-                Named::Register(reg) => Ok((reg, self.names.kind(reg))),
+                Named::Register(reg) => {
+                    // Whatever it gets now, it no longer holds the parameter.
+                    self.loaded.remove(&reg);
+                    Ok((reg, self.names.kind(reg)))
+                }
                 _ => refuse(format!("`{name}` is not a register that can be written")),
             },
             _ => refuse(format!("expected a register to write, found {}", shown(operand))),
