@@ -21,12 +21,12 @@ pub const NAN16: u32 = 0x7fff;
 
 #[inline(always)]
 pub fn nan32(x: f32) -> f32 {
-    if x.is_nan() { NAN32 } else { x }
+    if x.to_bits() & 0x7fff_ffff > 0x7f80_0000 { NAN32 } else { x }
 }
 
 #[inline(always)]
 pub fn nan64(x: f64) -> f64 {
-    if x.is_nan() { NAN64 } else { x }
+    if x.to_bits() & !(1 << 63) > f64::INFINITY.to_bits() { NAN64 } else { x }
 }
 
 /// `.ftz`: a subnormal becomes a zero of its sign.
