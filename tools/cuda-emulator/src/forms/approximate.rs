@@ -86,7 +86,7 @@ fn divide(a: f32, b: f32) -> f32 {
 /// A form with one source, with and without `.ftz`.
 macro_rules! approximations {
     ($($op:literal => |$x:ident| $value:expr;)*) => {
-        &[$(forms![
+        &[$(forms![common
             concat!($op, ".approx.f32") => ($x: f32) -> f32 { finish::<false, false>($value) }
             concat!($op, ".approx.ftz.f32") => ($x: f32) -> f32 {
                 let $x = flush::<true>($x);

@@ -6,7 +6,7 @@ use super::line::{Line, forms};
 /// Logic and shifts of one width. Shifts count to 32 bits and are clamped: at the width and above, all bits have left.
 macro_rules! logic {
     ($name:literal, $signed_name:literal, $unsigned_name:literal, $T:ty, $S:ty) => {
-        forms![
+        forms![common
             concat!("mov.", $name) => (a: $T) -> $T { a }
             concat!("and.", $name) => (a: $T, b: $T) -> $T { a & b }
             concat!("or.", $name) => (a: $T, b: $T) -> $T { a | b }

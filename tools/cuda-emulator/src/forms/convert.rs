@@ -99,7 +99,7 @@ macro_rules! integer {
         ]
     };
     ($from:literal, $S:ty, $wide:ty, $to:literal, $D:ty) => {
-        forms![
+        forms![some
             concat!("cvt.", $to, ".", $from) => (a: $S) -> $D { a as $D }
             concat!("cvt.sat.", $to, ".", $from) => (a: $S) -> $D {
                 (a as $wide).clamp((<$D>::MIN as i128).max(<$wide>::MIN as i128) as $wide,
@@ -137,16 +137,16 @@ macro_rules! integer_to_float {
 /// From a floating point type to the integer types. Out of range: the nearest integer of the type. NaN: 0, but the
 /// highest bit alone if the source is f64 or the result has 64 bits.
 macro_rules! float_to_integer {
-    ($from:literal, $S:ty, $integral:ident, $nan_of_narrow:expr, |$x:ident| $value:expr) => {
+    ($level:tt, $from:literal, $S:ty, $integral:ident, $nan_of_narrow:expr, |$x:ident| $value:expr) => {
         &[
-            float_to_integer!(RN, "rni", $from, $S, $integral, $nan_of_narrow, |$x| $value),
-            float_to_integer!(RZ, "rzi", $from, $S, $integral, $nan_of_narrow, |$x| $value),
-            float_to_integer!(RM, "rmi", $from, $S, $integral, $nan_of_narrow, |$x| $value),
-            float_to_integer!(RP, "rpi", $from, $S, $integral, $nan_of_narrow, |$x| $value),
+            float_to_integer!($level, RN, "rni", $from, $S, $integral, $nan_of_narrow, |$x| $value),
+            float_to_integer!($level, RZ, "rzi", $from, $S, $integral, $nan_of_narrow, |$x| $value),
+            float_to_integer!($level, RM, "rmi", $from, $S, $integral, $nan_of_narrow, |$x| $value),
+            float_to_integer!($level, RP, "rpi", $from, $S, $integral, $nan_of_narrow, |$x| $value),
         ]
     };
-    ($mode:expr, $rounding:literal, $from:literal, $S:ty, $integral:ident, $nan:expr, |$x:ident| $value:expr) => {
-        forms![
+    ($level:tt, $mode:expr, $rounding:literal, $from:literal, $S:ty, $integral:ident, $nan:expr, |$x:ident| $value:expr) => {
+        forms![$level
             concat!("cvt.", $rounding, ".u8.", $from) => ($x: $S) -> u8 { to_integer!($mode, $integral, $value, u8, $nan) }
             concat!("cvt.", $rounding, ".s8.", $from) => ($x: $S) -> i8 { to_integer!($mode, $integral, $value, i8, $nan) }
             concat!("cvt.", $rounding, ".u16.", $from) => ($x: $S) -> u16 { to_integer!($mode, $integral, $value, u16, $nan) }
@@ -170,7 +170,7 @@ macro_rules! to_integer {
 /// Rounding to an integer that stays a floating point number.
 macro_rules! to_integral {
     ($mode:expr, $rounding:literal) => {
-        forms![
+        forms![rare
             concat!("cvt.", $rounding, ".f32.f32") => (a: f32) -> f32 { nan32(integral::<{ $mode }>(a)) }
             concat!("cvt.", $rounding, ".ftz.f32.f32") => (a: f32) -> f32 {
                 nan32(integral::<{ $mode }>(flush::<true>(a)))
@@ -194,8 +194,8 @@ macro_rules! to_integral {
 
 /// To a narrower floating point type, in one mode.
 macro_rules! narrower {
-    ($mode:expr, $rounding:literal) => {
-        forms![
+    ($level:tt, $mode:expr, $rounding:literal) => {
+        forms![$level
             concat!("cvt.", $rounding, ".f32.f64") => (a: f64) -> f32 { finish::<false, false>(to_f32::<{ $mode }>(a)) }
             concat!("cvt.", $rounding, ".ftz.f32.f64") => (a: f64) -> f32 { finish::<true, false>(to_f32::<{ $mode }>(a)) }
             concat!("cvt.", $rounding, ".sat.f32.f64") => (a: f64) -> f32 { finish::<false, true>(to_f32::<{ $mode }>(a)) }
@@ -231,8 +231,8 @@ fn bf16_of<const R: u8, const RELU: bool>(x: f32) -> u32 {
 
 /// Pairs of f32 → a register of two 16-bit floats: a goes to the high half.
 macro_rules! pairs {
-    ($mode:expr, $rounding:literal, $flag:literal, $relu:expr) => {
-        forms![
+    ($level:tt, $mode:expr, $rounding:literal, $flag:literal, $relu:expr) => {
+        forms![$level
             concat!("cvt.", $rounding, $flag, ".bf16x2.f32") => (a: f32, b: f32) -> u32 {
                 bf16_of::<{ $mode }, { $relu }>(a) << 16 | bf16_of::<{ $mode }, { $relu }>(b)
             }
@@ -273,23 +273,23 @@ pub static FAMILIES: &[&[&[Line]]] = &[
     integer_to_float!("s32", i32),
     integer_to_float!("u64", u64),
     integer_to_float!("s64", i64),
-    float_to_integer!("f16", u16, integral, false, |x| f16_to_f32(x as u32)),
-    float_to_integer!("bf16", u16, integral, false, |x| bf16_to_f32(x as u32)),
-    float_to_integer!("f32", f32, integral, false, |x| x),
-    float_to_integer!("f64", f64, integral64, true, |x| x),
+    float_to_integer!(rare, "f16", u16, integral, false, |x| f16_to_f32(x as u32)),
+    float_to_integer!(rare, "bf16", u16, integral, false, |x| bf16_to_f32(x as u32)),
+    float_to_integer!(some, "f32", f32, integral, false, |x| x),
+    float_to_integer!(some, "f64", f64, integral64, true, |x| x),
     &[
-        float_to_integer!(RN, "rni.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
-        float_to_integer!(RZ, "rzi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
-        float_to_integer!(RM, "rmi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
-        float_to_integer!(RP, "rpi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
+        float_to_integer!(rare, RN, "rni.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
+        float_to_integer!(rare, RZ, "rzi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
+        float_to_integer!(rare, RM, "rmi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
+        float_to_integer!(rare, RP, "rpi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
     ],
     &[to_integral!(RN, "rni"), to_integral!(RZ, "rzi"), to_integral!(RM, "rmi"), to_integral!(RP, "rpi")],
-    &[narrower!(RN, "rn"), narrower!(RZ, "rz"), narrower!(RM, "rm"), narrower!(RP, "rp")],
+    &[narrower!(some, RN, "rn"), narrower!(rare, RZ, "rz"), narrower!(rare, RM, "rm"), narrower!(rare, RP, "rp")],
     &[
-        pairs!(RN, "rn", "", false),
-        pairs!(RN, "rn", ".relu", true),
-        pairs!(RZ, "rz", "", false),
-        pairs!(RZ, "rz", ".relu", true),
+        pairs!(common, RN, "rn", "", false),
+        pairs!(common, RN, "rn", ".relu", true),
+        pairs!(rare, RZ, "rz", "", false),
+        pairs!(rare, RZ, "rz", ".relu", true),
     ],
     &[forms![
         "cvt.rm.bf16.f32" => (a: f32) -> bf16 { to_bf16::<RM>(a as f64) }

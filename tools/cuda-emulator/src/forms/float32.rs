@@ -79,8 +79,8 @@ pub fn xor_sign(a: f32, b: f32, magnitude: f32) -> f32 {
 
 /// Every combination of flags of an operation with two sources and this rounding.
 macro_rules! two {
-    ($op:literal, $f:ident, $rounding:literal, $mode:expr) => {
-        forms![
+    ($level:tt, $op:literal, $f:ident, $rounding:literal, $mode:expr) => {
+        forms![$level
             concat!($op, $rounding, ".f32") => (a: f32, b: f32) -> f32 { finish::<false, false>($f::<{ $mode }>(a, b)) }
             concat!($op, $rounding, ".ftz.f32") => (a: f32, b: f32) -> f32 {
                 finish::<true, false>($f::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
@@ -94,8 +94,8 @@ macro_rules! two {
 }
 
 macro_rules! fused {
-    ($op:literal, $rounding:literal, $mode:expr) => {
-        forms![
+    ($level:tt, $op:literal, $rounding:literal, $mode:expr) => {
+        forms![$level
             concat!($op, $rounding, ".f32") => (a: f32, b: f32, c: f32) -> f32 {
                 finish::<false, false>(fma::<{ $mode }>(a, b, c))
             }
@@ -114,8 +114,8 @@ macro_rules! fused {
 
 /// `div`, `rcp`, `sqrt` have `.ftz` only.
 macro_rules! quotients {
-    ($rounding:literal, $mode:expr) => {
-        forms![
+    ($level:tt, $rounding:literal, $mode:expr) => {
+        forms![$level
             concat!("div", $rounding, ".f32") => (a: f32, b: f32) -> f32 { finish::<false, false>(div::<{ $mode }>(a, b)) }
             concat!("div", $rounding, ".ftz.f32") => (a: f32, b: f32) -> f32 {
                 finish::<true, false>(div::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
@@ -150,34 +150,34 @@ macro_rules! extremes {
 }
 
 pub static FAMILIES: &[&[Line]] = &[
-    two!("add", add, "", RN),
-    two!("add", add, ".rn", RN),
-    two!("add", add, ".rz", RZ),
-    two!("add", add, ".rm", RM),
-    two!("add", add, ".rp", RP),
-    two!("sub", sub, "", RN),
-    two!("sub", sub, ".rn", RN),
-    two!("sub", sub, ".rz", RZ),
-    two!("sub", sub, ".rm", RM),
-    two!("sub", sub, ".rp", RP),
-    two!("mul", mul, "", RN),
-    two!("mul", mul, ".rn", RN),
-    two!("mul", mul, ".rz", RZ),
-    two!("mul", mul, ".rm", RM),
-    two!("mul", mul, ".rp", RP),
-    fused!("fma", ".rn", RN),
-    fused!("fma", ".rz", RZ),
-    fused!("fma", ".rm", RM),
-    fused!("fma", ".rp", RP),
+    two!(common, "add", add, "", RN),
+    two!(common, "add", add, ".rn", RN),
+    two!(rare, "add", add, ".rz", RZ),
+    two!(rare, "add", add, ".rm", RM),
+    two!(rare, "add", add, ".rp", RP),
+    two!(common, "sub", sub, "", RN),
+    two!(common, "sub", sub, ".rn", RN),
+    two!(rare, "sub", sub, ".rz", RZ),
+    two!(rare, "sub", sub, ".rm", RM),
+    two!(rare, "sub", sub, ".rp", RP),
+    two!(common, "mul", mul, "", RN),
+    two!(common, "mul", mul, ".rn", RN),
+    two!(rare, "mul", mul, ".rz", RZ),
+    two!(rare, "mul", mul, ".rm", RM),
+    two!(rare, "mul", mul, ".rp", RP),
+    fused!(common, "fma", ".rn", RN),
+    fused!(some, "fma", ".rz", RZ),
+    fused!(some, "fma", ".rm", RM),
+    fused!(some, "fma", ".rp", RP),
     // From sm_20 on, mad.f32 is fma.
-    fused!("mad", ".rn", RN),
-    fused!("mad", ".rz", RZ),
-    fused!("mad", ".rm", RM),
-    fused!("mad", ".rp", RP),
-    quotients!(".rn", RN),
-    quotients!(".rz", RZ),
-    quotients!(".rm", RM),
-    quotients!(".rp", RP),
+    fused!(some, "mad", ".rn", RN),
+    fused!(rare, "mad", ".rz", RZ),
+    fused!(rare, "mad", ".rm", RM),
+    fused!(rare, "mad", ".rp", RP),
+    quotients!(some, ".rn", RN),
+    quotients!(rare, ".rz", RZ),
+    quotients!(rare, ".rm", RM),
+    quotients!(rare, ".rp", RP),
     extremes!("min", min, "", false),
     extremes!("min", min, ".NaN", true),
     extremes!("max", max, "", false),

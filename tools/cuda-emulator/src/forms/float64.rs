@@ -183,7 +183,7 @@ macro_rules! directed {
 }
 
 pub static FAMILIES: &[&[Line]] = &[
-    forms![
+    forms![common
         "add.f64" => (a: f64, b: f64) -> f64 { nan64(a + b) }
         "add.rn.f64" => (a: f64, b: f64) -> f64 { nan64(a + b) }
         "sub.f64" => (a: f64, b: f64) -> f64 { nan64(a - b) }

@@ -149,8 +149,8 @@ macro_rules! one_source {
 }
 
 macro_rules! two_sources {
-    ($op:expr, $single:literal, $f:expr) => {
-        forms![
+    ($level:tt, $op:expr, $single:literal, $f:expr) => {
+        forms![$level
             concat!($op, ".", $single) => (a: u16, b: u16) -> u16 { $f(a as u32, b as u32) as u16 }
             concat!($op, ".", $single, "x2") => (a: u32, b: u32) -> u32 {
                 pair($f(a & 0xffff, b & 0xffff), $f(a >> 16, b >> 16))
@@ -160,8 +160,8 @@ macro_rules! two_sources {
 }
 
 macro_rules! three_sources {
-    ($op:expr, $single:literal, $f:expr) => {
-        forms![
+    ($level:tt, $op:expr, $single:literal, $f:expr) => {
+        forms![$level
             concat!($op, ".", $single) => (a: u16, b: u16, c: u16) -> u16 { $f(a as u32, b as u32, c as u32) as u16 }
             concat!($op, ".", $single, "x2") => (a: u32, b: u32, c: u32) -> u32 {
                 pair($f(a & 0xffff, b & 0xffff, c & 0xffff), $f(a >> 16, b >> 16, c >> 16))
@@ -171,8 +171,8 @@ macro_rules! three_sources {
 }
 
 macro_rules! xor_signs {
-    ($op:expr, $single:literal, $f:expr) => {
-        forms![
+    ($level:tt, $op:expr, $single:literal, $f:expr) => {
+        forms![$level
             concat!($op, ".xorsign.abs.", $single) => (a: u16, b: u16) -> u16 { xor_sign(a as u32, b as u32, $f) as u16 }
             concat!($op, ".xorsign.abs.", $single, "x2") => (a: u32, b: u32) -> u32 {
                 pair(xor_sign(a & 0xffff, b & 0xffff, $f), xor_sign(a >> 16, b >> 16, $f))
@@ -182,74 +182,74 @@ macro_rules! xor_signs {
 }
 
 pub static FAMILIES: &[&[Line]] = &[
-    two_sources!("add", "f16", add::<F16, PLAIN>),
-    two_sources!("add.ftz", "f16", add::<F16, FTZ>),
-    two_sources!("add.sat", "f16", add::<F16, SAT>),
-    two_sources!("add.ftz.sat", "f16", add::<F16, { FTZ | SAT }>),
-    two_sources!("add.rn", "f16", add::<F16, PLAIN>),
-    two_sources!("add.rn.ftz", "f16", add::<F16, FTZ>),
-    two_sources!("add.rn.sat", "f16", add::<F16, SAT>),
-    two_sources!("add.rn.ftz.sat", "f16", add::<F16, { FTZ | SAT }>),
-    two_sources!("sub", "f16", sub::<F16, PLAIN>),
-    two_sources!("sub.ftz", "f16", sub::<F16, FTZ>),
-    two_sources!("sub.sat", "f16", sub::<F16, SAT>),
-    two_sources!("sub.ftz.sat", "f16", sub::<F16, { FTZ | SAT }>),
-    two_sources!("sub.rn", "f16", sub::<F16, PLAIN>),
-    two_sources!("sub.rn.ftz", "f16", sub::<F16, FTZ>),
-    two_sources!("sub.rn.sat", "f16", sub::<F16, SAT>),
-    two_sources!("sub.rn.ftz.sat", "f16", sub::<F16, { FTZ | SAT }>),
-    two_sources!("mul", "f16", mul::<F16, PLAIN>),
-    two_sources!("mul.ftz", "f16", mul::<F16, FTZ>),
-    two_sources!("mul.sat", "f16", mul::<F16, SAT>),
-    two_sources!("mul.ftz.sat", "f16", mul::<F16, { FTZ | SAT }>),
-    two_sources!("mul.rn", "f16", mul::<F16, PLAIN>),
-    two_sources!("mul.rn.ftz", "f16", mul::<F16, FTZ>),
-    two_sources!("mul.rn.sat", "f16", mul::<F16, SAT>),
-    two_sources!("mul.rn.ftz.sat", "f16", mul::<F16, { FTZ | SAT }>),
-    three_sources!("fma.rn", "f16", fma::<F16, PLAIN>),
-    three_sources!("fma.rn.ftz", "f16", fma::<F16, FTZ>),
-    three_sources!("fma.rn.sat", "f16", fma::<F16, SAT>),
-    three_sources!("fma.rn.ftz.sat", "f16", fma::<F16, { FTZ | SAT }>),
-    three_sources!("fma.rn.relu", "f16", fma::<F16, RELU>),
-    three_sources!("fma.rn.ftz.relu", "f16", fma::<F16, { FTZ | RELU }>),
-    two_sources!("add", "bf16", add::<Bf16, PLAIN>),
-    two_sources!("add.rn", "bf16", add::<Bf16, PLAIN>),
-    two_sources!("sub", "bf16", sub::<Bf16, PLAIN>),
-    two_sources!("sub.rn", "bf16", sub::<Bf16, PLAIN>),
-    two_sources!("mul", "bf16", mul::<Bf16, PLAIN>),
-    two_sources!("mul.rn", "bf16", mul::<Bf16, PLAIN>),
-    three_sources!("fma.rn", "bf16", fma::<Bf16, PLAIN>),
-    three_sources!("fma.rn.relu", "bf16", fma::<Bf16, RELU>),
+    two_sources!(some, "add", "f16", add::<F16, PLAIN>),
+    two_sources!(rare, "add.ftz", "f16", add::<F16, FTZ>),
+    two_sources!(rare, "add.sat", "f16", add::<F16, SAT>),
+    two_sources!(rare, "add.ftz.sat", "f16", add::<F16, { FTZ | SAT }>),
+    two_sources!(some, "add.rn", "f16", add::<F16, PLAIN>),
+    two_sources!(rare, "add.rn.ftz", "f16", add::<F16, FTZ>),
+    two_sources!(rare, "add.rn.sat", "f16", add::<F16, SAT>),
+    two_sources!(rare, "add.rn.ftz.sat", "f16", add::<F16, { FTZ | SAT }>),
+    two_sources!(some, "sub", "f16", sub::<F16, PLAIN>),
+    two_sources!(rare, "sub.ftz", "f16", sub::<F16, FTZ>),
+    two_sources!(rare, "sub.sat", "f16", sub::<F16, SAT>),
+    two_sources!(rare, "sub.ftz.sat", "f16", sub::<F16, { FTZ | SAT }>),
+    two_sources!(some, "sub.rn", "f16", sub::<F16, PLAIN>),
+    two_sources!(rare, "sub.rn.ftz", "f16", sub::<F16, FTZ>),
+    two_sources!(rare, "sub.rn.sat", "f16", sub::<F16, SAT>),
+    two_sources!(rare, "sub.rn.ftz.sat", "f16", sub::<F16, { FTZ | SAT }>),
+    two_sources!(some, "mul", "f16", mul::<F16, PLAIN>),
+    two_sources!(rare, "mul.ftz", "f16", mul::<F16, FTZ>),
+    two_sources!(rare, "mul.sat", "f16", mul::<F16, SAT>),
+    two_sources!(rare, "mul.ftz.sat", "f16", mul::<F16, { FTZ | SAT }>),
+    two_sources!(some, "mul.rn", "f16", mul::<F16, PLAIN>),
+    two_sources!(rare, "mul.rn.ftz", "f16", mul::<F16, FTZ>),
+    two_sources!(rare, "mul.rn.sat", "f16", mul::<F16, SAT>),
+    two_sources!(rare, "mul.rn.ftz.sat", "f16", mul::<F16, { FTZ | SAT }>),
+    three_sources!(some, "fma.rn", "f16", fma::<F16, PLAIN>),
+    three_sources!(rare, "fma.rn.ftz", "f16", fma::<F16, FTZ>),
+    three_sources!(rare, "fma.rn.sat", "f16", fma::<F16, SAT>),
+    three_sources!(rare, "fma.rn.ftz.sat", "f16", fma::<F16, { FTZ | SAT }>),
+    three_sources!(some, "fma.rn.relu", "f16", fma::<F16, RELU>),
+    three_sources!(rare, "fma.rn.ftz.relu", "f16", fma::<F16, { FTZ | RELU }>),
+    two_sources!(some, "add", "bf16", add::<Bf16, PLAIN>),
+    two_sources!(some, "add.rn", "bf16", add::<Bf16, PLAIN>),
+    two_sources!(some, "sub", "bf16", sub::<Bf16, PLAIN>),
+    two_sources!(some, "sub.rn", "bf16", sub::<Bf16, PLAIN>),
+    two_sources!(some, "mul", "bf16", mul::<Bf16, PLAIN>),
+    two_sources!(some, "mul.rn", "bf16", mul::<Bf16, PLAIN>),
+    three_sources!(some, "fma.rn", "bf16", fma::<Bf16, PLAIN>),
+    three_sources!(some, "fma.rn.relu", "bf16", fma::<Bf16, RELU>),
     one_source!("neg", "f16", neg::<F16, PLAIN>),
     one_source!("neg.ftz", "f16", neg::<F16, FTZ>),
     one_source!("neg", "bf16", neg::<Bf16, PLAIN>),
     one_source!("abs", "f16", abs::<F16, PLAIN>),
     one_source!("abs.ftz", "f16", abs::<F16, FTZ>),
     one_source!("abs", "bf16", abs::<Bf16, PLAIN>),
-    two_sources!("min", "f16", min::<F16, PLAIN, false>),
-    two_sources!("min.ftz", "f16", min::<F16, FTZ, false>),
-    two_sources!("min.NaN", "f16", min::<F16, PLAIN, true>),
-    two_sources!("min.ftz.NaN", "f16", min::<F16, FTZ, true>),
-    xor_signs!("min", "f16", min::<F16, PLAIN, false>),
-    xor_signs!("min.ftz", "f16", min::<F16, FTZ, false>),
-    xor_signs!("min.NaN", "f16", min::<F16, PLAIN, true>),
-    xor_signs!("min.ftz.NaN", "f16", min::<F16, FTZ, true>),
-    two_sources!("max", "f16", max::<F16, PLAIN, false>),
-    two_sources!("max.ftz", "f16", max::<F16, FTZ, false>),
-    two_sources!("max.NaN", "f16", max::<F16, PLAIN, true>),
-    two_sources!("max.ftz.NaN", "f16", max::<F16, FTZ, true>),
-    xor_signs!("max", "f16", max::<F16, PLAIN, false>),
-    xor_signs!("max.ftz", "f16", max::<F16, FTZ, false>),
-    xor_signs!("max.NaN", "f16", max::<F16, PLAIN, true>),
-    xor_signs!("max.ftz.NaN", "f16", max::<F16, FTZ, true>),
-    two_sources!("min", "bf16", min::<Bf16, PLAIN, false>),
-    two_sources!("min.NaN", "bf16", min::<Bf16, PLAIN, true>),
-    xor_signs!("min", "bf16", min::<Bf16, PLAIN, false>),
-    xor_signs!("min.NaN", "bf16", min::<Bf16, PLAIN, true>),
-    two_sources!("max", "bf16", max::<Bf16, PLAIN, false>),
-    two_sources!("max.NaN", "bf16", max::<Bf16, PLAIN, true>),
-    xor_signs!("max", "bf16", max::<Bf16, PLAIN, false>),
-    xor_signs!("max.NaN", "bf16", max::<Bf16, PLAIN, true>),
+    two_sources!(some, "min", "f16", min::<F16, PLAIN, false>),
+    two_sources!(rare, "min.ftz", "f16", min::<F16, FTZ, false>),
+    two_sources!(some, "min.NaN", "f16", min::<F16, PLAIN, true>),
+    two_sources!(rare, "min.ftz.NaN", "f16", min::<F16, FTZ, true>),
+    xor_signs!(rare, "min", "f16", min::<F16, PLAIN, false>),
+    xor_signs!(rare, "min.ftz", "f16", min::<F16, FTZ, false>),
+    xor_signs!(rare, "min.NaN", "f16", min::<F16, PLAIN, true>),
+    xor_signs!(rare, "min.ftz.NaN", "f16", min::<F16, FTZ, true>),
+    two_sources!(some, "max", "f16", max::<F16, PLAIN, false>),
+    two_sources!(rare, "max.ftz", "f16", max::<F16, FTZ, false>),
+    two_sources!(some, "max.NaN", "f16", max::<F16, PLAIN, true>),
+    two_sources!(rare, "max.ftz.NaN", "f16", max::<F16, FTZ, true>),
+    xor_signs!(rare, "max", "f16", max::<F16, PLAIN, false>),
+    xor_signs!(rare, "max.ftz", "f16", max::<F16, FTZ, false>),
+    xor_signs!(rare, "max.NaN", "f16", max::<F16, PLAIN, true>),
+    xor_signs!(rare, "max.ftz.NaN", "f16", max::<F16, FTZ, true>),
+    two_sources!(some, "min", "bf16", min::<Bf16, PLAIN, false>),
+    two_sources!(some, "min.NaN", "bf16", min::<Bf16, PLAIN, true>),
+    xor_signs!(rare, "min", "bf16", min::<Bf16, PLAIN, false>),
+    xor_signs!(rare, "min.NaN", "bf16", min::<Bf16, PLAIN, true>),
+    two_sources!(some, "max", "bf16", max::<Bf16, PLAIN, false>),
+    two_sources!(some, "max.NaN", "bf16", max::<Bf16, PLAIN, true>),
+    xor_signs!(rare, "max", "bf16", max::<Bf16, PLAIN, false>),
+    xor_signs!(rare, "max.NaN", "bf16", max::<Bf16, PLAIN, true>),
     one_source!("ex2.approx", "f16", exp2::<F16, PLAIN>),
     one_source!("ex2.approx.ftz", "bf16", exp2::<Bf16, FTZ>),
     one_source!("tanh.approx", "f16", tanh::<F16, PLAIN>),

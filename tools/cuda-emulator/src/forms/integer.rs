@@ -4,8 +4,8 @@ use super::line::{Line, forms};
 
 /// The forms of one type; `$wide` has twice its bits.
 macro_rules! integer {
-    ($name:literal, $T:ty, $wide:ty) => {
-        forms![
+    ($level:tt, $name:literal, $T:ty, $wide:ty) => {
+        forms![$level
             concat!("add.", $name) => (a: $T, b: $T) -> $T { a.wrapping_add(b) }
             concat!("sub.", $name) => (a: $T, b: $T) -> $T { a.wrapping_sub(b) }
             concat!("mul.lo.", $name) => (a: $T, b: $T) -> $T { a.wrapping_mul(b) }
@@ -32,7 +32,7 @@ macro_rules! high {
 
 macro_rules! wide {
     ($name:literal, $T:ty, $wide:ty) => {
-        forms![
+        forms![common
             concat!("mul.wide.", $name) => (a: $T, b: $T) -> $wide { a as $wide * b as $wide }
             concat!("mad.wide.", $name) => (a: $T, b: $T, c: $wide) -> $wide { (a as $wide * b as $wide).wrapping_add(c) }
         ]
@@ -80,12 +80,12 @@ fn halves<T>(a: u32, b: u32, from: impl Fn(u16) -> T, f: impl Fn(T, T) -> u16) -
 }
 
 pub static FAMILIES: &[&[Line]] = &[
-    integer!("u16", u16, u32),
-    integer!("s16", i16, i32),
-    integer!("u32", u32, u64),
-    integer!("s32", i32, i64),
-    integer!("u64", u64, u128),
-    integer!("s64", i64, i128),
+    integer!(rare, "u16", u16, u32),
+    integer!(rare, "s16", i16, i32),
+    integer!(common, "u32", u32, u64),
+    integer!(common, "s32", i32, i64),
+    integer!(common, "u64", u64, u128),
+    integer!(common, "s64", i64, i128),
     wide!("u16", u16, u32),
     wide!("s16", i16, i32),
     wide!("u32", u32, u64),

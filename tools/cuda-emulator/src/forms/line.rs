@@ -46,7 +46,7 @@ impl Level {
 
 /// Defines the trait of forms with so many sources, their loop, and the constructors of their lines.
 macro_rules! arity {
-    ($meaning:ident, $lanes:ident, $baseline:ident, $avx2:ident, $avx512:ident, $line:ident, $rare:ident;
+    ($meaning:ident, $lanes:ident, $baseline:ident, $avx2:ident, $avx512:ident, $common:ident, $line:ident, $rare:ident;
      $($source:ident $field:ident),+) => {
         /// What a form with this many sources does in one lane.
         pub trait $meaning {
@@ -89,9 +89,20 @@ macro_rules! arity {
             unsafe { $lanes::<M>(rows, operands, mask) }
         }
 
-        pub const fn $line<M: $meaning>(name: &'static str) -> Line {
+        /// A form of every inner loop: compiled for each level.
+        #[allow(dead_code)] // no common form has four sources
+        pub const fn $common<M: $meaning>(name: &'static str) -> Line {
             #[cfg(target_arch = "x86_64")]
             let run: [Run; 3] = [$baseline::<M>, $avx2::<M>, $avx512::<M>];
+            #[cfg(not(target_arch = "x86_64"))]
+            let run: [Run; 3] = [$baseline::<M>; 3];
+            Line { name, operands: const { &[M::D::KIND, $(M::$source::KIND),+] }, run }
+        }
+
+        /// A form compiled for two levels: AVX-512 gains little over AVX2.
+        pub const fn $line<M: $meaning>(name: &'static str) -> Line {
+            #[cfg(target_arch = "x86_64")]
+            let run: [Run; 3] = [$baseline::<M>, $avx2::<M>, $avx2::<M>];
             #[cfg(not(target_arch = "x86_64"))]
             let run: [Run; 3] = [$baseline::<M>; 3];
             Line { name, operands: const { &[M::D::KIND, $(M::$source::KIND),+] }, run }
@@ -105,10 +116,10 @@ macro_rules! arity {
     };
 }
 
-arity!(Meaning1, lanes1, baseline1, avx2_1, avx512_1, line1, rare1; A a);
-arity!(Meaning2, lanes2, baseline2, avx2_2, avx512_2, line2, rare2; A a, B b);
-arity!(Meaning3, lanes3, baseline3, avx2_3, avx512_3, line3, rare3; A a, B b, C c);
-arity!(Meaning4, lanes4, baseline4, avx2_4, avx512_4, line4, rare4; A a, B b, C c, E e);
+arity!(Meaning1, lanes1, baseline1, avx2_1, avx512_1, common1, line1, rare1; A a);
+arity!(Meaning2, lanes2, baseline2, avx2_2, avx512_2, common2, line2, rare2; A a, B b);
+arity!(Meaning3, lanes3, baseline3, avx2_3, avx512_3, common3, line3, rare3; A a, B b, C c);
+arity!(Meaning4, lanes4, baseline4, avx2_4, avx512_4, common4, line4, rare4; A a, B b, C c, E e);
 
 /// The results of the lanes of `mask`.
 #[inline(always)]
@@ -173,8 +184,10 @@ pub const fn test_line<M: Test>(name: &'static str) -> CompareLine {
 const _: () = assert!(size_of::<Row>() == size_of::<[u32; 32]>());
 
 /// The lines of a family: `"add.s32" => (a: i32, b: i32) -> i32 { a.wrapping_add(b) }`. With `rare` in front, all of them
-/// are compiled once for any processor.
+/// are compiled once for any processor; with `common`, for each level. (The table takes most of the crate's compile time.)
 macro_rules! forms {
+    (common $($rest:tt)*) => { $crate::forms::line::forms_of!(common1 common2 common3 common4 $($rest)*) };
+    (some $($rest:tt)*) => { $crate::forms::line::forms_of!(line1 line2 line3 line4 $($rest)*) };
     (rare $($rest:tt)*) => { $crate::forms::line::forms_of!(rare1 rare2 rare3 rare4 $($rest)*) };
     ($($rest:tt)*) => { $crate::forms::line::forms_of!(line1 line2 line3 line4 $($rest)*) };
 }

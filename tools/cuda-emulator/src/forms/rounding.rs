@@ -19,6 +19,7 @@ pub const NAN32: f32 = f32::from_bits(0x7fff_ffff);
 pub const NAN64: f64 = f64::from_bits(0xfff8_0000_0000_0000);
 pub const NAN16: u32 = 0x7fff;
 
+/// Compares bits: with `is_nan`, the compiler forgot about signalling NaN under a square root.
 #[inline(always)]
 pub fn nan32(x: f32) -> f32 {
     if x.to_bits() & 0x7fff_ffff > 0x7f80_0000 { NAN32 } else { x }

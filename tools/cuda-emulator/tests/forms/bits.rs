@@ -26,9 +26,9 @@ pub fn reference(name: &Name) -> Option<Reference> {
             })
         }),
         ("popc", []) => Reference::exact(&[ty], WORD, move |x| (0..width).filter(|i| bit(x[0], *i)).count() as u64),
-        ("clz", []) => Reference::exact(&[ty], WORD, move |x| {
-            (0..width).rev().take_while(|i| !bit(x[0], *i)).count() as u64
-        }),
+        ("clz", []) => {
+            Reference::exact(&[ty], WORD, move |x| (0..width).rev().take_while(|i| !bit(x[0], *i)).count() as u64)
+        }
         ("brev", []) => Reference::exact(&[ty], ty, move |x| collect(width, |i| bit(x[0], width - 1 - i))),
         ("bfind", flags) => {
             let as_shift = flags == ["shiftamt"];
@@ -121,7 +121,13 @@ fn permuted(x: &[u64], mode: Option<&str>) -> u64 {
             return (0..4).fold(0, |sum, i| {
                 let choice = x[2] >> (4 * i) & 15;
                 let chosen = byte(choice & 7);
-                let chosen = if choice < 8 { chosen } else if chosen < 128 { 0 } else { 255 };
+                let chosen = if choice < 8 {
+                    chosen
+                } else if chosen < 128 {
+                    0
+                } else {
+                    255
+                };
                 sum | chosen << (8 * i)
             });
         }

@@ -122,7 +122,11 @@ fn results_by_hand() {
         for (name, sources, expected) in CASES {
             let types = reference(name).expect(name).sources;
             let got = run(&table, name, &types, &[sources.to_vec()], u32::MAX, None);
-            assert!(got.iter().all(|got| got == expected), "{name} of {sources:x?}: {:x}, expected {expected:x}", got[31]);
+            assert!(
+                got.iter().all(|got| got == expected),
+                "{name} of {sources:x?}: {:x}, expected {expected:x}",
+                got[31]
+            );
         }
     }
 }

@@ -79,9 +79,21 @@ fn conversion(name: &Name, to: Type, from: Type) -> Option<Convert> {
             let is_negative = bits & format.sign() != 0;
             match (sat, format.is_nan(bits)) {
                 (true, true) => 0,
-                (true, false) => if is_negative { 0 } else { bits.min(format.one()) },
+                (true, false) => {
+                    if is_negative {
+                        0
+                    } else {
+                        bits.min(format.one())
+                    }
+                }
                 (false, true) => format.nan,
-                (false, false) => if relu && is_negative { 0 } else { bits },
+                (false, false) => {
+                    if relu && is_negative {
+                        0
+                    } else {
+                        bits
+                    }
+                }
             }
         })),
     }

@@ -234,7 +234,11 @@ impl Real {
     pub fn to_integer(&self, mode: Mode, range: (i128, i128)) -> i128 {
         let magnitude = if self.exponent >= 0 {
             // Far out of every range, but not of i128.
-            if self.digits.length() as i64 + self.exponent > 100 { 1 << 100 } else { (self.digits.to_u64() as i128) << self.exponent }
+            if self.digits.length() as i64 + self.exponent > 100 {
+                1 << 100
+            } else {
+                (self.digits.to_u64() as i128) << self.exponent
+            }
         } else {
             let below = -self.exponent as usize;
             let kept = self.digits.bits(below, below + 64) as i128;

@@ -152,7 +152,9 @@ fn product(a: &Number, b: &Number) -> Number {
     let negative = is_negative(a) != is_negative(b);
     match (a, b) {
         (Number::Nan, _) | (_, Number::Nan) => Number::Nan,
-        (Number::Infinity(_), Number::Finite(x)) | (Number::Finite(x), Number::Infinity(_)) if x.is_zero() => Number::Nan,
+        (Number::Infinity(_), Number::Finite(x)) | (Number::Finite(x), Number::Infinity(_)) if x.is_zero() => {
+            Number::Nan
+        }
         (Number::Finite(a), Number::Finite(b)) => Number::Finite(a.times(b)),
         _ => Number::Infinity(negative),
     }

@@ -71,7 +71,18 @@ pub fn edges(ty: Type) -> Vec<u64> {
     }
     let high = 1_u64 << (bits - 1);
     let mut values = vec![0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 257];
-    values.extend([high, high - 1, high + 1, high | high >> 1, ones, ones - 1, ones - 2, ones / 3, ones / 5, ones / 15 * 7]);
+    values.extend([
+        high,
+        high - 1,
+        high + 1,
+        high | high >> 1,
+        ones,
+        ones - 1,
+        ones - 2,
+        ones / 3,
+        ones / 5,
+        ones / 15 * 7,
+    ]);
     values.into_iter().map(|x| x & ones).collect()
 }
 

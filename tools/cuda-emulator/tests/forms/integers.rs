@@ -34,17 +34,23 @@ pub fn reference(name: &Name) -> Option<Reference> {
         ("sad", []) => Reference::exact(&[ty; 3], ty, move |x| ty.wrap((v(x[0]) - v(x[1])).abs() + v(x[2]))),
         ("mul", ["lo"]) => Reference::exact(&[ty; 2], ty, move |x| product(ty, x[0], x[1]).0),
         ("mul", ["hi"]) => Reference::exact(&[ty; 2], ty, move |x| product(ty, x[0], x[1]).1),
-        ("mad", ["lo"]) => Reference::exact(&[ty; 3], ty, move |x| ty.wrap(product(ty, x[0], x[1]).0 as i128 + v(x[2]))),
-        ("mad", ["hi"]) => Reference::exact(&[ty; 3], ty, move |x| ty.wrap(product(ty, x[0], x[1]).1 as i128 + v(x[2]))),
-        ("mad", ["hi", "sat"]) => Reference::exact(&[ty; 3], ty, move |x| {
-            ty.wrap(clamp(ty, ty.value(product(ty, x[0], x[1]).1) + v(x[2])))
-        }),
+        ("mad", ["lo"]) => {
+            Reference::exact(&[ty; 3], ty, move |x| ty.wrap(product(ty, x[0], x[1]).0 as i128 + v(x[2])))
+        }
+        ("mad", ["hi"]) => {
+            Reference::exact(&[ty; 3], ty, move |x| ty.wrap(product(ty, x[0], x[1]).1 as i128 + v(x[2])))
+        }
+        ("mad", ["hi", "sat"]) => {
+            Reference::exact(&[ty; 3], ty, move |x| ty.wrap(clamp(ty, ty.value(product(ty, x[0], x[1]).1) + v(x[2]))))
+        }
         ("mul", ["wide"]) => Reference::exact(&[ty; 2], wider(ty), move |x| wider(ty).wrap(v(x[0]) * v(x[1]))),
         ("mad", ["wide"]) => Reference::exact(&[ty, ty, wider(ty)], wider(ty), move |x| {
             wider(ty).wrap(v(x[0]) * v(x[1]) + wider(ty).value(x[2]))
         }),
         ("mul24", ["lo"]) => Reference::exact(&[ty; 2], ty, move |x| ty.wrap(low24(ty, x[0]) * low24(ty, x[1]))),
-        ("mul24", ["hi"]) => Reference::exact(&[ty; 2], ty, move |x| ty.wrap((low24(ty, x[0]) * low24(ty, x[1])) >> 16)),
+        ("mul24", ["hi"]) => {
+            Reference::exact(&[ty; 2], ty, move |x| ty.wrap((low24(ty, x[0]) * low24(ty, x[1])) >> 16))
+        }
         ("mad24", ["lo"]) => {
             Reference::exact(&[ty; 3], ty, move |x| ty.wrap(low24(ty, x[0]) * low24(ty, x[1]) + v(x[2])))
         }
@@ -57,9 +63,9 @@ pub fn reference(name: &Name) -> Option<Reference> {
             ((v(x[0]) + v(x[1]) + x[2] as i128) >> ty.bits()) as u64
         }),
         ("sub3", []) => Reference::exact(&[ty, ty, u32_type], ty, move |x| ty.wrap(v(x[0]) - v(x[1]) - x[2] as i128)),
-        ("borrow3", []) => Reference::exact(&[ty, ty, u32_type], u32_type, move |x| {
-            (v(x[0]) - v(x[1]) - (x[2] as i128) < 0) as u64
-        }),
+        ("borrow3", []) => {
+            Reference::exact(&[ty, ty, u32_type], u32_type, move |x| (v(x[0]) - v(x[1]) - (x[2] as i128) < 0) as u64)
+        }
         _ => None,
     }
 }
