@@ -162,5 +162,9 @@ pub fn parse(picture: &str) -> Vec<Vec<(usize, usize)>> {
         let (lane, element) = text.split_once(':').expect("lane:element");
         (lane.parse().expect("a lane"), element.parse().expect("an element"))
     };
-    picture.lines().filter(|line| !line.trim().is_empty()).map(|line| line.split_whitespace().map(place).collect()).collect()
+    picture
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| line.split_whitespace().map(place).collect())
+        .collect()
 }

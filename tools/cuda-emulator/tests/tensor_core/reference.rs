@@ -109,8 +109,20 @@ fn block_sum(terms: &[Term], fraction: i32) -> u32 {
     for term in terms {
         let magnitude = term.digits.abs();
         let cut = match term.last - unit {
-            up @ 0.. => if magnitude == 0 { 0 } else { magnitude << up },
-            down => if down < -100 { 0 } else { magnitude >> -down },
+            up @ 0.. => {
+                if magnitude == 0 {
+                    0
+                } else {
+                    magnitude << up
+                }
+            }
+            down => {
+                if down < -100 {
+                    0
+                } else {
+                    magnitude >> -down
+                }
+            }
         };
         total += if term.digits < 0 { -cut } else { cut };
     }
