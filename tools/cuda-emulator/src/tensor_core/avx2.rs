@@ -53,10 +53,10 @@ pub unsafe fn block<
                     odd = _mm256_add_epi32(odd, aligned(operands, 1, row * words + word, word, scale));
                 }
             }
-            let low = truncated(_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd));
-            let high = truncated(_mm256_extracti128_si256::<1>(even), _mm256_extracti128_si256::<1>(odd));
+            // Four words: below 2^30 plus an accumulator together. More may need another bit, in f64.
+            let sum = if BLOCK == 4 { truncated(_mm256_add_epi32(even, odd)) } else { truncated_sum(even, odd) };
             let unit = power_of_two(_mm256_sub_epi32(top, _mm256_set1_epi32(FRACTION)));
-            _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_mul_ps(_mm256_set_m128(high, low), unit));
+            _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_mul_ps(sum, unit));
         }
     }
     left
@@ -167,12 +167,28 @@ fn power_of_two(n: __m256i) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))))
 }
 
+/// Integers below 2^31 - 2^7, truncated to the 24 bits of an f32.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn truncated(x: __m256i) -> __m256 {
+    let nearest = _mm256_cvtepi32_ps(x);
+    let back = _mm256_cvttps_epi32(nearest);
+    let is_larger = _mm256_cmpgt_epi32(_mm256_abs_epi32(back), _mm256_abs_epi32(x));
+    // Minus one where it is.
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(nearest), is_larger))
+}
+
 /// `a + b`, exactly, truncated to the 24 bits of an f32.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn truncated(a: __m128i, b: __m128i) -> __m128 {
-    let sum = _mm256_add_pd(_mm256_cvtepi32_pd(a), _mm256_cvtepi32_pd(b));
-    // An f64 has 29 bits more; clearing them truncates, whatever the sign.
-    let kept = _mm256_castsi256_pd(_mm256_set1_epi64x(!((1 << 29) - 1)));
-    _mm256_cvtpd_ps(_mm256_and_pd(sum, kept))
+fn truncated_sum(a: __m256i, b: __m256i) -> __m256 {
+    let half = |a: __m128i, b: __m128i| {
+        let sum = _mm256_add_pd(_mm256_cvtepi32_pd(a), _mm256_cvtepi32_pd(b));
+        // An f64 has 29 bits more; clearing them truncates, whatever the sign.
+        let kept = _mm256_castsi256_pd(_mm256_set1_epi64x(!((1 << 29) - 1)));
+        _mm256_cvtpd_ps(_mm256_and_pd(sum, kept))
+    };
+    let low = half(_mm256_castsi256_si128(a), _mm256_castsi256_si128(b));
+    let high = half(_mm256_extracti128_si256::<1>(a), _mm256_extracti128_si256::<1>(b));
+    _mm256_set_m128(high, low)
 }

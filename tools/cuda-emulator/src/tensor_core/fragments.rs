@@ -104,16 +104,17 @@ pub unsafe fn left<const AVX2: bool, const N: usize>(
     input: Input,
 ) {
     let mut words = Words([0; N]);
-    for g in 0..8 {
-        for half in 0..2 {
-            // Rows g and g + 8 of four registers; or, where a row has four words, rows 2g and 2g + 1 of one, for g < 4.
-            let (low, high, at, row) = match N {
-                64 => (half, half, [8 * (g % 4), 8 * (g % 4) + 4], 2 * (g % 4) + 8 * half),
-                _ => (half, half + 2, [4 * g; 2], g + 8 * half),
-            };
-            // SAFETY: by the caller.
-            let (low, high) = unsafe { (&*rows.at::<u32>(registers[low]), &*rows.at::<u32>(registers[high])) };
-            words.0[row * (N / 16)..][..8].copy_from_slice(&join::<AVX2>(low, high, at));
+    // SAFETY: by the caller.
+    let register = |i: usize| unsafe { &*rows.at::<u32>(registers[i]) };
+    for half in 0..2 {
+        if N == 64 {
+            // Rows have four words: those of one register lie as they should.
+            words.0[32 * half..32 * half + 32].copy_from_slice(register(half));
+            continue;
+        }
+        let (low, high) = (register(half), register(half + 2));
+        for g in 0..8 {
+            words.0[8 * (g + 8 * half)..][..8].copy_from_slice(&join::<AVX2>(low, high, [4 * g; 2]));
         }
     }
     elements.set::<AVX2>(&words.0, input);
@@ -154,23 +155,26 @@ pub unsafe fn right<const AVX2: bool, const N: usize>(
 #[repr(align(64))]
 pub struct Sums(pub [[f32; 8]; 16]);
 
-/// c, in four f32 registers or two of f16 pairs.
+/// c, in four f32 registers or, if `NARROW`, two of f16 pairs.
 ///
 /// # Safety
 /// The registers lie in the rows; with `AVX2`, the processor has it.
 #[inline(always)]
-pub unsafe fn accumulators<const AVX2: bool>(rows: Rows, registers: &[Reg]) -> Sums {
+pub unsafe fn accumulators<const AVX2: bool, const NARROW: bool>(rows: Rows, registers: &[Reg]) -> Sums {
     let mut sums = Sums([[0.0; 8]; 16]);
-    for (row, c) in sums.0.iter_mut().enumerate() {
-        let lane = 4 * (row % 8);
-        // SAFETY: by the caller.
-        let register = |i: usize| unsafe { &*rows.at::<u32>(registers[i]) };
-        if registers.len() == 2 {
-            let pairs = &register(row / 8)[lane..lane + 4];
-            *c = std::array::from_fn(|i| f16_to_f32(pairs[i % 4] >> (16 * (i / 4)) & 0xffff));
+    // SAFETY: by the caller.
+    let register = |i: usize| unsafe { &*rows.at::<u32>(registers[i]) };
+    for (half, sums) in sums.0.chunks_exact_mut(8).enumerate() {
+        if NARROW {
+            let pairs = register(half);
+            for (g, c) in sums.iter_mut().enumerate() {
+                *c = std::array::from_fn(|i| f16_to_f32(pairs[4 * g + i % 4] >> (16 * (i / 4)) & 0xffff));
+            }
         } else {
-            let (low, high) = (register(row / 8 * 2), register(row / 8 * 2 + 1));
-            *c = join::<AVX2>(low, high, [lane; 2]).map(f32::from_bits);
+            let (low, high) = (register(2 * half), register(2 * half + 1));
+            for (g, c) in sums.iter_mut().enumerate() {
+                *c = join::<AVX2>(low, high, [4 * g; 2]).map(f32::from_bits);
+            }
         }
     }
     sums
@@ -181,19 +185,24 @@ pub unsafe fn accumulators<const AVX2: bool>(rows: Rows, registers: &[Reg]) -> S
 /// # Safety
 /// The registers lie in the rows, each in other ones.
 #[inline(always)]
-pub unsafe fn store(rows: Rows, registers: &[Reg], d: &[[f32; 8]; 16]) {
-    for (row, d) in d.iter().enumerate() {
-        let lanes = 4 * (row % 8)..4 * (row % 8) + 4;
-        // SAFETY: by the caller; one at a time.
-        let register = |i: usize| unsafe { &mut *rows.at::<u32>(registers[i]) };
-        if registers.len() == 2 {
-            let half = |x: f32| to_small::<10, 5, RN>(x as f64);
-            let pairs: [u32; 4] = std::array::from_fn(|t| half(d[4 + t]) << 16 | half(d[t]));
-            register(row / 8)[lanes].copy_from_slice(&pairs);
+pub unsafe fn store<const NARROW: bool>(rows: Rows, registers: &[Reg], sums: &Sums) {
+    // SAFETY: by the caller; one reference to each.
+    let register = |i: usize| unsafe { &mut *rows.at::<u32>(registers[i]) };
+    for (half, sums) in sums.0.chunks_exact(8).enumerate() {
+        if NARROW {
+            let pairs = register(half);
+            for (g, d) in sums.iter().enumerate() {
+                let bits = |x: f32| to_small::<10, 5, RN>(x as f64);
+                pairs[4 * g..4 * g + 4]
+                    .copy_from_slice(&std::array::from_fn::<_, 4, _>(|t| bits(d[4 + t]) << 16 | bits(d[t])));
+            }
         } else {
-            let bits = d.map(f32::to_bits);
-            register(row / 8 * 2)[lanes.clone()].copy_from_slice(&bits[..4]);
-            register(row / 8 * 2 + 1)[lanes].copy_from_slice(&bits[4..]);
+            let (low, high) = (register(2 * half), register(2 * half + 1));
+            for (g, d) in sums.iter().enumerate() {
+                let bits = d.map(f32::to_bits);
+                low[4 * g..4 * g + 4].copy_from_slice(&bits[..4]);
+                high[4 * g..4 * g + 4].copy_from_slice(&bits[4..]);
+            }
         }
     }
 }

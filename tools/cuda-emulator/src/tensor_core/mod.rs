@@ -72,40 +72,46 @@ unsafe fn multiply_any<const AVX2: bool>(model: Model, shape: MmaShape, rows: Ro
     // SAFETY: by the caller.
     unsafe {
         match shape {
-            S::M16N8K16Bf16 => product::<AVX2, 128, 64, 2>(model, Input::Bf16, rows, registers),
-            S::M16N8K16F16 => product::<AVX2, 128, 64, 2>(model, Input::F16, rows, registers),
-            S::M16N8K16F16Accumulate16 => product::<AVX2, 128, 64, 2>(model, Input::F16, rows, registers),
-            S::M16N8K8Tf32 => product::<AVX2, 128, 64, 1>(model, Input::Tf32, rows, registers),
-            S::M16N8K8Bf16 => product::<AVX2, 64, 32, 2>(model, Input::Bf16, rows, registers),
-            S::M16N8K8F16 => product::<AVX2, 64, 32, 2>(model, Input::F16, rows, registers),
-            S::M16N8K4Tf32 => product::<AVX2, 64, 32, 1>(model, Input::Tf32, rows, registers),
+            S::M16N8K16Bf16 => product::<AVX2, 128, 64, 2, false>(model, Input::Bf16, rows, registers),
+            S::M16N8K16F16 => product::<AVX2, 128, 64, 2, false>(model, Input::F16, rows, registers),
+            S::M16N8K16F16Accumulate16 => product::<AVX2, 128, 64, 2, true>(model, Input::F16, rows, registers),
+            S::M16N8K8Tf32 => product::<AVX2, 128, 64, 1, false>(model, Input::Tf32, rows, registers),
+            S::M16N8K8Bf16 => product::<AVX2, 64, 32, 2, false>(model, Input::Bf16, rows, registers),
+            S::M16N8K8F16 => product::<AVX2, 64, 32, 2, false>(model, Input::F16, rows, registers),
+            S::M16N8K4Tf32 => product::<AVX2, 64, 32, 1, false>(model, Input::Tf32, rows, registers),
         }
     }
 }
 
-/// A product with so many words in a and b, 32 a register, and elements in a word.
+/// A product with so many words in a and b, 32 a register, and elements in a word; `NARROW`: sums are f16.
 ///
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn product<const AVX2: bool, const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize>(
+unsafe fn product<
+    const AVX2: bool,
+    const LEFT: usize,
+    const RIGHT: usize,
+    const ELEMENTS: usize,
+    const NARROW: bool,
+>(
     model: Model,
     input: Input,
     rows: Rows,
     registers: &[Reg],
 ) {
-    let results = (registers.len() - (LEFT + RIGHT) / 32) / 2;
+    let results = if NARROW { 2 } else { 4 };
     let (d, sources) = registers.split_at(results);
     let (a, sources) = sources.split_at(LEFT / 32);
     let (b, c) = sources.split_at(RIGHT / 32);
     // SAFETY: by the caller.
     unsafe {
-        let narrow = results == 2;
-        let mut operands = Operands::<LEFT, RIGHT, ELEMENTS> { left: Elements::ZERO, right: Elements::ZERO, narrow };
+        let mut operands =
+            Operands::<LEFT, RIGHT, ELEMENTS> { left: Elements::ZERO, right: Elements::ZERO, narrow: NARROW };
         fragments::left::<AVX2, LEFT>(&mut operands.left, rows, a, input);
         fragments::right::<AVX2, RIGHT>(&mut operands.right, rows, b, input);
-        let mut sums = fragments::accumulators::<AVX2>(rows, c);
+        let mut sums = fragments::accumulators::<AVX2, NARROW>(rows, c);
         operands.add_to::<AVX2>(model, &mut sums.0);
-        fragments::store(rows, d, &sums.0);
+        fragments::store::<NARROW>(rows, d, &sums);
     }
 }
