@@ -8,6 +8,7 @@
 //! | [`ptx`] | PTX text → syntax tree |
 //! | [`ir`] | syntax tree → [`ir::Program`]: instructions over rows of registers, with source lines and meeting points |
 //! | [`forms`] | the table of register-only instructions: name, operand types, meaning |
+//! | [`tensor_core`] | `mma.sync`, as tensor cores round |
 //! | [`driver`] | the `cu*` entry points: contexts, streams, events, graphs, memory, modules, launches |
 
 #[allow(non_snake_case)] // entry points carry the names that C gives them

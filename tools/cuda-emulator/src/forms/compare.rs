@@ -2,6 +2,8 @@
 //!
 //! Ordered comparisons are false with a NaN, those with a `u` are true.
 
+#![allow(clippy::neg_cmp_op_on_partial_ord)] // a NaN makes the `u` comparisons true
+
 use half::{bf16, f16};
 
 use super::line::{CompareLine, tests};

@@ -215,7 +215,8 @@ macro_rules! narrower {
 /// `.relu`: a negative result becomes 0.
 #[inline(always)]
 fn relu<const RELU: bool>(x: f32) -> f32 {
-    if RELU && x < 0.0 || RELU && x == 0.0 { 0.0 } else { x }
+    // -0 becomes 0 too; a NaN stays.
+    if RELU && x <= 0.0 { 0.0 } else { x }
 }
 
 #[inline(always)]

@@ -119,7 +119,7 @@ fn div<const R: u8>(a: f64, b: f64) -> f64 {
     let sticky = (a.mantissa % b.mantissa != 0) as u128;
     Wide {
         negative: a.negative != b.negative,
-        mantissa: a.mantissa / b.mantissa << 1 | sticky,
+        mantissa: (a.mantissa / b.mantissa) << 1 | sticky,
         exponent: a.exponent - b.exponent - 1,
     }
     .rounded::<R>()

@@ -116,9 +116,13 @@ pub static FAMILIES: &[&[Line]] = &[
         "max.s32.relu" => (a: i32, b: i32) -> i32 { a.max(b).max(0) }
         // The low 24 bits of the sources; `hi` is bits 16 to 47 of the product.
         "mul24.lo.u32" => (a: u32, b: u32) -> u32 { (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff) }
-        "mul24.hi.u32" => (a: u32, b: u32) -> u32 { ((a & 0xff_ffff) as u64 * (b & 0xff_ffff) as u64 >> 16) as u32 }
+        "mul24.hi.u32" => (a: u32, b: u32) -> u32 {
+            (((a & 0xff_ffff) as u64 * (b & 0xff_ffff) as u64) >> 16) as u32
+        }
         "mul24.lo.s32" => (a: i32, b: i32) -> i32 { (a << 8 >> 8).wrapping_mul(b << 8 >> 8) }
-        "mul24.hi.s32" => (a: i32, b: i32) -> i32 { ((a << 8 >> 8) as i64 * (b << 8 >> 8) as i64 >> 16) as i32 }
+        "mul24.hi.s32" => (a: i32, b: i32) -> i32 {
+            (((a << 8 >> 8) as i64 * (b << 8 >> 8) as i64) >> 16) as i32
+        }
         "mad24.lo.u32" => (a: u32, b: u32, c: u32) -> u32 { (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff).wrapping_add(c) }
         "mad24.lo.s32" => (a: i32, b: i32, c: i32) -> i32 { (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c) }
     ],

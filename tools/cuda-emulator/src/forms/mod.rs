@@ -3,16 +3,28 @@
 //! A line holds the instruction's name, the types of its operands and its meaning for one lane:
 //!
 //! ```text
-//! binary "add.f32" (f32, f32) -> f32 = |a, b| a + b;
+//! "sad.u32" => (a: u32, b: u32, c: u32) -> u32 { c.wrapping_add(a.abs_diff(b)) }
 //! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `integer`, `bits`, `float32`, `float64`, `half`, `approximate`, `convert`, `compare` | the lines, by family |
+//! | `line` | the loop over the lanes, and the macros that make lines |
+//! | `rounding` | rounding modes, NaN, flushing |
+//! | `row` | rows of registers, and the types of lanes |
 //!
 //! A `mov` between registers is looked up as `mov.b16`, `mov.b32` or `mov.b64`, whatever its type. With vectors it becomes
 //! `pack.b32.b16` (b16, b16) -> b32, `pack.b64.b32` (first part low), `unpack.b16.b32.low`, `unpack.b16.b32.high`,
 //! `unpack.b32.b64.low`, `unpack.b32.b64.high`: lines of the table that no PTX text names. `bfi` has four sources, the
 //! table of `lop3` is the fourth (a row that holds it in all lanes).
 //!
-//! The loader finds a form by its exact name ([`find`]), the machine runs it over a warp, and the tests demand a case for
-//! each. To add a form, add its line here and its case in `tests/forms`.
+//! The loader finds a form by its exact name ([`find`]), the machine runs it over a warp, and the tests demand a reference
+//! for each. To add a form, add its line to the file of its family and what it means to the reference in `tests/forms`
+//! (`every_form_has_a_reference` fails until it is there), with a case or two in `by_hand`.
+//!
+//! What is modelled, beyond the ISA's text: NaN results are canonical (f32 0x7fffffff, 16-bit types 0x7fff, f64
+//! 0xfff8000000000000); `.ftz` looks at the rounded result; approximations are nearly exact (see `approximate`);
+//! integer division by zero gives all ones, its remainder the dividend.
 
 mod approximate;
 mod bits;

@@ -117,8 +117,11 @@ fn tf32(x: u64, mode: Mode, relu: bool) -> u64 {
     if relu && bits >> 31 != 0 { 0 } else { bits }
 }
 
-/// A test of `setp`: None if no reference knows it.
-pub fn test(name: &str) -> Option<(Type, Box<dyn Fn(u64, u64) -> bool>)> {
+/// What a test of `setp` says of two values.
+pub type Test = Box<dyn Fn(u64, u64) -> bool>;
+
+/// A test of `setp`, with the type of its operands: None if no reference knows it.
+pub fn test(name: &str) -> Option<(Type, Test)> {
     let name = Name::of(name);
     let ([ty], [first, rest @ ..]) = (name.types.as_slice(), name.flags.as_slice()) else { return None };
     let (ty, ftz) = (*ty, rest == ["ftz"]);

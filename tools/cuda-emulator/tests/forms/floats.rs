@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::exact::{Format, Mode, Number, Real};
-use super::reference::{Expected, Name, Reference};
+use super::reference::{Expected, Meaning, Name, Reference};
 
 /// Flags of an instruction.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ pub fn reference(name: &Name) -> Option<Reference> {
     let single = ty.half().unwrap_or(ty);
     let format = single.format()?;
     let approximate = name.has("approx");
-    let (n, meaning): (usize, Box<dyn Fn(&[u64]) -> Expected>) = match name.op {
+    let (n, meaning): (usize, Meaning) = match name.op {
         "neg" | "abs" => (1, sign(name.op, format, flags)),
         "min" | "max" => (2, extreme(name.op, format, flags)),
         "div" if approximate => (2, Box::new(move |x| divided_approximately(format, flags, x))),
@@ -72,8 +72,6 @@ pub fn reference(name: &Name) -> Option<Reference> {
     };
     if ty == single { Reference::new(&vec![ty; n], ty, meaning) } else { Reference::packed(ty, n, meaning) }
 }
-
-type Meaning = Box<dyn Fn(&[u64]) -> Expected>;
 
 fn sign(op: &str, format: Format, flags: Flags) -> Meaning {
     let negate = op == "neg";

@@ -59,7 +59,7 @@ pub fn edges(ty: Type) -> Vec<u64> {
             infinity - step,
             infinity,
             infinity + 1,
-            infinity | step / 2,
+            infinity | (step / 2),
         ];
         for edge in [7_u64, 8, 15, 16, 31, 32, 63, 64] {
             if edge < 1 << (format.exponent - 1) {

@@ -144,7 +144,7 @@ fn cut_to_f32(total: i128, unit: i32) -> u32 {
     let kept = if last >= unit { magnitude >> (last - unit).min(127) } else { magnitude << (unit - last) } as u32;
     // The leading bit of a normal number adds one to its exponent field.
     let field = if kept >> 23 != 0 { (last + 149) as u32 } else { 0 };
-    sign | (field << 23) + kept
+    sign | ((field << 23) + kept)
 }
 
 /// To the nearest f16, of an exact value.
