@@ -285,7 +285,7 @@ pub static FAMILIES: &[&[&[Line]]] = &[
         float_to_integer!(rare, RP, "rpi.ftz", "f32", f32, integral, false, |x| flush::<true>(x)),
     ],
     &[to_integral!(RN, "rni"), to_integral!(RZ, "rzi"), to_integral!(RM, "rmi"), to_integral!(RP, "rpi")],
-    &[narrower!(some, RN, "rn"), narrower!(rare, RZ, "rz"), narrower!(rare, RM, "rm"), narrower!(rare, RP, "rp")],
+    &[narrower!(common, RN, "rn"), narrower!(rare, RZ, "rz"), narrower!(rare, RM, "rm"), narrower!(rare, RP, "rp")],
     &[
         pairs!(common, RN, "rn", "", false),
         pairs!(common, RN, "rn", ".relu", true),

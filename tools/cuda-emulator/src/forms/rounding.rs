@@ -161,13 +161,23 @@ pub fn bf16_to_f32(x: u32) -> f32 {
     nan32(f32::from_bits(x << 16))
 }
 
-/// f16 → f32. The multiplication moves the exponent, and makes subnormals normal.
+/// f16 → f32. Masks, not branches: the loop over lanes stays one of vectors.
 #[inline(always)]
 pub fn f16_to_f32(x: u32) -> f32 {
-    const TWO_TO_112: f32 = f32::from_bits(0x7780_0000);
-    let sign = (x & 0x8000) << 16;
-    let finite = (f32::from_bits((x & 0x7fff) << 13) * TWO_TO_112).to_bits();
-    let special = if x & 0x3ff == 0 { 0x7f80_0000 } else { 0x7fff_ffff };
-    let sign = if x & 0x7fff > 0x7c00 { 0 } else { sign };
-    f32::from_bits(sign | if x & 0x7c00 == 0x7c00 { special } else { finite })
+    const TWO_TO_MINUS_24: f32 = f32::from_bits(0x3380_0000);
+    let magnitude = x & 0x7fff;
+    let normal = (magnitude << 13) + ((127 - 15) << 23);
+    // Subnormals count units of 2^-24. (As f32 subnormals they would be slow.)
+    let subnormal = ((magnitude & 0x3ff) as i32 as f32 * TWO_TO_MINUS_24).to_bits();
+    let is_subnormal = mask(magnitude < 0x400);
+    let finite = subnormal & is_subnormal | normal & !is_subnormal;
+    let is_special = mask(magnitude >= 0x7c00);
+    let is_nan = mask(magnitude > 0x7c00);
+    let bits = (x & 0x8000) << 16 | 0x7f80_0000 & is_special | finite & !is_special;
+    f32::from_bits(0x7fff_ffff & is_nan | bits & !is_nan)
+}
+
+#[inline(always)]
+fn mask(condition: bool) -> u32 {
+    (condition as u32).wrapping_neg()
 }
