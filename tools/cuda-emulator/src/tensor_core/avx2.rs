@@ -62,27 +62,29 @@ pub unsafe fn block<
     left
 }
 
-/// Takes apart words of two bf16; as `Elements::set`.
+/// Takes apart eight words of two bf16; as `Elements::set`.
+///
+/// # Safety
+/// As there.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-pub fn set_bf16<const N: usize>(elements: &mut Elements<N>, words: &[u32; N]) {
-    for at in (0..N).step_by(8) {
-        // SAFETY: N is a multiple of 8, and all arrays have N values.
-        unsafe {
-            let word = _mm256_loadu_si256(words.as_ptr().add(at).cast());
-            let low = _mm256_slli_epi32::<16>(word);
-            let high = _mm256_and_si256(word, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-            _mm256_storeu_si256(elements.values[0].as_mut_ptr().add(at).cast(), low);
-            _mm256_storeu_si256(elements.values[1].as_mut_ptr().add(at).cast(), high);
-            let magnitude = _mm256_and_si256(word, _mm256_set1_epi16(0x7fff));
-            let field = _mm256_max_epi16(_mm256_srli_epi16::<7>(magnitude), _mm256_set1_epi16(1));
-            let finite = _mm256_sub_epi16(field, _mm256_set1_epi16(127));
-            let is_zero = _mm256_cmpeq_epi16(magnitude, _mm256_setzero_si256());
-            let is_special = _mm256_cmpeq_epi16(field, _mm256_set1_epi16(255));
-            let finite = _mm256_blendv_epi8(finite, _mm256_set1_epi16(ZERO as i16), is_zero);
-            let exponent = _mm256_blendv_epi8(finite, _mm256_set1_epi16(SPECIAL as i16), is_special);
-            _mm256_storeu_si256(elements.exponents.as_mut_ptr().add(at).cast(), exponent);
-        }
+pub unsafe fn set_bf16<const N: usize>(elements: *mut Elements<N>, at: usize, words: [u32; 8]) {
+    // SAFETY: 32 bytes of plain integers.
+    let word: __m256i = unsafe { std::mem::transmute(words) };
+    let low = _mm256_slli_epi32::<16>(word);
+    let high = _mm256_and_si256(word, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+    let magnitude = _mm256_and_si256(word, _mm256_set1_epi16(0x7fff));
+    let field = _mm256_max_epi16(_mm256_srli_epi16::<7>(magnitude), _mm256_set1_epi16(1));
+    let finite = _mm256_sub_epi16(field, _mm256_set1_epi16(127));
+    let is_zero = _mm256_cmpeq_epi16(magnitude, _mm256_setzero_si256());
+    let is_special = _mm256_cmpeq_epi16(field, _mm256_set1_epi16(255));
+    let finite = _mm256_blendv_epi8(finite, _mm256_set1_epi16(ZERO as i16), is_zero);
+    let exponent = _mm256_blendv_epi8(finite, _mm256_set1_epi16(SPECIAL as i16), is_special);
+    // SAFETY: by the caller, at + 8 values lie in each array.
+    unsafe {
+        _mm256_storeu_si256((&raw mut (*elements).values[0]).cast::<f32>().add(at).cast(), low);
+        _mm256_storeu_si256((&raw mut (*elements).values[1]).cast::<f32>().add(at).cast(), high);
+        _mm256_storeu_si256((&raw mut (*elements).exponents).cast::<u32>().add(at).cast(), exponent);
     }
 }
 
@@ -101,20 +103,20 @@ pub fn join(low: &[u32], high: &[u32]) -> [u32; 8] {
 /// A register of b, word by word: four words of eight columns, in the order of `fragments`.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-pub fn transpose(lanes: &[u32; 32], words: &mut [u32]) {
-    assert!(words.len() == 32);
-    // SAFETY: 32 values are four vectors.
+pub fn transposed(lanes: &[u32; 32]) -> [[u32; 8]; 4] {
+    // SAFETY: 32 values are four vectors, and vectors are plain integers.
     unsafe {
         // The low half of vector i has the words of column 2i, the high half those of column 2i + 1.
         let column = |i: usize| _mm256_loadu_ps(lanes.as_ptr().add(8 * i).cast());
         let (a, b, c, d) = (column(0), column(1), column(2), column(3));
         let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
         let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-        let mut store = |word: usize, x: __m256| _mm256_storeu_ps(words.as_mut_ptr().add(8 * word).cast(), x);
-        store(0, _mm256_shuffle_ps::<0x44>(ab, cd));
-        store(1, _mm256_shuffle_ps::<0xee>(ab, cd));
-        store(2, _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
-        store(3, _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+        [
+            std::mem::transmute::<__m256, [u32; 8]>(_mm256_shuffle_ps::<0x44>(ab, cd)),
+            std::mem::transmute::<__m256, [u32; 8]>(_mm256_shuffle_ps::<0xee>(ab, cd)),
+            std::mem::transmute::<__m256, [u32; 8]>(_mm256_shuffle_ps::<0x44>(ab_high, cd_high)),
+            std::mem::transmute::<__m256, [u32; 8]>(_mm256_shuffle_ps::<0xee>(ab_high, cd_high)),
+        ]
     }
 }
 

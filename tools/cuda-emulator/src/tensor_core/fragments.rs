@@ -34,31 +34,34 @@ pub struct Elements<const N: usize> {
     pub exponents: [u32; N],
 }
 
-#[repr(align(64))]
-struct Words<const N: usize>([u32; N]);
-
 impl<const N: usize> Elements<N> {
-    pub const ZERO: Self = Elements { values: [[0.0; N]; 2], exponents: [0; N] };
-
-    /// Takes words apart.
+    /// Takes eight words apart, the first one being word `at`.
+    ///
+    /// # Safety
+    /// The elements can be written (they may be uninitialised), and with `AVX2` the processor has it.
     #[inline(always)]
-    fn set<const AVX2: bool>(&mut self, words: &[u32; N], input: Input) {
+    unsafe fn set<const AVX2: bool>(elements: *mut Self, at: usize, words: [u32; 8], input: Input) {
+        debug_assert!(at + 8 <= N);
         #[cfg(target_arch = "x86_64")]
         if AVX2 && input == Input::Bf16 {
-            // SAFETY: by the flag, the processor has AVX2.
-            return unsafe { super::avx2::set_bf16(self, words) };
+            // SAFETY: by the caller.
+            return unsafe { super::avx2::set_bf16(elements, at, words) };
         }
-        for (i, word) in words.iter().enumerate() {
+        let least = if input == Input::F16 { -14 } else { -126 };
+        for (i, word) in words.into_iter().enumerate() {
             let (low, high) = match input {
                 Input::Bf16 => (word << 16, word & 0xffff_0000),
                 Input::F16 => (f16_to_f32(word & 0xffff).to_bits(), f16_to_f32(word >> 16).to_bits()),
                 // The low 13 bits of a tf32 register are ignored.
                 Input::Tf32 => (word & !0x1fff, 0),
             };
-            let least = if input == Input::F16 { -14 } else { -126 };
-            self.values[0][i] = f32::from_bits(low);
-            self.values[1][i] = f32::from_bits(high);
-            self.exponents[i] = exponent(low, least) as u32 & 0xffff | (exponent(high, least) as u32) << 16;
+            let exponents = exponent(low, least) as u32 & 0xffff | (exponent(high, least) as u32) << 16;
+            // SAFETY: by the caller.
+            unsafe {
+                (*elements).values[0][at + i] = f32::from_bits(low);
+                (*elements).values[1][at + i] = f32::from_bits(high);
+                (*elements).exponents[at + i] = exponents;
+            }
         }
     }
 }
@@ -95,60 +98,58 @@ fn join<const AVX2: bool>(low: &[u32; 32], high: &[u32; 32], at: [usize; 2]) -> 
 /// a, `N / 16` words a row.
 ///
 /// # Safety
-/// The registers lie in the rows; with `AVX2`, the processor has it.
+/// The registers lie in the rows, the elements can be written, and with `AVX2` the processor has it.
 #[inline(always)]
 pub unsafe fn left<const AVX2: bool, const N: usize>(
-    elements: &mut Elements<N>,
+    elements: *mut Elements<N>,
     rows: Rows,
     registers: &[Reg],
     input: Input,
 ) {
-    let mut words = Words([0; N]);
     // SAFETY: by the caller.
     let register = |i: usize| unsafe { &*rows.at::<u32>(registers[i]) };
     for half in 0..2 {
-        if N == 64 {
-            // Rows have four words: those of one register lie as they should.
-            words.0[32 * half..32 * half + 32].copy_from_slice(register(half));
-            continue;
-        }
-        let (low, high) = (register(half), register(half + 2));
-        for g in 0..8 {
-            words.0[8 * (g + 8 * half)..][..8].copy_from_slice(&join::<AVX2>(low, high, [4 * g; 2]));
+        // Where rows have four words, two of them are eight lanes of one register; else each is four lanes of two.
+        let (low, high) = if N == 64 { (register(half), register(half)) } else { (register(half), register(half + 2)) };
+        for i in 0..N / 16 {
+            let at = if N == 64 { [8 * i, 8 * i + 4] } else { [4 * i; 2] };
+            // SAFETY: by the caller.
+            unsafe { Elements::set::<AVX2>(elements, N / 2 * half + 8 * i, join::<AVX2>(low, high, at), input) };
         }
     }
-    elements.set::<AVX2>(&words.0, input);
 }
 
 /// b, eight columns a word.
 ///
 /// # Safety
-/// The registers lie in the rows; with `AVX2`, the processor has it.
+/// As [`left`].
 #[inline(always)]
 pub unsafe fn right<const AVX2: bool, const N: usize>(
-    elements: &mut Elements<N>,
+    elements: *mut Elements<N>,
     rows: Rows,
     registers: &[Reg],
     input: Input,
 ) {
-    let mut words = Words([0; N]);
     for (r, register) in registers.iter().enumerate().take(N / 32) {
         // SAFETY: by the caller.
         let lanes: &[u32; 32] = unsafe { &*rows.at::<u32>(*register) };
-        #[cfg(target_arch = "x86_64")]
-        if AVX2 {
+        for (t, words) in transposed::<AVX2>(lanes).into_iter().enumerate() {
             // SAFETY: by the caller.
-            unsafe { super::avx2::transpose(lanes, &mut words.0[32 * r..32 * r + 32]) };
-            continue;
-        }
-        for t in 0..4 {
-            for place in 0..8 {
-                let g = 2 * (place % 4) + place / 4;
-                words.0[8 * (t + 4 * r) + place] = lanes[4 * g + t];
-            }
+            unsafe { Elements::set::<AVX2>(elements, 32 * r + 8 * t, words, input) };
         }
     }
-    elements.set::<AVX2>(&words.0, input);
+}
+
+/// A register of b word by word.
+#[inline(always)]
+fn transposed<const AVX2: bool>(lanes: &[u32; 32]) -> [[u32; 8]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if AVX2 {
+        // SAFETY: by the flag, the processor has AVX2.
+        return unsafe { super::avx2::transposed(lanes) };
+    }
+    let column = |place: usize| 2 * (place % 4) + place / 4;
+    std::array::from_fn(|t| std::array::from_fn(|place| lanes[4 * column(place) + t]))
 }
 
 /// Rows of c and d, aligned as [`Elements`].

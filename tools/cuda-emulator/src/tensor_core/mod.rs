@@ -17,7 +17,8 @@ mod avx2;
 mod fragments;
 mod sum;
 
-use self::fragments::Elements;
+use std::mem::MaybeUninit;
+
 use self::sum::Operands;
 use crate::forms::{Level, Rows};
 use crate::ir::{MmaShape, Reg};
@@ -106,10 +107,13 @@ unsafe fn product<
     let (b, c) = sources.split_at(RIGHT / 32);
     // SAFETY: by the caller.
     unsafe {
-        let mut operands =
-            Operands::<LEFT, RIGHT, ELEMENTS> { left: Elements::ZERO, right: Elements::ZERO, narrow: NARROW };
-        fragments::left::<AVX2, LEFT>(&mut operands.left, rows, a, input);
-        fragments::right::<AVX2, RIGHT>(&mut operands.right, rows, b, input);
+        let mut operands = MaybeUninit::<Operands<LEFT, RIGHT, ELEMENTS>>::uninit();
+        let parts = operands.as_mut_ptr();
+        fragments::left::<AVX2, LEFT>(&raw mut (*parts).left, rows, a, input);
+        fragments::right::<AVX2, RIGHT>(&raw mut (*parts).right, rows, b, input);
+        (*parts).narrow = NARROW;
+        // All of its parts are written now.
+        let operands = operands.assume_init_ref();
         let mut sums = fragments::accumulators::<AVX2, NARROW>(rows, c);
         operands.add_to::<AVX2>(model, &mut sums.0);
         fragments::store::<NARROW>(rows, d, &sums);
