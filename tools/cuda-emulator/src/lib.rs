@@ -8,15 +8,23 @@
 //! | [`ptx`] | PTX text → syntax tree |
 //! | [`ir`] | syntax tree → [`ir::Program`]: instructions over rows of registers, with source lines and meeting points |
 //! | [`forms`] | the table of register-only instructions: name, operand types, meaning |
-//! | [`tensor_core`] | `mma.sync`, as tensor cores round |
+//! | [`machine`] | a launch: blocks, warps, instructions |
+//! | [`tensor_core`] | `mma.sync` in three rounding models |
+//! | [`memory`] | global, shared and local memory with their checks |
+//! | [`options`], [`fault`], [`counters`] | how a device behaves, what it reports, what it counts |
 //! | [`driver`] | the `cu*` entry points: contexts, streams, events, graphs, memory, modules, launches |
 
+pub mod counters;
 #[allow(non_snake_case)] // entry points carry the names that C gives them
 mod driver;
 pub mod fatbin;
+pub mod fault;
 pub mod forms;
 pub mod ir;
 pub mod loader;
+pub mod machine;
+pub mod memory;
+pub mod options;
 pub mod ptx;
 pub mod tensor_core;
 

@@ -1,0 +1,372 @@
+//! Device memory: an address range of its own with guard gaps; addresses are never used again; a bit a byte says whether it
+//! was ever written.
+
+use std::cell::Cell;
+
+use super::race::{BlockAccess, Races};
+use crate::fault::{Fault, FaultKind, Trouble};
+
+/// Where device memory begins; contexts number `n` begins `n << 36` higher.
+pub const BASE: u64 = 0x7000_4000_0000;
+const ALIGN: u64 = 512;
+/// Bytes between allocations that belong to nobody.
+const GUARD: u64 = 4096;
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// One allocation. It stays in the list when it is freed, so that a report can name it.
+struct Allocation {
+    start: u64,
+    size: u64,
+    bytes: Vec<u8>,
+    /// A bit a byte.
+    written: Vec<u64>,
+    races: Races,
+    freed: bool,
+    /// Kernels may not write it (`.const`).
+    constant: bool,
+}
+
+impl Allocation {
+    fn what(&self) -> String {
+        format!("allocation of {} bytes at {:#x}", self.size, self.start)
+    }
+}
+
+pub struct GlobalMemory {
+    allocations: Vec<Allocation>,
+    next: u64,
+    used: u64,
+    limit: u64,
+    checks: bool,
+    /// Allocation that the last access hit: the next one most likely does too.
+    last: Cell<usize>,
+}
+
+impl GlobalMemory {
+    /// `limit` bytes, from an address that differs with `number`.
+    pub fn new(limit: u64, number: u16, checks: bool) -> Self {
+        let next = BASE + (u64::from(number) << 36);
+        GlobalMemory { allocations: Vec::new(), next, used: 0, limit, checks, last: Cell::new(0) }
+    }
+
+    pub fn allocate(&mut self, bytes: u64) -> Result<u64, OutOfMemory> {
+        if bytes > self.limit - self.used {
+            return Err(OutOfMemory);
+        }
+        let size = usize::try_from(bytes).map_err(|_| OutOfMemory)?;
+        let start = self.next;
+        self.next = (start + bytes + GUARD).next_multiple_of(ALIGN);
+        self.used += bytes;
+        self.allocations.push(Allocation {
+            start,
+            size: bytes,
+            bytes: vec![0; size],
+            written: vec![0; if self.checks { size.div_ceil(64) } else { 0 }],
+            races: Races::default(),
+            freed: false,
+            constant: false,
+        });
+        Ok(start)
+    }
+
+    pub fn free(&mut self, address: u64) -> Result<(), Fault> {
+        let found = self.allocations.binary_search_by_key(&address, |a| a.start).ok();
+        match found.map(|i| &mut self.allocations[i]) {
+            Some(a) if !a.freed => {
+                a.freed = true;
+                (a.bytes, a.written, a.races) = (Vec::new(), Vec::new(), Races::default());
+                self.used -= a.size;
+                Ok(())
+            }
+            Some(a) => Err(illegal(address, format!("free: the {} was freed before", a.what()))),
+            None => Err(illegal(address, format!("free: no allocation begins here; {}", self.near(address)))),
+        }
+    }
+
+    /// Kernels may not write this allocation any more.
+    pub fn make_constant(&mut self, address: u64) {
+        if let Ok(i) = self.find(address, 1) {
+            self.allocations[i].constant = true;
+        }
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        self.limit - self.used
+    }
+
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Live allocations, (address, bytes).
+    pub fn live(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.allocations.iter().filter(|a| !a.freed).map(|a| (a.start, a.size))
+    }
+
+    /// The live allocation that holds this address: its start and size.
+    pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
+        self.find(address, 1).ok().map(|i| (self.allocations[i].start, self.allocations[i].size))
+    }
+
+    /// Copies to the host; bytes that nobody has written are a fault.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        let (i, at) = self.place(address, bytes.len() as u64)?;
+        let a = &self.allocations[i];
+        if let Some(byte) = self.first_unwritten(i, at, bytes.len()) {
+            let message = format!("a copy back reads byte {byte} of the {}, which was never written", a.what());
+            return Err(Fault::host(FaultKind::Uninitialised, Some(a.start + byte as u64), message));
+        }
+        bytes.copy_from_slice(&a.bytes[at..at + bytes.len()]);
+        Ok(())
+    }
+
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let (i, at) = self.place(address, bytes.len() as u64)?;
+        let a = &mut self.allocations[i];
+        a.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        mark(&mut a.written, at, bytes.len());
+        Ok(())
+    }
+
+    pub fn fill(&mut self, address: u64, byte: u8, n: u64) -> Result<(), Fault> {
+        let (i, at) = self.place(address, n)?;
+        let a = &mut self.allocations[i];
+        a.bytes[at..at + n as usize].fill(byte);
+        mark(&mut a.written, at, n as usize);
+        Ok(())
+    }
+
+    /// Copies within the device; what was never written stays so.
+    pub fn copy(&mut self, to: u64, from: u64, n: u64) -> Result<(), Fault> {
+        let (i, at) = self.place(from, n)?;
+        let (j, to_at) = self.place(to, n)?;
+        let n = n as usize;
+        let source = &self.allocations[i];
+        let bytes = source.bytes[at..at + n].to_vec();
+        let written: Vec<bool> =
+            if self.checks { (at..at + n).map(|b| bit(&source.written, b)).collect() } else { vec![] };
+        let target = &mut self.allocations[j];
+        target.bytes[to_at..to_at + n].copy_from_slice(&bytes);
+        for (b, was) in written.into_iter().enumerate() {
+            let (word, mask) = ((to_at + b) / 64, 1 << ((to_at + b) % 64));
+            if was { target.written[word] |= mask } else { target.written[word] &= !mask }
+        }
+        Ok(())
+    }
+
+    fn place(&self, address: u64, len: u64) -> Result<(usize, usize), Fault> {
+        if len == 0 {
+            // Nothing is touched; any live allocation, or none, will do.
+            return match self.find(address, 0) {
+                Ok(i) => Ok((i, (address - self.allocations[i].start) as usize)),
+                Err(message) => Err(illegal(address, message)),
+            };
+        }
+        match self.find(address, len) {
+            Ok(i) => Ok((i, (address - self.allocations[i].start) as usize)),
+            Err(message) => Err(illegal(address, message)),
+        }
+    }
+
+    /// The allocation that holds `len` bytes from `address` on, or what is there instead.
+    #[inline(always)]
+    fn find(&self, address: u64, len: u64) -> Result<usize, String> {
+        if let Some(a) = self.allocations.get(self.last.get()) {
+            let at = address.wrapping_sub(a.start);
+            if at < a.size && len <= a.size - at && !a.freed {
+                return Ok(self.last.get());
+            }
+        }
+        self.search(address, len)
+    }
+
+    fn search(&self, address: u64, len: u64) -> Result<usize, String> {
+        let after = self.allocations.partition_point(|a| a.start <= address);
+        let Some(i) = after.checked_sub(1) else { return Err(self.near(address)) };
+        let a = &self.allocations[i];
+        let at = address - a.start;
+        if a.freed && at < a.size.max(1) {
+            return Err(format!("{len} bytes, {at} bytes into the {}, which was freed", a.what()));
+        }
+        if a.freed || at > a.size || len > a.size - at {
+            return Err(self.near(address));
+        }
+        self.last.set(i);
+        Ok(i)
+    }
+
+    fn near(&self, address: u64) -> String {
+        let after = self.allocations.partition_point(|a| a.start <= address);
+        let distance = |a: &Allocation| {
+            let freed = if a.freed { " (freed)" } else { "" };
+            match address.checked_sub(a.start + a.size) {
+                Some(beyond) => format!("{beyond} bytes past the end of the {}{freed}", a.what()),
+                None if address >= a.start => format!("{} bytes into the {}{freed}", address - a.start, a.what()),
+                None => format!("{} bytes before the {}{freed}", a.start - address, a.what()),
+            }
+        };
+        let before = after.checked_sub(1).map(|i| &self.allocations[i]);
+        match before.or(self.allocations.get(after)) {
+            Some(a) => distance(a),
+            None => "there are no allocations".to_owned(),
+        }
+    }
+
+    fn first_unwritten(&self, i: usize, at: usize, len: usize) -> Option<usize> {
+        if !self.checks {
+            return None;
+        }
+        let written = &self.allocations[i].written;
+        if all_set(written, at, len) { None } else { (at..at + len).find(|b| !bit(written, *b)) }
+    }
+
+    /// Bytes that a warp reads: in bounds, written, and in no race. `lane` is the first lane's number for the report.
+    #[inline(always)]
+    pub fn load(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&[u8], Trouble> {
+        let i = match self.find(address, len) {
+            Ok(i) => i,
+            Err(message) => return Err(Trouble::new(FaultKind::IllegalAddress, format!("a read of {message}"))),
+        };
+        let a = &mut self.allocations[i];
+        let at = (address - a.start) as usize;
+        if self.checks {
+            if !all_set(&a.written, at, len as usize) {
+                let first = (at..at + len as usize).find(|b| !bit(&a.written, *b)).unwrap_or(at);
+                let message = format!("a read of byte {first} of the {}, which was never written", a.what());
+                return Err(Trouble::new(FaultKind::Uninitialised, message));
+            }
+            if who.tracked
+                && let Err(message) = a.races.read(a.bytes.len(), at, len as usize, who)
+            {
+                return Err(Trouble::new(FaultKind::Race, format!("{message} ({})", a.what())));
+            }
+        }
+        Ok(&a.bytes[at..at + len as usize])
+    }
+
+    /// Bytes that a warp writes.
+    #[inline(always)]
+    pub fn store(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], Trouble> {
+        let i = match self.find(address, len) {
+            Ok(i) => i,
+            Err(message) => return Err(Trouble::new(FaultKind::IllegalAddress, format!("a write of {message}"))),
+        };
+        let a = &mut self.allocations[i];
+        if a.constant {
+            return Err(Trouble::new(
+                FaultKind::IllegalAddress,
+                format!("a write to constant memory: the {}", a.what()),
+            ));
+        }
+        let at = (address - a.start) as usize;
+        if self.checks {
+            if who.tracked
+                && let Err(message) = a.races.write(a.bytes.len(), at, len as usize, who)
+            {
+                return Err(Trouble::new(FaultKind::Race, format!("{message} ({})", a.what())));
+            }
+            mark(&mut a.written, at, len as usize);
+        }
+        Ok(&mut a.bytes[at..at + len as usize])
+    }
+
+    /// Bytes of an atomic operation: they must have been written.
+    pub fn update(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], Trouble> {
+        self.load(address, len, BlockAccess { tracked: false, ..who })?;
+        self.store(address, len, who)
+    }
+}
+
+fn illegal(address: u64, message: String) -> Fault {
+    Fault::host(FaultKind::IllegalAddress, Some(address), message)
+}
+
+#[inline(always)]
+fn bit(bits: &[u64], at: usize) -> bool {
+    bits[at / 64] >> (at % 64) & 1 == 1
+}
+
+/// The bits of word `w` that belong to `at..at + len`.
+#[inline(always)]
+fn word_mask(w: usize, at: usize, len: usize) -> u64 {
+    let (first, end) = (at.max(w * 64) - w * 64, (at + len).min(w * 64 + 64) - w * 64);
+    (u64::MAX << first) & (u64::MAX >> (64 - end))
+}
+
+#[inline(always)]
+fn all_set(bits: &[u64], at: usize, len: usize) -> bool {
+    if len == 0 {
+        return true;
+    }
+    (at / 64..=(at + len - 1) / 64).all(|w| !bits[w] & word_mask(w, at, len) == 0)
+}
+
+#[inline(always)]
+fn mark(bits: &mut [u64], at: usize, len: usize) {
+    if len == 0 || bits.is_empty() {
+        return;
+    }
+    (at / 64..=(at + len - 1) / 64).for_each(|w| bits[w] |= word_mask(w, at, len));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> GlobalMemory {
+        GlobalMemory::new(1 << 20, 0, true)
+    }
+
+    #[test]
+    fn what_was_written_comes_back_and_the_rest_is_a_fault() {
+        let mut m = memory();
+        let a = m.allocate(100).unwrap();
+        m.write(a + 10, &[1, 2, 3]).unwrap();
+        let mut three = [0; 3];
+        m.read(a + 10, &mut three).unwrap();
+        assert_eq!(three, [1, 2, 3]);
+        let fault = m.read(a + 11, &mut three).unwrap_err();
+        assert_eq!((fault.kind, fault.address), (FaultKind::Uninitialised, Some(a + 13)));
+        assert!(fault.to_string().contains("never written"));
+    }
+
+    #[test]
+    fn addresses_outside_and_after_free_are_named() {
+        let mut m = memory();
+        let a = m.allocate(100).unwrap();
+        let past = m.write(a + 98, &[0; 4]).unwrap_err();
+        assert_eq!(past.kind, FaultKind::IllegalAddress);
+        assert!(m.read(a + 104, &mut [0]).unwrap_err().to_string().contains("4 bytes past the end"));
+        m.free(a).unwrap();
+        assert!(m.read(a + 1, &mut [0]).unwrap_err().to_string().contains("freed"));
+        assert!(m.free(a).unwrap_err().to_string().contains("freed before"));
+        let b = m.allocate(100).unwrap();
+        assert!(b > a, "addresses are never used again");
+        assert_eq!(m.live().collect::<Vec<_>>(), [(b, 100)]);
+    }
+
+    #[test]
+    fn memory_ends() {
+        let mut m = memory();
+        let a = m.allocate(1 << 20).unwrap();
+        assert_eq!(m.allocate(1), Err(OutOfMemory));
+        m.free(a).unwrap();
+        assert!(m.allocate(1 << 20).is_ok());
+    }
+
+    #[test]
+    fn a_copy_carries_what_was_never_written() {
+        let mut m = memory();
+        let (a, b) = (m.allocate(200).unwrap(), m.allocate(200).unwrap());
+        m.write(a, &[7; 130]).unwrap();
+        m.fill(b, 1, 200).unwrap();
+        m.copy(b + 3, a, 150).unwrap();
+        let mut bytes = [0; 133];
+        m.read(b, &mut bytes).unwrap();
+        assert_eq!((bytes[2], bytes[3], bytes[132]), (1, 7, 7));
+        assert_eq!(m.read(b + 133, &mut [0]).unwrap_err().kind, FaultKind::Uninitialised);
+        m.read(b + 153, &mut [0; 47]).unwrap();
+    }
+}

@@ -1,0 +1,6 @@
+//! Memory of a device, with what the checks need to know of every byte.
+
+pub mod global;
+pub mod local;
+pub mod race;
+pub mod shared;

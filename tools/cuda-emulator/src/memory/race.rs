@@ -1,0 +1,196 @@
+//! Races between the blocks of one launch: accesses of two blocks to a byte, one of them a plain write, with nothing that
+//! orders them.
+
+use std::collections::HashMap;
+
+/// Who accesses device memory.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockAccess {
+    /// Whether races are looked for: checks are on and the launch has several blocks.
+    pub tracked: bool,
+    /// Atomic, or strong (`.volatile`, `.relaxed` …): does not race with its like.
+    pub atomic: bool,
+    /// Number of the launch, from 1; never 0.
+    pub launch: u32,
+    /// Number of the block in the launch.
+    pub block: u32,
+}
+
+const NOBODY: u32 = u32::MAX;
+const SEVERAL: u32 = u32::MAX - 1;
+
+/// Accesses to one 4-byte word in one launch.
+#[derive(Clone, Copy)]
+struct Word {
+    launch: u32,
+    writer: u32,
+    reader: u32,
+    /// Bytes written (low four bits) and read (high four).
+    bytes: u8,
+    /// Of the last writes: all were atomic.
+    atomic: bool,
+    /// Blocks share the word without sharing bytes: its bytes are in `Races::bytes`.
+    parted: bool,
+}
+
+const FRESH: Word = Word { launch: 0, writer: NOBODY, reader: NOBODY, bytes: 0, atomic: false, parted: false };
+
+/// The accesses of one launch to one allocation.
+#[derive(Default)]
+pub struct Races {
+    words: Vec<Word>,
+    /// Single bytes of parted words, by their offset.
+    bytes: HashMap<usize, Word>,
+}
+
+impl Races {
+    /// Notes a read of `len` bytes at offset `at` in an allocation of `size` bytes; a race is an error that says with whom.
+    #[inline(always)]
+    pub fn read(&mut self, size: usize, at: usize, len: usize, who: BlockAccess) -> Result<(), String> {
+        self.grow(size);
+        for w in at / 4..=(at + len - 1) / 4 {
+            let mask = byte_mask(w, at, len);
+            let word = &mut self.words[w];
+            if word.launch != who.launch {
+                let (reader, bytes) = if who.atomic { (NOBODY, 0) } else { (who.block, mask << 4) };
+                *word = Word { launch: who.launch, reader, bytes, ..FRESH };
+            } else if !word.parted && (word.writer == NOBODY || word.writer == who.block || (word.atomic && who.atomic))
+            {
+                if !who.atomic {
+                    word.reader = if word.reader == NOBODY || word.reader == who.block { who.block } else { SEVERAL };
+                    word.bytes |= mask << 4;
+                }
+            } else {
+                self.bytewise(w, mask, who, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a write.
+    #[inline(always)]
+    pub fn write(&mut self, size: usize, at: usize, len: usize, who: BlockAccess) -> Result<(), String> {
+        self.grow(size);
+        for w in at / 4..=(at + len - 1) / 4 {
+            let mask = byte_mask(w, at, len);
+            let word = &mut self.words[w];
+            if word.launch != who.launch {
+                let atomic = who.atomic;
+                *word = Word { launch: who.launch, writer: who.block, bytes: mask, atomic, ..FRESH };
+            } else if !word.parted
+                && (word.writer == NOBODY || word.writer == who.block || (word.atomic && who.atomic))
+                && (word.reader == NOBODY || word.reader == who.block)
+            {
+                word.atomic = who.atomic && (word.atomic || word.writer == NOBODY);
+                word.writer = if word.writer == NOBODY || word.writer == who.block { who.block } else { SEVERAL };
+                word.bytes |= mask;
+            } else {
+                self.bytewise(w, mask, who, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, size: usize) {
+        if self.words.is_empty() {
+            self.words = vec![FRESH; size.div_ceil(4)];
+        }
+    }
+
+    /// An access to a word that another block has accessed: byte by byte.
+    #[cold]
+    fn bytewise(&mut self, w: usize, mask: u8, who: BlockAccess, write: bool) -> Result<(), String> {
+        let word = self.words[w];
+        if !word.parted {
+            for b in 0..4 {
+                let writer = if word.bytes >> b & 1 == 1 { word.writer } else { NOBODY };
+                let reader = if word.bytes >> (b + 4) & 1 == 1 { word.reader } else { NOBODY };
+                self.bytes.insert(4 * w + b, Word { writer, reader, ..word });
+            }
+            self.words[w].parted = true;
+        }
+        for b in (0..4).filter(|b| mask >> b & 1 == 1) {
+            let byte = self.bytes.entry(4 * w + b).or_insert(FRESH);
+            let other_wrote = byte.writer != NOBODY && byte.writer != who.block && !(byte.atomic && who.atomic);
+            let other_read = byte.reader != NOBODY && byte.reader != who.block;
+            if other_wrote || (write && other_read) {
+                let (other, did) = if other_wrote { (byte.writer, "written") } else { (byte.reader, "read") };
+                let other = if other == SEVERAL { "other blocks".to_owned() } else { format!("block {other}") };
+                let kind = if write { "write" } else { "read" };
+                let message = format!("a race between blocks: a {kind} of byte {}", 4 * w + b);
+                return Err(format!("{message}, {did} by {other} in the same launch with nothing that orders the two"));
+            }
+            if write {
+                byte.atomic = who.atomic && (byte.atomic || byte.writer == NOBODY);
+                byte.writer = if byte.writer == NOBODY || byte.writer == who.block { who.block } else { SEVERAL };
+            } else if !who.atomic {
+                byte.reader = if byte.reader == NOBODY || byte.reader == who.block { who.block } else { SEVERAL };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which bytes of word `w` belong to `at..at + len`.
+#[inline(always)]
+fn byte_mask(w: usize, at: usize, len: usize) -> u8 {
+    let (first, end) = (at.max(4 * w) - 4 * w, (at + len).min(4 * w + 4) - 4 * w);
+    (0xF << first) & (0xF >> (4 - end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(block: u32) -> BlockAccess {
+        BlockAccess { tracked: true, atomic: false, launch: 1, block }
+    }
+
+    fn atomic(block: u32) -> BlockAccess {
+        BlockAccess { atomic: true, ..plain(block) }
+    }
+
+    #[test]
+    fn blocks_may_read_together_and_write_apart() {
+        let mut r = Races::default();
+        (0..3).for_each(|b| r.read(64, 0, 32, plain(b)).unwrap());
+        (0..16).for_each(|b| r.write(64, 32 + 2 * b as usize, 2, plain(b)).unwrap());
+        (0..16).for_each(|b| r.read(64, 32 + 2 * b as usize, 2, plain(b)).unwrap());
+    }
+
+    #[test]
+    fn a_plain_write_races_with_other_blocks() {
+        let mut r = Races::default();
+        r.write(64, 0, 4, plain(0)).unwrap();
+        assert!(r.write(64, 0, 4, plain(1)).unwrap_err().contains("written by block 0"));
+        let mut r = Races::default();
+        r.write(64, 0, 16, plain(0)).unwrap();
+        assert!(r.read(64, 14, 1, plain(1)).is_err());
+        let mut r = Races::default();
+        r.read(64, 4, 4, plain(0)).unwrap();
+        assert!(r.write(64, 7, 1, plain(1)).unwrap_err().contains("read by block 0"));
+        let mut r = Races::default();
+        r.write(64, 0, 2, plain(0)).unwrap();
+        r.write(64, 2, 2, plain(1)).unwrap();
+        assert!(r.read(64, 0, 4, plain(0)).is_err(), "the other half is block 1's");
+    }
+
+    #[test]
+    fn atomics_race_with_plain_accesses_alone() {
+        let mut r = Races::default();
+        (0..5).for_each(|b| r.write(64, 0, 4, atomic(b)).unwrap());
+        assert!(r.read(64, 0, 4, plain(9)).is_err());
+        let mut r = Races::default();
+        r.write(64, 0, 4, plain(0)).unwrap();
+        assert!(r.write(64, 0, 4, atomic(1)).is_err());
+    }
+
+    #[test]
+    fn the_next_launch_begins_anew() {
+        let mut r = Races::default();
+        r.write(64, 0, 4, plain(0)).unwrap();
+        r.read(64, 0, 4, BlockAccess { launch: 2, ..plain(1) }).unwrap();
+        assert!(r.write(64, 0, 4, BlockAccess { launch: 2, ..plain(0) }).is_err());
+    }
+}
