@@ -4,7 +4,7 @@ use super::block::Block;
 use super::{Device, LaunchConfig, SymbolAddresses};
 use crate::counters::KernelCounters;
 use crate::fault::{Fault, FaultKind};
-use crate::ir::{Kernel, Program};
+use crate::ir::{Constant, Kernel, Program};
 use crate::memory::race::BlockAccess;
 
 pub struct Launch<'a> {
@@ -79,8 +79,9 @@ fn check(device: &Device, launch: &Launch<'_>) -> Result<(), Fault> {
     if parameters.len() != kernel.parameter_bytes as usize {
         return refuse(format!("{} bytes of arguments: the kernel takes {}", parameters.len(), kernel.parameter_bytes));
     }
-    if symbols.0.len() < program.symbols.len() {
-        return refuse(format!("{} symbols have addresses: the module has {}", symbols.0.len(), program.symbols.len()));
+    let used = kernel.constants.iter().filter_map(|(_, c)| if let Constant::Symbol(i, _) = c { Some(*i) } else { None });
+    if let Some(i) = used.filter(|i| *i as usize >= symbols.0.len()).min() {
+        return refuse(format!("the variable {} of the module has no address", program.symbols[i as usize].name));
     }
     Ok(())
 }

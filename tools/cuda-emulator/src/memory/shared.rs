@@ -369,7 +369,7 @@ mod tests {
         let mut m = memory();
         m.store(thread(0), 0, 4).unwrap();
         m.barrier();
-        (0..64).for_each(|t| drop(m.load(thread(t), 0, 4).unwrap()));
+        (0..64).for_each(|t| assert_eq!(m.load(thread(t), 0, 4).unwrap().len(), 4));
         assert_eq!(kind(m.store(thread(0), 0, 4)), Some(FaultKind::Race));
     }
 
@@ -378,7 +378,7 @@ mod tests {
         let mut m = memory();
         m.store(thread(0), 0, 4).unwrap();
         m.barrier();
-        (0..64).for_each(|t| drop(m.update(thread(t), 0, 4).unwrap()));
+        (0..64).for_each(|t| assert_eq!(m.update(thread(t), 0, 4).unwrap().len(), 4));
         assert_eq!(kind(m.load(thread(3), 0, 4)), Some(FaultKind::Race));
     }
 

@@ -31,7 +31,8 @@ pub fn source(name: &str) -> String {
 pub fn nvcc() -> Option<PathBuf> {
     let named = env::var_os("NVCC").map(PathBuf::from);
     let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
-    let in_path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).map(|folder| folder.join("nvcc"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let in_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cuda/bin/nvcc");
     named.into_iter().chain(home).chain(in_path).chain([installed]).find(|path| path.is_file())
 }

@@ -18,7 +18,7 @@ __device__ __forceinline__ Partial combine(Partial a, Partial b) {
 
 __device__ __forceinline__ Partial warp_combine(Partial value) {
     for (int distance = 16; distance > 0; distance /= 2) {
-        const Partial other = {__shfl_down_sync(0xffffffffu, value.maximum, distance),
+        const Partial other = {__shfl_down_sync(0xffffffffu, value.maximum, distance),  // FAULT REDUCTION_IN_A_BRANCH
                                __shfl_down_sync(0xffffffffu, value.sum, distance)};
         value = combine(value, other);
     }
