@@ -37,12 +37,10 @@ pub unsafe fn block<
                 tops = _mm256_max_epi16(tops, _mm256_adds_epi16(a, b));
             }
             let pairs = _mm256_max_epi16(tops, _mm256_slli_epi32::<16>(tops));
-            let top = _mm256_max_epi32(_mm256_srai_epi32::<16>(pairs), exponents(c));
-            if !is_tame(top) {
+            let Some(top) = tame_top(_mm256_srai_epi32::<16>(pairs), c) else {
                 left |= 1 << row;
                 continue;
-            }
-            let top = _mm256_max_epi32(top, _mm256_set1_epi32(*TAME.start()));
+            };
             let scale = power_of_two(_mm256_sub_epi32(_mm256_set1_epi32(FRACTION), top));
             // |c| and each product are below 2^27 now; first and second elements have sums of their own, below 2^31.
             let mut even = _mm256_cvttps_epi32(_mm256_mul_ps(c, scale));
@@ -78,8 +76,10 @@ pub unsafe fn set_bf16<const N: usize>(elements: *mut Elements<N>, at: usize, wo
     let finite = _mm256_sub_epi16(field, _mm256_set1_epi16(127));
     let is_zero = _mm256_cmpeq_epi16(magnitude, _mm256_setzero_si256());
     let is_special = _mm256_cmpeq_epi16(field, _mm256_set1_epi16(255));
-    let finite = _mm256_blendv_epi8(finite, _mm256_set1_epi16(ZERO as i16), is_zero);
-    let exponent = _mm256_blendv_epi8(finite, _mm256_set1_epi16(SPECIAL as i16), is_special);
+    // From -126 and 128 to the values that stand for them.
+    let to_zero = _mm256_and_si256(is_zero, _mm256_set1_epi16(ZERO as i16 + 126));
+    let to_special = _mm256_and_si256(is_special, _mm256_set1_epi16(SPECIAL as i16 - 128));
+    let exponent = _mm256_add_epi16(finite, _mm256_add_epi16(to_zero, to_special));
     // SAFETY: by the caller, at + 8 values lie in each array.
     unsafe {
         _mm256_storeu_si256((&raw mut (*elements).values[0]).cast::<f32>().add(at).cast(), low);
@@ -138,28 +138,23 @@ unsafe fn aligned<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize>(
     }
 }
 
-/// Exponents of f32 accumulators; as `fragments::exponent_of`.
+/// The largest exponents of products and accumulators, raised to the lowest tame one where all are zeros; None if one is
+/// extreme.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn exponents(x: __m256) -> __m256i {
-    let magnitude = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fff_ffff));
-    let field = _mm256_max_epi32(_mm256_srli_epi32::<23>(magnitude), _mm256_set1_epi32(1));
-    let finite = _mm256_sub_epi32(field, _mm256_set1_epi32(127));
-    let is_zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
-    let is_special = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f7f_ffff));
-    let finite = _mm256_blendv_epi8(finite, _mm256_set1_epi32(ZERO), is_zero);
-    _mm256_blendv_epi8(finite, _mm256_set1_epi32(SPECIAL), is_special)
-}
-
-/// No exponent is out of the range, but for those of columns that are all zeros.
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-fn is_tame(top: __m256i) -> bool {
+fn tame_top(products: __m256i, c: __m256) -> Option<__m256i> {
+    let magnitude = _mm256_and_si256(_mm256_castps_si256(c), _mm256_set1_epi32(0x7fff_ffff));
+    // 128 for infinity and NaN, -127 for subnormals and zero: only zeros are tame.
+    let exponent = _mm256_sub_epi32(_mm256_srli_epi32::<23>(magnitude), _mm256_set1_epi32(127));
+    let top = _mm256_max_epi32(products, exponent);
     let is_large = _mm256_cmpgt_epi32(top, _mm256_set1_epi32(*TAME.end()));
     let is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(*TAME.start()), top);
-    let is_something = _mm256_cmpgt_epi32(top, _mm256_set1_epi32(NOTHING));
-    let is_extreme = _mm256_or_si256(is_large, _mm256_and_si256(is_small, is_something));
-    _mm256_testz_si256(is_extreme, is_extreme) != 0
+    let is_product = _mm256_cmpgt_epi32(products, _mm256_set1_epi32(NOTHING));
+    let is_sum = _mm256_cmpgt_epi32(magnitude, _mm256_setzero_si256());
+    let is_small = _mm256_and_si256(is_small, _mm256_or_si256(is_product, is_sum));
+    let is_extreme = _mm256_or_si256(is_large, is_small);
+    let is_tame = _mm256_testz_si256(is_extreme, is_extreme) != 0;
+    is_tame.then(|| _mm256_max_epi32(top, _mm256_set1_epi32(*TAME.start())))
 }
 
 /// 2^n, in the range of normal numbers.
