@@ -147,14 +147,30 @@ macro_rules! float_to_integer {
     };
     ($level:tt, $mode:expr, $rounding:literal, $from:literal, $S:ty, $integral:ident, $nan:expr, |$x:ident| $value:expr) => {
         forms![$level
-            concat!("cvt.", $rounding, ".u8.", $from) => ($x: $S) -> u8 { to_integer!($mode, $integral, $value, u8, $nan) }
-            concat!("cvt.", $rounding, ".s8.", $from) => ($x: $S) -> i8 { to_integer!($mode, $integral, $value, i8, $nan) }
-            concat!("cvt.", $rounding, ".u16.", $from) => ($x: $S) -> u16 { to_integer!($mode, $integral, $value, u16, $nan) }
-            concat!("cvt.", $rounding, ".s16.", $from) => ($x: $S) -> i16 { to_integer!($mode, $integral, $value, i16, $nan) }
-            concat!("cvt.", $rounding, ".u32.", $from) => ($x: $S) -> u32 { to_integer!($mode, $integral, $value, u32, $nan) }
-            concat!("cvt.", $rounding, ".s32.", $from) => ($x: $S) -> i32 { to_integer!($mode, $integral, $value, i32, $nan) }
-            concat!("cvt.", $rounding, ".u64.", $from) => ($x: $S) -> u64 { to_integer!($mode, $integral, $value, u64, true) }
-            concat!("cvt.", $rounding, ".s64.", $from) => ($x: $S) -> i64 { to_integer!($mode, $integral, $value, i64, true) }
+            concat!("cvt.", $rounding, ".u8.", $from) => ($x: $S) -> u8 {
+                to_integer!($mode, $integral, $value, u8, $nan)
+            }
+            concat!("cvt.", $rounding, ".s8.", $from) => ($x: $S) -> i8 {
+                to_integer!($mode, $integral, $value, i8, $nan)
+            }
+            concat!("cvt.", $rounding, ".u16.", $from) => ($x: $S) -> u16 {
+                to_integer!($mode, $integral, $value, u16, $nan)
+            }
+            concat!("cvt.", $rounding, ".s16.", $from) => ($x: $S) -> i16 {
+                to_integer!($mode, $integral, $value, i16, $nan)
+            }
+            concat!("cvt.", $rounding, ".u32.", $from) => ($x: $S) -> u32 {
+                to_integer!($mode, $integral, $value, u32, $nan)
+            }
+            concat!("cvt.", $rounding, ".s32.", $from) => ($x: $S) -> i32 {
+                to_integer!($mode, $integral, $value, i32, $nan)
+            }
+            concat!("cvt.", $rounding, ".u64.", $from) => ($x: $S) -> u64 {
+                to_integer!($mode, $integral, $value, u64, true)
+            }
+            concat!("cvt.", $rounding, ".s64.", $from) => ($x: $S) -> i64 {
+                to_integer!($mode, $integral, $value, i64, true)
+            }
         ]
     };
 }
@@ -197,17 +213,27 @@ macro_rules! narrower {
     ($level:tt, $mode:expr, $rounding:literal) => {
         forms![$level
             concat!("cvt.", $rounding, ".f32.f64") => (a: f64) -> f32 { finish::<false, false>(to_f32::<{ $mode }>(a)) }
-            concat!("cvt.", $rounding, ".ftz.f32.f64") => (a: f64) -> f32 { finish::<true, false>(to_f32::<{ $mode }>(a)) }
-            concat!("cvt.", $rounding, ".sat.f32.f64") => (a: f64) -> f32 { finish::<false, true>(to_f32::<{ $mode }>(a)) }
+            concat!("cvt.", $rounding, ".ftz.f32.f64") => (a: f64) -> f32 {
+                finish::<true, false>(to_f32::<{ $mode }>(a))
+            }
+            concat!("cvt.", $rounding, ".sat.f32.f64") => (a: f64) -> f32 {
+                finish::<false, true>(to_f32::<{ $mode }>(a))
+            }
             concat!("cvt.", $rounding, ".f16.f32") => (a: f32) -> f16 { to_f16::<{ $mode }>(a as f64) }
-            concat!("cvt.", $rounding, ".ftz.f16.f32") => (a: f32) -> f16 { to_f16::<{ $mode }>(flush::<true>(a) as f64) }
+            concat!("cvt.", $rounding, ".ftz.f16.f32") => (a: f32) -> f16 {
+                to_f16::<{ $mode }>(flush::<true>(a) as f64)
+            }
             concat!("cvt.", $rounding, ".sat.f16.f32") => (a: f32) -> f16 {
                 to_f16::<{ $mode }>(finish::<false, true>(a) as f64)
             }
             concat!("cvt.", $rounding, ".f16.f64") => (a: f64) -> f16 { to_f16::<{ $mode }>(a) }
             concat!("cvt.", $rounding, ".bf16.f64") => (a: f64) -> bf16 { to_bf16::<{ $mode }>(a) }
-            concat!("cvt.", $rounding, ".bf16.f16") => (a: u16) -> bf16 { to_bf16::<{ $mode }>(f16_to_f32(a as u32) as f64) }
-            concat!("cvt.", $rounding, ".f16.bf16") => (a: u16) -> f16 { to_f16::<{ $mode }>(bf16_to_f32(a as u32) as f64) }
+            concat!("cvt.", $rounding, ".bf16.f16") => (a: u16) -> bf16 {
+                to_bf16::<{ $mode }>(f16_to_f32(a as u32) as f64)
+            }
+            concat!("cvt.", $rounding, ".f16.bf16") => (a: u16) -> f16 {
+                to_f16::<{ $mode }>(bf16_to_f32(a as u32) as f64)
+            }
         ]
     };
 }
@@ -240,7 +266,9 @@ macro_rules! pairs {
             concat!("cvt.", $rounding, $flag, ".f16x2.f32") => (a: f32, b: f32) -> u32 {
                 f16_of::<{ $mode }, { $relu }>(a) << 16 | f16_of::<{ $mode }, { $relu }>(b)
             }
-            concat!("cvt.", $rounding, $flag, ".bf16.f32") => (a: f32) -> u16 { bf16_of::<{ $mode }, { $relu }>(a) as u16 }
+            concat!("cvt.", $rounding, $flag, ".bf16.f32") => (a: f32) -> u16 {
+                bf16_of::<{ $mode }, { $relu }>(a) as u16
+            }
         ]
     };
 }

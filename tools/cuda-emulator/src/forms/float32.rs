@@ -85,7 +85,9 @@ macro_rules! two {
             concat!($op, $rounding, ".ftz.f32") => (a: f32, b: f32) -> f32 {
                 finish::<true, false>($f::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
             }
-            concat!($op, $rounding, ".sat.f32") => (a: f32, b: f32) -> f32 { finish::<false, true>($f::<{ $mode }>(a, b)) }
+            concat!($op, $rounding, ".sat.f32") => (a: f32, b: f32) -> f32 {
+                finish::<false, true>($f::<{ $mode }>(a, b))
+            }
             concat!($op, $rounding, ".ftz.sat.f32") => (a: f32, b: f32) -> f32 {
                 finish::<true, true>($f::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
             }
@@ -116,7 +118,9 @@ macro_rules! fused {
 macro_rules! quotients {
     ($level:tt, $rounding:literal, $mode:expr) => {
         forms![$level
-            concat!("div", $rounding, ".f32") => (a: f32, b: f32) -> f32 { finish::<false, false>(div::<{ $mode }>(a, b)) }
+            concat!("div", $rounding, ".f32") => (a: f32, b: f32) -> f32 {
+                finish::<false, false>(div::<{ $mode }>(a, b))
+            }
             concat!("div", $rounding, ".ftz.f32") => (a: f32, b: f32) -> f32 {
                 finish::<true, false>(div::<{ $mode }>(flush::<true>(a), flush::<true>(b)))
             }

@@ -173,7 +173,9 @@ macro_rules! three_sources {
 macro_rules! xor_signs {
     ($level:tt, $op:expr, $single:literal, $f:expr) => {
         forms![$level
-            concat!($op, ".xorsign.abs.", $single) => (a: u16, b: u16) -> u16 { xor_sign(a as u32, b as u32, $f) as u16 }
+            concat!($op, ".xorsign.abs.", $single) => (a: u16, b: u16) -> u16 {
+                xor_sign(a as u32, b as u32, $f) as u16
+            }
             concat!($op, ".xorsign.abs.", $single, "x2") => (a: u32, b: u32) -> u32 {
                 pair(xor_sign(a & 0xffff, b & 0xffff, $f), xor_sign(a >> 16, b >> 16, $f))
             }

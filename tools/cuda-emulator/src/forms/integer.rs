@@ -123,7 +123,9 @@ pub static FAMILIES: &[&[Line]] = &[
         "mul24.hi.s32" => (a: i32, b: i32) -> i32 {
             (((a << 8 >> 8) as i64 * (b << 8 >> 8) as i64) >> 16) as i32
         }
-        "mad24.lo.u32" => (a: u32, b: u32, c: u32) -> u32 { (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff).wrapping_add(c) }
+        "mad24.lo.u32" => (a: u32, b: u32, c: u32) -> u32 {
+            (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff).wrapping_add(c)
+        }
         "mad24.lo.s32" => (a: i32, b: i32, c: i32) -> i32 { (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c) }
     ],
     forms![
