@@ -300,21 +300,38 @@ fn byte_mask(w: usize, at: usize, len: usize) -> u8 {
 /// Passes beyond the first that an access of a warp takes: lanes that want different words of one bank wait for each
 /// other. `len` ≤ 4 bytes a lane; wider accesses are served in parts of 128 bytes, as the hardware does.
 pub fn bank_conflicts(mask: u32, at: &[u64; 32], len: u32) -> u64 {
-    let lanes_a_part = (128 / len.max(4)).min(32);
+    let lanes_a_part = (128 / len.max(4)).min(32) as usize;
     let mut extra = 0;
-    for first in (0..32).step_by(lanes_a_part as usize) {
-        let mut banks = [const { Vec::<u64>::new() }; 32];
-        for lane in (first..first + lanes_a_part as usize).filter(|l| mask >> l & 1 == 1) {
-            for word in at[lane] / 4..=(at[lane] + u64::from(len) - 1) / 4 {
-                let bank = &mut banks[(word % 32) as usize];
-                if !bank.contains(&word) {
-                    bank.push(word);
-                }
-            }
+    for first in (0..32).step_by(lanes_a_part) {
+        let lanes = (first..first + lanes_a_part).filter(|l| mask >> l & 1 == 1);
+        let words = lanes.flat_map(|lane| at[lane] / 4..=(at[lane] + u64::from(len) - 1) / 4);
+        // Most accesses have at most one word a bank, and need no lists.
+        let mut word_of = [0; 32];
+        let mut used = 0_u32;
+        let is_free = words.clone().all(|word| {
+            let bank = (word % 32) as usize;
+            let is_new = used >> bank & 1 == 0;
+            used |= 1 << bank;
+            word_of[bank] = if is_new { word } else { word_of[bank] };
+            word_of[bank] == word
+        });
+        if !is_free {
+            extra += most_words_of_a_bank(words) - 1;
         }
-        extra += banks.iter().map(|words| words.len() as u64).max().unwrap_or(0).saturating_sub(1);
     }
     extra
+}
+
+/// Different words that fall into one bank, where they are most.
+fn most_words_of_a_bank(words: impl Iterator<Item = u64>) -> u64 {
+    let mut banks = [const { Vec::<u64>::new() }; 32];
+    for word in words {
+        let bank = &mut banks[(word % 32) as usize];
+        if !bank.contains(&word) {
+            bank.push(word);
+        }
+    }
+    banks.iter().map(|words| words.len() as u64).max().unwrap_or(0)
 }
 
 #[cfg(test)]
