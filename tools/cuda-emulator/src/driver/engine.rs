@@ -12,7 +12,8 @@ use super::work::Failure;
 pub struct ParameterInfo {
     pub offset: usize,
     pub size: usize,
-    pub is_pointer: bool,
+    /// Byte offsets in the parameter that the kernel uses as pointers.
+    pub pointers: Vec<usize>,
 }
 
 /// A kernel as the host sees it.

@@ -71,9 +71,8 @@ impl Context {
     /// an order of their own may run in any order.
     fn launch_graph(&mut self, exec: *mut c_void, stream: u32) -> Answer {
         self.refuse_on_capturing(stream, "launching a graph into a stream that is capturing")?;
-        let (nodes, last) = match self.exec(exec)? {
-            exec => (exec.nodes.clone(), exec.last),
-        };
+        let replayed = self.exec(exec)?;
+        let (nodes, last) = (replayed.nodes.clone(), replayed.last);
         self.refuse_implicit_capture(stream)?;
         let mut start = self.before_next(stream)?;
         start.extend(last);

@@ -2,8 +2,8 @@
 //!
 //! A launch passes only pointers to values, without types or a count. What can be checked against the PTX signature:
 //! - each value must be readable memory of the size that the parameter has (a missing argument usually is not);
-//! - a parameter that the kernel declares as a pointer must be null or point into (or just past) an allocation of this
-//!   context, alive or freed, so that a number in its place is caught although the kernel never follows it;
+//! - a parameter that the kernel turns into an address must be null or lie in the address range of this context, so that a
+//!   number or a foreign pointer in its place is caught although the kernel may never follow it;
 //! - a 4-byte parameter must not be given the storage of a pointer to the start of a live allocation.
 //!
 //! Everything else shows when the kernel follows the pointer.
@@ -110,10 +110,9 @@ impl Context {
 
     /// What is wrong with a value for this parameter, as far as anybody can tell.
     fn check_value(&self, parameter: &ParameterInfo, value: &[u8], storage: usize) -> Result<(), String> {
-        if parameter.is_pointer
-            && let Ok(bytes) = value.try_into()
-        {
-            let address = u64::from_ne_bytes(bytes);
+        for &offset in &parameter.pointers {
+            let Some(bytes) = value.get(offset..offset + 8) else { continue };
+            let address = bytes.iter().rev().fold(0, |address, byte| address << 8 | *byte as u64);
             if address != 0 && !self.engine.is_device_address(address) {
                 return Err(format!(
                     "is a pointer in the kernel, but {address:#x} is no address of this context's memory: wrong order \

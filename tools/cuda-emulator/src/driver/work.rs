@@ -6,13 +6,16 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::status::Status;
 
-/// A task's deed. It can be done again: a graph replays it.
+/// What a task does to device memory.
+pub type Deed = dyn Fn(&mut Engine) -> Result<(), Failure> + Send + Sync;
+
+/// A task. It can be done again: a graph replays it.
 #[derive(Clone)]
 pub enum Work {
     /// Only orders other tasks.
     Nothing,
     /// Works on device memory or runs a kernel.
-    Device(Arc<dyn Fn(&mut Engine) -> Result<(), Failure> + Send + Sync>),
+    Device(Arc<Deed>),
     /// Notes that an event was reached, unless the event was recorded again since.
     Record { event: u32, generation: u64 },
     /// Calls a function of the program.

@@ -5,6 +5,7 @@
 
 mod contexts;
 mod graphs;
+mod launches;
 mod memory;
 mod products;
 mod streams;
