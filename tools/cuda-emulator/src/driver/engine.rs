@@ -1,11 +1,17 @@
 //! The seam to the machine: what the driver needs of it, in the driver's words.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 
 use super::reports;
-use super::status::{Answer, Status};
+use super::status::{Answer, Refusal, Status};
 use super::work::Failure;
+use crate::fatbin::{self, FatbinError};
+use crate::fault::{Fault, FaultKind};
+use crate::ir::{LoadError, Program};
+use crate::machine::{Device, LaunchConfig, SymbolAddresses};
+use crate::memory::global;
+use crate::options::Options;
+use crate::tensor_core::Model;
 
 /// A parameter of a kernel.
 #[derive(Clone, Debug)]
@@ -29,130 +35,229 @@ pub struct KernelInfo {
 }
 
 /// Grid and block of a launch, and dynamic shared memory in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Dimensions {
-    pub grid: [u32; 3],
-    pub block: [u32; 3],
-    pub dynamic_shared: u32,
-}
+pub type Dimensions = LaunchConfig;
 
+/// A program ready to run.
 pub struct Loaded {
     pub kernels: Vec<KernelInfo>,
     pub target: (u32, u32),
+    program: Program,
 }
+
 impl Loaded {
-    pub fn from_image(_image: &[u8], _capability: (u32, u32)) -> Answer<Self> {
-        Ok(Loaded { kernels: Vec::new(), target: (8, 0) })
-    }
-}
-pub struct Placed;
-impl Placed {
-    pub fn symbol(&self, _name: &str) -> Option<(u64, u64)> {
-        None
+    pub fn from_image(image: &[u8], capability: (u32, u32)) -> Answer<Self> {
+        let text = match std::str::from_utf8(image) {
+            Ok(text) => text.trim_end_matches('\0'),
+            Err(_) => fatbin::ptx_for(image, capability).map_err(refuse_image)?,
+        };
+        let program = Program::load(text).map_err(refuse_program)?;
+        if program.target > capability {
+            let ((major, minor), (has_major, has_minor)) = (program.target, capability);
+            let message = format!("the PTX is for sm_{major}{minor}, the device is sm_{has_major}{has_minor}");
+            return Err(Status::NO_BINARY_FOR_GPU.because(message));
+        }
+        let kernels = program.kernels.iter().map(KernelInfo::of).collect();
+        Ok(Loaded { kernels, target: program.target, program })
     }
 }
 
-pub fn memory_bytes() -> Answer<u64> {
-    match reports::setting("memory") {
-        None => Ok(16 << 30),
-        Some(text) => text.parse().map_err(|_| Status::INVALID_VALUE.because("PATARM_EMULATOR_MEMORY")),
+fn refuse_image(error: FatbinError) -> Refusal {
+    let status = match error {
+        FatbinError::NoneFor { .. } | FatbinError::NoPtx => Status::NO_BINARY_FOR_GPU,
+        _ => Status::INVALID_IMAGE,
+    };
+    status.because(error.to_string())
+}
+
+fn refuse_program(error: LoadError) -> Refusal {
+    Status::INVALID_PTX.because(error.to_string())
+}
+
+impl KernelInfo {
+    fn of(kernel: &crate::ir::Kernel) -> Self {
+        let parameter = |p: &crate::ir::Parameter| ParameterInfo {
+            offset: p.offset as usize,
+            size: p.size as usize,
+            pointers: p.pointers.iter().map(|at| *at as usize).collect(),
+        };
+        KernelInfo {
+            name: CString::new(kernel.name.as_str()).unwrap_or_default(),
+            parameters: kernel.parameters.iter().map(parameter).collect(),
+            parameter_bytes: kernel.parameter_bytes as usize,
+            static_shared: kernel.static_shared,
+            local_bytes: kernel.local_bytes,
+            max_threads: kernel.max_threads,
+            registers: kernel.registers,
+        }
     }
+}
+
+/// Where the variables of a module lie: (name, address, bytes), in the program's order.
+pub struct Placed(Vec<(String, u64, u64)>);
+
+impl Placed {
+    pub fn symbol(&self, name: &str) -> Option<(u64, u64)> {
+        self.0.iter().find(|(known, ..)| known == name).map(|(_, address, bytes)| (*address, *bytes))
+    }
+}
+
+/// The settings of this thread, as options of a device.
+fn options(capability: (u32, u32)) -> Answer<Options> {
+    let wrong = |key: &str, text: &str, expected: &str| {
+        let key = key.to_uppercase().replace('-', "_");
+        Status::INVALID_VALUE.because(format!("PATARM_EMULATOR_{key}={text}: expected {expected}"))
+    };
+    let number = |key: &str| match reports::setting(key) {
+        None => Ok(None),
+        Some(text) => text.parse::<u64>().map(Some).map_err(|_| wrong(key, &text, "a number")),
+    };
+    let default = Options::default();
+    let checks = match reports::setting("checks").as_deref() {
+        None | Some("1") => true,
+        Some("0") => false,
+        Some(text) => return Err(wrong("checks", text, "0 or 1")),
+    };
+    let tensor_core = match reports::setting("tensor-core").as_deref() {
+        None => None,
+        Some("ampere") => Some(Model::Ampere),
+        Some("hopper") => Some(Model::Hopper),
+        Some("fma") => Some(Model::Fma),
+        Some(text) => return Err(wrong("tensor-core", text, "ampere, hopper or fma")),
+    };
+    let memory = number("memory")?.unwrap_or(default.memory);
+    Ok(Options { checks, tensor_core, memory, capability, order_seed: number("seed")?, ..default })
+}
+
+/// Memory of a device, as set.
+pub fn memory_bytes() -> Answer<u64> {
+    Ok(options((8, 0))?.memory)
 }
 
 /// The machine of one context.
 pub struct Engine {
-    allocations: BTreeMap<u64, Vec<u8>>,
-    next: u64,
-    capability: (u32, u32),
-    total: u64,
-    used: u64,
+    device: Device,
+    stats: bool,
 }
 
 impl Engine {
     pub fn new(capability: (u32, u32), number: u16) -> Answer<Self> {
-        Ok(Engine {
-            allocations: BTreeMap::new(),
-            next: 0x7000_4000_0000 + ((number as u64) << 36),
-            capability,
-            total: memory_bytes()?,
-            used: 0,
-        })
+        let stats = reports::setting("stats").as_deref() == Some("1");
+        Ok(Engine { device: Device::numbered(options(capability)?, number), stats })
     }
+
     pub fn capability(&self) -> (u32, u32) {
-        self.capability
+        self.device.options.capability
     }
+
     pub fn order_seed(&self) -> Option<u64> {
-        reports::setting("seed").and_then(|seed| seed.parse().ok())
+        self.device.options.order_seed
     }
-    pub fn place_globals(&mut self, _: &Loaded) -> Answer<Placed> {
-        Ok(Placed)
-    }
-    pub fn remove_globals(&mut self, _: &Placed) -> Result<(), Failure> {
-        Ok(())
-    }
-    pub fn launch(&mut self, _: &Loaded, _: usize, _: &Placed, _: &Dimensions, _: &[u8]) -> Result<(), Failure> {
-        Ok(())
-    }
-    pub fn allocate(&mut self, bytes: u64) -> Option<u64> {
-        if self.used + bytes > self.total {
-            return None;
-        }
-        let address = self.next;
-        self.next += (bytes + 4096).next_multiple_of(512);
-        self.allocations.insert(address, vec![0; bytes as usize]);
-        self.used += bytes;
-        Some(address)
-    }
-    pub fn free_bytes(&self) -> u64 {
-        self.total - self.used
-    }
-    pub fn total_bytes(&self) -> u64 {
-        self.total
-    }
-    fn find(&mut self, address: u64, n: u64) -> Result<&mut [u8], Failure> {
-        let bad = Failure { status: Status::ILLEGAL_ADDRESS, report: format!("{n} bytes at {address:#x}") };
-        let Some((start, bytes)) = self.allocations.range_mut(..=address).next_back() else { return Err(bad) };
-        let at = address - start;
-        if at + n > bytes.len() as u64 {
-            return Err(bad);
-        }
-        Ok(&mut bytes[at as usize..(at + n) as usize])
-    }
-    pub fn free(&mut self, address: u64) -> Result<(), Failure> {
-        match self.allocations.remove(&address) {
-            Some(bytes) => {
-                self.used -= bytes.len() as u64;
-                Ok(())
+
+    /// Puts a module's variables into device memory, with their first values.
+    pub fn place_globals(&mut self, loaded: &Loaded) -> Answer<Placed> {
+        let memory = &mut self.device.memory;
+        let mut placed = Vec::new();
+        for symbol in &loaded.program.symbols {
+            let no_room = || Status::OUT_OF_MEMORY.because(format!("no room for the variable {}", symbol.name));
+            let address = memory.allocate(symbol.size).map_err(|_| no_room())?;
+            let written = match &symbol.bytes {
+                Some(bytes) => memory.write(address, bytes),
+                None => memory.fill(address, 0, symbol.size),
+            };
+            written.map_err(|fault| Status::INVALID_IMAGE.because(fault.to_string()))?;
+            if symbol.constant {
+                memory.make_constant(address);
             }
-            None => Err(Failure { status: Status::ILLEGAL_ADDRESS, report: format!("free of {address:#x}") }),
+            placed.push((symbol.name.clone(), address, symbol.size));
         }
+        Ok(Placed(placed))
     }
+
+    pub fn remove_globals(&mut self, placed: &Placed) -> Result<(), Failure> {
+        placed.0.iter().try_for_each(|(_, address, _)| self.free(*address))
+    }
+
+    pub fn launch(
+        &mut self,
+        loaded: &Loaded,
+        index: usize,
+        placed: &Placed,
+        shape: &Dimensions,
+        parameters: &[u8],
+    ) -> Result<(), Failure> {
+        let symbols = SymbolAddresses(placed.0.iter().map(|(_, address, _)| *address).collect());
+        let kernel = &loaded.program.kernels[index];
+        self.device.launch(&loaded.program, kernel, &symbols, shape, parameters).map_err(failure)
+    }
+
+    pub fn allocate(&mut self, bytes: u64) -> Option<u64> {
+        self.device.memory.allocate(bytes).ok()
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        self.device.memory.free_bytes()
+    }
+
+    pub fn total_bytes(&self) -> u64 {
+        self.device.memory.limit()
+    }
+
+    pub fn free(&mut self, address: u64) -> Result<(), Failure> {
+        self.device.memory.free(address).map_err(failure)
+    }
+
     pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), Failure> {
-        bytes.copy_from_slice(self.find(address, bytes.len() as u64)?);
-        Ok(())
+        self.device.memory.read(address, bytes).map_err(failure)
     }
+
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Failure> {
-        self.find(address, bytes.len() as u64)?.copy_from_slice(bytes);
-        Ok(())
+        self.device.memory.write(address, bytes).map_err(failure)
     }
+
     pub fn fill(&mut self, address: u64, byte: u8, n: u64) -> Result<(), Failure> {
-        self.find(address, n)?.fill(byte);
-        Ok(())
+        self.device.memory.fill(address, byte, n).map_err(failure)
     }
+
     pub fn copy(&mut self, to: u64, from: u64, n: u64) -> Result<(), Failure> {
-        let bytes = self.find(from, n)?.to_vec();
-        self.write(to, &bytes)
+        self.device.memory.copy(to, from, n).map_err(failure)
     }
+
     /// The live allocation that holds this address: its start and size.
     pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
-        let (start, bytes) = self.allocations.range(..=address).next_back()?;
-        (address - start < bytes.len() as u64).then_some((*start, bytes.len() as u64))
+        self.device.memory.allocation(address)
     }
+
     pub fn is_device_address(&self, address: u64) -> bool {
-        (0x7000_0000_0000..0x7f00_0000_0000).contains(&address)
+        (global::BASE..global::END).contains(&address)
     }
+
+    /// What was never freed, a line each.
     pub fn leaks(&self) -> Vec<String> {
-        self.allocations.iter().map(|(start, bytes)| format!("{start:#x} {}", bytes.len())).collect()
+        self.device.memory.live().map(|(start, bytes)| format!("{bytes} bytes at {start:#x}")).collect()
     }
-    pub fn finish(&mut self) {}
+
+    /// The context ends: the counters, where they were asked for.
+    pub fn finish(&mut self) {
+        if self.stats {
+            let table = std::mem::take(&mut self.device.counters).table();
+            if !table.is_empty() {
+                eprintln!("{table}");
+            }
+        }
+    }
+}
+
+/// A fault as the program sees it (a code) and as a person reads it.
+fn failure(fault: Fault) -> Failure {
+    let status = match fault.kind {
+        FaultKind::IllegalAddress => Status::ILLEGAL_ADDRESS,
+        FaultKind::Misaligned => Status::MISALIGNED_ADDRESS,
+        FaultKind::Trap => Status::ILLEGAL_INSTRUCTION,
+        FaultKind::Deadlock => Status::LAUNCH_TIMEOUT,
+        FaultKind::Launch => Status::INVALID_VALUE,
+        FaultKind::Uninitialised | FaultKind::Race | FaultKind::Synchronisation | FaultKind::Unsupported => {
+            Status::LAUNCH_FAILED
+        }
+    };
+    Failure { status, report: fault.to_string() }
 }

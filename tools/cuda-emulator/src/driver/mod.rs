@@ -14,7 +14,7 @@
 //! | [`stream`], [`event`] | streams and events |
 //! | [`capture`], [`graph`] | stream capture with its rules; graphs and their replay |
 //! | [`memory`], [`copy`], [`pinned`] | device memory, copies and fills, page-locked host memory |
-//! | [`module`], [`function`], [`signature`], [`launch`] | loading kernels, their attributes, occupancy and pointers, launching |
+//! | [`module`], [`function`], [`launch`] | loading kernels, their attributes, occupancy and pointers, launching |
 //! | [`library`] | the table that the cuBLASLt library calls |
 //! | [`refused`] | entry points that exist only to refuse by name, where cudarc would panic on a missing symbol |
 
@@ -38,7 +38,6 @@ mod queue;
 mod refused;
 mod registry;
 mod reports;
-mod signature;
 mod status;
 mod stream;
 mod work;

@@ -79,7 +79,8 @@ fn check(device: &Device, launch: &Launch<'_>) -> Result<(), Fault> {
     if parameters.len() != kernel.parameter_bytes as usize {
         return refuse(format!("{} bytes of arguments: the kernel takes {}", parameters.len(), kernel.parameter_bytes));
     }
-    let used = kernel.constants.iter().filter_map(|(_, c)| if let Constant::Symbol(i, _) = c { Some(*i) } else { None });
+    let used =
+        kernel.constants.iter().filter_map(|(_, c)| if let Constant::Symbol(i, _) = c { Some(*i) } else { None });
     if let Some(i) = used.filter(|i| *i as usize >= symbols.0.len()).min() {
         return refuse(format!("the variable {} of the module has no address", program.symbols[i as usize].name));
     }

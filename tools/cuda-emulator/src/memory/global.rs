@@ -8,6 +8,8 @@ use crate::fault::{Fault, FaultKind, Trouble};
 
 /// Where device memory begins; contexts number `n` begins `n << 36` higher.
 pub const BASE: u64 = 0x7000_4000_0000;
+/// Beyond all contexts.
+pub const END: u64 = 0x7f00_0000_0000;
 const ALIGN: u64 = 512;
 /// Bytes between allocations that belong to nobody.
 const GUARD: u64 = 4096;
@@ -188,7 +190,7 @@ impl GlobalMemory {
         let a = &self.allocations[i];
         let at = address - a.start;
         if a.freed && at < a.size.max(1) {
-            return Err(format!("{len} bytes, {at} bytes into the {}, which was freed", a.what()));
+            return Err(format!("{at} bytes into the {}, which was freed", a.what()));
         }
         if a.freed || at > a.size || len > a.size - at {
             return Err(self.near(address));
@@ -202,6 +204,7 @@ impl GlobalMemory {
         let distance = |a: &Allocation| {
             let freed = if a.freed { " (freed)" } else { "" };
             match address.checked_sub(a.start + a.size) {
+                Some(0) => format!("just past the end of the {}{freed}", a.what()),
                 Some(beyond) => format!("{beyond} bytes past the end of the {}{freed}", a.what()),
                 None if address >= a.start => format!("{} bytes into the {}{freed}", address - a.start, a.what()),
                 None => format!("{} bytes before the {}{freed}", a.start - address, a.what()),
@@ -210,7 +213,7 @@ impl GlobalMemory {
         let before = after.checked_sub(1).map(|i| &self.allocations[i]);
         match before.or(self.allocations.get(after)) {
             Some(a) => distance(a),
-            None => "there are no allocations".to_owned(),
+            None => "where there are no allocations".to_owned(),
         }
     }
 
@@ -227,7 +230,9 @@ impl GlobalMemory {
     pub fn load(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&[u8], Trouble> {
         let i = match self.find(address, len) {
             Ok(i) => i,
-            Err(message) => return Err(Trouble::new(FaultKind::IllegalAddress, format!("a read of {message}"))),
+            Err(message) => {
+                return Err(Trouble::new(FaultKind::IllegalAddress, format!("a read of {len} bytes {message}")));
+            }
         };
         let a = &mut self.allocations[i];
         let at = (address - a.start) as usize;
@@ -251,7 +256,9 @@ impl GlobalMemory {
     pub fn store(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], Trouble> {
         let i = match self.find(address, len) {
             Ok(i) => i,
-            Err(message) => return Err(Trouble::new(FaultKind::IllegalAddress, format!("a write of {message}"))),
+            Err(message) => {
+                return Err(Trouble::new(FaultKind::IllegalAddress, format!("a write of {len} bytes {message}")));
+            }
         };
         let a = &mut self.allocations[i];
         if a.constant {

@@ -214,7 +214,7 @@ fn a_fault_shows_where_the_host_waits_names_the_line_and_sticks() {
     unsafe { stream.launch_builder(&fill).arg(&mut values).arg(&1f32).launch(shape(4, 32, 0)) }.unwrap();
     assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     let report = cuda_emulator::reports();
-    for part in ["fill", "kernels.cu:12", "400"] {
+    for part in ["fill", "kernels.cu:11", "400"] {
         assert!(report.contains(part), "{part} is missing in:\n{report}");
     }
     assert_eq!(code(context.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
