@@ -49,7 +49,7 @@ const NOT_OPS: [(&str, &[&str]); 4] = [
     // The table of contents, the backend's folder, and what all contracts use.
     ("src/ops", &["mod", "cpu", "cost", "error"]),
     // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
-    ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "alert", "parallel", "shared"]),
+    ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "team", "parallel", "shared"]),
     ("tests/ops", &["main", "numbers"]),
     ("benches/ops", &["main"]),
 ];

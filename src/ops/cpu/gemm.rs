@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::memory;
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::tensor::DeviceError;
 
 /// Columns of a panel: two vectors.
@@ -359,8 +360,8 @@ impl Kernel for Tile {
 
 /// Runs tiles 0..count, on threads where the work is worth it.
 fn each_tile(count: usize, parallel: bool, tile: impl Fn(usize) + Send + Sync) {
-    if parallel && count > 1 {
-        (0..count).into_par_iter().with_max_len(1).for_each(tile);
+    if parallel {
+        team::each(count, tile);
     } else {
         (0..count).for_each(tile);
     }
@@ -373,13 +374,13 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     if m == 0 || n == 0 {
         return;
     }
-    let parallel = (m + 4) * n * k > SERIAL_WORK && rayon::current_num_threads() > 1;
+    let parallel = (m + 4) * n * k > SERIAL_WORK && team::threads() > 1;
     let row_tiles = m.div_ceil(TILE_ROWS);
     let panels = n.div_ceil(PANEL);
     let mut group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
     if parallel && row_tiles == 1 {
         // Few rows: what counts is that every thread streams its share of B.
-        group = group.min(panels.div_ceil(2 * rayon::current_num_threads()));
+        group = group.min(panels.div_ceil(2 * team::threads()));
     }
     let column_tiles = panels.div_ceil(group);
     let out = Output(c.as_mut_ptr());
@@ -408,7 +409,7 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
     if m == 0 || n == 0 {
         return;
     }
-    let parallel = k * m * n > SERIAL_WORK && rayon::current_num_threads() > 1;
+    let parallel = k * m * n > SERIAL_WORK && team::threads() > 1;
     let row_tiles = m.div_ceil(GRADIENT_TILE[0]).max(if parallel { 2.min(m) } else { 1 });
     let panels = n.div_ceil(PANEL);
     let column_tiles = panels.div_ceil(GRADIENT_TILE[1]);
