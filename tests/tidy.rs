@@ -49,7 +49,7 @@ const NOT_OPS: [(&str, &[&str]); 6] = [
     // The table of contents, the backends' folders, and what all contracts use.
     ("src/ops", &["mod", "cpu", "cuda", "cost", "error"]),
     // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
-    ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "alert", "parallel", "shared"]),
+    ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "team", "parallel", "shared"]),
     ("src/ops/cuda", &["mod"]),
     // Headers that several kernels include.
     ("kernels", &["common"]),

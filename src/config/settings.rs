@@ -211,12 +211,10 @@ impl RlSettings {
 pub struct EvalSettings {
     /// Held-out pairs.
     pub pairs: usize,
-    /// Judgements a side whose mean is compared (`accuracy_mean8` for 8).
-    pub votes: usize,
 }
 
 impl Default for EvalSettings {
     fn default() -> Self {
-        Self { pairs: 400, votes: 8 }
+        Self { pairs: 400 }
     }
 }

@@ -1,6 +1,6 @@
 //! The order of examples: a permutation an epoch, a pure function of (seed, cursor), so a cursor is all a resume needs.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use crate::random::Stream;
 
@@ -9,20 +9,20 @@ pub struct Order {
     len: usize,
     stream: Stream,
     /// The permutation of the epoch asked for last.
-    current: RefCell<Option<(u64, Vec<usize>)>>,
+    current: Mutex<Option<(u64, Vec<usize>)>>,
 }
 
 impl Order {
     /// `len` ≥ 1.
     pub fn new(len: usize, seed: u64) -> Self {
         assert!(len > 0, "an order of no rows");
-        Self { len, stream: Stream::new(seed).fold(0x6f72_6465), current: RefCell::new(None) }
+        Self { len, stream: Stream::new(seed).fold(0x6f72_6465), current: Mutex::new(None) }
     }
 
     /// The row at a cursor that counts examples since the start of training.
     pub fn row(&self, cursor: u64) -> usize {
         let (epoch, place) = (cursor / self.len as u64, (cursor % self.len as u64) as usize);
-        let mut current = self.current.borrow_mut();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match current.as_ref() {
             Some((known, permutation)) if *known == epoch => permutation[place],
             _ => {

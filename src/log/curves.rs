@@ -133,6 +133,7 @@ pub const CHARTS: &[ChartSpec] = &[
             series("rl", "verdict_out_of_range", "out of range"),
             series("rl", "verdict_truncated", "truncated"),
             series("rl", "verdict_missing", "missing"),
+            series("rl", "verdict_unavailable", "unavailable"),
         ],
     ),
     shares(

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tensor::file::write_atomically;
+
 /// What is worth knowing when two runs are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
@@ -44,7 +46,7 @@ impl Environment {
     /// Writes `environment.json` into the run folder, replacing an older one.
     pub fn write(&self, run_dir: &Path) -> std::io::Result<()> {
         let text = serde_json::to_vec_pretty(self)?;
-        super::report::write_atomically(&run_dir.join("environment.json"), &text)
+        write_atomically(&run_dir.join("environment.json"), &text)
     }
 }
 

@@ -4,7 +4,7 @@
 //! half way, or have crashed); its section then says so.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -14,6 +14,7 @@ use super::metrics::{Record, read_records};
 use super::page::{self, escape, escape_cut, note, section};
 use super::samples::Samples;
 use super::{headline, health};
+use crate::tensor::file::write_atomically;
 
 /// Characters shown of the configuration.
 const CONFIG_MAX: usize = 20_000;
@@ -50,20 +51,6 @@ pub fn write_report(run_dir: &Path) -> Result<PathBuf, ReportError> {
         Ok(()) => Ok(path),
         Err(source) => Err(ReportError::Write { path, source }),
     }
-}
-
-/// Writes a file so that a reader sees the old content or the new, never a part: aside, flushed, renamed.
-pub(super) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    // The process id keeps two writers apart; the last one to rename wins with a whole file.
-    let aside = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = fs::File::create(&aside)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&aside, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
-    written
 }
 
 impl Run {

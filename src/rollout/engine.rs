@@ -154,9 +154,9 @@ impl<B: Backend> Engine<B> {
             })
         };
         let results: Vec<Result<_, EngineError>> = if count == 1 {
-            vec![model.backend.on_the_alert(|| run_lane((0, &mut self.lanes[0])))]
+            vec![model.backend.together(|| run_lane((0, &mut self.lanes[0])))]
         } else {
-            self.lanes.par_iter_mut().enumerate().map(run_lane).collect()
+            self.lanes.par_iter_mut().enumerate().map(|lane| model.backend.alone(|| run_lane(lane))).collect()
         };
         let mut completions: Vec<Vec<Completion>> = groups.iter().map(|_| Vec::new()).collect();
         let mut results = results.into_iter().map(|r| Ok(r?.into_iter())).collect::<Result<Vec<_>, EngineError>>()?;

@@ -72,9 +72,14 @@ pub trait Device: Clone + Send + Sync + 'static {
         1
     }
 
+    /// Runs the work of one lane beside others: its ops leave the other lanes' threads alone.
+    fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
     /// Runs work made of many small ops that follow each other closely. A device may keep its helpers from falling asleep
     /// meanwhile.
-    fn on_the_alert<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    fn together<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
     }
 

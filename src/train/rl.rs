@@ -174,7 +174,8 @@ fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair],
 
 /// Rewards and advantages of all judgements, joined by (pair, role, rollout).
 fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -> Result<Rewards, TrainError> {
-    let mut manager = PairRewardManager::new(*plan.reward, plan.settings.rollouts);
+    let expected = pairs.iter().map(|pair| pair.pair.id);
+    let mut manager = PairRewardManager::new(*plan.reward, plan.settings.rollouts).expecting(expected);
     for (pair, sides) in pairs.iter().zip(judged) {
         for role in Role::BOTH {
             for (rollout, judged) in sides[role.index()].iter().enumerate() {

@@ -31,6 +31,8 @@ pub struct RlMetrics {
     pub verdict_out_of_range: f64,
     pub verdict_truncated: f64,
     pub verdict_missing: f64,
+    /// Judgements that could not be had (a failed rollout): not the doing of the policy, so neither rewarded nor punished.
+    pub verdict_unavailable: f64,
     /// Shares of judgements that earned no, the lower and the higher Preference-Aware Reward.
     pub tier_none: f64,
     pub tier_low: f64,
@@ -168,6 +170,7 @@ impl StepNumbers {
             verdict_out_of_range: health.out_of_range,
             verdict_truncated: health.truncated,
             verdict_missing: health.missing,
+            verdict_unavailable: health.unavailable,
             tier_none: health.tier_none,
             tier_low: health.tier_low,
             tier_high: health.tier_high,

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::error::TrainError;
@@ -20,7 +21,7 @@ pub struct Example {
 }
 
 /// Where examples come from: a pure function of the cursor, so a cursor is all a resume needs.
-pub trait ExampleSource {
+pub trait ExampleSource: Sync {
     fn example(&self, cursor: u64) -> Example;
 }
 
@@ -68,7 +69,7 @@ pub fn sft_step<B: Backend>(
 ) -> Result<SftMetrics, TrainError> {
     let start = Instant::now();
     let cursors = progress.cursor..progress.cursor + plan.examples_per_step as u64;
-    let examples: Vec<Example> = cursors.map(|cursor| source.example(cursor)).collect();
+    let examples: Vec<Example> = cursors.into_par_iter().map(|cursor| source.example(cursor)).collect();
     let target_tokens: usize = examples.iter().map(|e| e.mask.iter().skip(1).filter(|m| **m).count()).sum();
     let tokens = examples.iter().map(|e| e.ids.len()).sum();
     let mut loss = 0.0;

@@ -1,9 +1,8 @@
 //! Embedding on the CPU.
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::parallel::for_row_blocks;
+use super::team;
 use crate::ops::embedding::{Embedding, EmbeddingBackward, EmbeddingForward};
 use crate::ops::{Check, OpResult};
 
@@ -52,7 +51,7 @@ impl Embedding for Cpu {
             pieces.push((piece, first_row, now));
             (rest, first_row, sorted) = (tail, end_row, later);
         }
-        pieces.into_par_iter().for_each(|(piece, first_row, tokens)| {
+        team::each_of(pieces, |(piece, first_row, tokens)| {
             for token in tokens {
                 let row = &mut piece[(ids[*token as usize] as usize - first_row) * hidden..][..hidden];
                 let gradient = &d_out[*token as usize * hidden..][..hidden];

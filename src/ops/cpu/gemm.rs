@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::memory;
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::tensor::DeviceError;
 
 /// Columns of a panel: two vectors.
@@ -23,7 +24,7 @@ pub const PANEL: usize = 2 * LANES;
 /// rows; 192 rows of A (16 micro-kernels) with K = 1536 take 1.2 MB of a 2 MB second-level cache.
 const TILE_ROWS: usize = 192;
 /// Multiply-adds of a tile, at least: about 0.1 ms, a hundred times what handing it to a thread costs.
-const TILE_WORK: usize = 4 << 20;
+const TILE_WORK: usize = 16 << 20;
 /// Below this much work (multiply-adds, with the reading of B as that of four rows) threads cost more than they bring.
 const SERIAL_WORK: usize = 2 << 20;
 /// Rows of both factors of a weight gradient packed at a time: a panel of B is then 32 KB and stays in the first-level
@@ -101,6 +102,8 @@ impl Panels {
 fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usize) {
     let columns = PANEL.min(stride - first);
     for (to, row) in panel.iter_mut().zip(from.chunks_exact(stride)) {
+        simd::prefetch(row.as_ptr().wrapping_add(16 * stride + first));
+        simd::prefetch(row.as_ptr().wrapping_add(16 * stride + first + 16));
         if columns == PANEL {
             to.0.copy_from_slice(&row[first..first + PANEL]);
         } else {
@@ -110,16 +113,39 @@ fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usiz
     }
 }
 
-/// Packs columns `first..first + width` of `from` [k, stride] as [k][width], a vector at a time where that fits: `to` must
-/// have a vector's room beyond its end, which the next block packed overwrites. `width` is at most a vector.
+/// Where row block `first..` of a packed factor of `depth` rows begins: a vector's room after each block, because rows of
+/// blocks are stored as whole vectors.
 #[inline(always)]
-fn pack_rows<S: Simd>(s: S, to: &mut [f32], width: usize, from: &[f32], stride: usize, first: usize) {
+const fn block_start(first: usize, index: usize, depth: usize) -> usize {
+    first * depth + index * LANES
+}
+
+/// Packs columns `first..first + columns` of `from` [k, stride] in `blocks` row blocks, each as [k][rows of the block]. Row
+/// by row, so that memory is read in its order.
+#[inline(always)]
+fn pack_row_blocks<S: Simd>(
+    s: S,
+    to: &mut [f32],
+    blocks: usize,
+    columns: usize,
+    from: &[f32],
+    stride: usize,
+    first: usize,
+) {
+    let depth = from.len() / stride;
     for (k, row) in from.chunks_exact(stride).enumerate() {
-        let to = &mut to[k * width..][..LANES];
-        if first + LANES <= stride {
-            s.store(to, s.load(&row[first..]));
-        } else {
-            to[..width].copy_from_slice(&row[first..first + width]);
+        let row = &row[first..];
+        for line in (0..columns).step_by(LANES) {
+            simd::prefetch(row.as_ptr().wrapping_add(8 * stride + line));
+        }
+        for i in 0..blocks {
+            let (at, width) = part(columns, blocks, i);
+            let to = &mut to[block_start(at, i, depth) + k * width..][..LANES];
+            if at + LANES <= row.len() {
+                s.store(to, s.load(&row[at..]));
+            } else {
+                to[..width].copy_from_slice(&row[at..at + width]);
+            }
         }
     }
 }
@@ -334,8 +360,8 @@ impl Kernel for Tile {
 
 /// Runs tiles 0..count, on threads where the work is worth it.
 fn each_tile(count: usize, parallel: bool, tile: impl Fn(usize) + Send + Sync) {
-    if parallel && count > 1 {
-        (0..count).into_par_iter().with_max_len(1).for_each(tile);
+    if parallel {
+        team::each(count, tile);
     } else {
         (0..count).for_each(tile);
     }
@@ -348,13 +374,13 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     if m == 0 || n == 0 {
         return;
     }
-    let parallel = (m + 4) * n * k > SERIAL_WORK && rayon::current_num_threads() > 1;
+    let parallel = (m + 4) * n * k > SERIAL_WORK && team::threads() > 1;
     let row_tiles = m.div_ceil(TILE_ROWS);
     let panels = n.div_ceil(PANEL);
     let mut group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
     if parallel && row_tiles == 1 {
         // Few rows: what counts is that every thread streams its share of B.
-        group = group.min(panels.div_ceil(2 * rayon::current_num_threads()));
+        group = group.min(panels.div_ceil(2 * team::threads()));
     }
     let column_tiles = panels.div_ceil(group);
     let out = Output(c.as_mut_ptr());
@@ -383,7 +409,7 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
     if m == 0 || n == 0 {
         return;
     }
-    let parallel = k * m * n > SERIAL_WORK && rayon::current_num_threads() > 1;
+    let parallel = k * m * n > SERIAL_WORK && team::threads() > 1;
     let row_tiles = m.div_ceil(GRADIENT_TILE[0]).max(if parallel { 2.min(m) } else { 1 });
     let panels = n.div_ceil(PANEL);
     let column_tiles = panels.div_ceil(GRADIENT_TILE[1]);
@@ -396,7 +422,7 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
         SCRATCH.with_borrow_mut(|(b_packed, a_packed)| {
             let depth = DEPTH.min(k);
             b_packed.resize((count * depth).max(b_packed.len()), ZERO_ROW);
-            a_packed.resize((rows * depth + LANES).max(a_packed.len()), 0.0);
+            a_packed.resize((rows * (depth + LANES)).max(a_packed.len()), 0.0);
             simd::run(TransposedTile { c, a, b, k, m, n, row, rows, panel, panels: count, b_packed, a_packed });
         });
     });
@@ -445,16 +471,13 @@ impl TransposedTile<'_> {
         }
         let a_block = &self.a[first * self.m..(first + depth) * self.m];
         let blocks = self.rows.div_ceil(max_rows::<S>());
-        for i in 0..blocks {
-            let (at, rows) = part(self.rows, blocks, i);
-            pack_rows(s, &mut self.a_packed[at * depth..], rows, a_block, self.m, self.row + at);
-        }
+        pack_row_blocks(s, self.a_packed, blocks, self.rows, a_block, self.m, self.row);
         for p in 0..self.panels {
             let columns = PANEL.min(self.n - (self.panel + p) * PANEL);
             for i in 0..blocks {
                 let (at, rows) = part(self.rows, blocks, i);
                 let piece = Piece {
-                    a: self.a_packed[at * depth..].as_ptr(),
+                    a: self.a_packed[block_start(at, i, depth)..].as_ptr(),
                     a_row: 1,
                     b: self.b_packed[p * depth..].as_ptr().cast(),
                     b_panel: 0,

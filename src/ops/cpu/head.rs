@@ -6,12 +6,11 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::gemm::{add_transposed_product, product};
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
 use crate::ops::linear::LinearSizes;
 use crate::ops::{Check, OpResult};
@@ -183,8 +182,13 @@ impl Losses<'_, '_> {
         if logits.len() < SERIAL_LOGITS {
             logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss).enumerate().for_each(row);
         } else {
-            let rows = logits.par_chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss);
-            rows.with_min_len(SERIAL_LOGITS.div_ceil(vocab)).enumerate().for_each(row);
+            let stretch = SERIAL_LOGITS.div_ceil(vocab);
+            let outs = logprob.chunks_mut(stretch).zip(entropy.chunks_mut(stretch)).zip(loss.chunks_mut(stretch));
+            let parts = logits.chunks_mut(stretch * vocab).zip(outs).enumerate();
+            team::each_of(parts, |(part, (logits, ((logprob, entropy), loss)))| {
+                let rows = logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss);
+                rows.enumerate().for_each(|(i, rest)| row((part * stretch + i, rest)));
+            });
         }
     }
 

@@ -1,7 +1,6 @@
 //! The CPU backend: f32 throughout, threads by rayon, the same bits for any number of them.
 
 mod adamw;
-mod alert;
 pub mod attention;
 mod embedding;
 pub mod gemm;
@@ -18,6 +17,7 @@ mod score_margin;
 mod shared;
 pub mod simd;
 mod swiglu;
+mod team;
 
 use std::ops::Range;
 
@@ -67,8 +67,12 @@ impl Device for Cpu {
         rayon::current_num_threads()
     }
 
-    fn on_the_alert<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        alert::on_the_alert(work)
+    fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
+        team::alone(work)
+    }
+
+    fn together<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        team::together(work)
     }
 
     fn clear<T: Element>(&self, view: &mut [T]) -> Result<(), DeviceError> {

@@ -1,6 +1,6 @@
 //! Work in fixed pieces on rayon's threads: pieces depend on sizes alone, so results do not depend on the threads.
 
-use rayon::prelude::*;
+use super::team;
 
 /// Elements below which a loop stays on the caller's thread: waking another costs more.
 pub const SERIAL_ELEMENTS: usize = 16_384;
@@ -11,9 +11,9 @@ pub fn for_row_blocks(out: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]
         return;
     }
     let rows = out.len() / cols;
-    if out.len() <= SERIAL_ELEMENTS || rayon::current_num_threads() == 1 {
+    if out.len() <= SERIAL_ELEMENTS || team::threads() == 1 {
         return f(0, out);
     }
-    let block = rows.div_ceil(4 * rayon::current_num_threads()).max(SERIAL_ELEMENTS / 4 / cols).max(1);
-    out.par_chunks_mut(block * cols).enumerate().for_each(|(index, chunk)| f(index * block, chunk));
+    let block = rows.div_ceil(4 * team::threads()).max(SERIAL_ELEMENTS / 4 / cols).max(1);
+    team::each_of(out.chunks_mut(block * cols).enumerate(), |(index, chunk)| f(index * block, chunk));
 }

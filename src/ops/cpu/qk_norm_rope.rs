@@ -1,10 +1,9 @@
 //! Norms of queries and keys, rotary positions and the pool write, on the CPU: a token at a time.
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::shared::SharedMut;
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNormRopeForward};
 use crate::ops::{Check, OpResult};
 
@@ -31,11 +30,12 @@ impl QkNormRope for Cpu {
             epsilon: args.epsilon,
             tokens: 0..args.sizes.tokens,
         };
-        if args.sizes.tokens <= 2 * BLOCK {
-            simd::run(forward);
-        } else {
-            blocks(args.sizes.tokens).for_each(|tokens| simd::run(Forward { tokens, ..forward.clone() }));
-        }
+        let tokens = args.sizes.tokens;
+        let piece = team::piece_rows(tokens.max(1), BLOCK);
+        team::each(tokens.div_ceil(piece), |i| {
+            let tokens = i * piece..tokens.min((i + 1) * piece);
+            simd::run(Forward { tokens, ..forward.clone() });
+        });
         Ok(())
     }
 
@@ -62,11 +62,10 @@ impl QkNormRope for Cpu {
             kv_rows: args.kv_rows,
             sizes,
         };
-        args.d_qkv.par_chunks_mut(BLOCK * sizes.qkv_cols()).zip(partial.par_chunks_mut(2 * dim)).enumerate().for_each(
-            |(block, (d_qkv, d_weights))| {
-                simd::run(Backward { d_qkv, d_weights, inputs: &inputs, first: block * BLOCK });
-            },
-        );
+        let outs = args.d_qkv.chunks_mut(BLOCK * sizes.qkv_cols()).zip(partial.chunks_mut(2 * dim));
+        team::each_of(outs.enumerate(), |(block, (d_qkv, d_weights))| {
+            simd::run(Backward { d_qkv, d_weights, inputs: &inputs, first: block * BLOCK });
+        });
         for (index, d_weight) in [args.d_q_weight, args.d_k_weight].into_iter().enumerate() {
             let Some(d_weight) = d_weight else { continue };
             for part in partial.chunks_exact(2 * dim) {
@@ -75,10 +74,6 @@ impl QkNormRope for Cpu {
         }
         Ok(())
     }
-}
-
-fn blocks(tokens: usize) -> impl ParallelIterator<Item = std::ops::Range<usize>> {
-    (0..tokens.div_ceil(BLOCK)).into_par_iter().map(move |b| b * BLOCK..tokens.min((b + 1) * BLOCK))
 }
 
 /// Positions must lie in the table and rows in the pool, each row once.

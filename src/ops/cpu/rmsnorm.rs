@@ -1,9 +1,8 @@
 //! RMSNorm on the CPU: a row at a time, sums in sixteen lanes.
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::ops::OpResult;
 use crate::ops::rmsnorm::{RmsNorm, RmsNormBackward, RmsNormForward};
 
@@ -17,22 +16,20 @@ impl RmsNorm for Cpu {
         if rows == 0 || cols == 0 {
             return Ok(());
         }
-        let block = BLOCK * cols;
+        let piece = team::piece_rows(rows, BLOCK);
+        let block = piece * cols;
         let forward = |out: &mut [f32], inv_rms: &mut [f32], sum: Option<(&mut [f32], &[f32])>, x: &[f32]| {
             simd::run(Forward { out, inv_rms, sum, x, weight, cols, epsilon });
         };
-        let outs = out.par_chunks_mut(block).zip(inv_rms.par_chunks_mut(BLOCK)).zip(x.par_chunks(block));
+        let outs = out.chunks_mut(block).zip(inv_rms.chunks_mut(piece)).zip(x.chunks(block));
         match residual {
             Some(residual) => {
-                let sums = residual.sum.par_chunks_mut(block).zip(residual.delta.par_chunks(block));
-                if rows <= 2 * BLOCK {
-                    forward(out, inv_rms, Some((residual.sum, residual.delta)), x);
-                } else {
-                    outs.zip(sums).for_each(|(((out, inv), x), (sum, delta))| forward(out, inv, Some((sum, delta)), x));
-                }
+                let sums = residual.sum.chunks_mut(block).zip(residual.delta.chunks(block));
+                team::each_of(outs.zip(sums), |(((out, inv), x), (sum, delta))| {
+                    forward(out, inv, Some((sum, delta)), x);
+                });
             }
-            None if rows <= 2 * BLOCK => forward(out, inv_rms, None, x),
-            None => outs.for_each(|((out, inv), x)| forward(out, inv, None, x)),
+            None => team::each_of(outs, |((out, inv), x)| forward(out, inv, None, x)),
         }
         Ok(())
     }
@@ -46,13 +43,11 @@ impl RmsNorm for Cpu {
         let blocks = rows.div_ceil(BLOCK);
         let mut partial = vec![0.0f32; blocks * cols];
         let size = BLOCK * cols;
-        d_sum
-            .par_chunks_mut(size)
-            .zip(partial.par_chunks_mut(cols))
-            .zip(d_out.par_chunks(size).zip(sum.par_chunks(size)).zip(inv_rms.par_chunks(BLOCK)))
-            .for_each(|((d_sum, d_weight), ((d_out, sum), inv_rms))| {
-                simd::run(Backward { d_sum, d_weight, d_out, sum, inv_rms, weight, cols, overwrite });
-            });
+        let outs = d_sum.chunks_mut(size).zip(partial.chunks_mut(cols));
+        let ins = d_out.chunks(size).zip(sum.chunks(size)).zip(inv_rms.chunks(BLOCK));
+        team::each_of(outs.zip(ins), |((d_sum, d_weight), ((d_out, sum), inv_rms))| {
+            simd::run(Backward { d_sum, d_weight, d_out, sum, inv_rms, weight, cols, overwrite });
+        });
         if let Some(d_weight) = d_weight {
             for part in partial.chunks_exact(cols) {
                 d_weight.iter_mut().zip(part).for_each(|(to, from)| *to += from);

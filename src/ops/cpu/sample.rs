@@ -1,10 +1,9 @@
 //! Sampling on the CPU: Gumbel-max, a row at a time.
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::ops::OpResult;
 use crate::ops::sample::{Draw, Sample, Sampler, Sampling};
 use crate::random::{Stream, philox4x32, unit};
@@ -22,7 +21,7 @@ impl Sampler for Cpu {
         if logits.len() <= SERIAL_LOGITS {
             ids.iter_mut().zip(logprobs).zip(logits.chunks_exact(vocab).zip(draws)).for_each(draw);
         } else {
-            ids.par_iter_mut().zip(logprobs).zip(logits.par_chunks_exact(vocab).zip(draws)).for_each(draw);
+            team::each_of(ids.iter_mut().zip(logprobs).zip(logits.chunks_exact(vocab).zip(draws)), draw);
         }
         Ok(())
     }

@@ -1,9 +1,8 @@
 //! SwiGLU on the CPU.
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::simd::{self, Kernel, LANES, Simd};
+use super::team;
 use crate::ops::OpResult;
 use crate::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 
@@ -17,14 +16,9 @@ impl Swiglu for Cpu {
         if rows == 0 || cols == 0 {
             return Ok(());
         }
-        if rows <= BLOCK / 2 {
-            simd::run(Forward { out, gate_up, cols });
-            return Ok(());
-        }
-        let block = rows.div_ceil(2 * rayon::current_num_threads()).clamp(1, BLOCK);
-        out.par_chunks_mut(block * cols)
-            .zip(gate_up.par_chunks(2 * block * cols))
-            .for_each(|(out, gate_up)| simd::run(Forward { out, gate_up, cols }));
+        let block = team::piece_rows(rows, BLOCK);
+        let parts = out.chunks_mut(block * cols).zip(gate_up.chunks(2 * block * cols));
+        team::each_of(parts, |(out, gate_up)| simd::run(Forward { out, gate_up, cols }));
         Ok(())
     }
 
@@ -34,10 +28,10 @@ impl Swiglu for Cpu {
         if rows == 0 || cols == 0 {
             return Ok(());
         }
-        d_gate_up
-            .par_chunks_mut(2 * BLOCK * cols)
-            .zip(d_out.par_chunks(BLOCK * cols).zip(gate_up.par_chunks(2 * BLOCK * cols)))
-            .for_each(|(d_gate_up, (d_out, gate_up))| simd::run(Backward { d_gate_up, d_out, gate_up, cols }));
+        let inputs = d_out.chunks(BLOCK * cols).zip(gate_up.chunks(2 * BLOCK * cols));
+        team::each_of(d_gate_up.chunks_mut(2 * BLOCK * cols).zip(inputs), |(d_gate_up, (d_out, gate_up))| {
+            simd::run(Backward { d_gate_up, d_out, gate_up, cols });
+        });
         Ok(())
     }
 }

@@ -7,13 +7,12 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::tile::{Block, ROWS, add_weighted, key_offsets, turn};
 use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{self, Kernel, LANES, Simd};
+use crate::ops::cpu::team;
 
 /// Keys of a panel.
 const PANEL: usize = 64;
@@ -81,7 +80,7 @@ pub fn backward(args: AttentionBackward<'_, Cpu>) {
     if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= SERIAL_WORK {
         tasks.iter().for_each(run);
     } else {
-        tasks.par_iter().for_each(run);
+        team::each(tasks.len(), |i| run(&tasks[i]));
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::tile::{Block, ROWS, add_weighted, dots, key_offsets, turn};
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{self, Kernel, LANES, Level, Simd};
+use crate::ops::cpu::team;
 
 /// Queries of one task: many enough that turning the keys is cheap beside using them.
 const TILE: usize = 128;
@@ -16,6 +15,8 @@ const TILE: usize = 128;
 const TURN_FROM: usize = 16;
 /// Multiply-adds below which a task list stays on the caller's thread.
 const SERIAL_WORK: u64 = 200_000;
+/// The same inside a team, whose helpers are awake.
+const SERIAL_WORK_TOGETHER: u64 = 20_000;
 
 #[derive(Default)]
 struct Scratch {
@@ -61,11 +62,12 @@ pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     let run = |task: &Task<'_>| {
         SCRATCH.with_borrow_mut(|scratch| simd::run_at(level, TileForward { task, shared: &shared, scratch }));
     };
-    if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= SERIAL_WORK {
+    let serial = if team::is_awake() { SERIAL_WORK_TOGETHER } else { SERIAL_WORK };
+    if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= serial {
         tasks.iter().for_each(run);
     } else {
-        let least = tasks.len().div_ceil(8 * rayon::current_num_threads());
-        tasks.par_iter().with_min_len(least).for_each(run);
+        let stretch = tasks.len().div_ceil(8 * team::threads());
+        team::each(tasks.len().div_ceil(stretch), |i| tasks.iter().skip(i * stretch).take(stretch).for_each(run));
     }
 }
 
