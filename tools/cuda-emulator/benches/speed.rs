@@ -2,7 +2,7 @@
 //! second, what is wanted. Needs nvcc. The kernels and their inputs are those of `tests/kernels`.
 
 // The tests' modules hold references and checks that a bench does not call.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 #[path = "../tests/kernels/adamw.rs"]
 mod adamw;

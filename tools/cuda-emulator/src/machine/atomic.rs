@@ -32,7 +32,7 @@ impl Core<'_> {
         let access = Access { space, bytes: bytes as u8, signed: false, register, strong: true, read_only: false };
         for lane in lanes(mask) {
             let address = at[lane as usize];
-            if address % bytes as u64 != 0 {
+            if !address.is_multiple_of(bytes as u64) {
                 let message =
                     format!("an atomic operation on {bytes} bytes at an address that is not a multiple of it");
                 return Err(Trouble::new(FaultKind::Misaligned, message).at(lane, address));

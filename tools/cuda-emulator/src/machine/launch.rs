@@ -98,7 +98,7 @@ impl Order {
     fn new(n: u64, seed: Option<u64>) -> Self {
         let Some(seed) = seed else { return Order { n, first: 0, step: 1 } };
         let mixed = mix(seed);
-        let mut step = mix(mixed) % n | 1;
+        let mut step = (mix(mixed) % n) | 1;
         while gcd(step, n) != 1 {
             step += 2;
         }

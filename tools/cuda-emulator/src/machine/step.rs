@@ -315,9 +315,9 @@ fn logic(f: PredicateLogic, a: u32, b: u32) -> u32 {
 /// Sets the lanes of `mask`.
 #[inline(always)]
 pub fn write<T: Copy>(row: &mut [T; 32], mask: u32, value: impl Fn(usize) -> T) {
-    for l in 0..32 {
+    for (l, to) in row.iter_mut().enumerate() {
         if mask >> l & 1 == 1 {
-            row[l] = value(l);
+            *to = value(l);
         }
     }
 }

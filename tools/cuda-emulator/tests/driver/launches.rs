@@ -177,7 +177,7 @@ fn attributes_parameters_and_occupancy() {
 #[test]
 fn arguments_in_the_wrong_order_or_size_are_refused() {
     let (_context, stream, scale) = opened("scale");
-    let mut values = stream.clone_htod(&[1f32; 4]).unwrap();
+    let values = stream.clone_htod(&[1f32; 4]).unwrap();
     let config = shape(1, 32, 0);
     // Safety: all refused before the kernel runs.
     unsafe {
