@@ -94,8 +94,7 @@ impl Core<'_> {
                         continue;
                     }
                 }
-                // An instruction that no lane runs does nothing; a barrier is looked at all the same.
-                op if mask == 0 && !matches!(op, Op::Barrier { .. }) => {}
+                _ if mask == 0 => {}
                 op => {
                     if let Some(stop) = self.rare(op, mask)? {
                         if matches!(stop, Stop::Slice) {
