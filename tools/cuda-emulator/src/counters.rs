@@ -40,8 +40,14 @@ impl KernelCounters {
 pub struct Counters(BTreeMap<String, KernelCounters>);
 
 impl Counters {
+    pub const NONE: Counters = Counters(BTreeMap::new());
+
     pub fn add(&mut self, kernel: &str, counts: &KernelCounters) {
         self.0.entry(kernel.to_owned()).or_default().add(counts);
+    }
+
+    pub fn merge(&mut self, other: &Counters) {
+        other.0.iter().for_each(|(kernel, counts)| self.add(kernel, counts));
     }
 
     pub fn kernel(&self, name: &str) -> Option<&KernelCounters> {

@@ -170,7 +170,6 @@ impl Context {
                 super::pinned::release(address);
             }
         }
-        self.engine.finish();
     }
 }
 

@@ -1,10 +1,12 @@
 //! The seam to the machine: what the driver needs of it, in the driver's words.
 
 use std::ffi::CString;
+use std::sync::{Mutex, Once, PoisonError};
 
 use super::reports;
 use super::status::{Answer, Refusal, Status};
 use super::work::Failure;
+use crate::counters::Counters;
 use crate::fatbin::{self, FatbinError};
 use crate::fault::{Fault, FaultKind};
 use crate::ir::{LoadError, Program};
@@ -142,6 +144,9 @@ pub struct Engine {
 impl Engine {
     pub fn new(capability: (u32, u32), number: u16) -> Answer<Self> {
         let stats = reports::setting("stats").as_deref() == Some("1");
+        if stats {
+            print_totals_at_exit();
+        }
         Ok(Engine { device: Device::numbered(options(capability)?, number), stats })
     }
 
@@ -187,7 +192,12 @@ impl Engine {
     ) -> Result<(), Failure> {
         let symbols = SymbolAddresses(placed.0.iter().map(|(_, address, _)| *address).collect());
         let kernel = &loaded.program.kernels[index];
-        self.device.launch(&loaded.program, kernel, &symbols, shape, parameters).map_err(failure)
+        let result = self.device.launch(&loaded.program, kernel, &symbols, shape, parameters);
+        if self.stats {
+            let counters = std::mem::take(&mut self.device.counters);
+            TOTALS.lock().unwrap_or_else(PoisonError::into_inner).merge(&counters);
+        }
+        result.map_err(failure)
     }
 
     pub fn allocate(&mut self, bytes: u64) -> Option<u64> {
@@ -235,16 +245,26 @@ impl Engine {
     pub fn leaks(&self) -> Vec<String> {
         self.device.memory.live().map(|(start, bytes)| format!("{bytes} bytes at {start:#x}")).collect()
     }
+}
 
-    /// The context ends: the counters, where they were asked for.
-    pub fn finish(&mut self) {
-        if self.stats {
-            let table = std::mem::take(&mut self.device.counters).table();
-            if !table.is_empty() {
-                eprintln!("{table}");
-            }
+/// What all contexts with the setting `stats` have counted.
+static TOTALS: Mutex<Counters> = Mutex::new(Counters::NONE);
+
+/// Contexts often live as long as the program, so the table comes when that ends.
+fn print_totals_at_exit() {
+    extern "C" fn print() {
+        let table = TOTALS.lock().unwrap_or_else(PoisonError::into_inner).table();
+        if !table.is_empty() {
+            eprintln!("{table}");
         }
     }
+    static ONCE: Once = Once::new();
+    // Safety: `print` is a function of this library, which is never unloaded, and touches nothing that ends earlier.
+    ONCE.call_once(|| {
+        if unsafe { libc::atexit(print) } != 0 {
+            eprintln!("cuda-emulator: counters cannot be printed at the end");
+        }
+    });
 }
 
 /// A fault as the program sees it (a code) and as a person reads it.

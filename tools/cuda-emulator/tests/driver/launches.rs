@@ -274,3 +274,18 @@ fn modules_that_cannot_be_loaded_say_why() {
     let image = Ptx::from_binary(b"\x7fELF and so on".to_vec());
     assert_eq!(code(context.load_module(image)), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
 }
+
+/// The table comes when the program ends, so another run of these tests must end for it.
+#[test]
+fn counters_are_printed_at_the_end() {
+    let tests = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "launches::a_kernel_runs_on_both_devices"])
+        .env("PATARM_EMULATOR_STATS", "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&tests.stderr);
+    let line = errors.lines().find(|line| line.starts_with("scale")).unwrap_or_else(|| panic!("{errors}"));
+    let counts: Vec<u64> = line.split_whitespace().skip(1).map(|count| count.parse().unwrap()).collect();
+    // Two launches over 1000 floats each: a read and a write of 4000 bytes, in 125 sectors.
+    assert_eq!((counts[0], &counts[2..6]), (2, &[8000, 250, 8000, 250][..]), "{errors}");
+}
