@@ -20,6 +20,10 @@ fn cases() -> Vec<(&'static str, u64, u64, u64, u64)> {
         ("add.f64", d(1.5), d(2.25), 0, d(3.75)),
         ("add.noftz.f16x2", h(1.0, 2.0), h(0.5, -4.0), 0, h(1.5, -2.0)),
         ("add.noftz.bf16x2", b(1.0, 2.0), b(0.5, -4.0), 0, b(1.5, -2.0)),
+        ("add.noftz.f16", h(1.0, 0.0), h(0.5, 0.0), 0, h(1.5, 0.0)),
+        ("add.noftz.bf16", b(1.0, 0.0), b(0.5, 0.0), 0, b(1.5, 0.0)),
+        ("cas.b16", 5, 5, 9, 9),
+        ("cas.b16", 5, 4, 9, 5),
         ("min.u32", 7, 0xffff_fff0, 0, 7),
         ("min.s32", 7, 0xffff_fff0, 0, 0xffff_fff0),
         ("max.u32", 7, 0xffff_fff0, 0, 0xffff_fff0),
@@ -50,8 +54,11 @@ fn cases() -> Vec<(&'static str, u64, u64, u64, u64)> {
 
 /// The value before and the value after, by lane 0 alone.
 fn run(space: &str, f: &str, [old, b, c]: [u64; 3]) -> [u64; 2] {
-    let wide = f.ends_with("64");
-    let (kind, register, bytes) = if wide { ("u64", "%d", 8) } else { ("u32", "%r", 4) };
+    let (kind, register, bytes) = match f {
+        _ if f.ends_with("64") => ("u64", "%d", 8),
+        "add.noftz.f16" | "add.noftz.bf16" | "cas.b16" => ("u16", "%h", 2),
+        _ => ("u32", "%r", 4),
+    };
     let (op, of) = f.split_once('.').unwrap();
     let third = if op == "cas" { format!(", {register}3") } else { String::new() };
     let place = if space == "shared" { "%d9" } else { "%out" };
