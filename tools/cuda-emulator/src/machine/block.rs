@@ -85,6 +85,7 @@ impl Block {
 
     pub fn run(&mut self, launch: &Launch<'_>, device: &mut Device, counts: &mut KernelCounters) -> Result<(), Fault> {
         let mut slices = 0u64;
+        device.memory.releases.enter(self.who);
         while let Some(w) = self.next_ready() {
             let mut core = Core {
                 launch,

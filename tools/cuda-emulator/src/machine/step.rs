@@ -202,7 +202,8 @@ impl Core<'_> {
                     write(self.warp.row(*d), mask, |_| now as u32)
                 }
             }
-            Op::Fence | Op::Nothing => {}
+            Op::Fence => self.memory.releases.fence(),
+            Op::Nothing => {}
             Op::Compute { .. } | Op::Compare { .. } | Op::Branch { .. } | Op::Exit => unreachable!("done in `steps`"),
         }
         Ok(None)

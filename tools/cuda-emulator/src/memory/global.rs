@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use super::race::{BlockAccess, Races};
+use super::race::{BlockAccess, Races, Releases};
 use crate::fault::{Fault, FaultKind, Trouble};
 
 /// Where device memory begins; contexts number `n` begins `n << 36` higher.
@@ -44,13 +44,23 @@ pub struct GlobalMemory {
     checks: bool,
     /// Allocation that the last access hit: the next one most likely does too.
     last: Cell<usize>,
+    /// What orders the blocks of the launch that runs.
+    pub releases: Releases,
 }
 
 impl GlobalMemory {
     /// `limit` bytes, from an address that differs with `number`.
     pub fn new(limit: u64, number: u16, checks: bool) -> Self {
         let next = BASE + (u64::from(number) << 36);
-        GlobalMemory { allocations: Vec::new(), next, used: 0, limit, checks, last: Cell::new(0) }
+        GlobalMemory {
+            allocations: Vec::new(),
+            next,
+            used: 0,
+            limit,
+            checks,
+            last: Cell::new(0),
+            releases: Releases::default(),
+        }
     }
 
     pub fn allocate(&mut self, bytes: u64) -> Result<u64, OutOfMemory> {
@@ -243,7 +253,7 @@ impl GlobalMemory {
                 return Err(Trouble::new(FaultKind::Uninitialised, message));
             }
             if who.tracked
-                && let Err(message) = a.races.read(a.bytes.len(), at, len as usize, who)
+                && let Err(message) = a.races.read(a.bytes.len(), at, len as usize, who, &self.releases)
             {
                 return Err(Trouble::new(FaultKind::Race, format!("{message} ({})", a.what())));
             }
@@ -270,7 +280,7 @@ impl GlobalMemory {
         let at = (address - a.start) as usize;
         if self.checks {
             if who.tracked
-                && let Err(message) = a.races.write(a.bytes.len(), at, len as usize, who)
+                && let Err(message) = a.races.write(a.bytes.len(), at, len as usize, who, &self.releases)
             {
                 return Err(Trouble::new(FaultKind::Race, format!("{message} ({})", a.what())));
             }
@@ -282,6 +292,9 @@ impl GlobalMemory {
     /// Bytes of an atomic operation: they must have been written.
     pub fn update(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], Trouble> {
         self.load(address, len, BlockAccess { tracked: false, ..who })?;
+        if who.tracked {
+            self.releases.atomic(address);
+        }
         self.store(address, len, who)
     }
 }

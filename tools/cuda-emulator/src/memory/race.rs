@@ -16,6 +16,57 @@ pub struct BlockAccess {
     pub block: u32,
 }
 
+/// What orders blocks of a launch: one that executes a fence and then an atomic operation **releases** what it did before;
+/// one whose atomic operation at the same address follows **acquires** it. (The pattern of kernels whose last block sums
+/// up.) Coarse: what a block writes after its release is taken for released too.
+#[derive(Default)]
+pub struct Releases {
+    launch: u32,
+    block: u32,
+    /// Whether the block that runs has executed a fence.
+    fenced: bool,
+    /// By address: the blocks that released there, with their number in the order.
+    released: HashMap<u64, HashMap<u32, usize>>,
+    /// By address: how many had released there when the block that runs acquired.
+    acquired: HashMap<u64, usize>,
+}
+
+impl Releases {
+    /// Another block, perhaps of another launch, runs from now on.
+    #[inline(always)]
+    pub fn enter(&mut self, who: BlockAccess) {
+        if self.launch != who.launch {
+            *self = Releases { launch: who.launch, block: who.block, ..Releases::default() };
+        } else if self.block != who.block {
+            self.block = who.block;
+            self.fenced = false;
+            self.acquired.clear();
+        }
+    }
+
+    pub fn fence(&mut self) {
+        self.fenced = true;
+    }
+
+    /// An atomic operation of the block that runs.
+    pub fn atomic(&mut self, address: u64) {
+        let released = self.released.entry(address).or_default();
+        self.acquired.insert(address, released.len());
+        if self.fenced {
+            let next = released.len();
+            released.entry(self.block).or_insert(next);
+        }
+    }
+
+    /// Whether what `other` released was acquired by the block that runs.
+    fn ordered(&self, other: u32) -> bool {
+        let released_before = |(address, count): (&u64, &usize)| {
+            self.released.get(address).and_then(|blocks| blocks.get(&other)).is_some_and(|place| place < count)
+        };
+        self.acquired.iter().any(released_before)
+    }
+}
+
 const NOBODY: u32 = u32::MAX;
 const SEVERAL: u32 = u32::MAX - 1;
 
@@ -46,7 +97,14 @@ pub struct Races {
 impl Races {
     /// Notes a read of `len` bytes at offset `at` in an allocation of `size` bytes; a race is an error that says with whom.
     #[inline(always)]
-    pub fn read(&mut self, size: usize, at: usize, len: usize, who: BlockAccess) -> Result<(), String> {
+    pub fn read(
+        &mut self,
+        size: usize,
+        at: usize,
+        len: usize,
+        who: BlockAccess,
+        releases: &Releases,
+    ) -> Result<(), String> {
         self.grow(size);
         for w in at / 4..=(at + len - 1) / 4 {
             let mask = byte_mask(w, at, len);
@@ -61,7 +119,7 @@ impl Races {
                     word.bytes |= mask << 4;
                 }
             } else {
-                self.bytewise(w, mask, who, false)?;
+                self.bytewise(w, mask, who, false, releases)?;
             }
         }
         Ok(())
@@ -69,7 +127,14 @@ impl Races {
 
     /// Notes a write.
     #[inline(always)]
-    pub fn write(&mut self, size: usize, at: usize, len: usize, who: BlockAccess) -> Result<(), String> {
+    pub fn write(
+        &mut self,
+        size: usize,
+        at: usize,
+        len: usize,
+        who: BlockAccess,
+        releases: &Releases,
+    ) -> Result<(), String> {
         self.grow(size);
         for w in at / 4..=(at + len - 1) / 4 {
             let mask = byte_mask(w, at, len);
@@ -85,7 +150,7 @@ impl Races {
                 word.writer = if word.writer == NOBODY || word.writer == who.block { who.block } else { SEVERAL };
                 word.bytes |= mask;
             } else {
-                self.bytewise(w, mask, who, true)?;
+                self.bytewise(w, mask, who, true, releases)?;
             }
         }
         Ok(())
@@ -100,7 +165,14 @@ impl Races {
 
     /// An access to a word that another block has accessed: byte by byte.
     #[cold]
-    fn bytewise(&mut self, w: usize, mask: u8, who: BlockAccess, write: bool) -> Result<(), String> {
+    fn bytewise(
+        &mut self,
+        w: usize,
+        mask: u8,
+        who: BlockAccess,
+        write: bool,
+        releases: &Releases,
+    ) -> Result<(), String> {
         let word = self.words[w];
         if !word.parted {
             for b in 0..4 {
@@ -112,8 +184,9 @@ impl Races {
         }
         for b in (0..4).filter(|b| mask >> b & 1 == 1) {
             let byte = self.bytes.entry(4 * w + b).or_insert(FRESH);
-            let other_wrote = byte.writer != NOBODY && byte.writer != who.block && !(byte.atomic && who.atomic);
-            let other_read = byte.reader != NOBODY && byte.reader != who.block;
+            let other = |block: u32| block != NOBODY && block != who.block && !releases.ordered(block);
+            let other_wrote = other(byte.writer) && !(byte.atomic && who.atomic);
+            let other_read = other(byte.reader);
             if other_wrote || (write && other_read) {
                 let (other, did) = if other_wrote { (byte.writer, "written") } else { (byte.reader, "read") };
                 let other = if other == SEVERAL { "other blocks".to_owned() } else { format!("block {other}") };
@@ -123,7 +196,8 @@ impl Races {
             }
             if write {
                 byte.atomic = who.atomic && (byte.atomic || byte.writer == NOBODY);
-                byte.writer = if byte.writer == NOBODY || byte.writer == who.block { who.block } else { SEVERAL };
+                // After plain writes that were ordered the last one counts; atomic ones are all of them together.
+                byte.writer = if byte.writer == NOBODY || !byte.atomic { who.block } else { SEVERAL };
             } else if !who.atomic {
                 byte.reader = if byte.reader == NOBODY || byte.reader == who.block { who.block } else { SEVERAL };
             }
@@ -153,44 +227,68 @@ mod tests {
 
     #[test]
     fn blocks_may_read_together_and_write_apart() {
-        let mut r = Races::default();
-        (0..3).for_each(|b| r.read(64, 0, 32, plain(b)).unwrap());
-        (0..16).for_each(|b| r.write(64, 32 + 2 * b as usize, 2, plain(b)).unwrap());
-        (0..16).for_each(|b| r.read(64, 32 + 2 * b as usize, 2, plain(b)).unwrap());
+        let (mut r, apart) = (Races::default(), Releases::default());
+        (0..3).for_each(|b| r.read(64, 0, 32, plain(b), &apart).unwrap());
+        (0..16).for_each(|b| r.write(64, 32 + 2 * b as usize, 2, plain(b), &apart).unwrap());
+        (0..16).for_each(|b| r.read(64, 32 + 2 * b as usize, 2, plain(b), &apart).unwrap());
     }
 
     #[test]
     fn a_plain_write_races_with_other_blocks() {
-        let mut r = Races::default();
-        r.write(64, 0, 4, plain(0)).unwrap();
-        assert!(r.write(64, 0, 4, plain(1)).unwrap_err().contains("written by block 0"));
-        let mut r = Races::default();
-        r.write(64, 0, 16, plain(0)).unwrap();
-        assert!(r.read(64, 14, 1, plain(1)).is_err());
-        let mut r = Races::default();
-        r.read(64, 4, 4, plain(0)).unwrap();
-        assert!(r.write(64, 7, 1, plain(1)).unwrap_err().contains("read by block 0"));
-        let mut r = Races::default();
-        r.write(64, 0, 2, plain(0)).unwrap();
-        r.write(64, 2, 2, plain(1)).unwrap();
-        assert!(r.read(64, 0, 4, plain(0)).is_err(), "the other half is block 1's");
+        let (mut r, apart) = (Races::default(), Releases::default());
+        r.write(64, 0, 4, plain(0), &apart).unwrap();
+        assert!(r.write(64, 0, 4, plain(1), &apart).unwrap_err().contains("written by block 0"));
+        let (mut r, apart) = (Races::default(), Releases::default());
+        r.write(64, 0, 16, plain(0), &apart).unwrap();
+        assert!(r.read(64, 14, 1, plain(1), &apart).is_err());
+        let (mut r, apart) = (Races::default(), Releases::default());
+        r.read(64, 4, 4, plain(0), &apart).unwrap();
+        assert!(r.write(64, 7, 1, plain(1), &apart).unwrap_err().contains("read by block 0"));
+        let (mut r, apart) = (Races::default(), Releases::default());
+        r.write(64, 0, 2, plain(0), &apart).unwrap();
+        r.write(64, 2, 2, plain(1), &apart).unwrap();
+        assert!(r.read(64, 0, 4, plain(0), &apart).is_err(), "the other half is block 1's");
     }
 
     #[test]
     fn atomics_race_with_plain_accesses_alone() {
-        let mut r = Races::default();
-        (0..5).for_each(|b| r.write(64, 0, 4, atomic(b)).unwrap());
-        assert!(r.read(64, 0, 4, plain(9)).is_err());
-        let mut r = Races::default();
-        r.write(64, 0, 4, plain(0)).unwrap();
-        assert!(r.write(64, 0, 4, atomic(1)).is_err());
+        let (mut r, apart) = (Races::default(), Releases::default());
+        (0..5).for_each(|b| r.write(64, 0, 4, atomic(b), &apart).unwrap());
+        assert!(r.read(64, 0, 4, plain(9), &apart).is_err());
+        let (mut r, apart) = (Races::default(), Releases::default());
+        r.write(64, 0, 4, plain(0), &apart).unwrap();
+        assert!(r.write(64, 0, 4, atomic(1), &apart).is_err());
+    }
+
+    #[test]
+    fn a_fence_and_an_atomic_order_blocks() {
+        let counter = 0x7000;
+        for (fences, acquires, ordered) in [(true, true, true), (false, true, false), (true, false, false)] {
+            let (mut r, mut releases) = (Races::default(), Releases::default());
+            for block in 0..3 {
+                releases.enter(plain(block));
+                r.write(64, 4 * block as usize, 4, plain(block), &releases).unwrap();
+                if fences {
+                    releases.fence();
+                }
+                releases.atomic(counter);
+            }
+            releases.enter(plain(3));
+            if acquires {
+                releases.atomic(counter);
+            }
+            for block in 0..3 {
+                assert_eq!(r.read(64, 4 * block, 4, plain(3), &releases).is_ok(), ordered, "{fences} {acquires}");
+            }
+            assert_eq!(r.write(64, 0, 4, plain(3), &releases).is_ok(), ordered);
+        }
     }
 
     #[test]
     fn the_next_launch_begins_anew() {
-        let mut r = Races::default();
-        r.write(64, 0, 4, plain(0)).unwrap();
-        r.read(64, 0, 4, BlockAccess { launch: 2, ..plain(1) }).unwrap();
-        assert!(r.write(64, 0, 4, BlockAccess { launch: 2, ..plain(0) }).is_err());
+        let (mut r, apart) = (Races::default(), Releases::default());
+        r.write(64, 0, 4, plain(0), &apart).unwrap();
+        r.read(64, 0, 4, BlockAccess { launch: 2, ..plain(1) }, &apart).unwrap();
+        assert!(r.write(64, 0, 4, BlockAccess { launch: 2, ..plain(0) }, &apart).is_err());
     }
 }

@@ -130,6 +130,34 @@ fn mistakes_are_named_with_lane_and_address() {
     }
 }
 
+/// Every block adds to its place; the one that counts last sums up.
+#[test]
+fn the_last_block_may_read_what_the_others_released() {
+    let body = |fence: &str| {
+        format!(
+            "setp.ne.u32 %p1, %t, 0; @%p1 ret;
+             mov.u32 %r1, %ctaid.x;
+             mul.wide.u32 %d1, %r1, 4;
+             add.u64 %d1, %d1, %in0;
+             add.u32 %r2, %r1, 1;
+             st.global.u32 [%d1+16], %r2;
+             {fence}
+             atom.global.add.u32 %r3, [%in0], 1;
+             setp.ne.u32 %p1, %r3, 3; @%p1 ret;
+             ld.global.v4.u32 {{%r4, %r5, %r6, %r7}}, [%in0+16];
+             add.u32 %r4, %r4, %r5; add.u32 %r6, %r6, %r7; add.u32 %r4, %r4, %r6;
+             st.global.u32 [%out0], %r4;"
+        )
+    };
+    let (fenced, bare) = (body("membar.gl;"), body(""));
+    for seed in [None, Some(1), Some(2)] {
+        let run = Run { blocks: 4, seed, ..Run::new(&fenced) };
+        assert_eq!(run.words(&[])[0], 1 + 2 + 3 + 4);
+        let fault = Run { body: &bare, ..run }.fault();
+        assert_eq!(fault.kind, FaultKind::Race, "{fault}");
+    }
+}
+
 /// All 32 lanes at once take another way than one: its last lane is the one that is wrong.
 #[test]
 fn the_wrong_lane_of_a_whole_warp_is_found() {
