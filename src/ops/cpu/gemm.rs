@@ -37,6 +37,9 @@ const GRADIENT_TILE: [usize; 2] = [256, 512 / PANEL];
 /// speed (measured: 25 GB/s instead of 46 with four rows on two cores).
 const AHEAD: usize = 16 * PANEL;
 
+/// Rows of a factor asked for ahead of their packing: its rows lie too far apart for the processor to foresee.
+const PACK_AHEAD: usize = 16;
+
 /// One k of a panel: 32 columns, two cache lines.
 #[derive(Clone, Copy, Zeroable)]
 #[repr(C, align(128))]
@@ -102,8 +105,8 @@ impl Panels {
 fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usize) {
     let columns = PANEL.min(stride - first);
     for (to, row) in panel.iter_mut().zip(from.chunks_exact(stride)) {
-        simd::prefetch(row.as_ptr().wrapping_add(16 * stride + first));
-        simd::prefetch(row.as_ptr().wrapping_add(16 * stride + first + 16));
+        simd::prefetch(row.as_ptr().wrapping_add(PACK_AHEAD * stride + first));
+        simd::prefetch(row.as_ptr().wrapping_add(PACK_AHEAD * stride + first + LANES));
         if columns == PANEL {
             to.0.copy_from_slice(&row[first..first + PANEL]);
         } else {
@@ -136,7 +139,7 @@ fn pack_row_blocks<S: Simd>(
     for (k, row) in from.chunks_exact(stride).enumerate() {
         let row = &row[first..];
         for line in (0..columns).step_by(LANES) {
-            simd::prefetch(row.as_ptr().wrapping_add(8 * stride + line));
+            simd::prefetch(row.as_ptr().wrapping_add(PACK_AHEAD * stride + line));
         }
         for i in 0..blocks {
             let (at, width) = part(columns, blocks, i);
