@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 
+use super::blas::Blas;
 use super::kernels::{ARCHITECTURES, IMAGES};
 use super::{CudaError, kernels};
 
@@ -27,6 +28,7 @@ pub struct Cuda {
 struct Opened {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    blas: Blas,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
     name: String,
@@ -57,7 +59,8 @@ impl Cuda {
             }
             other => other,
         })?;
-        Ok(Self { opened: Arc::new(Opened { context, stream, functions, name, capability }) })
+        let blas = Blas::new(&stream)?;
+        Ok(Self { opened: Arc::new(Opened { context, stream, blas, functions, name, capability }) })
     }
 
     /// The device's name, such as "NVIDIA H100 80GB HBM3".
@@ -81,6 +84,10 @@ impl Cuda {
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.opened.stream
+    }
+
+    pub(super) fn blas(&self) -> &Blas {
+        &self.opened.blas
     }
 
     pub(super) fn function(&self, index: usize) -> &CudaFunction {

@@ -1,5 +1,6 @@
 //! What can go wrong with the device, each with what to do about it.
 
+use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::DriverError;
 
 use crate::tensor::DeviceError;
@@ -21,6 +22,13 @@ pub enum CudaError {
     Emulated { ordinal: usize, name: String },
     #[error("out of device memory: {wanted_bytes} more bytes were wanted, {free_bytes} of {total_bytes} are free")]
     OutOfMemory { wanted_bytes: usize, free_bytes: usize, total_bytes: usize },
+    #[error(
+        "no cuBLASLt: libcublasLt is not installed on this machine (the CUDA 13 toolkit brings it, and so does the Python \
+             package nvidia-cublas)"
+    )]
+    NoBlas,
+    #[error("cuBLASLt, {what}: {source}")]
+    Product { what: String, source: CublasError },
     #[error("{what}: {source}")]
     Driver { what: String, source: DriverError },
 }
@@ -29,6 +37,11 @@ impl CudaError {
     /// Says what was being done when the driver refused.
     pub fn driver(what: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
         |source| Self::Driver { what: what.into(), source }
+    }
+
+    /// Says what was being done when cuBLASLt refused.
+    pub fn product(what: impl Into<String>) -> impl FnOnce(CublasError) -> Self {
+        |source| Self::Product { what: what.into(), source }
     }
 }
 

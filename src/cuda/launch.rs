@@ -13,6 +13,8 @@ pub enum Argument {
     I32(i32),
     U32(u32),
     F32(f32),
+    /// An offset or count that may exceed 2³² (`size_t`).
+    Size(usize),
 }
 
 impl Argument {
@@ -21,7 +23,7 @@ impl Argument {
     /// Bytes that the kernel reads.
     const fn bytes(self) -> usize {
         match self {
-            Self::Pointer(_) => 8,
+            Self::Pointer(_) | Self::Size(_) => 8,
             Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
         }
     }
@@ -73,6 +75,7 @@ impl Cuda {
                 Argument::I32(value) => builder.arg(value),
                 Argument::U32(value) => builder.arg(value),
                 Argument::F32(value) => builder.arg(value),
+                Argument::Size(value) => builder.arg(value),
             };
         }
         let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = grid;

@@ -57,6 +57,10 @@ impl<T> tensor::View for ViewMut<'_, T> {
 const WIDEST_LOAD_BYTES: u64 = 16;
 
 impl<T> View<'_, T> {
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
     pub fn argument(&self) -> Argument {
         Argument::Pointer(self.address)
     }
@@ -68,6 +72,10 @@ impl<T> View<'_, T> {
 }
 
 impl<T> ViewMut<'_, T> {
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
     pub fn argument(&mut self) -> Argument {
         Argument::Pointer(self.address)
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `context.rs` | [`Cuda`]: opens a device, refuses what cannot work with one clear error each |
 //! | `memory.rs` | buffers and views: [`crate::tensor::Device`] for [`Cuda`] |
+//! | `blas.rs` | matrix products by cuBLASLt |
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
@@ -11,12 +12,14 @@
 //! All work of a [`Cuda`] goes to one stream, so it happens in the order of the calls; only reading back waits for it.
 //! Present where the build had nvcc (`cfg(has_cuda)`); libcuda itself is loaded at run time, so the binary starts anywhere.
 
+mod blas;
 mod context;
 mod error;
 pub mod kernels;
 mod launch;
 mod memory;
 
+pub use blas::{Factor, Product};
 pub use context::{Cuda, Emulation};
 pub use error::CudaError;
 pub use launch::{Argument, Grid};

@@ -47,9 +47,10 @@ impl Algorithm {
         }
     }
 
-    /// What the host gets.
-    pub fn encode(self) -> Opaque {
-        Opaque([MARK, self.segment as u64, self.splits as u64, 0, 0, 0, 0, 0])
+    /// What the host gets, for addresses of A, B, C and D that are multiples of `alignments` bytes.
+    pub fn encode(self, alignments: [u32; 4]) -> Opaque {
+        let [a, b, c, d] = alignments.map(u64::from);
+        Opaque([MARK, self.segment as u64, self.splits as u64, a, b, c, d, 0])
     }
 
     /// Reads what the host gives back; `None` when it is not of this library.
@@ -57,5 +58,11 @@ impl Algorithm {
         let [mark, segment, splits, ..] = opaque.0;
         let known = mark == MARK && SEGMENTS.contains(&(segment as u32)) && SPLITS.contains(&(splits as u32));
         known.then_some(Algorithm { segment: segment as u32, splits: splits as u32 })
+    }
+
+    /// The alignments that the host promised when it asked for the algorithm.
+    pub fn alignments(opaque: &Opaque) -> [u64; 4] {
+        let [_, _, _, alignments @ .., _] = opaque.0;
+        alignments
     }
 }

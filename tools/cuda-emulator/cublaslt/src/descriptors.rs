@@ -41,6 +41,13 @@ pub struct Descriptor {
 #[derive(Clone, Copy, Debug)]
 pub struct Preference {
     pub workspace_max: u64,
+    /// Bytes that the addresses of A, B, C and D will be multiples of.
+    pub alignments: [u32; 4],
+}
+
+impl Preference {
+    /// As on a device: no workspace, and addresses as the allocator gives them out.
+    pub const DEFAULT: Preference = Preference { workspace_max: 0, alignments: [256; 4] };
 }
 
 pub static LAYOUTS: Table<Layout> = Table::new(0xb1);
@@ -124,11 +131,12 @@ impl Descriptor {
 }
 
 impl Preference {
-    /// Search mode, masks of reductions and alignments only narrow a search that does not happen here.
+    /// Search mode, masks of reductions and a limit of waves only narrow a search that does not happen here.
     fn set(&mut self, attribute: u32, value: &[u8]) -> Answer {
         match attribute {
             1 => self.workspace_max = u64::from_ne_bytes(exact(value)?),
-            0 | 3 | 5..=9 => {}
+            5..=8 => self.alignments[attribute as usize - 5] = u32::from_ne_bytes(exact(value)?),
+            0 | 3 | 9 => {}
             _ => return unknown("preference", attribute),
         }
         Ok(())
@@ -237,7 +245,7 @@ extern "C" fn cublasLtMatmulDescGetAttribute(
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtMatmulPreferenceCreate(slot: Out<*mut c_void>) -> u32 {
-    entry("cublasLtMatmulPreferenceCreate", || slot.put(PREFERENCES.add(Preference { workspace_max: 0 })))
+    entry("cublasLtMatmulPreferenceCreate", || slot.put(PREFERENCES.add(Preference::DEFAULT)))
 }
 
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::algorithm::{Algorithm, COUNT, Opaque};
-use crate::descriptors::{DESCRIPTORS, HANDLES, LAYOUTS, PREFERENCES};
+use crate::descriptors::{DESCRIPTORS, HANDLES, LAYOUTS, PREFERENCES, Preference};
 use crate::driver::{self, MemoryFault, MemoryTable};
 use crate::entry::{Answer, In, Out, Status, entry};
 use crate::problem::{Element, Operand, Problem};
@@ -151,7 +151,7 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
             return Err(Status::INVALID_VALUE.because("no algorithm asked for"));
         }
         let problem = problem(descriptor, [a, b, c, d])?;
-        let workspace_max = PREFERENCES.get(preference)?.workspace_max;
+        let Preference { workspace_max, alignments } = PREFERENCES.get(preference)?;
         let mut offered: Vec<Algorithm> = Vec::new();
         for place in 0..COUNT {
             let algorithm = Algorithm::choose(&problem, driver::seed(), place);
@@ -165,8 +165,13 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         offered.truncate(asked as usize);
         for (index, algorithm) in offered.iter().enumerate() {
             let workspace = algorithm.workspace(&problem) as usize;
-            let result =
-                HeuristicResult { algorithm: algorithm.encode(), workspace, state: 0, waves: 1.0, reserved: [0; 4] };
+            let result = HeuristicResult {
+                algorithm: algorithm.encode(alignments),
+                workspace,
+                state: 0,
+                waves: 1.0,
+                reserved: [0; 4],
+            };
             results.put_at(index, result)?;
         }
         count.put(offered.len() as i32)
@@ -200,9 +205,10 @@ extern "C" fn cublasLtMatmul(
         let (Some(alpha), Some(beta)) = (alpha.get(), beta.get()) else {
             return Err(Status::INVALID_VALUE.because("alpha or beta is null"));
         };
+        let alignments = algorithm.get().map_or([1; 4], |opaque| Algorithm::alignments(&opaque));
         let algorithm = choose(&problem, algorithm, workspace, workspace_bytes)?;
         let job = Job { problem, algorithm, alpha, beta, a, b, c, d };
-        check_addresses(&job)?;
+        check_addresses(&job, alignments)?;
         driver::submit(stream, Box::new(move |memory| job.run(memory)))
     })
 }
@@ -228,14 +234,20 @@ fn choose(problem: &Problem, wanted: In<Opaque>, workspace: u64, workspace_bytes
     }
 }
 
-/// Alignment to the element, and no output over an input: on a device that would be a race.
-fn check_addresses(job: &Job) -> Answer {
+/// Alignment to the element and to what the algorithm was asked for; no output over an input: on a device that would be a
+/// race.
+fn check_addresses(job: &Job, alignments: [u64; 4]) -> Answer {
     let Problem { a, b, c, d, batch, .. } = &job.problem;
     let operands = [("A", a, job.a), ("B", b, job.b), ("C", c, job.c), ("D", d, job.d)];
-    for (name, operand, address) in operands {
+    for ((name, operand, address), alignment) in operands.into_iter().zip(alignments) {
         let read = name != "C" || job.beta != 0.0;
         if read && (address == 0 || !address.is_multiple_of(operand.element.bytes() as u64)) {
             return Err(Status::INVALID_VALUE.because(format!("{name} at {address:#x} is null or misaligned")));
+        }
+        if read && !address.is_multiple_of(alignment.max(1)) {
+            return Err(Status::INVALID_VALUE.because(format!(
+                "{name} at {address:#x} is not aligned to the {alignment} bytes that the algorithm was asked for"
+            )));
         }
     }
     let (first, end) = d.span(job.d, *batch);

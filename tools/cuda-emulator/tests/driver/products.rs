@@ -306,3 +306,20 @@ fn what_is_not_on_the_allow_list_is_refused() {
     let reports = cuda_emulator::reports();
     assert!(reports.contains("leading dimension 1") && reports.contains("matrices of D overlap"), "{reports}");
 }
+
+#[test]
+fn an_address_less_aligned_than_the_heuristic_was_told_is_refused() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let blas = CudaBlasLT::new(stream.clone()).unwrap();
+    let round = |count| numbers(count, 7).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+    let (a, b) = (stream.clone_htod(&round(4 * 8 + 8)).unwrap(), stream.clone_htod(&round(8 * 4)).unwrap());
+    let mut d = stream.alloc_zeros::<bf16>(16).unwrap();
+    // cudarc promises nothing about alignment, so the heuristic counts on 256 bytes; 16 bytes into the buffer there are 16.
+    let shifted = a.slice(8..);
+    // Safety: sizes fit the configuration.
+    let refused = unsafe { blas.matmul(config(4, 4, 8, [false; 2]), &shifted, &b, &mut d, None, None) }.unwrap_err();
+    assert_eq!(refused.0, sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE);
+    let reports = cuda_emulator::reports();
+    assert!(reports.contains("A at") && reports.contains("256 bytes"), "{reports}");
+}

@@ -1,0 +1,265 @@
+//! Matrix products by cuBLASLt.
+//!
+//! A product's algorithm comes from the library's heuristic, never from timing, and is kept per shape: the same shape is
+//! always summed in the same order, so a resumed run is the run. Another number of rows may mean another algorithm: unlike on
+//! the CPU, a row's bits may depend on the rows beside it.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use half::bf16;
+
+use super::{Cuda, CudaError, View, ViewMut};
+use crate::tensor::{DType, Element};
+
+/// What NVIDIA recommends for Hopper; ample for Ampere.
+static WORKSPACE_BYTES: usize = 32 << 20;
+/// Most alignment that algorithms make use of.
+const ALIGNMENT_MAX: u64 = 256;
+/// Shapes that are kept. Training meets some hundreds; beyond this number all are forgotten and asked for anew.
+const PLANS_MAX: usize = 4096;
+
+/// A row-major matrix to multiply: rows lie `leading` elements apart.
+#[derive(Clone, Copy)]
+pub struct Factor<'a> {
+    pub matrix: View<'a, bf16>,
+    pub leading: usize,
+    /// Whether the product takes its transpose.
+    pub transposed: bool,
+}
+
+/// `out[m, n] = a[m, k] · b[k, n]`, all row-major, added to `out` when `accumulate` is set. Products of bf16, sums in f32,
+/// rounded once. `out` is bf16 or f32.
+pub struct Product<'a, T> {
+    pub out: ViewMut<'a, T>,
+    /// [m, k], or [k, m] when transposed
+    pub a: Factor<'a>,
+    /// [k, n], or [n, k] when transposed
+    pub b: Factor<'a>,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub accumulate: bool,
+}
+
+/// The library and what it said about the shapes so far.
+pub(super) struct Blas {
+    handle: sys::cublasLtHandle_t,
+    workspace: CudaSlice<u8>,
+    plans: Mutex<HashMap<Shape, Plan>>,
+}
+
+// Safety: cuBLASLt handles may be used by any thread; plans are behind a lock.
+unsafe impl Send for Blas {}
+// Safety: as above.
+unsafe impl Sync for Blas {}
+
+/// What a choice of algorithm may depend on. The library counts in columns, so its first factor is our second, its rows our
+/// columns.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    /// (m, n, k) of the library
+    sizes: [usize; 3],
+    /// Distances between the columns of its A, B and C.
+    leading: [usize; 3],
+    transposed: [bool; 2],
+    out: DType,
+    /// Of the addresses of A, B and C.
+    alignments: [u32; 3],
+}
+
+/// Descriptions of a product and its algorithm.
+struct Plan {
+    description: sys::cublasLtMatmulDesc_t,
+    /// A, B, and C, which is also D.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+// Safety: plain descriptions in host memory, used under the lock of the plans.
+unsafe impl Send for Plan {}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // Safety: made by `Plan::new`, destroyed here alone. Nothing can be done about a refusal.
+        unsafe {
+            let _ = result::destroy_matmul_desc(self.description);
+            self.layouts.iter().for_each(|layout| {
+                let _ = result::destroy_matrix_layout(*layout);
+            });
+        }
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // Safety: made by `Blas::new`, destroyed here alone. Nothing can be done about a refusal.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+impl Blas {
+    pub fn new(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
+        // Safety: loads the library that all later calls use, and runs its initialisers.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaError::NoBlas);
+        }
+        let failed = CudaError::product("making a handle");
+        let handle = result::create_handle().map_err(failed)?;
+        // Safety: products write their workspace before they read it.
+        let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) };
+        let workspace = workspace.map_err(CudaError::driver("allocating the workspace of matrix products"))?;
+        Ok(Self { handle, workspace, plans: Mutex::default() })
+    }
+}
+
+impl Plan {
+    fn new(handle: sys::cublasLtHandle_t, shape: &Shape) -> Result<Self, CublasError> {
+        let Shape { sizes: [m, n, k], leading, transposed, out, .. } = *shape;
+        let f32_code = sys::cudaDataType_t::CUDA_R_32F;
+        let code = |dtype| if dtype == DType::F32 { f32_code } else { sys::cudaDataType_t::CUDA_R_16BF };
+        let stored = |rows, cols, transposed| if transposed { (cols, rows) } else { (rows, cols) };
+        let matrices = [
+            (code(DType::Bf16), stored(m, k, transposed[0]), leading[0]),
+            (code(DType::Bf16), stored(k, n, transposed[1]), leading[1]),
+            (code(out), (m, n), leading[2]),
+        ];
+        let mut layouts = [std::ptr::null_mut(); 3];
+        for (layout, (kind, (rows, cols), leading)) in layouts.iter_mut().zip(matrices) {
+            *layout = result::create_matrix_layout(kind, rows as u64, cols as u64, leading as i64)?;
+        }
+        let description = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32_code)?;
+        // From here on everything is destroyed whatever happens.
+        let mut plan = Self { description, layouts, algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] } };
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let flags = [Attribute::CUBLASLT_MATMUL_DESC_TRANSA, Attribute::CUBLASLT_MATMUL_DESC_TRANSB];
+        for (attribute, transposed) in flags.into_iter().zip(transposed) {
+            let value = i32::from(transposed);
+            // Safety: the attribute is an i32 and is copied.
+            unsafe { result::set_matmul_desc_attribute(description, attribute, (&raw const value).cast(), 4) }?;
+        }
+        plan.algorithm = plan.ask(handle, shape)?;
+        Ok(plan)
+    }
+
+    /// The heuristic's first choice for this shape.
+    fn ask(&self, handle: sys::cublasLtHandle_t, shape: &Shape) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        let preference = result::create_matmul_pref()?;
+        let [a, b, c] = shape.alignments;
+        let numbers = [
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, a),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, b),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
+        ];
+        let [first, second, out] = self.layouts;
+        let bytes = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        // Safety: attributes have these types and are copied; all objects are alive.
+        let answer = unsafe {
+            result::set_matmul_pref_attribute(preference, bytes, (&raw const WORKSPACE_BYTES).cast(), 8)
+                .and_then(|()| {
+                    numbers.iter().try_for_each(|(attribute, value)| {
+                        result::set_matmul_pref_attribute(preference, *attribute, (value as *const u32).cast(), 4)
+                    })
+                })
+                .and_then(|()| {
+                    let description = self.description;
+                    result::get_matmul_algo_heuristic(handle, description, first, second, out, out, preference)
+                })
+        };
+        // Safety: made above.
+        unsafe { result::destroy_matmul_pref(preference) }?;
+        Ok(answer?.algo)
+    }
+}
+
+impl Factor<'_> {
+    /// A factor that the product takes as it lies.
+    pub fn plain(matrix: View<'_, bf16>, leading: usize) -> Factor<'_> {
+        Factor { matrix, leading, transposed: false }
+    }
+
+    /// A factor that the product takes the transpose of.
+    pub fn transposed(matrix: View<'_, bf16>, leading: usize) -> Factor<'_> {
+        Factor { matrix, leading, transposed: true }
+    }
+
+    fn check(&self, name: &str, [rows, cols]: [usize; 2]) {
+        let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        let (needed, got) = ((rows - 1) * self.leading + cols, crate::tensor::View::len(&self.matrix));
+        assert!(self.leading >= cols, "{name}: rows of {cols} elements cannot lie {} apart", self.leading);
+        assert!(got >= needed, "{name} has {got} elements, the product reads {needed}");
+    }
+}
+
+impl Cuda {
+    /// Puts a product on the stream.
+    ///
+    /// # Panics
+    ///
+    /// When a view is smaller than the sizes say: launchers check sizes first.
+    pub fn product<T: Element>(&self, product: Product<'_, T>) -> Result<(), CudaError> {
+        let Product { out, a, b, m, n, k, accumulate } = product;
+        assert!(matches!(T::DTYPE, DType::F32 | DType::Bf16), "products are bf16 or f32, not {}", T::DTYPE);
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        assert!(k > 0, "a product over no terms");
+        a.check("a", [m, k]);
+        b.check("b", [k, n]);
+        assert_eq!(crate::tensor::View::len(&out), m * n, "out is dense");
+        let addresses = [b.matrix.address(), a.matrix.address(), out.address()];
+        let shape = Shape {
+            sizes: [n, m, k],
+            leading: [b.leading, a.leading, n],
+            transposed: [b.transposed, a.transposed],
+            out: T::DTYPE,
+            alignments: addresses.map(|address| (1 << address.trailing_zeros().min(ALIGNMENT_MAX.ilog2())) as u32),
+        };
+        let failed = || CudaError::product(format!("multiplying [{m}, {k}] by [{k}, {n}]"));
+        self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
+        let Blas { handle, workspace, plans } = self.blas();
+        let mut plans = plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= PLANS_MAX {
+            plans.clear();
+        }
+        let plan = match plans.entry(shape) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(Plan::new(*handle, &shape).map_err(failed())?)
+            }
+        };
+        let [first, second, output] = addresses.map(|address| address as *mut c_void);
+        let [a_layout, b_layout, c_layout] = plan.layouts;
+        let (alpha, beta) = (1f32, if accumulate { 1f32 } else { 0f32 });
+        // Safety: the assertions above hold the factors and the output to their views, the output borrowed for writing; the
+        // workspace is used in the order of the one stream; alpha and beta are read before the call returns.
+        unsafe {
+            result::matmul(
+                *handle,
+                plan.description,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                first,
+                a_layout,
+                second,
+                b_layout,
+                output,
+                c_layout,
+                output,
+                c_layout,
+                &plan.algorithm,
+                workspace.device_ptr(self.stream()).0 as *mut c_void,
+                WORKSPACE_BYTES,
+                self.stream().cu_stream().cast(),
+            )
+        }
+        .map_err(failed())
+    }
+}
