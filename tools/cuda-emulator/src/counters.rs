@@ -22,16 +22,49 @@ pub struct KernelCounters {
 }
 
 impl KernelCounters {
+    /// In the order of the fields.
+    fn values(&self) -> [u64; 9] {
+        [
+            self.launches,
+            self.warp_instructions,
+            self.load_bytes,
+            self.load_sectors,
+            self.store_bytes,
+            self.store_sectors,
+            self.bank_conflicts,
+            self.mma,
+            self.divergent_branches,
+        ]
+    }
+
+    fn from_values(values: [u64; 9]) -> Self {
+        let [
+            launches,
+            warp_instructions,
+            load_bytes,
+            load_sectors,
+            store_bytes,
+            store_sectors,
+            bank_conflicts,
+            mma,
+            divergent_branches,
+        ] = values;
+        Self {
+            launches,
+            warp_instructions,
+            load_bytes,
+            load_sectors,
+            store_bytes,
+            store_sectors,
+            bank_conflicts,
+            mma,
+            divergent_branches,
+        }
+    }
+
     fn add(&mut self, other: &KernelCounters) {
-        self.launches += other.launches;
-        self.warp_instructions += other.warp_instructions;
-        self.load_bytes += other.load_bytes;
-        self.load_sectors += other.load_sectors;
-        self.store_bytes += other.store_bytes;
-        self.store_sectors += other.store_sectors;
-        self.bank_conflicts += other.bank_conflicts;
-        self.mma += other.mma;
-        self.divergent_branches += other.divergent_branches;
+        let (own, more) = (self.values(), other.values());
+        *self = Self::from_values(std::array::from_fn(|i| own[i] + more[i]));
     }
 }
 
@@ -48,6 +81,31 @@ impl Counters {
 
     pub fn merge(&mut self, other: &Counters) {
         other.0.iter().for_each(|(kernel, counts)| self.add(kernel, counts));
+    }
+
+    /// Kernels by name.
+    pub fn kernels(&self) -> impl Iterator<Item = (&str, &KernelCounters)> {
+        self.0.iter().map(|(name, counts)| (name.as_str(), counts))
+    }
+
+    /// What [`Counters::parse`] reads: how counters leave the library.
+    pub(crate) fn to_text(&self) -> String {
+        let line = |(name, counts): (&String, &KernelCounters)| {
+            counts.values().iter().fold(name.clone(), |line, value| format!("{line} {value}")) + "\n"
+        };
+        self.0.iter().map(line).collect()
+    }
+
+    /// `None` when the text is not one of [`Counters::to_text`].
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut counters = Self::default();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let name = words.next()?;
+            let values: Vec<u64> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+            counters.add(name, &KernelCounters::from_values(values.try_into().ok()?));
+        }
+        Some(counters)
     }
 
     pub fn kernel(&self, name: &str) -> Option<&KernelCounters> {
@@ -79,19 +137,8 @@ impl Counters {
         let mut table = format!("{:width$}", "kernel");
         columns.iter().for_each(|c| write!(table, " {c:>14}").expect("a string takes everything"));
         for (name, k) in &self.0 {
-            let values = [
-                k.launches,
-                k.warp_instructions,
-                k.load_bytes,
-                k.load_sectors,
-                k.store_bytes,
-                k.store_sectors,
-                k.bank_conflicts,
-                k.mma,
-                k.divergent_branches,
-            ];
             write!(table, "\n{name:width$}").expect("a string takes everything");
-            values.iter().for_each(|v| write!(table, " {v:>14}").expect("a string takes everything"));
+            k.values().iter().for_each(|v| write!(table, " {v:>14}").expect("a string takes everything"));
         }
         table
     }
@@ -114,5 +161,9 @@ mod tests {
         let table = counters.table();
         let norm: Vec<&str> = table.lines().find(|l| l.starts_with("norm")).unwrap().split_whitespace().collect();
         assert_eq!(norm[..6], ["norm", "2", "20", "0", "8", "0"]);
+        let read = Counters::parse(&counters.to_text()).unwrap();
+        assert_eq!(read.kernel("norm"), counters.kernel("norm"));
+        assert_eq!(read.kernels().count(), 2);
+        assert!(Counters::parse("norm 1 2").is_none());
     }
 }

@@ -28,4 +28,4 @@ pub mod options;
 pub mod ptx;
 pub mod tensor_core;
 
-pub use loader::{LoadError, configure, load, reports};
+pub use loader::{LoadError, configure, counters, load, reports};

@@ -9,6 +9,8 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::counters::Counters;
+
 /// Why the emulator cannot be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
@@ -65,12 +67,23 @@ pub fn configure(key: &str, value: &str) -> Result<(), LoadError> {
 
 /// Takes the reports of this thread: faults, refused calls, leaks, one a paragraph. Empty without the emulator.
 pub fn reports() -> String {
-    type Reports = extern "C" fn(*mut u8, usize) -> usize;
-    let Some(function) = symbol(c"patarm_emulator_reports") else { return String::new() };
-    // Safety: the emulator's library exports the function with this signature.
-    let reports: Reports = unsafe { std::mem::transmute(function) };
-    let mut text = vec![0; reports(std::ptr::null_mut(), 0)];
-    reports(text.as_mut_ptr(), text.len());
+    take_text(c"patarm_emulator_reports")
+}
+
+/// Takes what kernels have counted so far in all contexts that were made with the setting `stats`. Kernels are run when
+/// the program waits for them: wait first.
+pub fn counters() -> Counters {
+    Counters::parse(&take_text(c"patarm_emulator_counters")).expect("the library's text is the one this crate writes")
+}
+
+/// What a function of the library that fills a buffer has to say. It answers with the size it needs.
+fn take_text(name: &CStr) -> String {
+    type Fill = extern "C" fn(*mut u8, usize) -> usize;
+    let Some(function) = symbol(name) else { return String::new() };
+    // Safety: the emulator's library exports such functions with this signature.
+    let fill: Fill = unsafe { std::mem::transmute(function) };
+    let mut text = vec![0; fill(std::ptr::null_mut(), 0)];
+    fill(text.as_mut_ptr(), text.len());
     String::from_utf8_lossy(&text).into_owned()
 }
 

@@ -195,7 +195,7 @@ impl Engine {
         let result = self.device.launch(&loaded.program, kernel, &symbols, shape, parameters);
         if self.stats {
             let counters = std::mem::take(&mut self.device.counters);
-            TOTALS.lock().unwrap_or_else(PoisonError::into_inner).merge(&counters);
+            add_totals(&counters);
         }
         result.map_err(failure)
     }
@@ -249,6 +249,16 @@ impl Engine {
 
 /// What all contexts with the setting `stats` have counted.
 static TOTALS: Mutex<Counters> = Mutex::new(Counters::NONE);
+
+/// Takes what was counted so far, so that it is not printed at the end.
+pub fn take_totals() -> Counters {
+    std::mem::take(&mut TOTALS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Adds to what was counted so far.
+pub fn add_totals(counters: &Counters) {
+    TOTALS.lock().unwrap_or_else(PoisonError::into_inner).merge(counters);
+}
 
 /// Contexts often live as long as the program, so the table comes when that ends.
 fn print_totals_at_exit() {

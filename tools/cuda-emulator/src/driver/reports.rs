@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_char;
 
-use super::entry;
+use super::{engine, entry};
 
 thread_local! {
     static REPORTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -35,10 +35,27 @@ pub fn setting(key: &str) -> Option<String> {
 extern "C" fn patarm_emulator_reports(buffer: *mut u8, length: usize) -> usize {
     let text = REPORTS.with_borrow(|reports| reports.join("\n\n"));
     if !buffer.is_null() {
-        let copied = text.len().min(length);
-        // Safety: the caller owns `length` bytes at `buffer`; the text is a string of ours.
-        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), buffer, copied) };
+        copy_out(&text, buffer, length);
         REPORTS.with_borrow_mut(Vec::clear);
+    }
+    text.len()
+}
+
+fn copy_out(text: &str, buffer: *mut u8, length: usize) {
+    let copied = text.len().min(length);
+    // Safety: the caller of the library owns `length` bytes at `buffer`, which is not null; the text is a string of ours.
+    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), buffer, copied) };
+}
+
+/// The same for the counters of all contexts made with the setting `stats`. They are taken when the buffer holds them whole.
+#[unsafe(no_mangle)]
+extern "C" fn patarm_emulator_counters(buffer: *mut u8, length: usize) -> usize {
+    let counters = engine::take_totals();
+    let text = counters.to_text();
+    if buffer.is_null() || length < text.len() {
+        engine::add_totals(&counters);
+    } else {
+        copy_out(&text, buffer, length);
     }
     text.len()
 }

@@ -318,7 +318,8 @@ fn an_address_less_aligned_than_the_heuristic_was_told_is_refused() {
     // cudarc promises nothing about alignment, so the heuristic counts on 256 bytes; 16 bytes into the buffer there are 16.
     let shifted = a.slice(8..);
     // Safety: sizes fit the configuration.
-    let refused = unsafe { blas.matmul(config(4, 4, 8, [false; 2]), &shifted, &b.slice(..), &mut d, None, None) }.unwrap_err();
+    let refused =
+        unsafe { blas.matmul(config(4, 4, 8, [false; 2]), &shifted, &b.slice(..), &mut d, None, None) }.unwrap_err();
     assert_eq!(refused.0, sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE);
     let reports = cuda_emulator::reports();
     assert!(reports.contains("A at") && reports.contains("256 bytes"), "{reports}");
