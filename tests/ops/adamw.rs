@@ -1,5 +1,8 @@
 //! Tests of the op `adamw`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::adamw::{AdamW, AdamWStep};
 

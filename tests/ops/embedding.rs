@@ -1,5 +1,8 @@
 //! Tests of the op `embedding`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::embedding::{Embedding, EmbeddingBackward, EmbeddingForward};
 use patarm::random::Stream;

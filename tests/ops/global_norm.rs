@@ -1,5 +1,8 @@
 //! Tests of the op `global_norm`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::global_norm::{GlobalNorm, Norm};
 

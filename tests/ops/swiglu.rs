@@ -1,5 +1,8 @@
 //! Tests of the op `swiglu`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::Cpu;
 use super::simd::{self, Kernel, LANES, Simd};
 use crate::ops::OpResult;
-use crate::ops::adamw::{AdamW, AdamWStep};
+use crate::ops::adamw::{AdamW, AdamWStep, Constants};
 
 /// Elements handed to a thread at a time.
 const CHUNK: usize = 16_384;
@@ -13,18 +13,8 @@ const CHUNK: usize = 16_384;
 impl AdamWStep for Cpu {
     fn adamw(&self, args: AdamW<'_, Self>) -> OpResult {
         args.check()?;
+        let constants = args.constants();
         let AdamW { weight, moment1, moment2, gradient, .. } = args;
-        // Bias corrections in f64: 1 − β₂ᵗ loses digits in f32 for small t.
-        let correction = |beta: f32| 1.0 - f64::from(beta).powf(args.step as f64);
-        let constants = Constants {
-            scale: args.gradient_scale,
-            beta1: args.beta1,
-            beta2: args.beta2,
-            step_size: (f64::from(args.learning_rate) / correction(args.beta1)) as f32,
-            inverse_root_correction: (1.0 / correction(args.beta2).sqrt()) as f32,
-            epsilon: args.epsilon,
-            keep: (1.0 - f64::from(args.learning_rate) * f64::from(args.weight_decay)) as f32,
-        };
         weight
             .par_chunks_mut(CHUNK)
             .zip(moment1.par_chunks_mut(CHUNK).zip(moment2.par_chunks_mut(CHUNK)))
@@ -32,20 +22,6 @@ impl AdamWStep for Cpu {
             .for_each(|((w, (m, v)), g)| simd::run(Chunk { w, m, v, g, constants }));
         Ok(())
     }
-}
-
-#[derive(Clone, Copy)]
-struct Constants {
-    scale: f32,
-    beta1: f32,
-    beta2: f32,
-    /// lr / (1 − β₁ᵗ)
-    step_size: f32,
-    /// 1 / √(1 − β₂ᵗ)
-    inverse_root_correction: f32,
-    epsilon: f32,
-    /// 1 − lr · weight_decay
-    keep: f32,
 }
 
 struct Chunk<'a> {

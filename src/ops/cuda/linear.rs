@@ -2,14 +2,12 @@
 
 use half::bf16;
 
-use super::Cuda;
+use super::{Cuda, blocks_for};
 use crate::cuda::{Argument, Buffer, Factor, Grid, Product, View, kernels};
 use crate::ops::linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
 use crate::ops::{Check, OpError, OpResult};
 use crate::tensor::{Device, View as _};
 
-/// Blocks that fill an H100 eight times over; the grid does not matter to the result.
-const BLOCKS_MAX: usize = 1056;
 /// Elements that a thread moves at once.
 const CHUNK: usize = 8;
 
@@ -49,7 +47,7 @@ impl Linear for Cuda {
             return Ok(());
         }
         let threads = kernels::LINEAR_PREPARE_THREADS;
-        let blocks = len.div_ceil(threads as usize * CHUNK).min(BLOCKS_MAX);
+        let blocks = blocks_for(len.div_ceil(CHUNK), threads as usize);
         let grid = Grid { blocks, threads: (threads, 1), dynamic_shared_bytes: 0 };
         let arguments = [weight.values.argument(), master.argument(), Argument::Size(len)];
         // Safety: both hold `len` elements by the checks; a buffer starts on 256 bytes and `master` on 16.

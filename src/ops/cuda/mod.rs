@@ -2,9 +2,13 @@
 //!
 //! Kernels are in `kernels/NAME.cu`, whose head says what is fused, what the order of sums is, and the floor in bytes.
 
+mod adamw;
+mod embedding;
+mod global_norm;
 mod linear;
 mod rmsnorm;
 mod score_margin;
+mod swiglu;
 
 pub use crate::cuda::Cuda;
 use crate::cuda::CudaError;
@@ -17,3 +21,9 @@ impl From<CudaError> for super::OpError {
 
 /// Sizes that kernels count in `int`.
 const COUNT_MAX: usize = i32::MAX as usize;
+
+/// Blocks of a kernel whose threads take turns over `work` items, one a thread at a time: eight for each multiprocessor of an
+/// H100 (132) at most. It depends on the work alone, so a kernel that sums by blocks has the same sums on every device.
+fn blocks_for(work: usize, threads: usize) -> usize {
+    work.div_ceil(threads).min(8 * 132)
+}
