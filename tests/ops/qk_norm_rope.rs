@@ -1,5 +1,8 @@
 //! Tests of the op `qk_norm_rope`: a plain f64 reference, finite differences, and rows that do not know their batch.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNormRopeForward};
 use patarm::random::Stream;

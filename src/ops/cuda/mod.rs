@@ -6,6 +6,7 @@ mod adamw;
 mod embedding;
 mod global_norm;
 mod linear;
+mod qk_norm_rope;
 mod rmsnorm;
 mod score_margin;
 mod swiglu;

@@ -1,9 +1,10 @@
 //! RMSNorm on CUDA: a warp for each 1024 columns of a row, several rows a block.
 
 use super::{COUNT_MAX, Cuda};
-use crate::cuda::{Argument, Grid, kernels};
+use crate::cuda::{Argument, Buffer, Grid, ViewMut, kernels};
 use crate::ops::rmsnorm::{RmsNorm, RmsNormBackward, RmsNormForward};
 use crate::ops::{Check, OpResult};
+use crate::tensor::{Device, View};
 
 const COLS_MAX: usize = kernels::RMSNORM_COLS_MAX as usize;
 const COLS_PER_WARP: usize = kernels::RMSNORM_COLS_PER_WARP as usize;
@@ -75,9 +76,8 @@ impl RmsNorm for Cuda {
         let aligned = views_aligned && cols.is_multiple_of(CHUNK);
         let kernel = if aligned { &kernels::RMSNORM_BACKWARD_BF16 } else { &kernels::RMSNORM_BACKWARD_UNALIGNED_BF16 };
         let grid = grid(rows, cols, |at_once| at_once);
-        let parts = grid.blocks;
         let mut d_weight_parts = match &d_weight {
-            Some(_) => Some(self.scratch::<f32>(parts * cols)?),
+            Some(_) => Some(self.scratch::<f32>(grid.blocks * cols)?),
             None => None,
         };
         let arguments = [
@@ -93,13 +93,26 @@ impl RmsNorm for Cuda {
         ];
         // Safety: as above; the scratch has a row for each block.
         unsafe { self.launch(kernel, grid, arguments) }?;
-        let (Some(mut d_weight), Some(mut d_weight_parts)) = (d_weight, d_weight_parts) else { return Ok(()) };
-        let threads = (kernels::RMSNORM_WEIGHT_COLS, kernels::RMSNORM_WEIGHT_GROUPS);
-        let blocks = cols.div_ceil(kernels::RMSNORM_WEIGHT_COLS as usize);
-        let arguments = [d_weight.argument(), d_weight_parts.argument(), Argument::count(parts), Argument::count(cols)];
-        let grid = Grid { blocks, threads, dynamic_shared_bytes: 0 };
-        // Safety: `d_weight` has `cols` elements, the scratch `parts` rows of them, all written by the launch before.
-        unsafe { self.launch(&kernels::RMSNORM_BACKWARD_WEIGHT_F32, grid, arguments) }?;
-        Ok(())
+        match (d_weight, d_weight_parts) {
+            (Some(d_weight), Some(mut parts)) => add_parts(self, d_weight, &mut parts, grid.blocks),
+            _ => Ok(()),
+        }
     }
+}
+
+/// `d_weight[cols] += Σ parts[blocks, cols]`, in a fixed order: what blocks have summed over their rows.
+pub(super) fn add_parts(
+    cuda: &Cuda,
+    mut d_weight: ViewMut<'_, f32>,
+    parts: &mut Buffer<f32>,
+    blocks: usize,
+) -> OpResult {
+    let cols = d_weight.len();
+    assert_eq!(cuda.len(parts), blocks * cols, "a row of parts for each block");
+    let threads = (kernels::RMSNORM_WEIGHT_COLS, kernels::RMSNORM_WEIGHT_GROUPS);
+    let grid = Grid { blocks: cols.div_ceil(threads.0 as usize), threads, dynamic_shared_bytes: 0 };
+    let arguments = [d_weight.argument(), parts.argument(), Argument::count(blocks), Argument::count(cols)];
+    // Safety: `d_weight` has `cols` elements, `parts` `blocks` rows of them, which an earlier launch has written.
+    unsafe { cuda.launch(&kernels::RMSNORM_BACKWARD_WEIGHT_F32, grid, arguments) }?;
+    Ok(())
 }
