@@ -7,12 +7,13 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::device::{DeviceArgs, with_backend};
 use crate::log::environment::peak_rss_bytes;
 use crate::model::parameters::random_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
+use crate::ops::Backend;
 use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::ops::sample::Sampling;
-use crate::ops::{Cpu, cpu::gemm};
 use crate::optimizer::AdamWConfig;
 use crate::random::Stream;
 use crate::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
@@ -54,6 +55,8 @@ pub struct BenchArgs {
     /// Threads; 0: all cores.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Timed runs, after one that is not; the median counts.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
@@ -75,6 +78,7 @@ pub enum What {
 struct Report {
     what: What,
     shape: String,
+    device: String,
     parameters: usize,
     threads: usize,
     /// Trained tokens (train), or new tokens (decode, rl; for rl over the whole step).
@@ -89,10 +93,10 @@ struct Report {
 }
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    super::on_threads(args.threads, || measure(args))
+    super::on_threads(args.threads, || with_backend!(args.device.device, backend => measure(backend, args)))
 }
 
-fn measure(args: &BenchArgs) -> anyhow::Result<()> {
+fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
     let (config, weights) = shape(&args.shape)?;
     for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new)] {
         if value == 0 {
@@ -100,7 +104,7 @@ fn measure(args: &BenchArgs) -> anyhow::Result<()> {
         }
     }
     let context = (args.prompt + args.new).max(args.length);
-    let model = Qwen3::new(&Cpu, config, &weights, context)?;
+    let model = Qwen3::new(backend, config, &weights, context)?;
     let parameters = model.table.parameter_count();
     let (tokens, products, seconds) = match args.what {
         What::Train => train(args, model)?,
@@ -110,11 +114,11 @@ fn measure(args: &BenchArgs) -> anyhow::Result<()> {
     // Read before the peak is measured, so that it is of the work alone.
     let peak_rss_bytes = peak_rss_bytes();
     let gflop_per_s = 2e-9 * parameters as f64 * products / seconds;
-    // One thread's peak, times the threads: cores share no multiply-add units.
-    let peak = gemm::peak_gflops() * rayon::current_num_threads() as f64;
+    let peak = backend.product_gflops()?;
     let report = Report {
         what: args.what,
         shape: args.shape.clone(),
+        device: backend.name(),
         parameters,
         threads: rayon::current_num_threads(),
         tokens,
@@ -134,11 +138,12 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:?} {} ({:.1} M parameters, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
+        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
          that products alone reach here, peak memory {}",
         report.what,
         report.shape,
         report.parameters as f64 / 1e6,
+        report.device,
         report.threads,
         report.tokens_per_s,
         report.run_ms,
@@ -184,11 +189,12 @@ fn random_ids(vocab: usize, stream: Stream, count: usize) -> Vec<u32> {
 /// (tokens, products of parameters with tokens, seconds).
 type Measured = anyhow::Result<(usize, f64, f64)>;
 
-fn train(args: &BenchArgs, model: Qwen3<Cpu>) -> Measured {
+fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let vocab = model.config.vocab_size;
     let sequences: Vec<Vec<u32>> =
         (0..args.batch as u64).map(|i| random_ids(vocab, Stream::new(1).fold(i), args.length)).collect();
     let per_batch = (args.micro_batch_tokens / args.length).max(1);
+    let backend = model.backend.clone();
     let mut learner = Learner::new(model, AdamWConfig::default(), per_batch.min(args.batch) * args.length)?;
     let tokens = args.batch * args.length;
     let seconds = median(args.runs, || {
@@ -203,7 +209,7 @@ fn train(args: &BenchArgs, model: Qwen3<Cpu>) -> Measured {
             learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?;
         }
         learner.update_if(true, 1e-4)?;
-        Ok(())
+        Ok(backend.wait()?)
     })?;
     Ok((tokens, 3.0 * tokens as f64, seconds))
 }
@@ -223,7 +229,7 @@ fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u
     (0..prompts as u64).map(group).collect()
 }
 
-fn decode(args: &BenchArgs, model: &Qwen3<Cpu>) -> Measured {
+fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> Measured {
     let vocab = model.config.vocab_size;
     let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch))?;
     let mut run = 0;
@@ -236,8 +242,9 @@ fn decode(args: &BenchArgs, model: &Qwen3<Cpu>) -> Measured {
     Ok((tokens, (tokens + args.batch * args.prompt) as f64, seconds))
 }
 
-fn rl(args: &BenchArgs, model: Qwen3<Cpu>) -> Measured {
+fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let vocab = model.config.vocab_size;
+    let backend = model.backend.clone();
     let reference = model.duplicate()?;
     let sequences = args.prompts * args.generations;
     let one_group = args.prompt + args.generations * args.new;
@@ -281,7 +288,7 @@ fn rl(args: &BenchArgs, model: Qwen3<Cpu>) -> Measured {
             learner.accumulate(&mut micro.batch, &micro.targets, &weights, 1.0, &loss)?;
         }
         learner.update_if(true, 1e-6)?;
-        Ok(())
+        Ok(backend.wait()?)
     })?;
     let prompt_tokens = args.prompts * args.prompt;
     // Prompts and completions pass through the rollout, the reference, and three times through the update.

@@ -8,10 +8,11 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::device::{DeviceArgs, with_backend};
 use super::model_dir::{self, ModelDir};
 use crate::data::Message;
 use crate::model::{Activations, Batch, KvPool, Qwen3};
-use crate::ops::Cpu;
+use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits, Finish, Member, PromptGroup};
@@ -63,6 +64,8 @@ pub struct GenerateArgs {
     /// Threads; 0: all cores. Changes speed alone.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// One JSON line a completion: prompt_ids, token_ids, text, logprobs, finish_reason.
     #[arg(long)]
     pub json: bool,
@@ -83,10 +86,10 @@ struct Line<'a> {
 
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let stop = super::stop_flag()?;
-    super::on_threads(args.threads, || generate(args, &stop))
+    super::on_threads(args.threads, || with_backend!(args.device.device, backend => generate(backend, args, &stop)))
 }
 
-fn generate(args: &GenerateArgs, stop: &AtomicBool) -> anyhow::Result<()> {
+fn generate<B: Backend>(backend: &B, args: &GenerateArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, min_p: args.min_p };
     sampling.validate().map_err(anyhow::Error::msg)?;
     ensure!(args.samples > 0 && args.max_new_tokens > 0, "--samples and --max-new-tokens must be 1 or more");
@@ -101,7 +104,7 @@ fn generate(args: &GenerateArgs, stop: &AtomicBool) -> anyhow::Result<()> {
         prompt.len(),
         args.max_new_tokens
     );
-    let model = Qwen3::new(&Cpu, config, &weights, needed)?;
+    let model = Qwen3::new(backend, config, &weights, needed)?;
     drop(weights);
     if let Some(file) = &args.logits {
         write_logits(&model, &prompt, file)?;
@@ -150,16 +153,18 @@ fn prompt_ids(args: &GenerateArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<
 }
 
 /// Logits of every row of the prompt.
-fn write_logits(model: &Qwen3<Cpu>, prompt: &[u32], file: &std::path::Path) -> anyhow::Result<()> {
-    let (tokens, vocab) = (prompt.len(), model.config.vocab_size);
+fn write_logits<B: Backend>(model: &Qwen3<B>, prompt: &[u32], file: &std::path::Path) -> anyhow::Result<()> {
+    let (b, tokens, vocab) = (&model.backend, prompt.len(), model.config.vocab_size);
     let mut batch = Batch::default();
     batch.push_sequence(prompt);
-    let mut pool = KvPool::new(&Cpu, &model.config, tokens)?;
-    let mut acts = Activations::for_inference(&Cpu, &model.config, tokens)?;
+    let mut pool = KvPool::new(b, &model.config, tokens)?;
+    let mut acts = Activations::for_inference(b, &model.config, tokens)?;
     model.forward(&batch, &mut pool, &mut acts)?;
     let rows: Vec<u32> = (0..tokens as u32).collect();
-    let mut logits = Cpu.zeros::<f32>(tokens * vocab)?;
-    model.logits(&acts, tokens, &rows, &mut logits)?;
+    let rows = b.upload(&rows)?;
+    let mut logits = b.zeros::<f32>(tokens * vocab)?;
+    model.logits(&acts, tokens, b.view(&rows, 0..tokens), b.view_mut(&mut logits, 0..tokens * vocab))?;
+    let logits = b.download(b.view(&logits, 0..tokens * vocab))?;
     let rows: Vec<&[f32]> = logits.chunks(vocab).collect();
     let text = serde_json::to_vec(&json!({ "ids": prompt, "logits": rows }))?;
     write_atomically(file, &text).with_context(|| format!("{}: cannot be written", file.display()))

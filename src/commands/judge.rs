@@ -8,13 +8,14 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::device::{DeviceArgs, with_backend};
 use super::model_dir::{self, ModelDir};
 use super::train_args::report_skipped;
 use crate::data::judge::JudgePrompt;
 use crate::data::{BadLine, LoadOptions, Message, Response, load_responses};
 use crate::log::Progress as Bar;
 use crate::model::Qwen3;
-use crate::ops::Cpu;
+use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::reward::VerdictRules;
@@ -73,6 +74,8 @@ pub struct JudgeArgs {
     /// Threads; 0: all cores. Changes speed alone.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// One judgement.
@@ -101,10 +104,10 @@ struct Row {
 
 pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
     let stop = super::stop_flag()?;
-    super::on_threads(args.threads, || judge(args, &stop))
+    super::on_threads(args.threads, || with_backend!(args.device.device, backend => judge(backend, args, &stop)))
 }
 
-fn judge(args: &JudgeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
+fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     for (name, value) in [
         ("--votes", args.votes),
         ("--max-new-tokens", args.max_new_tokens),
@@ -127,7 +130,7 @@ fn judge(args: &JudgeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let prompts = Prompts::new(args, &tokenizer, &loaded.rows)?;
     report_skipped(&loaded.skipped, loaded.rows.len() - prompts.groups.len(), args.max_prompt_tokens);
 
-    let model = Qwen3::new(&Cpu, config, &weights, needed)?;
+    let model = Qwen3::new(backend, config, &weights, needed)?;
     drop(weights);
     let longest = prompts.groups.iter().map(|group| group.prompt.len()).max().unwrap_or(1);
     let mut engine = Engine::new(&model, EngineLimits::for_lengths(longest, args.max_new_tokens, args.max_running))?;

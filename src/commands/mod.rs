@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod device;
 pub mod generate;
 pub mod judge;
 pub mod model_dir;

@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::json;
 
+use super::device::with_backend;
 use super::model_dir::{self, ModelDir};
 use super::train_args::{TrainArgs, files, load_options, report_skipped};
 use crate::config::Settings;
@@ -16,7 +17,7 @@ use crate::data::order::Order;
 use crate::data::{Message, Pair, Role, load_pairs};
 use crate::log::Environment;
 use crate::model::Qwen3;
-use crate::ops::Cpu;
+use crate::ops::Backend;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
 use crate::tokenizer::{RenderOptions, Tokenizer};
@@ -50,10 +51,14 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     }
     check(&settings)?;
     let stop = super::stop_flag()?;
-    super::on_threads(settings.run.threads, || reinforce(args, &settings, &stop))
+    let device = args.train.device.device;
+    super::on_threads(
+        settings.run.threads,
+        || with_backend!(device, backend => reinforce(backend, args, &settings, &stop)),
+    )
 }
 
-fn reinforce(args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let ModelDir { config, weights, tokenizer } = model_dir::from_settings(&settings.model, settings.run.seed)?;
     let context = settings.model.context.min(config.max_position_embeddings);
@@ -67,7 +72,7 @@ fn reinforce(args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::R
     );
     let pairs = Pairs::load(settings, &tokenizer)?;
 
-    let model = Qwen3::new(&Cpu, config, &weights, context)?;
+    let model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.duplicate()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;

@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::json;
 
+use super::device::with_backend;
 use super::model_dir;
 use super::train_args::{TrainArgs, files, load_options, report_skipped};
 use crate::checkpoint;
@@ -16,7 +17,7 @@ use crate::data::order::Order;
 use crate::data::{Conversation, load_conversations, load_pairs, pairs_to_conversations};
 use crate::log::Environment;
 use crate::model::Qwen3;
-use crate::ops::Cpu;
+use crate::ops::Backend;
 use crate::tokenizer::Tokenizer;
 use crate::train::run_folder::RunFolder;
 use crate::train::sft::{Example, ExampleSource, Progress, SftPlan};
@@ -47,16 +48,20 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let stop = super::stop_flag()?;
-    super::on_threads(settings.run.threads, || fine_tune(args, &settings, &stop))
+    let device = args.train.device.device;
+    super::on_threads(
+        settings.run.threads,
+        || with_backend!(device, backend => fine_tune(backend, args, &settings, &stop)),
+    )
 }
 
-fn fine_tune(args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let model = model_dir::from_settings(&settings.model, settings.run.seed)?;
     let context = settings.model.context.min(model.config.max_position_embeddings);
     let lessons = Lessons::load(settings, &model.tokenizer, context)?;
 
-    let qwen = Qwen3::new(&Cpu, model.config, &model.weights, context)?;
+    let qwen = Qwen3::new(backend, model.config, &model.weights, context)?;
     drop(model.weights);
     let mut learner = Learner::new(qwen, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
@@ -134,12 +139,12 @@ impl ExampleSource for Lessons {
 }
 
 /// Starts a run's folder, or goes on from its latest checkpoint.
-pub(super) fn open_run(
+pub(super) fn open_run<B: Backend>(
     out: &Path,
     stage: &str,
     settings: &Settings,
     resume: bool,
-    learner: &mut Learner<Cpu>,
+    learner: &mut Learner<B>,
 ) -> anyhow::Result<(RunFolder, Progress)> {
     if !resume {
         return Ok((RunFolder::create(out, settings)?, Progress::default()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 
+use super::device::DeviceArgs;
 use crate::config::{Settings, resolve};
 use crate::data::{BadLine, LoadOptions, Skipped};
 
@@ -41,6 +42,8 @@ pub struct TrainArgs {
     /// Threads; 0: all cores. Changes speed alone.
     #[arg(long)]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Count bad rows and go on, instead of stopping at the first.
     #[arg(long)]
     pub skip_bad: bool,

@@ -180,6 +180,10 @@ impl Device for Cuda {
         Ok(())
     }
 
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(self.synchronize()?)
+    }
+
     fn clear<T: Element>(&self, view: ViewMut<'_, T>) -> Result<(), DeviceError> {
         if view.len == 0 {
             return Ok(());

@@ -46,4 +46,14 @@ pub trait Backend:
     + adamw::AdamWStep
     + global_norm::Norm
 {
+    /// Whether log-probabilities recorded while decoding are those of the training forward bit for bit, whatever the batch.
+    /// Where they are not, training takes its old log-probabilities from a forward pass of its own, and measures the
+    /// difference.
+    const ROLLOUTS_EQUAL_TRAINING: bool;
+
+    /// What it runs on, for people: "CPU", or the name of the device.
+    fn name(&self) -> String;
+
+    /// GFLOP/s that matrix products alone reach here, measured now: what "% of peak" is quoted against.
+    fn product_gflops(&self) -> Result<f64, OpError>;
 }

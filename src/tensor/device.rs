@@ -67,6 +67,11 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// Sets every element of a view to zero.
     fn clear<T: Element>(&self, view: Self::ViewMut<'_, T>) -> Result<(), DeviceError>;
 
+    /// Waits for all work that was asked for so far, and reports a fault that any of it had.
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Streams of work that this device runs side by side without sharing anything: threads, on the CPU.
     fn lanes(&self) -> usize {
         1

@@ -81,4 +81,15 @@ impl Device for Cpu {
     }
 }
 
-impl crate::ops::Backend for Cpu {}
+impl crate::ops::Backend for Cpu {
+    const ROLLOUTS_EQUAL_TRAINING: bool = true;
+
+    fn name(&self) -> String {
+        "CPU".into()
+    }
+
+    fn product_gflops(&self) -> Result<f64, crate::ops::OpError> {
+        // One thread's peak, times the threads: cores share no multiply-add units.
+        Ok(gemm::peak_gflops() * rayon::current_num_threads() as f64)
+    }
+}
