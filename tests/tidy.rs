@@ -50,7 +50,7 @@ const NOT_OPS: [(&str, &[&str]); 6] = [
     ("src/ops", &["mod", "cpu", "cuda", "cost", "error"]),
     // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
     ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "team", "parallel", "shared"]),
-    ("src/ops/cuda", &["mod"]),
+    ("src/ops/cuda", &["mod", "peak"]),
     // Headers that several kernels include.
     ("kernels", &["common"]),
     ("tests/ops", &["main", "numbers", "cuda_device"]),

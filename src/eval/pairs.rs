@@ -18,7 +18,7 @@ pub struct PairReport {
     pub pairs: usize,
     /// One sampled judgement a side, strictly higher.
     pub accuracy: f64,
-    /// Means of eight sampled judgements a side, over those that have a score.
+    /// Means of the sampled judgements a side (eight in a whole evaluation), over those that have a score.
     pub accuracy_mean8: f64,
     /// One greedy judgement a side.
     pub accuracy_greedy: f64,
@@ -34,10 +34,10 @@ pub struct PairReport {
     pub by_task: BTreeMap<String, f64>,
 }
 
-/// Sampled judgements a side.
+/// Sampled judgements a side in a whole evaluation.
 pub const VOTES: usize = 8;
 
-/// Judges every pair: eight sampled judgements and a greedy one of each side.
+/// Judges every pair: the sampled judgements that `plan` asks for and a greedy one of each side.
 pub fn evaluate_pairs<B: Backend>(
     engine: &mut Engine<B>,
     model: &Qwen3<B>,
@@ -46,8 +46,7 @@ pub fn evaluate_pairs<B: Backend>(
     stop: Option<&AtomicBool>,
     mut finished: impl FnMut(usize) + Send,
 ) -> Result<PairReport, EngineError> {
-    let sampled_plan = JudgePlan { votes: VOTES, ..*plan };
-    let sampled = judge_pairs(engine, model, &sampled_plan, pairs, stop, &mut finished)?;
+    let sampled = judge_pairs(engine, model, plan, pairs, stop, &mut finished)?;
     let greedy_plan = JudgePlan { votes: 1, sampling: Sampling::GREEDY, ..*plan };
     let greedy = judge_pairs(engine, model, &greedy_plan, pairs, stop, &mut finished)?;
     Ok(report(pairs, &sampled, &greedy))

@@ -22,7 +22,6 @@ pub mod score_margin;
 pub mod swiglu;
 
 pub mod cpu;
-/// Kernels for the device of [`crate::cuda`]; two ops so far, so it is no [`Backend`] yet.
 #[cfg(has_cuda)]
 pub mod cuda;
 

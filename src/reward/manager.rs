@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::health::{Health, is_dead};
 use super::{Failure, RewardSettings, Verdict};
 use crate::data::Role;
+use crate::ops::OpError;
 use crate::ops::score_margin::{ABSENT, FAILED, ROLLOUTS_MAX, ScoreMargin, ScoreMargins, VALID};
-use crate::ops::{Cpu, OpError};
 
 /// What came out of one rollout. (pair, role, rollout) is its identity.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,13 +141,8 @@ impl PairRewardManager {
         Ok(())
     }
 
-    /// Rewards and advantages of everything that came in.
-    pub fn finish(&self) -> Result<Rewards, RewardError> {
-        self.finish_on(&Cpu)
-    }
-
-    /// The same, with the arithmetic on `device`.
-    pub fn finish_on<D: ScoreMargins>(&self, device: &D) -> Result<Rewards, RewardError> {
+    /// Rewards and advantages of everything that came in, with the arithmetic on `device`.
+    pub fn finish<D: ScoreMargins>(&self, device: &D) -> Result<Rewards, RewardError> {
         self.settings.validate().map_err(RewardError::Settings)?;
         if !(1..=ROLLOUTS_MAX).contains(&self.rollouts) {
             let reason = format!("rollouts of each response must be from 1 to {ROLLOUTS_MAX}, got {}", self.rollouts);

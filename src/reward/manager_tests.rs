@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ops::Cpu;
 use crate::ops::score_margin::{AdvantageNorm, MarginKind};
 use crate::reward::{Shape, VerdictRules};
 
@@ -19,7 +20,7 @@ fn reward(settings: RewardSettings, n: usize, judgements: &[Judgement]) -> Rewar
     for judgement in judgements {
         manager.add(*judgement).unwrap();
     }
-    manager.finish().unwrap()
+    manager.finish(&Cpu).unwrap()
 }
 
 fn earned(rewards: &Rewards, role: Role) -> Vec<f32> {
@@ -88,10 +89,13 @@ fn what_fits_nowhere_is_refused() {
     assert!(out_of_range.to_string().contains("rollout 2 is out of range; expected 0 to 1"), "{out_of_range}");
     let pairwise = Judgement { rollout: 0, verdict: Verdict::Prefer(crate::reward::Side::First), ..good };
     assert!(matches!(manager.add(pairwise), Err(RewardError::Pairwise { .. })));
-    assert_eq!(manager.finish().unwrap().judgements.len(), 1, "what was refused left nothing");
-    assert!(matches!(PairRewardManager::new(RewardSettings::default(), 65).finish(), Err(RewardError::Settings(_))));
+    assert_eq!(manager.finish(&Cpu).unwrap().judgements.len(), 1, "what was refused left nothing");
+    assert!(matches!(
+        PairRewardManager::new(RewardSettings::default(), 65).finish(&Cpu),
+        Err(RewardError::Settings(_))
+    ));
     let settings = RewardSettings { low: f64::NAN, ..RewardSettings::default() };
-    assert!(PairRewardManager::new(settings, 2).finish().unwrap_err().to_string().contains("`low`"));
+    assert!(PairRewardManager::new(settings, 2).finish(&Cpu).unwrap_err().to_string().contains("`low`"));
 }
 
 #[test]

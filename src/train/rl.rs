@@ -2,6 +2,10 @@
 //!
 //! A step: take pairs → judge both responses n times → verdicts → rewards and advantages, joined by identity → reference
 //! log-probabilities → one or more updates, each on whole pairs → metrics.
+//!
+//! The old log-probabilities of the ratio are those recorded while decoding, where the backend's equal the training
+//! forward's bit for bit (the CPU); elsewhere they come from a scoring pass before the first update, packed as the
+//! updates are, and how far rollouts were from it is a metric of every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
@@ -60,6 +64,8 @@ pub struct Trajectory {
     pub rollout: usize,
     pub judged: Judged,
     pub rewarded: Rewarded,
+    /// Of each token, under the policy before the step's first update.
+    pub old_logprobs: Vec<f32>,
     /// Of each token, under the reference model; empty without one.
     pub reference_logprobs: Vec<f32>,
 }
@@ -83,8 +89,14 @@ pub fn rl_step<B: Backend>(
     let collected = collect(machines, source, plan, progress.step, &mut cursor)?;
     let rollout_s = start.elapsed().as_secs_f64();
     let Collected { pairs, mut trajectories, rewards, resampled, rollout_tokens } = collected;
+    let capacity = machines.learner.capacity();
     if let Some(reference) = machines.reference {
-        score_reference(machines.scorer, reference, plan, machines.learner.capacity(), &pairs, &mut trajectories)?;
+        let scored = score(machines.scorer, reference, plan, capacity, &pairs, &trajectories)?;
+        trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.reference_logprobs = logprobs);
+    }
+    if !B::ROLLOUTS_EQUAL_TRAINING {
+        let scored = score(machines.scorer, &machines.learner.model, plan, capacity, &pairs, &trajectories)?;
+        trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.old_logprobs = logprobs);
     }
     let mut numbers = StepNumbers::new(plan.settings, rewards, resampled);
     let learning_rate = plan.schedule.rate(progress.step);
@@ -138,7 +150,7 @@ fn collect<B: Backend>(
         rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
         pairs.extend(fresh);
         judged.extend(fresh_judged);
-        let rewards = reward(plan, &pairs, &judged)?;
+        let rewards = reward(&model.backend, plan.reward, settings.rollouts, &pairs, &judged)?;
         if attempt < settings.resample {
             let alive: Vec<bool> = pairs.iter().map(|pair| rewards.is_alive(pair.pair.id)).collect();
             let dead = alive.iter().filter(|alive| !**alive).count();
@@ -172,10 +184,16 @@ fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair],
     fresh
 }
 
-/// Rewards and advantages of all judgements, joined by (pair, role, rollout).
-fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -> Result<Rewards, TrainError> {
+/// Rewards and advantages of all judgements, `rollouts` of each side, joined by (pair, role, rollout).
+pub fn reward<B: Backend>(
+    backend: &B,
+    settings: &RewardSettings,
+    rollouts: usize,
+    pairs: &[JudgePair],
+    judged: &[[Vec<Judged>; 2]],
+) -> Result<Rewards, TrainError> {
     let expected = pairs.iter().map(|pair| pair.pair.id);
-    let mut manager = PairRewardManager::new(*plan.reward, plan.settings.rollouts).expecting(expected);
+    let mut manager = PairRewardManager::new(*settings, rollouts).expecting(expected);
     for (pair, sides) in pairs.iter().zip(judged) {
         for role in Role::BOTH {
             for (rollout, judged) in sides[role.index()].iter().enumerate() {
@@ -188,7 +206,7 @@ fn reward(plan: &RlPlan<'_>, pairs: &[JudgePair], judged: &[[Vec<Judged>; 2]]) -
             }
         }
     }
-    Ok(manager.finish()?)
+    Ok(manager.finish(backend)?)
 }
 
 fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -> Vec<Trajectory> {
@@ -202,6 +220,7 @@ fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -
                     pair: index,
                     role,
                     rollout,
+                    old_logprobs: judged.completion.logprobs.clone(),
                     judged,
                     rewarded,
                     reference_logprobs: Vec::new(),
@@ -233,31 +252,27 @@ fn groups<'a>(pairs: &'a [JudgePair], members: &[&'a Trajectory]) -> (Vec<Group<
         .unzip()
 }
 
-fn score_reference<B: Backend>(
+/// Log-probabilities of every trajectory's tokens under a model.
+fn score<B: Backend>(
     scorer: &mut Scorer<B>,
-    reference: &Qwen3<B>,
+    model: &Qwen3<B>,
     plan: &RlPlan<'_>,
     capacity: usize,
     pairs: &[JudgePair],
-    trajectories: &mut [Trajectory],
-) -> Result<(), TrainError> {
+    trajectories: &[Trajectory],
+) -> Result<Vec<Vec<f32>>, TrainError> {
     let mut scored: Vec<Vec<f32>> = vec![Vec::new(); trajectories.len()];
-    {
-        let members: Vec<&Trajectory> = trajectories.iter().collect();
-        let (groups, indices) = groups(pairs, &members);
-        for micro in pack_groups(&groups, capacity)? {
-            let results = scorer.score(reference, &micro.batch, &micro.targets, plan.settings.temperature)?;
-            let mut rows = results.logprob.into_iter();
-            for (group, member) in micro.members {
-                let index = indices[group][member];
-                scored[index] = rows.by_ref().take(members[index].judged.completion.tokens.len()).collect();
-            }
+    let members: Vec<&Trajectory> = trajectories.iter().collect();
+    let (groups, indices) = groups(pairs, &members);
+    for micro in pack_groups(&groups, capacity)? {
+        let results = scorer.score(model, &micro.batch, &micro.targets, plan.settings.temperature)?;
+        let mut rows = results.logprob.into_iter();
+        for (group, member) in micro.members {
+            let index = indices[group][member];
+            scored[index] = rows.by_ref().take(members[index].judged.completion.tokens.len()).collect();
         }
     }
-    for (trajectory, logprobs) in trajectories.iter_mut().zip(scored) {
-        trajectory.reference_logprobs = logprobs;
-    }
-    Ok(())
+    Ok(scored)
 }
 
 /// One update on whole pairs: all their micro-batches, then the optimizer.
@@ -295,6 +310,8 @@ fn learn<B: Backend>(
 /// Inputs of the loss for every target row of a micro-batch.
 #[derive(Default)]
 pub struct Rows {
+    /// Log-probabilities as recorded while decoding.
+    pub rollout: Vec<f32>,
     pub old: Vec<f32>,
     pub reference: Vec<f32>,
     pub advantage: Vec<f32>,
@@ -313,10 +330,11 @@ impl Rows {
             let trajectory = members[indices[*group][*member]];
             let completion = &trajectory.judged.completion;
             let length = completion.tokens.len();
-            rows.old.extend_from_slice(&completion.logprobs);
+            rows.rollout.extend_from_slice(&completion.logprobs);
+            rows.old.extend_from_slice(&trajectory.old_logprobs);
             if trajectory.reference_logprobs.is_empty() {
                 // Without a reference the KL term is off: any value does.
-                rows.reference.extend_from_slice(&completion.logprobs);
+                rows.reference.extend_from_slice(&trajectory.old_logprobs);
             } else {
                 rows.reference.extend_from_slice(&trajectory.reference_logprobs);
             }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::learner::RowResults;
 use super::rl::{Rows, Trajectory};
 use crate::config::RlSettings;
-use crate::ops::head::GrpoLoss;
+use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::optimizer::Update;
 use crate::reward::Rewards;
 use crate::rollout::Finish;
@@ -51,6 +51,8 @@ pub struct RlMetrics {
     pub kl_mean: f64,
     /// Largest |log-probability while decoding − of the training forward|, at the first update on this rollout batch.
     pub mismatch_max: f64,
+    /// KL from the policy that drew the tokens to the training forward's, by the same two (mean over tokens of k3).
+    pub mismatch_kl: f64,
     /// Largest over the updates of the step, before clipping.
     pub grad_norm: f64,
     pub learning_rate: f64,
@@ -81,6 +83,8 @@ pub struct StepNumbers {
     resampled: usize,
     updates: Vec<Sums>,
     mismatch_max: f64,
+    /// Sum over the tokens of the first update.
+    mismatch_kl: f64,
     gradient_norm: f64,
     skipped: usize,
 }
@@ -93,6 +97,7 @@ impl StepNumbers {
             resampled,
             updates: Vec::new(),
             mismatch_max: 0.0,
+            mismatch_kl: 0.0,
             gradient_norm: 0.0,
             skipped: 0,
         }
@@ -113,7 +118,9 @@ impl StepNumbers {
             sums.clipped += usize::from(self.loss.clips(logprob, old, rows.advantage[i]));
             sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, rows.reference[i]).0);
             if first_update {
-                let mismatch = f64::from((logprob - old).abs());
+                let drawn_with = rows.rollout[i];
+                self.mismatch_kl += f64::from(KlEstimator::K3.value_and_slope(drawn_with, logprob).0);
+                let mismatch = f64::from((logprob - drawn_with).abs());
                 // What is not a number must show.
                 if mismatch > self.mismatch_max || mismatch.is_nan() {
                     self.mismatch_max = mismatch;
@@ -182,6 +189,7 @@ impl StepNumbers {
             clip_share: per_token(total(|u| u.clipped as f64)),
             kl_mean: per_token(total(|u| u.kl)),
             mismatch_max: self.mismatch_max,
+            mismatch_kl: self.mismatch_kl / self.updates.first().map_or(1, |u| u.tokens.max(1)) as f64,
             grad_norm: self.gradient_norm,
             learning_rate,
             skipped_updates: self.skipped,

@@ -6,15 +6,17 @@ mod adamw;
 mod embedding;
 mod global_norm;
 mod linear;
+mod peak;
 mod qk_norm_rope;
 mod rmsnorm;
 mod score_margin;
 mod swiglu;
 
+use super::OpError;
 pub use crate::cuda::Cuda;
 use crate::cuda::CudaError;
 
-impl From<CudaError> for super::OpError {
+impl From<CudaError> for OpError {
     fn from(error: CudaError) -> Self {
         Self::Device(error.into())
     }
@@ -27,4 +29,18 @@ const COUNT_MAX: usize = i32::MAX as usize;
 /// H100 (132) at most. It depends on the work alone, so a kernel that sums by blocks has the same sums on every device.
 fn blocks_for(work: usize, threads: usize) -> usize {
     work.div_ceil(threads).min(8 * 132)
+}
+
+impl super::Backend for Cuda {
+    /// The number of rows may change the algorithm of a product, and decoding splits attention over the keys.
+    const ROLLOUTS_EQUAL_TRAINING: bool = false;
+
+    fn name(&self) -> String {
+        let (major, minor) = self.capability();
+        format!("{} (sm_{major}{minor})", Cuda::name(self))
+    }
+
+    fn product_gflops(&self) -> Result<f64, OpError> {
+        peak::product_gflops(self)
+    }
 }

@@ -1,0 +1,242 @@
+//! `demo --from RUN`: is a device right? Takes the judges of an earlier demo, and holds the device to the CPU: the same
+//! rollouts must earn the same rewards with nearly the same log-probabilities, the judge must be as accurate, and
+//! training must go on from it.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, bail, ensure};
+use serde::Serialize;
+
+use super::world::World;
+use super::{DemoArgs, MODEL, SFT_MODEL};
+use crate::commands::model_dir::{self, ModelDir};
+use crate::config::{Settings, resolve};
+use crate::log::{TextTable, read_records};
+use crate::model::Qwen3;
+use crate::ops::{Backend, Cpu};
+use crate::train::judgements::{JudgePair, Judged, judge_pairs};
+use crate::train::rl::{PairSource, reward};
+use crate::train::run_folder::RunFolder;
+use crate::train::shared_prefix::{Group, pack_groups};
+use crate::train::stages::Ending;
+use crate::train::{Guard, Learner, Scorer};
+
+/// Pairs whose accuracy is compared.
+const PAIRS: usize = 32;
+/// Pairs whose rollouts both backends read, and judgements of each side.
+const SHARED_PAIRS: usize = 4;
+const SHARED_ROLLOUTS: usize = 4;
+/// How far log-probabilities of a bf16 backend may be from the CPU's f32, in nats: a token's, and their mean. The logits of
+/// a tiny model reach 20 or so; bf16 keeps eight bits of the numbers that they are sums of.
+const LOGPROB_MAX: f64 = 0.5;
+const LOGPROB_MEAN: f64 = 0.02;
+
+/// One comparison.
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    cpu: String,
+    device: String,
+    expected: String,
+    holds: bool,
+}
+
+/// summary.json
+#[derive(Serialize)]
+struct Summary {
+    device: String,
+    checks: Vec<Check>,
+    /// None: this run ends in checks.
+    stages: serde_json::Map<String, serde_json::Value>,
+}
+
+pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicBool) -> anyhow::Result<()> {
+    let settings = settings(args, from)?;
+    let world = World::new(args.score_noise, &settings)?;
+    let out = Path::new(&settings.run.out);
+    super::prepare_folder(out)?;
+    let mut run = RunFolder::create(out, &settings)?;
+    let mut checks = vec![accuracy(backend, &world, &settings, &from.join(MODEL), stop)?];
+    let taught = from.join(SFT_MODEL);
+    checks.extend(rollouts(backend, &world, &settings, &taught, stop)?);
+    checks.extend(training(backend, &world, &settings, &taught, &mut run, stop)?);
+    backend.wait()?;
+    let summary = Summary { device: backend.name(), checks, stages: serde_json::Map::new() };
+    let mut table = TextTable::new(["check", "CPU", &summary.device, "expected", ""]);
+    for check in &summary.checks {
+        let verdict = if check.holds { "holds" } else { "FAILS" };
+        table.row([check.name, &check.cpu, &check.device, &check.expected, verdict]);
+    }
+    run.finish(&summary)?;
+    println!("{table}");
+    let failed: Vec<&str> = summary.checks.iter().filter(|check| !check.holds).map(|check| check.name).collect();
+    ensure!(failed.is_empty(), "{} is not right: {}", summary.device, failed.join(", "));
+    Ok(())
+}
+
+/// The earlier run's settings with few and small steps.
+fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Settings> {
+    let file = from.join("config.toml");
+    ensure!(file.is_file(), "--from {}: there is no config.toml: it is not the folder of a demo", from.display());
+    let mut s = resolve(&Settings::default(), Some(&file), std::iter::empty(), &[])?;
+    let out = args.out.clone().unwrap_or_else(|| from.join("compare"));
+    s.run.out = out.display().to_string();
+    (s.sft.steps, s.sft.examples_per_step, s.sft.warmup, s.sft.micro_batch_tokens) = (20, 4, 5, 1024);
+    s.sft.learning_rate = 2e-4;
+    (s.rl.steps, s.rl.pairs_per_step, s.rl.rollouts, s.rl.micro_batch_tokens) = (3, 2, 4, 1024);
+    s.rl.max_running = 64;
+    s.eval.pairs = PAIRS;
+    Ok(resolve(&s, None, std::env::vars(), &args.set)?)
+}
+
+fn load<B: Backend>(backend: &B, folder: &Path, settings: &Settings) -> anyhow::Result<Qwen3<B>> {
+    let ModelDir { config, weights, .. } = model_dir::load(folder)
+        .with_context(|| format!("{}: a demo of this version leaves its judges there", folder.display()))?;
+    Ok(Qwen3::new(backend, config, &weights, settings.model.context)?)
+}
+
+/// One sampled judgement a side, strictly higher: the share of right pairs must agree within two standard errors.
+fn accuracy<B: Backend>(
+    backend: &B,
+    world: &World,
+    settings: &Settings,
+    judge: &Path,
+    stop: &AtomicBool,
+) -> anyhow::Result<Check> {
+    let cpu = world.evaluate(&load(&Cpu, judge, settings)?, settings, 1, stop)?.accuracy;
+    let device = world.evaluate(&load(backend, judge, settings)?, settings, 1, stop)?.accuracy;
+    let pairs = settings.eval.pairs as f64;
+    // Of a share between the two, at least as if one pair were wrong: at 0 and 1 the formula knows no error at all.
+    let share = (0.5 * (cpu + device)).clamp(1.0 / pairs, 1.0 - 1.0 / pairs);
+    let error = (share * (1.0 - share) / pairs).sqrt();
+    Ok(Check {
+        name: "accuracy of the judge",
+        cpu: format!("{cpu:.3}"),
+        device: format!("{device:.3}"),
+        expected: format!("within {:.3}", 2.0 * error),
+        holds: (cpu - device).abs() <= 2.0 * error,
+    })
+}
+
+/// The CPU's rollouts, read by both: rewards by the one op, log-probabilities by a scoring pass.
+fn rollouts<B: Backend>(
+    backend: &B,
+    world: &World,
+    settings: &Settings,
+    judge: &Path,
+    stop: &AtomicBool,
+) -> anyhow::Result<[Check; 3]> {
+    let (cpu_model, model) = (load(&Cpu, judge, settings)?, load(backend, judge, settings)?);
+    let pairs: Vec<JudgePair> = (0..SHARED_PAIRS as u64).map(|cursor| world.pair(cursor)).collect();
+    let plan = world.judge_plan(settings, SHARED_ROLLOUTS);
+    let judged = judge_pairs(&mut world.engine(&cpu_model, settings)?, &cpu_model, &plan, &pairs, Some(stop), |_| {})?;
+    let (rewards, capacity) = (&settings.reward, settings.rl.micro_batch_tokens);
+    let here = reward(&Cpu, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
+    let there = reward(backend, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
+    let means = |rewards: &crate::reward::Rewards| {
+        let all = &rewards.judgements;
+        format!("{:.4}", all.iter().map(|r| f64::from(r.reward)).sum::<f64>() / all.len().max(1) as f64)
+    };
+    let (here_logprobs, there_logprobs) =
+        (score(&cpu_model, capacity, &pairs, &judged)?, score(&model, capacity, &pairs, &judged)?);
+    ensure!(here_logprobs.len() == there_logprobs.len() && !here_logprobs.is_empty(), "no token was scored");
+    let gaps = || here_logprobs.iter().zip(&there_logprobs).map(|(a, b)| f64::from((a - b).abs()));
+    let tokens = here_logprobs.len() as f64;
+    // What is not a number must not pass: comparisons with it are false.
+    let (largest, mean) =
+        (gaps().fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a }), gaps().sum::<f64>() / tokens);
+    let logprob = |logprobs: &[f32]| {
+        format!("{:.4}", logprobs.iter().map(|l| f64::from(*l)).sum::<f64>() / logprobs.len() as f64)
+    };
+    let check = |name, gap: f64, limit: f64| Check {
+        name,
+        cpu: logprob(&here_logprobs),
+        device: logprob(&there_logprobs),
+        expected: format!("{gap:.4}, at most {limit}"),
+        holds: gap <= limit,
+    };
+    Ok([
+        Check {
+            name: "rewards of the same rollouts",
+            cpu: means(&here),
+            device: means(&there),
+            expected: "equal".into(),
+            holds: here == there,
+        },
+        check("log-probabilities, largest gap", largest, LOGPROB_MAX),
+        check("log-probabilities, mean gap", mean, LOGPROB_MEAN),
+    ])
+}
+
+/// Log-probabilities of all tokens of all judgements, in the order of pairs, roles and rollouts.
+fn score<B: Backend>(
+    model: &Qwen3<B>,
+    capacity: usize,
+    pairs: &[JudgePair],
+    judged: &[[Vec<Judged>; 2]],
+) -> anyhow::Result<Vec<f32>> {
+    let sides = pairs.iter().zip(judged).flat_map(|(pair, sides)| pair.prompts.iter().zip(sides));
+    let groups: Vec<Group<'_>> = sides
+        .map(|(prompt, side)| Group {
+            prompt,
+            completions: side.iter().map(|judged| judged.completion.tokens.as_slice()).collect(),
+        })
+        .collect();
+    let mut scorer = Scorer::new(model, capacity)?;
+    let mut logprobs = Vec::new();
+    for micro in pack_groups(&groups, capacity)? {
+        logprobs.extend(scorer.score(model, &micro.batch, &micro.targets, 1.0)?.logprob);
+    }
+    Ok(logprobs)
+}
+
+/// SFT and RL steps from the taught judge: every number of every step must be a number, and SFT must not forget.
+fn training<B: Backend>(
+    backend: &B,
+    world: &World,
+    settings: &Settings,
+    judge: &Path,
+    run: &mut RunFolder,
+    stop: &AtomicBool,
+) -> anyhow::Result<[Check; 2]> {
+    let mut guard = Guard::new(run.path().to_path_buf(), settings.run.patience);
+    let mut learner =
+        Learner::new(load(backend, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
+    if world.teach(&mut learner, settings, run, &mut guard, stop)? == Ending::Stopped {
+        bail!("stopped");
+    }
+    let reference = learner.model.duplicate()?;
+    let mut learner = Learner::new(learner.model, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
+    if world.reinforce(&mut learner, &reference, settings, run, &mut guard, stop)? == Ending::Stopped {
+        bail!("stopped");
+    }
+    let (lines, _) = read_records(&run.path().join("metrics.jsonl"))?;
+    let column = |stage: &str, key: &str| -> Vec<f64> {
+        let of_stage = lines.iter().filter(|line| line.get("stage").is_some_and(|s| s == stage));
+        of_stage.map(|line| line.get(key).and_then(|v| v.as_f64()).unwrap_or(f64::NAN)).collect()
+    };
+    let finite = |values: &[f64], count: u64| values.len() as u64 == count && values.iter().all(|v| v.is_finite());
+    let (losses, norms) = (column("sft", "loss"), column("sft", "grad_norm"));
+    let (rl_losses, mismatch) = (column("rl", "loss"), column("rl", "mismatch_max"));
+    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let ends = |values: &[f64]| format!("{:.3} … {:.3}", values[0], values[values.len() - 1]);
+    let taught = finite(&losses, settings.sft.steps) && finite(&norms, settings.sft.steps);
+    let reinforced = finite(&rl_losses, settings.rl.steps) && finite(&mismatch, settings.rl.steps);
+    Ok([
+        Check {
+            name: "SFT steps from the judge: loss",
+            cpu: String::new(),
+            device: if taught { ends(&losses) } else { format!("{losses:?}") },
+            expected: "numbers, never above twice the first".into(),
+            holds: taught && worst(&losses) <= 2.0 * losses[0],
+        },
+        Check {
+            name: "RL steps from there: mismatch_max",
+            cpu: String::new(),
+            device: if reinforced { format!("{:.4}", worst(&mismatch)) } else { format!("{rl_losses:?} {mismatch:?}") },
+            expected: format!("numbers, at most {LOGPROB_MAX}"),
+            holds: reinforced && worst(&mismatch) <= LOGPROB_MAX,
+        },
+    ])
+}

@@ -1,0 +1,188 @@
+//! The demo's world: the synthetic suite with its tokenizer and judge prompt, as a source of examples and pairs.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+
+use crate::config::Settings;
+use crate::data::judge::JudgePrompt;
+use crate::data::synthetic::{self, Suite, SuiteConfig};
+use crate::data::{Message, Pair, Role};
+use crate::eval::{PairReport, evaluate_pairs};
+use crate::log::Progress as Bar;
+use crate::model::parameters::random_weights;
+use crate::model::{Qwen3, Qwen3Config};
+use crate::ops::Backend;
+use crate::ops::sample::Sampling;
+use crate::random::Stream;
+use crate::rollout::{Engine, EngineLimits};
+use crate::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
+use crate::train::judgements::{JudgePair, JudgePlan};
+use crate::train::rl::{PairSource, RlMachines, RlPlan};
+use crate::train::run_folder::RunFolder;
+use crate::train::sft::{Example, ExampleSource, Progress, SftPlan};
+use crate::train::stages::{Ending, Saving, run_rl, run_sft};
+use crate::train::{Guard, Learner, Scorer};
+
+/// Suite, tokenizer and judge prompt.
+pub struct World {
+    suite: Suite,
+    pub tokenizer: Tokenizer,
+    judge: JudgePrompt,
+}
+
+impl World {
+    pub fn new(score_noise: f64, settings: &Settings) -> anyhow::Result<Self> {
+        let inner = synthetic::tokenizer().map_err(|e| anyhow::anyhow!("the demo's tokenizer cannot be made: {e}"))?;
+        let suite =
+            Suite::new(SuiteConfig { seed: settings.run.seed, score_noise, flip: settings.data.flip, leave_out: None });
+        Ok(Self {
+            suite,
+            tokenizer: Tokenizer::from_parts(
+                inner,
+                CHAT_TEMPLATE.to_string(),
+                synthetic::EOS_TOKEN,
+                synthetic::PAD_TOKEN,
+            )?,
+            judge: JudgePrompt::parse(synthetic::RUBRICS)?,
+        })
+    }
+
+    /// The demo's shape with the tokenizer's vocabulary, and random weights.
+    pub fn model(&self, settings: &Settings) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
+        let mut config = Qwen3Config::named(&settings.model.init)
+            .with_context(|| format!("model.init: no shape is called {}", settings.model.init))?;
+        config.vocab_size = self.tokenizer.vocab_size().next_multiple_of(32);
+        config.max_position_embeddings = 1024;
+        config.eos_token_id = Some(self.tokenizer.eos_id());
+        config.pad_token_id = Some(self.tokenizer.pad_id());
+        config.initializer_range = 0.06;
+        let weights = random_weights(&config, settings.run.seed);
+        Ok((config, weights))
+    }
+
+    pub fn engine<B: Backend>(&self, model: &Qwen3<B>, settings: &Settings) -> anyhow::Result<Engine<B>> {
+        let s = &settings.rl;
+        let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
+        Ok(Engine::new(model, limits)?)
+    }
+
+    fn judge_pair(&self, pair: Pair) -> JudgePair {
+        let prompt = |role: Role| {
+            let messages = self
+                .judge
+                .messages(&pair.task, &pair.prompt, pair.response(role))
+                .expect("the suite's tasks have rubrics");
+            let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(false) };
+            self.tokenizer.encode_chat(&messages, &options).expect("the suite's text can be encoded")
+        };
+        let prompts = Role::BOTH.map(prompt);
+        JudgePair { pair, prompts }
+    }
+
+    /// How judgements are drawn in evaluations, `votes` a side.
+    pub fn judge_plan<'a>(&'a self, settings: &'a Settings, votes: usize) -> JudgePlan<'a> {
+        JudgePlan {
+            tokenizer: &self.tokenizer,
+            rules: &settings.reward.verdict,
+            sampling: Sampling::temperature(1.0),
+            votes,
+            max_new_tokens: settings.rl.max_new_tokens,
+            stream: Stream::new(settings.run.seed).fold(u64::MAX),
+        }
+    }
+
+    /// Held-out pairs.
+    pub fn test_pairs(&self, count: usize) -> Vec<JudgePair> {
+        (0..count as u64).map(|i| self.judge_pair(self.suite.test_pair(i))).collect()
+    }
+
+    /// Judges held-out pairs, with `votes` sampled judgements and a greedy one a side.
+    pub fn evaluate<B: Backend>(
+        &self,
+        model: &Qwen3<B>,
+        settings: &Settings,
+        votes: usize,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<PairReport> {
+        let (pairs, plan) = (self.test_pairs(settings.eval.pairs), self.judge_plan(settings, votes));
+        let total = 2 * pairs.len() as u64 * (plan.votes as u64 + 1);
+        let (mut bar, mut done) = (Bar::new("eval", total, 0), 0);
+        let mut engine = self.engine(model, settings)?;
+        let report = evaluate_pairs(&mut engine, model, &plan, &pairs, Some(stop), |ended| {
+            done += ended as u64;
+            bar.update(done, &[]);
+        })?;
+        bar.finish();
+        Ok(report)
+    }
+
+    /// The SFT stage, without checkpoints.
+    pub fn teach<B: Backend>(
+        &self,
+        learner: &mut Learner<B>,
+        settings: &Settings,
+        run: &mut RunFolder,
+        guard: &mut Guard,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Ending> {
+        let plan = SftPlan {
+            steps: settings.sft.steps,
+            examples_per_step: settings.sft.examples_per_step,
+            schedule: settings.sft.schedule(),
+        };
+        let saving = Saving { every: None, keep: 1, seed: settings.run.seed };
+        run_sft(learner, self, &plan, run, guard, &mut Progress::default(), saving, stop)
+    }
+
+    /// The RL stage, without checkpoints.
+    pub fn reinforce<B: Backend>(
+        &self,
+        learner: &mut Learner<B>,
+        reference: &Qwen3<B>,
+        settings: &Settings,
+        run: &mut RunFolder,
+        guard: &mut Guard,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Ending> {
+        let plan = RlPlan {
+            settings: &settings.rl,
+            reward: &settings.reward,
+            rules: &settings.reward.verdict,
+            tokenizer: &self.tokenizer,
+            schedule: settings.rl.schedule(),
+            seed: settings.run.seed,
+            stop: Some(stop),
+        };
+        let mut engine = self.engine(&learner.model, settings)?;
+        let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
+        let mut machines = RlMachines {
+            learner,
+            reference: (settings.rl.policy.kl_coefficient > 0.0).then_some(reference),
+            engine: &mut engine,
+            scorer: &mut scorer,
+            guard,
+        };
+        let saving = Saving { every: None, keep: 1, seed: settings.run.seed };
+        run_rl(&mut machines, self, &plan, run, &mut Progress::default(), saving, stop)
+    }
+}
+
+impl ExampleSource for World {
+    fn example(&self, cursor: u64) -> Example {
+        let lesson = self.suite.sft(cursor).expect("the suite grades its own responses");
+        let task = lesson.example.task.name();
+        let prompt = [Message::user(lesson.example.prompt.as_str())];
+        let mut messages =
+            self.judge.messages(task, &prompt, &lesson.example.response).expect("the suite's tasks have rubrics");
+        messages.push(Message::assistant(lesson.judgement));
+        let supervised = self.tokenizer.encode_supervised(&messages, false).expect("the suite's text can be encoded");
+        Example { ids: supervised.ids, mask: supervised.mask }
+    }
+}
+
+impl PairSource for World {
+    fn pair(&self, cursor: u64) -> JudgePair {
+        self.judge_pair(self.suite.train_pair(cursor))
+    }
+}
