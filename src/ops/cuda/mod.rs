@@ -7,6 +7,7 @@ mod embedding;
 mod global_norm;
 mod linear;
 mod rmsnorm;
+mod sample;
 mod score_margin;
 mod swiglu;
 
