@@ -318,11 +318,11 @@ __device__ __forceinline__ Candidate best_of_block(Candidate best) {
 }
 
 // One block of ROW_THREADS threads for each row.
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2)
     sample_f32(unsigned *ids, float *logprobs, const float *logits, const Draw *draws, int vocab) {
     __shared__ Shared shared;
     const Row row(logits + static_cast<size_t>(blockIdx.x) * vocab, vocab);
-    const Draw draw = draws[blockIdx.x];
+    const Draw &draw = draws[blockIdx.x];
     const RowStats stats = row_stats(row, draw.inverse_temperature);
     if (stats.is_nan()) {
         if (threadIdx.x == 0) {

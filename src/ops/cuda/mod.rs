@@ -5,6 +5,7 @@
 mod adamw;
 mod embedding;
 mod global_norm;
+mod head;
 mod linear;
 mod rmsnorm;
 mod sample;
