@@ -255,3 +255,89 @@ fn losses(
     // there and its logits too, as asserted above.
     Ok(unsafe { cuda.launch(&kernels::HEAD_LOSS_F32, grid, arguments) }?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::Emulation;
+    use crate::ops::linear::Linear;
+
+    const VOCAB: usize = 70;
+    const WIDTH: usize = 24;
+    const TOKENS: usize = 100;
+    const SIZES: LinearSizes = LinearSizes { out_features: VOCAB, in_features: WIDTH };
+
+    fn values(len: usize) -> Vec<f32> {
+        (0..len).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect()
+    }
+
+    /// Everything that a call with `step` rows a chunk writes.
+    fn outputs(cuda: &Cuda, step: usize, rows: &[u32]) -> Vec<Vec<f32>> {
+        let n = rows.len();
+        let (master, mut weight) = (cuda.upload(&values(SIZES.len())).unwrap(), cuda.linear_weight(SIZES).unwrap());
+        cuda.linear_prepare(&mut weight, cuda.view(&master, 0..SIZES.len()), SIZES).unwrap();
+        let hidden: Vec<bf16> = values(TOKENS * WIDTH).into_iter().map(bf16::from_f32).collect();
+        let (hidden, row_weight) = (cuda.upload(&hidden).unwrap(), cuda.upload(&values(n)).unwrap());
+        let targets: Vec<u32> = (0..n as u32).map(|i| i * 31 % VOCAB as u32).collect();
+        let (rows, targets) = (cuda.upload(rows).unwrap(), cuda.upload(&targets).unwrap());
+        let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| cuda.zeros::<f32>(n).unwrap());
+        let mut d_hidden = cuda.upload(&vec![bf16::ONE; TOKENS * WIDTH]).unwrap();
+        let mut d_weight = cuda.upload(&vec![0.25f32; SIZES.len()]).unwrap();
+        let gradient = HeadGradient {
+            d_hidden: cuda.view_mut(&mut d_hidden, 0..TOKENS * WIDTH),
+            d_weight: Some(cuda.view_mut(&mut d_weight, 0..SIZES.len())),
+            row_weight: cuda.view(&row_weight, 0..n),
+            loss: TokenLoss::CrossEntropy,
+        };
+        let args = HeadLoss {
+            logprob: cuda.view_mut(&mut logprob, 0..n),
+            entropy: cuda.view_mut(&mut entropy, 0..n),
+            loss: cuda.view_mut(&mut loss, 0..n),
+            gradient: Some(gradient),
+            hidden: cuda.view(&hidden, 0..TOKENS * WIDTH),
+            weight: &weight,
+            rows: cuda.view(&rows, 0..n),
+            targets: cuda.view(&targets, 0..n),
+            temperature: 0.7,
+            tokens: TOKENS,
+            sizes: SIZES,
+        };
+        head_loss_in_chunks(cuda, args, step).unwrap();
+        let read = |buffer: &Buffer<f32>| cuda.download(cuda.view(buffer, 0..cuda.len(buffer))).unwrap();
+        let d_hidden = cuda.download(cuda.view(&d_hidden, 0..TOKENS * WIDTH)).unwrap();
+        let d_hidden = d_hidden.iter().map(|x| x.to_f32()).collect();
+        vec![read(&logprob), read(&entropy), read(&loss), d_hidden, read(&d_weight)]
+    }
+
+    #[test]
+    fn the_size_of_a_chunk_does_not_show() {
+        cuda_emulator::load().unwrap();
+        let cuda = Cuda::open(0, Emulation::Allowed).unwrap();
+        let scattered: Vec<u32> = (0..100).filter(|row| row % 7 != 3).collect();
+        let contiguous: Vec<u32> = (20..95).collect();
+        for rows in [scattered, contiguous] {
+            let whole = outputs(&cuda, 1000, &rows);
+            for step in [1, 8, 13, 74] {
+                let parts = outputs(&cuda, step, &rows);
+                assert_eq!(parts, outputs(&cuda, step, &rows), "{step} rows a chunk, run to run");
+                // Products may add in another order, by some 2⁻²⁰ of numbers near 1; a gradient by a logit, at most 1, may then
+                // round to the next bf16, 2⁻⁸ away, and so may its product.
+                let bounds = [2e-6, 2e-5, 2e-6, 1.0 / 64.0, 1.0 / 64.0];
+                for (i, bound) in bounds.into_iter().enumerate() {
+                    for (place, (part, whole)) in parts[i].iter().zip(&whole[i]).enumerate() {
+                        assert!((part - whole).abs() <= bound, "{step} rows a chunk: {i} [{place}]: {part} {whole}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_stay_within_their_memory() {
+        assert_eq!([1, 512, 65_536, 151_936, 10_000_000].map(chunk_rows), [4096, 4096, 1024, 440, 16]);
+        for vocab in (1..4_000_000).step_by(1013) {
+            let rows = chunk_rows(vocab);
+            assert!(rows >= 16 && rows % 8 == 0 && (rows * vocab * 4 <= CHUNK_BYTES || rows == 16), "{vocab}: {rows}");
+        }
+    }
+}

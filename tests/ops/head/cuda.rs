@@ -227,14 +227,12 @@ fn each_side_of_the_clip_is_on_its_side() {
     let case = Case::small(1.0).narrowed();
     let logprob = case.run(false).logprob;
     for device in devices() {
-        for kl in ESTIMATORS {
-            for (i, ratio) in [0.5f32, 0.75, 0.85, 1.0, 1.15, 1.24, 1.35, 2.0].into_iter().enumerate() {
-                let mut case = case.clone().grpo(kl);
-                let g = case.grpo.as_mut().unwrap();
-                g.loss.kl_coefficient = if i % 2 == 0 { 0.0 } else { 0.3 };
-                g.old = logprob.iter().map(|l| l - ratio.ln()).collect();
-                assert_is_the_cpus(device, &case);
-            }
+        for (i, ratio) in [0.5f32, 0.75, 0.85, 1.0, 1.15, 1.24, 1.35, 2.0].into_iter().enumerate() {
+            let mut case = case.clone().grpo(ESTIMATORS[i % 3]);
+            let g = case.grpo.as_mut().unwrap();
+            g.loss.kl_coefficient = if i % 2 == 0 { 0.0 } else { 0.3 };
+            g.old = logprob.iter().map(|l| l - ratio.ln()).collect();
+            assert_is_the_cpus(device, &case);
         }
     }
 }
