@@ -115,16 +115,61 @@ fn the_filters_keep_exactly_what_they_keep_on_the_cpu() {
     }
 }
 
+/// A position at which the largest noise of ids 0..=`id` is that of `id`.
+fn position_for(stream: Stream, id: u32) -> u32 {
+    let noise = |position: u32, id: u32| stream.block(position, id / 4)[id as usize % 4] >> 9;
+    (0..).find(|position| (0..id).all(|other| noise(*position, other) < noise(*position, id))).unwrap()
+}
+
+/// Of equal logits the last one kept is drawn where it has the largest noise, and the one behind it is not.
+#[test]
+fn the_boundary_lies_where_it_lies() {
+    let stream = Stream::new(7).fold(1);
+    let keep = |top_k: u32, top_p: f32| Sampling { top_k, top_p, ..PLAIN };
+    // (vocabulary, how, tokens kept); more equal logits than the list of a bin has room for, and fewer.
+    let cases = [
+        (100, keep(50, 1.0), 50),
+        (100, keep(0, 0.5), 50),
+        (100, keep(60, 0.5), 30),
+        (4000, keep(300, 1.0), 300),
+        (4000, keep(0, 0.125), 500),
+        (4000, keep(1000, 0.25), 250),
+    ];
+    for device in devices() {
+        for (vocab, sampling, kept) in cases {
+            let positions = [position_for(stream, kept - 1), position_for(stream, kept)];
+            let all = positions.map(|position| Draw { sampling, stream, position });
+            let (ids, _) = draw(device, &vec![1.5; 2 * vocab], vocab, &all);
+            assert!(ids[0] == kept - 1 && ids[1] < kept, "{sampling:?} of {vocab}: {ids:?} with {kept} kept");
+        }
+    }
+}
+
+/// Tokens far below the likeliest win by their number: none may be passed over.
+#[test]
+fn unlikely_tokens_win_as_often_as_they_should() {
+    let vocab = 50_000;
+    let mut row = vec![0.0f32; vocab];
+    row[123] = 9.0;
+    let all = draws(&[PLAIN], 12);
+    let rows: Vec<f32> = all.iter().flat_map(|_| row.clone()).collect();
+    let best: Vec<u32> = all.iter().map(|draw| winner(&row, draw)).collect();
+    assert!((6..12).contains(&best.iter().filter(|id| **id != 123).count()), "86 % are unlikely ones");
+    for device in devices() {
+        assert_eq!(draw(device, &rows, vocab, &all).0, best);
+    }
+}
+
 /// Many equal logits: too many for the list in shared memory, too many for one digit, with a boundary among them.
 #[test]
 fn of_equal_logits_the_lower_ids_are_kept() {
-    let vocab = 5000;
+    let vocab = 4000;
     let flat = vec![0.25f32; vocab];
     let mut steps: Vec<f32> = (0..vocab).map(|i| (i % 7) as f32 * 0.001).collect();
-    steps[4321] = 2.0;
+    steps[3321] = 2.0;
     let far: Vec<f32> = (0..vocab).map(|i| if i == 77 { 50.0 } else { -((i % 1000) as f32) }).collect();
     let zeros: Vec<f32> = (0..vocab).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect();
-    let samplings: Vec<Sampling> = [1, 2, 257, 700, 716, 2600, 4999]
+    let samplings: Vec<Sampling> = [1, 2, 257, 700, 716, 2600, 3999]
         .into_iter()
         .map(|k| Sampling { top_k: k, ..PLAIN })
         .chain([0.1, 0.5, 0.999].map(|p| Sampling { top_p: p, ..PLAIN }))
