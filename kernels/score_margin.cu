@@ -11,6 +11,7 @@
 // Floor in bytes: 28 for a place (read scores, state, penalty; write delta, par, reward, advantage) and 8 for a side.
 
 #include "common/export.cuh"
+#include "common/order.cuh"
 #include "common/reduce.cuh"
 
 EXPORT(unsigned, SCORE_MARGIN_ROLLOUTS_MAX, 64);
@@ -48,13 +49,6 @@ struct Scaled {
 __device__ double value(const Scaled &margin) {
     return static_cast<double>(margin.sum) / (1000.0 * static_cast<double>(margin.count));
 }
-
-// Floats as integers of the same order: -NaN < -inf < ... < -0 < +0 < ... < +inf < +NaN.
-__device__ unsigned to_key(float value) {
-    const unsigned bits = __float_as_uint(value);
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ float from_key(unsigned key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
 
 // Key of a place without a reward: behind all rewards.
 constexpr unsigned LAST = 0xffffffffu;

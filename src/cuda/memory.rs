@@ -72,6 +72,11 @@ impl<T> View<'_, T> {
 }
 
 impl<T> ViewMut<'_, T> {
+    /// The same stretch, to be written by one of several users in turn.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T> {
+        ViewMut { address: self.address, len: self.len, elements: PhantomData }
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.address
     }
@@ -100,6 +105,13 @@ impl<T: Element> Buffer<T> {
 
     fn stretch(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
         ViewMut { address: self.place(&range), len: range.len(), elements: PhantomData }
+    }
+}
+
+impl Buffer<f32> {
+    /// The memory of the whole buffer as twice as many bf16, for a result that takes its input's place.
+    pub(crate) fn halves(&self) -> View<'_, bf16> {
+        View { address: self.address, len: 2 * self.len, elements: PhantomData }
     }
 }
 

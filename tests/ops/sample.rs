@@ -1,5 +1,8 @@
 //! Tests of the op `sample`.
 
+#[cfg(has_cuda)]
+mod cuda;
+
 use patarm::ops::Cpu;
 use patarm::ops::cpu::log_softmax;
 use patarm::ops::sample::{Draw, Sample, Sampler, Sampling};

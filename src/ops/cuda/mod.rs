@@ -5,10 +5,12 @@
 mod adamw;
 mod embedding;
 mod global_norm;
+mod head;
 mod linear;
 mod peak;
 mod qk_norm_rope;
 mod rmsnorm;
+mod sample;
 mod score_margin;
 mod swiglu;
 

@@ -1,0 +1,179 @@
+// The head's losses: log-probability, entropy and loss of each row of a chunk of logits, and their gradient in the logits' place.
+// The two products around it are cuBLASLt's; rows of `hidden` are gathered for them and scattered after them here.
+//
+//   logprob = log softmax(z/T)[target];  loss = -logprob, or with r = exp(logprob - old) and d = reference - logprob
+//   loss = -min(r * A, clip(r, ratio_min, ratio_max) * A) + kl_coefficient * KL,  KL: k1 -d, k2 d^2 / 2, k3 e^d - d - 1
+//   d_logits = row_weight * dloss/dlogprob * (onehot(target) - softmax(z/T)) / T
+//
+// Shapes: logits [chunk rows, vocab] f32; logprob, entropy, loss, targets, row_weight, old, reference, advantage [selected], of
+// which the chunk's begin at `first`; d_logits bf16: a row lies at the start of its own logits' memory, 2 * vocab elements apart.
+// Precision: f32, rounded once to bf16. Order of sums: common/log_softmax.cuh; a row's bits depend on the row alone.
+// A logit that is NaN or +inf makes logprob, entropy, loss and gradient of its row NaN, and so does a target that is no token. A
+// row of weight 0 has gradient 0 whatever its loss.
+//
+// Floor in bytes: 4 * vocab a row to score it, 10 * vocab with its gradient: two reads, because a row is larger than shared memory,
+// and one write. Nothing is moved beyond it but 32 bytes of numbers a row. A row of weight 0 is not read again.
+
+#include "common/bf16.cuh"
+#include "common/export.cuh"
+#include "common/log_softmax.cuh"
+
+EXPORT(unsigned, HEAD_LOSS_THREADS, ROW_THREADS);
+// Columns are counted in `int`, a few strips beyond the last.
+EXPORT(unsigned, HEAD_VOCAB_MAX, 1u << 30);
+// Values of `kl`.
+EXPORT(unsigned, HEAD_KL_K1, 1);
+EXPORT(unsigned, HEAD_KL_K2, 2);
+EXPORT(unsigned, HEAD_KL_K3, 3);
+
+// A loss and its derivative by the log-probability.
+struct Loss {
+    float value;
+    float slope;
+};
+
+__device__ __forceinline__ Loss kl_loss(unsigned kl, float d) {
+    if (kl == HEAD_KL_K1) return {-d, 1.0f};
+    if (kl == HEAD_KL_K2) return {0.5f * d * d, -d};
+    const float growth = expm1f(d);
+    return {growth - d, -growth};
+}
+
+struct Grpo {
+    float ratio_min;
+    float ratio_max;
+    unsigned kl;
+    float kl_coefficient;
+};
+
+__device__ __forceinline__ Loss grpo_loss(const Grpo &grpo, float logprob, float old, float reference, float advantage) {
+    const float ratio = expf(logprob - old);
+    // Not fminf and fmaxf: these would make a number of a ratio that is none.
+    const float clipped = ratio < grpo.ratio_min ? grpo.ratio_min : ratio > grpo.ratio_max ? grpo.ratio_max : ratio;
+    const float plain = ratio * advantage, capped = clipped * advantage;
+    // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
+    const bool through = plain <= capped;
+    const Loss kl = kl_loss(grpo.kl, reference - logprob);
+    return {fmaf(grpo.kl_coefficient, kl.value, -(through ? plain : capped)),
+            fmaf(grpo.kl_coefficient, kl.slope, -(through ? plain : 0.0f))};
+}
+
+// Four elements of a gradient in their place, where the row has that many.
+__device__ __forceinline__ void store_four(bf16 *row, int first, const float (&values)[FOUR], int vocab, bool aligned) {
+    const unsigned pairs[2] = {pack(values[0], values[1]), pack(values[2], values[3])};
+    if (aligned && first + FOUR <= vocab) {
+        *reinterpret_cast<uint2 *>(row + first) = make_uint2(pairs[0], pairs[1]);
+        return;
+    }
+#pragma unroll
+    for (int c = 0; c < FOUR; c++) {
+        const unsigned pair = pairs[c / 2];
+        const unsigned short bits = static_cast<unsigned short>(c % 2 ? pair >> 16 : pair & 0xffffu);
+        if (first + c < vocab) row[first + c] = __ushort_as_bfloat16(bits);
+    }
+}
+
+// Each logit becomes factor * (onehot(target) - softmax(z/T)), as bf16 at the start of the row's memory.
+//
+// Span s of the gradient lies where spans s/2 and below of the logits lay. Nobody may write it before all threads have read those:
+// all meet between reading and writing spans 0, 1, 2, 4, 8 ..., so that whoever writes span s knows that at least spans up to s/2
+// have been read by all.
+__device__ __forceinline__ void write_gradient(float *logits, const Row &row, const RowStats &stats, int target,
+                                               float inverse_temperature, float factor) {
+    bf16 *const gradient = reinterpret_cast<bf16 *>(logits);
+    const int spans = (row.vocab + LOADS * STRIP - 1) / (LOADS * STRIP);
+#pragma unroll 1
+    for (int span = 0; span < spans; span++) {
+        const int strip = span * LOADS * STRIP + threadIdx.x * FOUR;
+        float4 four[LOADS] = {};
+        if (factor != 0.0f) {
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) four[i] = row.load(strip + i * STRIP);
+        }
+        if ((span & (span - 1)) == 0) __syncthreads();
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            const int first = strip + i * STRIP;
+            float values[FOUR] = {four[i].x, four[i].y, four[i].z, four[i].w};
+            if (factor != 0.0f) {
+#pragma unroll
+                for (int c = 0; c < FOUR; c++) {
+                    const float share = -factor * expf(stats.logprob(scaled(values[c], inverse_temperature)));
+                    values[c] = first + c == target ? share + factor : share;
+                }
+            }
+            store_four(gradient, first, values, row.vocab, row.aligned);
+        }
+    }
+}
+
+// One block of ROW_THREADS threads for each row of the chunk. `row_weight` null: no gradient. `old` null: cross-entropy.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+    head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
+                  const float *row_weight, const float *old, const float *reference, const float *advantage, int first,
+                  int vocab, float inverse_temperature, float ratio_min, float ratio_max, unsigned kl,
+                  float kl_coefficient) {
+    float *const own = logits + static_cast<size_t>(blockIdx.x) * vocab;
+    const Row row(own, vocab);
+    const size_t place = static_cast<size_t>(first) + blockIdx.x;
+    RowStats stats = row_stats(row, inverse_temperature);
+    unsigned target = targets[place];
+    if (target >= vocab) {
+        target = 0;
+        stats = {NAN, NAN, NAN};
+    }
+    const float chosen = stats.logprob(scaled(own[target], inverse_temperature));
+    Loss result = {-chosen, -1.0f};
+    if (old != nullptr) {
+        const Grpo grpo = {ratio_min, ratio_max, kl, kl_coefficient};
+        result = grpo_loss(grpo, chosen, old[place], reference[place], advantage[place]);
+    }
+    if (threadIdx.x == 0) {
+        logprob[place] = chosen;
+        entropy[place] = stats.entropy;
+        loss[place] = result.value;
+    }
+    if (row_weight == nullptr) return;
+    const float weight = row_weight[place];
+    // A masked row has no gradient even where its loss is not finite.
+    const float factor = weight == 0.0f ? 0.0f : weight * result.slope * inverse_temperature;
+    write_gradient(own, row, stats, target, inverse_temperature, factor);
+}
+
+EXPORT(unsigned, HEAD_COPY_THREADS, 128);
+
+// Whether the selected row `place` is one that can be read, and for gradients written by one block alone.
+__device__ __forceinline__ bool is_row(const unsigned *rows, int place, int tokens, int ascending) {
+    return rows[place] < tokens && (!ascending || place == 0 || rows[place - 1] < rows[place]);
+}
+
+__device__ __forceinline__ void copy_row(bf16 *__restrict__ to, const bf16 *__restrict__ from, int width) {
+    const bool aligned = (reinterpret_cast<size_t>(to) | reinterpret_cast<size_t>(from)) % sizeof(uint4) == 0;
+    const int chunks = aligned ? width / CHUNK : 0;
+    for (int i = threadIdx.x; i < chunks; i += HEAD_COPY_THREADS) {
+        reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(from)[i];
+    }
+    for (int i = chunks * CHUNK + threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = from[i];
+}
+
+// gathered[i] = hidden[rows[first + i]], a block a row; NaN for a row that is not there, or with `ascending` out of order, so that
+// the mistake shows in every number made of it. Moves the floor: 4 * width bytes a row.
+extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
+    head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
+                     int ascending) {
+    const int place = first + blockIdx.x;
+    bf16 *const to = gathered + static_cast<size_t>(blockIdx.x) * width;
+    if (is_row(rows, place, tokens, ascending)) {
+        copy_row(to, hidden + static_cast<size_t>(rows[place]) * width, width);
+    } else {
+        for (int i = threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = __ushort_as_bfloat16(0x7fff);
+    }
+}
+
+// d_hidden[rows[first + i]] = gathered[i], a block a row; what is no row in ascending order is left out.
+extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
+    head_scatter_bf16(bf16 *d_hidden, const bf16 *gathered, const unsigned *rows, int first, int tokens, int width) {
+    const int place = first + blockIdx.x;
+    if (!is_row(rows, place, tokens, true)) return;
+    copy_row(d_hidden + static_cast<size_t>(rows[place]) * width, gathered + static_cast<size_t>(blockIdx.x) * width, width);
+}

@@ -1,0 +1,389 @@
+//! The head on the CUDA device against the CPU's, on inputs that bf16 holds exactly.
+
+use half::bf16;
+use patarm::cuda::Cuda;
+use patarm::ops::OpResult;
+use patarm::ops::head::*;
+use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::tensor::Device;
+
+use super::{Case, Out, SIZES, TOKENS, cases, values};
+use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::numbers::{bits, refused};
+
+/// Half a unit in the last place of bf16 and of f32, relative to the value.
+const BF16: f64 = 1.0 / 256.0;
+const F32: f64 = 1.0 / 16_777_216.0;
+const ESTIMATORS: [KlEstimator; 3] = [KlEstimator::K1, KlEstimator::K2, KlEstimator::K3];
+
+impl Case {
+    /// With inputs that the device holds exactly; GRPO's come after it.
+    fn narrowed(mut self) -> Self {
+        (self.hidden, self.master) = (rounded(&self.hidden), rounded(&self.master));
+        self
+    }
+
+    fn device_weight(&self, device: &Cuda) -> <Cuda as Linear>::Weight {
+        let mut weight = device.linear_weight(self.sizes).unwrap();
+        let master = upload(device, &self.master);
+        device.linear_prepare(&mut weight, device.view(&master, 0..self.master.len()), self.sizes).unwrap();
+        weight
+    }
+
+    /// As `run`, on the device: the weight's gradient starts at zero, or without `d_weight` stays there.
+    fn run_on(&self, device: &Cuda, gradient: bool, d_weight: bool) -> Out {
+        let (weight, n) = (self.device_weight(device), self.rows.len());
+        let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| upload(device, &vec![f32::NAN; n]));
+        let mut d_hidden = upload(device, &vec![bf16::from_f32(0.5); self.hidden.len()]);
+        let mut d_master = upload(device, &vec![0.0f32; self.master.len()]);
+        let (hidden, row_weight) = (upload(device, &narrow(&self.hidden)), upload(device, &self.row_weight));
+        let (rows, targets) = (upload(device, &self.rows), upload(device, &self.targets));
+        let numbers = self.grpo.as_ref().map(|g| [&g.old, &g.reference, &g.advantage].map(|x| upload(device, x)));
+        let token_loss = match (&self.grpo, &numbers) {
+            (Some(g), Some([old, reference, advantage])) => TokenLoss::Grpo {
+                loss: g.loss,
+                old_logprob: device.view(old, 0..n),
+                reference_logprob: device.view(reference, 0..n),
+                advantage: device.view(advantage, 0..n),
+            },
+            _ => TokenLoss::CrossEntropy,
+        };
+        let gradient = gradient.then(|| HeadGradient {
+            d_hidden: device.view_mut(&mut d_hidden, 0..self.hidden.len()),
+            d_weight: d_weight.then(|| device.view_mut(&mut d_master, 0..self.master.len())),
+            row_weight: device.view(&row_weight, 0..n),
+            loss: token_loss,
+        });
+        let result: OpResult = device.head_loss(HeadLoss::<Cuda> {
+            logprob: device.view_mut(&mut logprob, 0..n),
+            entropy: device.view_mut(&mut entropy, 0..n),
+            loss: device.view_mut(&mut loss, 0..n),
+            gradient,
+            hidden: device.view(&hidden, 0..self.hidden.len()),
+            weight: &weight,
+            rows: device.view(&rows, 0..n),
+            targets: device.view(&targets, 0..n),
+            temperature: self.temperature,
+            tokens: self.tokens,
+            sizes: self.sizes,
+        });
+        result.unwrap();
+        Out {
+            logprob: download(device, &logprob),
+            entropy: download(device, &entropy),
+            loss: download(device, &loss),
+            d_hidden: widen(&download(device, &d_hidden)),
+            d_weight: download(device, &d_master),
+        }
+    }
+
+    fn logits_on(&self, device: &Cuda, rows: &[u32]) -> Vec<f32> {
+        let (weight, len) = (self.device_weight(device), rows.len() * self.sizes.out_features);
+        let (hidden, rows) = (upload(device, &narrow(&self.hidden)), upload(device, rows));
+        let mut out = upload(device, &vec![9.0f32; len]);
+        let result: OpResult = device.head_logits(HeadLogits::<Cuda> {
+            out: device.view_mut(&mut out, 0..len),
+            hidden: device.view(&hidden, 0..self.hidden.len()),
+            weight: &weight,
+            rows: device.view(&rows, 0..device.len(&rows)),
+            tokens: self.tokens,
+            sizes: self.sizes,
+        });
+        result.unwrap();
+        download(device, &out)
+    }
+
+    /// Of selected row `i` in f64: how far off a logit over the temperature may be, and the gradient by logits.
+    fn row(&self, i: usize) -> RowBounds {
+        let (width, temperature) = (self.sizes.in_features, f64::from(self.temperature));
+        let x = &self.hidden[self.rows[i] as usize * width..][..width];
+        let products = |w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).collect::<Vec<_>>();
+        let terms: Vec<Vec<f64>> = self.master.chunks(width).map(products).collect();
+        let z: Vec<f64> = terms.iter().map(|t| t.iter().sum::<f64>() / temperature).collect();
+        let size = terms.iter().map(|t| t.iter().map(|x| x.abs()).sum::<f64>()).fold(0.0, f64::max) / temperature;
+        let max = z.iter().copied().fold(f64::MIN, f64::max);
+        let log_sum = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+        let target = self.targets[i] as usize;
+        let (slope, steepness) = self.slope(i, z[target] - log_sum);
+        let factor = f64::from(self.row_weight[i]) / temperature;
+        let shape = z.iter().enumerate().map(|(v, z)| f64::from(u8::from(v == target)) - (z - log_sum).exp()).collect();
+        // Both sides sum `width` products in f32 in their own order, and scale.
+        RowBounds {
+            logit: 2.0 * (width as f64 + 2.0) * F32 * size,
+            slope: factor * slope,
+            steepness: factor.abs() * steepness,
+            shape,
+        }
+    }
+
+    /// ∂loss/∂logprob, and the sum of its parts' sizes, which bounds it and the growth of its error.
+    fn slope(&self, i: usize, logprob: f64) -> (f64, f64) {
+        let Some(g) = &self.grpo else { return (-1.0, 1.0) };
+        let [old, reference, a] = [g.old[i], g.reference[i], g.advantage[i]].map(f64::from);
+        let [low, high, beta] = [g.loss.clip_low, g.loss.clip_high, g.loss.kl_coefficient].map(f64::from);
+        let (ratio, d) = ((logprob - old).exp(), reference - logprob);
+        for edge in [1.0 - low, 1.0 + high] {
+            assert!((ratio - edge).abs() > 1e-4, "row {i}: too near to the clip to tell which side it is on");
+        }
+        let through = ratio * a <= ratio.clamp(1.0 - low, 1.0 + high) * a;
+        let surrogate = if through { -ratio * a } else { 0.0 };
+        let kl = match g.loss.kl {
+            KlEstimator::K1 => 1.0,
+            KlEstimator::K2 => -d,
+            KlEstimator::K3 => -d.exp_m1(),
+        };
+        (surrogate + beta * kl, ratio * a.abs() + beta * (1.0 + d.abs() + d.exp()))
+    }
+}
+
+struct RowBounds {
+    logit: f64,
+    slope: f64,
+    steepness: f64,
+    /// onehot − softmax
+    shape: Vec<f64>,
+}
+
+fn assert_is_the_cpus(device: &Cuda, case: &Case) {
+    let (got, expected) = (case.run_on(device, true, true), case.run(true));
+    let LinearSizes { out_features: vocab, in_features: width } = case.sizes;
+    let rows: Vec<RowBounds> = (0..case.rows.len()).map(|i| case.row(i)).collect();
+    let what = |name: &str| format!("{device:?}: {name}, {} rows of {vocab} × {width}", rows.len());
+    let nats = (vocab as f64).ln() + 1.0;
+    // Sums of exponentials: terms within 3 ulp on each side, the additions of a thread and of a block here, of a block of 1024
+    // there; then a handful of roundings of numbers of the size of ln vocab and of the largest logit.
+    let sums = (6 + 4 * vocab.div_ceil(8192) + 22 + 264) as f64 * F32;
+    let logprob = |i: usize| 2.0 * rows[i].logit + sums + 8.0 * F32 * (nats + f64::from(expected.logprob[i].abs()));
+    assert_within(&what("logprob"), &got.logprob, &expected.logprob, logprob);
+    // H = ln sum − Σ p·d: d and the weights move with the logits.
+    assert_within(&what("entropy"), &got.entropy, &expected.entropy, |i| {
+        2.0 * nats * (2.0 * rows[i].logit + sums) + 16.0 * F32 * nats
+    });
+    // Losses are no steeper than `steepness` before the row's weight; their own roundings are some ulp of their parts.
+    let weight = |i: usize| f64::from(case.row_weight[i].abs()).max(f64::MIN_POSITIVE) / f64::from(case.temperature);
+    let steepness =
+        |i: usize| case.slope(i, f64::from(expected.logprob[i])).1.max(rows[i].steepness / weight(i)).max(1.0);
+    assert_within(&what("loss"), &got.loss, &expected.loss, |i| steepness(i) * (1.01 * logprob(i) + 16.0 * F32));
+
+    // A gradient by a logit is rounded to bf16 once, and is off by what its slope and its softmax are off.
+    let d_logit = |row: &RowBounds, v: usize| {
+        let off = 4.0 * (2.0 * row.logit + sums + 32.0 * F32 * nats);
+        (BF16 * row.slope.abs() + off * row.steepness) * row.shape[v].abs()
+    };
+    let mut by_token = vec![None; case.tokens];
+    case.rows.iter().enumerate().for_each(|(i, row)| by_token[*row as usize] = Some(i));
+    let bounds: Vec<Vec<f64>> = rows.iter().map(|row| (0..vocab).map(|v| d_logit(row, v)).collect()).collect();
+    assert_within(&what("d_hidden"), &got.d_hidden, &expected.d_hidden, |at| {
+        let Some(i) = by_token[at / width] else { return 0.0 };
+        let terms = bounds[i].iter().enumerate();
+        let sum = terms.map(|(v, bound)| bound * f64::from(case.master[v * width + at % width].abs())).sum::<f64>();
+        BF16 * f64::from(expected.d_hidden[at].abs()) + 1.01 * sum
+    });
+    assert_within(&what("d_weight"), &got.d_weight, &expected.d_weight, |at| {
+        let term = |(i, row): (usize, &u32)| {
+            bounds[i][at / width] * f64::from(case.hidden[*row as usize * width + at % width].abs())
+        };
+        1.01 * case.rows.iter().enumerate().map(term).sum::<f64>()
+    });
+    let again = case.run_on(device, true, true);
+    let all = |out: &Out| [&out.logprob, &out.entropy, &out.loss, &out.d_hidden, &out.d_weight].map(|x| bits(x));
+    assert!(all(&got) == all(&again), "{}", what("the same bits every time"));
+}
+
+#[test]
+fn losses_and_gradients_are_the_cpus() {
+    for device in devices() {
+        let narrowed = |case: &Case| Case { grpo: None, ..case.clone() }.narrowed();
+        for case in cases() {
+            let grpo = case.grpo.as_ref().map(|g| g.loss.kl);
+            let case = narrowed(&case);
+            assert_is_the_cpus(device, &grpo.map_or(case.clone(), |kl| case.clone().grpo(kl)));
+        }
+    }
+}
+
+/// Odd and even widths, more columns than a round of the block, one token, one row of one token, vocabularies of Qwen3.
+#[test]
+fn any_size_will_do() {
+    for device in devices() {
+        for (vocab, width, tokens) in
+            [(1000, 32, 40), (1001, 24, 9), (9001, 8, 3), (1, 4, 3), (7, 3, 1), (30_000, 8, 2)]
+        {
+            let sizes = LinearSizes { out_features: vocab, in_features: width };
+            let rows = (0..tokens as u32).filter(|row| row % 4 != 1).collect();
+            let case = Case::new(sizes, tokens, rows, 0.8).narrowed();
+            assert_is_the_cpus(device, &case);
+            assert_is_the_cpus(device, &case.grpo(KlEstimator::K3));
+        }
+        let sizes = LinearSizes { out_features: 151_936, in_features: 16 };
+        let case = Case::new(sizes, 3, vec![0, 2], 1.0).narrowed();
+        assert_is_the_cpus(device, &case.grpo(KlEstimator::K2));
+    }
+}
+
+/// All four branches: advantages of both signs, on both sides of both bounds, which are not the same distance from 1.
+#[test]
+fn each_side_of_the_clip_is_on_its_side() {
+    let case = Case::small(1.0).narrowed();
+    let logprob = case.run(false).logprob;
+    for device in devices() {
+        for (i, ratio) in [0.5f32, 0.75, 0.85, 1.0, 1.15, 1.24, 1.35, 2.0].into_iter().enumerate() {
+            let mut case = case.clone().grpo(ESTIMATORS[i % 3]);
+            let g = case.grpo.as_mut().unwrap();
+            g.loss.kl_coefficient = if i % 2 == 0 { 0.0 } else { 0.3 };
+            g.old = logprob.iter().map(|l| l - ratio.ln()).collect();
+            assert_is_the_cpus(device, &case);
+        }
+    }
+}
+
+#[test]
+fn rows_without_weight_count_for_nothing_and_others_keep_theirs() {
+    for device in devices() {
+        let mut case = Case::small(0.9).narrowed().grpo(KlEstimator::K3);
+        let masked = [4, 5, 31];
+        masked.iter().for_each(|i| case.row_weight[*i] = 0.0);
+        let g = case.grpo.as_mut().unwrap();
+        (g.old[4], g.advantage[4]) = (-1000.0, -1.0); // an infinite ratio and loss
+        let out = case.run_on(device, true, true);
+        assert!(!out.loss[4].is_finite() && out.d_weight.iter().all(|x| x.is_finite()));
+        // The same call without those rows.
+        let keep = |x: &[f32]| -> Vec<f32> {
+            x.iter().enumerate().filter(|(i, _)| !masked.contains(i)).map(|(_, x)| *x).collect()
+        };
+        let mut fewer = case.clone();
+        let chosen = |x: &[u32]| -> Vec<u32> {
+            x.iter().enumerate().filter(|(i, _)| !masked.contains(i)).map(|(_, x)| *x).collect()
+        };
+        (fewer.rows, fewer.targets) = (chosen(&case.rows), chosen(&case.targets));
+        fewer.row_weight = keep(&case.row_weight);
+        let g = fewer.grpo.as_mut().unwrap();
+        (g.old, g.reference, g.advantage) = (keep(&g.old), keep(&g.reference), keep(&g.advantage));
+        assert_is_the_cpus(device, &fewer);
+        let without = fewer.run_on(device, true, true);
+        // The product may add in another order for another number of rows.
+        let near = |x: &[f32]| {
+            let largest = x.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+            move |_| (BF16 + 1e-4) * largest
+        };
+        assert_within("d_hidden", &out.d_hidden, &without.d_hidden, near(&without.d_hidden));
+        assert_within("d_weight", &out.d_weight, &without.d_weight, near(&without.d_weight));
+        for (row, d) in out.d_hidden.chunks(20).enumerate() {
+            let counts = fewer.rows.contains(&(row as u32));
+            assert!(d.iter().all(|x| (*x != 0.0) == counts), "row {row}");
+        }
+    }
+}
+
+#[test]
+fn scoring_is_the_same_numbers_and_a_frozen_weight_stays() {
+    for device in devices() {
+        let case = Case::small(0.7).narrowed();
+        let (whole, frozen, scored) =
+            (case.run_on(device, true, true), case.run_on(device, true, false), case.run_on(device, false, false));
+        for out in [&frozen, &scored] {
+            assert_eq!(bits(&out.logprob), bits(&whole.logprob));
+            assert_eq!(bits(&out.entropy), bits(&whole.entropy));
+            assert_eq!(bits(&out.loss), bits(&whole.loss));
+            assert!(out.d_weight.iter().all(|x| *x == 0.0));
+        }
+        assert_eq!(bits(&frozen.d_hidden), bits(&whole.d_hidden));
+        assert!(scored.d_hidden.iter().all(|x| *x == 0.5), "without gradient nothing is written");
+    }
+}
+
+#[test]
+fn none_one_and_all_rows() {
+    for device in devices() {
+        let none = Case::new(SIZES, TOKENS, vec![], 1.0).narrowed();
+        let out = none.run_on(device, true, true);
+        assert!(out.d_hidden.iter().chain(&out.d_weight).all(|x| *x == 0.0));
+        assert!(none.logits_on(device, &[]).is_empty());
+        for rows in [vec![0], vec![TOKENS as u32 - 1], (0..TOKENS as u32).collect()] {
+            assert_is_the_cpus(device, &Case::new(SIZES, TOKENS, rows, 1.0).narrowed());
+        }
+    }
+}
+
+#[test]
+fn logits_are_of_rows_in_any_order_and_again() {
+    for device in devices() {
+        let case = Case::small(1.0).narrowed();
+        for rows in [vec![5, 9, 7], vec![4, 4, 4], vec![89], vec![3, 2]] {
+            let (got, expected) = (case.logits_on(device, &rows), case.logits(&rows));
+            let terms = case.sizes.in_features as f64;
+            // All numbers are below 1.
+            assert_within("logits", &got, &expected, |_| 2.0 * (terms + 2.0) * F32 * terms);
+        }
+        let (got, expected) = (case.logits_on(device, &[3, TOKENS as u32, 4]), case.logits(&[3, 4]));
+        let columns = SIZES.out_features;
+        assert!(got[columns..2 * columns].iter().all(|x| x.is_nan()), "a row that is not there");
+        assert_within("logits", &got[..columns], &expected[..columns], |_| 1e-4);
+        assert_within("logits", &got[2 * columns..], &expected[columns..], |_| 1e-4);
+    }
+}
+
+/// What the CPU refuses and the host cannot see here.
+#[test]
+fn what_is_not_a_number_or_not_there_shows_in_its_row_alone() {
+    for device in devices() {
+        let clean = Case::small(1.0).narrowed().grpo(KlEstimator::K3);
+        let good = clean.run_on(device, true, true);
+        let check = |case: &Case, bad: &[usize]| {
+            let out = case.run_on(device, true, true);
+            for i in 0..case.rows.len() {
+                for (x, good) in [(&out.logprob, &good.logprob), (&out.entropy, &good.entropy), (&out.loss, &good.loss)]
+                {
+                    assert_eq!(x[i].is_nan(), bad.contains(&i), "row {i}");
+                    assert!(bad.contains(&i) || x[i] == good[i], "row {i} knows nothing of {bad:?}");
+                }
+            }
+            assert!(out.d_weight.iter().any(|x| x.is_nan()), "it shows in the gradient of the weight");
+            out.d_hidden
+        };
+        let bad = 7;
+        let at = clean.rows[bad] as usize * 20;
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut case = clean.clone();
+            case.hidden[at] = value;
+            let d_hidden = check(&case, &[bad]);
+            for (i, (d, good)) in d_hidden.iter().zip(&good.d_hidden).enumerate() {
+                let inside = (at..at + 20).contains(&i);
+                assert!(if inside { d.is_nan() } else { d == good }, "d_hidden[{i}] = {d}");
+            }
+        }
+        let mut case = clean.clone();
+        case.targets[bad] = 45;
+        assert!(check(&case, &[bad])[at..at + 20].iter().all(|d| d.is_nan()));
+        for wrong in [TOKENS as u32, u32::MAX, clean.rows[bad - 1], 0] {
+            let mut case = clean.clone();
+            case.rows[bad] = wrong;
+            // The row behind one that is too large is not above it.
+            let next = if wrong >= TOKENS as u32 { &[bad, bad + 1][..] } else { &[bad] };
+            let d_hidden = check(&case, next);
+            assert!(d_hidden.iter().all(|d| d.is_finite()), "no row of the hidden states is that row's");
+        }
+    }
+}
+
+#[test]
+fn wrong_sizes_are_named() {
+    let device = &devices()[0];
+    let case = Case::small(1.0).narrowed();
+    let weight = case.device_weight(device);
+    let (hidden, rows) = (upload(device, &narrow(&case.hidden)), upload(device, &[1u32]));
+    let mut out = upload(device, &values(45, 1));
+    let mut run = |columns: usize, sizes: LinearSizes| {
+        device.head_logits(HeadLogits::<Cuda> {
+            out: device.view_mut(&mut out, 0..columns),
+            hidden: device.view(&hidden, 0..case.hidden.len()),
+            weight: &weight,
+            rows: device.view(&rows, 0..1),
+            tokens: TOKENS,
+            sizes,
+        })
+    };
+    assert!(run(45, SIZES).is_ok());
+    assert!(refused(run(44, SIZES)).contains("`out`"));
+    assert!(refused(run(44, LinearSizes { out_features: 44, in_features: 20 })).contains("`weight`"));
+}
