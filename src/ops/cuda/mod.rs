@@ -2,6 +2,7 @@
 //!
 //! Kernels are in `kernels/NAME.cu`, whose head says what is fused, what the order of sums is, and the floor in bytes.
 
+mod attention;
 mod rmsnorm;
 mod score_margin;
 
