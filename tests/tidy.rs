@@ -58,8 +58,7 @@ const NOT_OPS: [(&str, &[&str]); 6] = [
 ];
 
 /// Ops whose kernels come with the rest of the CUDA backend.
-const CPU_ONLY: &[&str] =
-    &["adamw", "attention", "embedding", "global_norm", "head", "linear", "qk_norm_rope", "sample", "swiglu"];
+const CPU_ONLY: &[&str] = &["adamw", "embedding", "global_norm", "head", "linear", "qk_norm_rope", "sample", "swiglu"];
 
 /// Ops that have no file of their own in these places.
 const EXCEPTIONS: [(&str, &[&str]); 2] = [("kernels", CPU_ONLY), ("src/ops/cuda", CPU_ONLY)];
