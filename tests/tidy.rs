@@ -57,23 +57,12 @@ const NOT_OPS: [(&str, &[&str]); 6] = [
     ("benches/ops", &["main"]),
 ];
 
-/// Ops whose kernels come with the rest of the CUDA backend.
-const CPU_ONLY: &[&str] = &["attention"];
-
-/// Ops that have no file of their own in these places.
-const EXCEPTIONS: [(&str, &[&str]); 2] = [("kernels", CPU_ONLY), ("src/ops/cuda", CPU_ONLY)];
-
 #[test]
 fn every_op_has_its_contract_its_code_on_both_sides_its_test_and_its_bench() {
     let names = |folder: &str| {
         let known = NOT_OPS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, names)| names);
-        let excused = EXCEPTIONS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, names)| names);
         let mut ops = modules(folder);
         ops.retain(|name| !known.contains(&name.as_str()));
-        for name in excused {
-            assert!(!ops.contains(*name), "{folder}/{name} is there: take it off the exceptions");
-        }
-        ops.extend(excused.iter().map(|name| name.to_string()));
         ops
     };
     let contracts = names("src/ops");

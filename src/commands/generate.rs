@@ -16,7 +16,6 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits, Finish, Member, PromptGroup};
-use crate::tensor::Device;
 use crate::tensor::file::write_atomically;
 use crate::tokenizer::{RenderOptions, Tokenizer};
 
