@@ -70,9 +70,9 @@ def in_float64():
 
 
 def tied_config():
-    # head_dim is not hidden ÷ heads; few sizes are equal, so that a swapped one shows.
+    # head_dim is not hidden ÷ heads, and one that every backend has; few sizes are equal, so that a swapped one shows.
     return Qwen3Config(
-        vocab_size=96, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        vocab_size=96, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
         intermediate_size=32, tie_word_embeddings=True, max_position_embeddings=64, rms_norm_eps=1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6}, bos_token_id=None, eos_token_id=1, pad_token_id=None,
     )  # fmt: skip
@@ -81,7 +81,7 @@ def tied_config():
 def untied_config():
     # Five query heads on one kv head, a rotary base and an epsilon other than Qwen3's, sizes no multiple of 16.
     return Qwen3Config(
-        vocab_size=104, hidden_size=40, num_hidden_layers=2, num_attention_heads=5, num_key_value_heads=1, head_dim=16,
+        vocab_size=104, hidden_size=40, num_hidden_layers=2, num_attention_heads=5, num_key_value_heads=1, head_dim=32,
         intermediate_size=32, tie_word_embeddings=False, max_position_embeddings=64, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4}, bos_token_id=None, eos_token_id=1, pad_token_id=None,
     )  # fmt: skip
@@ -375,7 +375,7 @@ def main():
     torch.set_num_threads(1)
     logging.disable_progress_bar()
 
-    built = {"tied_gqa2": build(tied_config(), seed=1), "untied_gqa5": build(untied_config(), seed=2)}
+    built = {"tied_gqa2": build(tied_config(), seed=2), "untied_gqa5": build(untied_config(), seed=1)}
     probe = [7 * t % 96 for t in range(24)]
     untouched = {name: logits_of(model, probe) for name, (model, _) in built.items()}
     in_float64()

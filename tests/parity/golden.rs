@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use patarm::model::{Qwen3, directory};
-use patarm::ops::Cpu;
+use patarm::ops::Backend;
 use serde_json::Value;
 
 /// One golden case: its numbers and its tensors.
@@ -22,10 +22,10 @@ impl Golden {
     }
 
     /// The model that the case was computed with.
-    pub fn model(&self) -> Qwen3<Cpu> {
+    pub fn model<B: Backend>(&self, backend: &B) -> Qwen3<B> {
         let folder = self.json["model"].as_str().map_or(self.folder.clone(), |relative| self.folder.join(relative));
         let (config, weights) = directory::load(&folder).unwrap();
-        Qwen3::new(&Cpu, config, &weights, 64).unwrap()
+        Qwen3::new(backend, config, &weights, 64).unwrap()
     }
 
     pub fn tensor(&self, name: &str) -> Vec<f32> {

@@ -20,36 +20,47 @@ pub fn logits<B: Backend>(model: &Qwen3<B>, batch: &Batch) -> Vec<f32> {
     b.download(b.view(&out, 0..t * vocab)).unwrap()
 }
 
-fn assert_gradients(golden: &Golden, learner: &Learner<Cpu>) {
+/// Relative L2 error of every named gradient.
+pub fn assert_gradients<B: Backend>(golden: &Golden, learner: &Learner<B>, limit: f64) {
+    let (b, gradients) = (&learner.model.backend, &learner.gradients.weights);
     let names = golden.names("grad.");
     assert_eq!(names.len(), learner.model.table.parameters().len(), "a golden gradient for every parameter");
     for name in names {
         let parameter = learner.model.table.get(&name["grad.".len()..]).expect("a parameter of that name");
-        let got = &learner.gradients.weights[parameter.range()];
-        assert_near_l2(&name, got, &golden.tensor(&name), 2e-5);
+        let got = b.download(b.view(gradients, parameter.range())).unwrap();
+        assert_near_l2(&name, &got, &golden.tensor(&name), limit);
     }
 }
 
-fn learner(golden: &Golden) -> Learner<Cpu> {
-    Learner::new(golden.model(), AdamWConfig::default(), 128).unwrap()
+/// Of gradients in f32 against f64.
+const F32: f64 = 2e-5;
+
+pub fn learner<B: Backend>(backend: &B, golden: &Golden) -> Learner<B> {
+    Learner::new(golden.model(backend), AdamWConfig::default(), 128).unwrap()
+}
+
+/// Passes the golden's one sequence forward and back; (logits, losses of its next tokens).
+pub fn one_sequence<B: Backend>(golden: &Golden, learner: &mut Learner<B>) -> (Vec<f32>, Vec<f32>) {
+    let ids = ids(&golden.json["ids"]);
+    let mut batch = Batch::default();
+    batch.push_sequence(&ids);
+    let logits = logits(&learner.model, &batch);
+    let mut targets = Targets::default();
+    ids[1..].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
+    let weights = vec![1.0 / targets.rows.len() as f32; targets.rows.len()];
+    let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
+    (logits, results.loss)
 }
 
 #[test]
 fn one_sequence_has_the_logits_losses_and_gradients_of_transformers() {
     for case in ["tied_gqa2", "untied_gqa5"] {
         let golden = Golden::load(case);
-        let mut learner = learner(&golden);
-        let ids = ids(&golden.json["ids"]);
-        let mut batch = Batch::default();
-        batch.push_sequence(&ids);
-        assert_near(case, &logits(&learner.model, &batch), &golden.tensor("logits"), 1e-4);
-
-        let mut targets = Targets::default();
-        ids[1..].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
-        let weights = vec![1.0 / targets.rows.len() as f32; targets.rows.len()];
-        let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
-        assert_near(case, &results.loss, &golden.tensor("target_losses"), 1e-5);
-        assert_gradients(&golden, &learner);
+        let mut learner = learner(&Cpu, &golden);
+        let (logits, losses) = one_sequence(&golden, &mut learner);
+        assert_near(case, &logits, &golden.tensor("logits"), 1e-4);
+        assert_near(case, &losses, &golden.tensor("target_losses"), 1e-5);
+        assert_gradients(&golden, &learner, F32);
     }
 }
 
@@ -74,17 +85,16 @@ pub fn packed(golden: &Golden) -> (Batch, Targets, Vec<f32>) {
 #[test]
 fn packed_sequences_are_as_if_each_were_alone() {
     let golden = Golden::load("packed");
-    let mut learner = learner(&golden);
+    let mut learner = learner(&Cpu, &golden);
     let (mut batch, targets, weights) = packed(&golden);
     let expected: Vec<f32> = (0..3).flat_map(|i| golden.tensor(&format!("logits.{i}"))).collect();
     assert_near("logits", &logits(&learner.model, &batch), &expected, 1e-4);
     learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
-    assert_gradients(&golden, &learner);
+    assert_gradients(&golden, &learner, F32);
 }
 
-#[test]
-fn a_prompt_computed_once_gives_the_gradients_of_whole_sequences() {
-    let golden = Golden::load("shared_prefix");
+/// Passes the golden's prompt and continuations forward and back in micro-batches of `capacity` tokens; the losses.
+pub fn shared_prefix<B: Backend>(golden: &Golden, learner: &mut Learner<B>, capacity: usize) -> Vec<f32> {
     let prompt = ids(&golden.json["prompt"]);
     let completions: Vec<Vec<u32>> = golden.json["continuations"].as_array().unwrap().iter().map(ids).collect();
     let denominator = golden.json["denominator"].as_f64().unwrap();
@@ -98,21 +108,28 @@ fn a_prompt_computed_once_gives_the_gradients_of_whole_sequences() {
     let weights: Vec<f32> =
         weights.iter().zip(&completions).flat_map(|(w, c)| w[w.len() - c.len()..].to_vec()).collect();
     let group = Group { prompt: &prompt, completions: completions.iter().map(Vec::as_slice).collect() };
-    let mut learner = learner(&golden);
+    let mut losses = Vec::new();
+    let mut first = 0;
+    for mut micro in pack_groups(std::slice::from_ref(&group), capacity).unwrap() {
+        let n = micro.targets.rows.len();
+        let part = &weights[first..first + n];
+        let results = learner.accumulate(&mut micro.batch, &micro.targets, part, 1.0, &Loss::CrossEntropy).unwrap();
+        losses.extend(results.loss);
+        first += n;
+    }
+    losses
+}
+
+#[test]
+fn a_prompt_computed_once_gives_the_gradients_of_whole_sequences() {
+    let golden = Golden::load("shared_prefix");
+    let mut learner = learner(&Cpu, &golden);
     // Once with everything in one micro-batch, once cut so that the prompt is repeated: the same gradient.
     for capacity in [64, 18] {
-        let mut losses = Vec::new();
-        let mut first = 0;
-        for mut micro in pack_groups(std::slice::from_ref(&group), capacity).unwrap() {
-            let n = micro.targets.rows.len();
-            let part = &weights[first..first + n];
-            let results = learner.accumulate(&mut micro.batch, &micro.targets, part, 1.0, &Loss::CrossEntropy).unwrap();
-            losses.extend(results.loss);
-            first += n;
-        }
+        let losses = shared_prefix(&golden, &mut learner, capacity);
         let expected: Vec<f32> = (0..3).flat_map(|i| golden.tensor(&format!("target_losses.{i}"))).collect();
         assert_near("target losses", &losses, &expected, 1e-5);
-        assert_gradients(&golden, &learner);
+        assert_gradients(&golden, &learner, F32);
         learner.gradients.clear(&Cpu).unwrap();
     }
 }
