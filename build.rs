@@ -22,8 +22,9 @@ use std::thread;
 const ARCHITECTURES: &str = "80,90a";
 
 /// `--fmad` stays on: kernels spell out the roundings that must not be fused. `-lineinfo` names lines in the emulator's reports
-/// and in profilers.
-const FLAGS: [&str; 6] = ["-fatbin", "--no-compress", "-lineinfo", "-std=c++17", "-Werror", "all-warnings"];
+/// and in profilers. ptxas says what each kernel takes of a multiprocessor.
+const FLAGS: [&str; 7] =
+    ["-fatbin", "--no-compress", "-lineinfo", "-std=c++17", "-Werror", "all-warnings", "-Xptxas=-v"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(has_cuda)");
@@ -78,6 +79,13 @@ struct Unit {
     image: PathBuf,
 }
 
+impl Unit {
+    /// What ptxas said.
+    fn report(&self) -> PathBuf {
+        self.image.with_extension("ptxas")
+    }
+}
+
 fn build(nvcc: &Path) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let units = units(&out)?;
@@ -95,7 +103,7 @@ fn build(nvcc: &Path) -> Result<(), String> {
         return Err(failures.join("\n"));
     }
     let path = out.join("kernels.rs");
-    fs::write(&path, handles(&units)?).map_err(|e| format!("cannot write {}: {e}", path.display()))
+    fs::write(&path, handles(nvcc, &units)?).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
 fn units(out: &Path) -> Result<Vec<Unit>, String> {
@@ -141,6 +149,8 @@ fn compile(nvcc: &Path, unit: &Unit) -> Result<(), String> {
         };
         return Err(format!("nvcc failed on {}:\n{said}{hint}\nthe command was {command:?}", unit.source.display()));
     }
+    let report = unit.report();
+    fs::write(&report, output.stderr).map_err(|e| format!("cannot write {}: {e}", report.display()))?;
     fs::write(&stamp, key).map_err(|e| format!("cannot write {}: {e}", stamp.display()))
 }
 
@@ -182,6 +192,8 @@ fn fingerprint(nvcc: &Path, unit: &Unit, flags: &[String]) -> Result<String, Str
 struct Entry {
     name: String,
     sizes: Vec<usize>,
+    /// Most threads of a block (`__launch_bounds__`).
+    threads_max: usize,
 }
 
 /// What the PTX of one architecture offers.
@@ -193,14 +205,15 @@ struct Interface {
 }
 
 /// The text of the generated file: a `Kernel` for each entry, the exported constants, and the fat binaries.
-fn handles(units: &[Unit]) -> Result<String, String> {
-    let (mut text, mut images) = (String::new(), String::new());
+fn handles(nvcc: &Path, units: &[Unit]) -> Result<String, String> {
+    let (mut text, mut images, mut resources) = (String::new(), String::new(), String::new());
     let mut index = 0;
     for unit in units {
         let Interface { entries, constants } = interface(unit)?;
         let source = unit.source.display();
         let mut names = String::new();
-        for Entry { name, sizes } in entries {
+        resources.push_str(&resources_of(unit, &entries)?);
+        for Entry { name, sizes, .. } in entries {
             let (constant, count) = (name.to_uppercase(), sizes.len());
             write!(names, "{name:?}, ").expect("strings take all");
             writeln!(
@@ -224,12 +237,59 @@ fn handles(units: &[Unit]) -> Result<String, String> {
     let architectures = env::var("PATARM_CUDA_ARCH").unwrap_or_else(|_| ARCHITECTURES.to_string());
     writeln!(text, "/// Architectures in the images.\npub const ARCHITECTURES: &str = {architectures:?};")
         .expect("strings take all");
+    writeln!(text, "/// The compiler of the kernels.\npub const NVCC_VERSION: &str = {:?};", version(nvcc)?)
+        .expect("strings take all");
+    writeln!(text, "/// What ptxas said of every kernel.\npub static RESOURCES: &[Resources] = &[\n{resources}];")
+        .expect("strings take all");
     writeln!(
         text,
         "/// The fat binaries, in the order of the kernels' indices.\npub static IMAGES: &[Image] = &[\n{images}];"
     )
     .expect("strings take all");
     Ok(text)
+}
+
+/// The version in `Cuda compilation tools, release 13.0, V13.0.88`.
+fn version(nvcc: &Path) -> Result<String, String> {
+    let output =
+        Command::new(nvcc).arg("--version").output().map_err(|e| format!("cannot run {}: {e}", nvcc.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = text.lines().find_map(|line| line.split_once(", V")).map(|(_, version)| version.trim().to_owned());
+    found.ok_or_else(|| format!("{} --version names no version: {text}", nvcc.display()))
+}
+
+/// `Resources` of the kernels of one file, as Rust text.
+fn resources_of(unit: &Unit, entries: &[Entry]) -> Result<String, String> {
+    let path = unit.report();
+    let report = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let (mut text, mut kernel, mut stack) = (String::new(), None, String::new());
+    for line in report.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            kernel = rest.split_once("' for '").map(|(name, rest)| (name, rest.trim_end_matches('\'')));
+        } else if line.contains("bytes stack frame") {
+            // Of functions that were not inlined too; the kernel's own comes last.
+            let numbers = line.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
+            let [frame, stores, loads] = numbers.collect::<Vec<_>>()[..] else {
+                return Err(format!("{}: unexpected line `{line}`", path.display()));
+            };
+            stack = format!("stack_bytes: {frame}, spill_store_bytes: {stores}, spill_load_bytes: {loads}");
+        } else if let Some((_, rest)) = line.split_once("ptxas info    : Used ") {
+            let Some((name, architecture)) = kernel.take() else { continue };
+            let registers = rest.split(' ').next().unwrap_or_default();
+            let shared = rest.split(", ").find_map(|part| part.strip_suffix(" bytes smem")).unwrap_or("0");
+            let entry = entries.iter().find(|entry| entry.name == name);
+            let threads = entry.ok_or_else(|| format!("{}: no kernel {name}", path.display()))?.threads_max;
+            writeln!(
+                text,
+                "    Resources {{ kernel: {name:?}, architecture: {architecture:?}, registers: {registers}, shared_bytes: {shared}, \
+                 {stack}, threads_max: {threads} }},"
+            )
+            .expect("strings take all");
+        }
+    }
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort();
+    Ok(lines.iter().flat_map(|line| [line, "\n"]).collect())
 }
 
 /// Reads the PTX texts in a fat binary; they must all offer the same.
@@ -275,7 +335,12 @@ fn parse_ptx(text: &str, source: &Path) -> Result<Interface, String> {
                 sizes.extend(parameter_bytes(line));
             }
         }
-        interface.entries.push(Entry { name, sizes });
+        // Directives of the kernel stand between its parameters and its body.
+        let bounds = lines.by_ref().take_while(|line| *line != "{").find_map(|line| line.strip_prefix(".maxntid "));
+        let threads =
+            bounds.map_or(Some(1024), |sizes| sizes.split(',').map(|size| size.trim().parse::<usize>().ok()).product());
+        let threads_max = threads.ok_or_else(|| format!("{}: {name} has odd launch bounds", source.display()))?;
+        interface.entries.push(Entry { name, sizes, threads_max });
     }
     interface.entries.sort_by(|a, b| a.name.cmp(&b.name));
     interface.constants.sort();

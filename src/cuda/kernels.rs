@@ -22,6 +22,36 @@ pub struct Kernel<const ARGUMENTS: usize> {
     pub sizes: [usize; ARGUMENTS],
 }
 
+/// What a kernel takes of a multiprocessor, as ptxas reported it when the binary was built.
+#[derive(Debug)]
+pub struct Resources {
+    pub kernel: &'static str,
+    /// `sm_80`
+    pub architecture: &'static str,
+    /// A thread.
+    pub registers: u32,
+    /// A block, dynamic shared memory not included.
+    pub shared_bytes: u32,
+    pub stack_bytes: u32,
+    pub spill_store_bytes: u32,
+    pub spill_load_bytes: u32,
+    /// Most threads of a block.
+    pub threads_max: u32,
+}
+
+impl Resources {
+    /// Warps that a multiprocessor can hold at once, in whole blocks of the largest size: limited by its 64 warps, its 65,536
+    /// registers (given out by 256 to a warp) and its shared memory (dynamic shared memory may lower it further).
+    pub fn warps_resident(&self) -> u32 {
+        let warps = self.threads_max.div_ceil(32);
+        let registers_a_block = (self.registers * 32).next_multiple_of(256) * warps;
+        let shared_max = if self.architecture == "sm_80" { 164 << 10 } else { 228 << 10 };
+        // A block takes 1 KiB of shared memory for the system.
+        let by_shared = shared_max / (self.shared_bytes + 1024);
+        (65_536 / registers_a_block.max(1)).min(64 / warps).min(by_shared).min(32) * warps
+    }
+}
+
 /// The fat binary of one `kernels/*.cu`.
 #[derive(Debug)]
 pub struct Image {

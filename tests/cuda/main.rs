@@ -2,6 +2,8 @@
 //! Present where the build had nvcc.
 #![cfg(has_cuda)]
 
+mod resources;
+
 use std::process::Command;
 use std::sync::LazyLock;
 
