@@ -281,8 +281,7 @@ __device__ __forceinline__ Candidate best_of_thread(const Row &row, const Draw &
 #pragma unroll 1
     for (int strip = threadIdx.x * FOUR; strip < row.vocab; strip += LOADS * STRIP) {
         float4 loaded[LOADS];
-#pragma unroll
-        for (int i = 0; i < LOADS; i++) loaded[i] = row.load(strip + i * STRIP);
+        row.load_span(loaded, strip);
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
             const int first = strip + i * STRIP;
