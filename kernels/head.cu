@@ -12,7 +12,7 @@
 // row of weight 0 has gradient 0 whatever its loss.
 //
 // Floor in bytes: 4 * vocab a row to score it, 10 * vocab with its gradient: two reads, because a row is larger than shared memory,
-// and one write. Nothing is moved beyond it but 32 bytes of numbers a row. A row of weight 0 is not read again.
+// and one write. Nothing is moved beyond it but some 100 bytes of numbers a row. A row of weight 0 is not read again.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
@@ -108,7 +108,7 @@ __device__ __forceinline__ void write_gradient(float *logits, const Row &row, co
         for (int i = 0; i < LOADS; i++) {
             const int first = strip + i * STRIP;
             if (factor != 0.0f) four[i] = gradient_of(four[i], stats, first, target, inverse_temperature, factor);
-            store_four(gradient, first, four[i], row.vocab, whole);
+            store_four(gradient, first, four[i], row.vocab, whole || (row.aligned && first + FOUR <= row.vocab));
         }
     }
 }
