@@ -12,7 +12,7 @@
 // row of weight 0 has gradient 0 whatever its loss.
 //
 // Floor in bytes: 4 * vocab a row to score it, 10 * vocab with its gradient: two reads, because a row is larger than shared memory,
-// and one write. Nothing is moved beyond it but 32 bytes of numbers a row. A row of weight 0 is not read again.
+// and one write. Nothing is moved beyond it but some 100 bytes of numbers a row. A row of weight 0 is not read again.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
@@ -58,10 +58,10 @@ __device__ __forceinline__ Loss grpo_loss(const Grpo &grpo, float logprob, float
             fmaf(grpo.kl_coefficient, kl.slope, -(through ? plain : 0.0f))};
 }
 
-// Four elements of a gradient in their place, where the row has that many.
-__device__ __forceinline__ void store_four(bf16 *row, int first, const float (&values)[FOUR], int vocab, bool aligned) {
-    const unsigned pairs[2] = {pack(values[0], values[1]), pack(values[2], values[3])};
-    if (aligned && first + FOUR <= vocab) {
+// Four elements of a gradient in their place, or as many as the row has.
+__device__ __forceinline__ void store_four(bf16 *row, int first, const float4 &four, int vocab, bool whole) {
+    const unsigned pairs[2] = {pack(four.x, four.y), pack(four.z, four.w)};
+    if (whole) {
         *reinterpret_cast<uint2 *>(row + first) = make_uint2(pairs[0], pairs[1]);
         return;
     }
@@ -71,6 +71,21 @@ __device__ __forceinline__ void store_four(bf16 *row, int first, const float (&v
         const unsigned short bits = static_cast<unsigned short>(c % 2 ? pair >> 16 : pair & 0xffffu);
         if (first + c < vocab) row[first + c] = __ushort_as_bfloat16(bits);
     }
+}
+
+// factor * (onehot(target) - softmax(z/T)) of four logits, the first of which is column `first`.
+__device__ __forceinline__ float4 gradient_of(const float4 &four, const RowStats &stats, int first, int target,
+                                              float inverse_temperature, float factor) {
+    float values[FOUR] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int c = 0; c < FOUR; c++) {
+        values[c] = -factor * exp_below(stats.logprob(scaled(values[c], inverse_temperature)));
+    }
+    if (static_cast<unsigned>(target - first) < FOUR) {
+#pragma unroll
+        for (int c = 0; c < FOUR; c++) values[c] += first + c == target ? factor : 0.0f;
+    }
+    return make_float4(values[0], values[1], values[2], values[3]);
 }
 
 // Each logit becomes factor * (onehot(target) - softmax(z/T)), as bf16 at the start of the row's memory.
@@ -86,23 +101,14 @@ __device__ __forceinline__ void write_gradient(float *logits, const Row &row, co
     for (int span = 0; span < spans; span++) {
         const int strip = span * LOADS * STRIP + threadIdx.x * FOUR;
         float4 four[LOADS] = {};
-        if (factor != 0.0f) {
-#pragma unroll
-            for (int i = 0; i < LOADS; i++) four[i] = row.load(strip + i * STRIP);
-        }
+        if (factor != 0.0f) row.load_span(four, strip);
         if ((span & (span - 1)) == 0) __syncthreads();
+        const bool whole = row.whole(strip);
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
             const int first = strip + i * STRIP;
-            float values[FOUR] = {four[i].x, four[i].y, four[i].z, four[i].w};
-            if (factor != 0.0f) {
-#pragma unroll
-                for (int c = 0; c < FOUR; c++) {
-                    const float share = -factor * expf(stats.logprob(scaled(values[c], inverse_temperature)));
-                    values[c] = first + c == target ? share + factor : share;
-                }
-            }
-            store_four(gradient, first, values, row.vocab, row.aligned);
+            if (factor != 0.0f) four[i] = gradient_of(four[i], stats, first, target, inverse_temperature, factor);
+            store_four(gradient, first, four[i], row.vocab, whole || (row.aligned && first + FOUR <= row.vocab));
         }
     }
 }

@@ -190,12 +190,17 @@ struct Counted {
     template <typename F>
     __device__ __forceinline__ void each(const F &f) const {
 #pragma unroll 1
-        for (int first = threadIdx.x * FOUR; first < row.vocab; first += STRIP) {
-            const float4 four = row.load(first);
-            f(first, four.x);
-            if (first + 1 < row.vocab) f(first + 1, four.y);
-            if (first + 2 < row.vocab) f(first + 2, four.z);
-            if (first + 3 < row.vocab) f(first + 3, four.w);
+        for (int strip = threadIdx.x * FOUR; strip < row.vocab; strip += LOADS * STRIP) {
+            float4 four[LOADS];
+            row.load_span(four, strip);
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) {
+                const int first = strip + i * STRIP;
+                if (first < row.vocab) f(first, four[i].x);
+                if (first + 1 < row.vocab) f(first + 1, four[i].y);
+                if (first + 2 < row.vocab) f(first + 2, four[i].z);
+                if (first + 3 < row.vocab) f(first + 3, four[i].w);
+            }
         }
     }
 };
@@ -281,8 +286,7 @@ __device__ __forceinline__ Candidate best_of_thread(const Row &row, const Draw &
 #pragma unroll 1
     for (int strip = threadIdx.x * FOUR; strip < row.vocab; strip += LOADS * STRIP) {
         float4 loaded[LOADS];
-#pragma unroll
-        for (int i = 0; i < LOADS; i++) loaded[i] = row.load(strip + i * STRIP);
+        row.load_span(loaded, strip);
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
             const int first = strip + i * STRIP;

@@ -39,7 +39,31 @@ struct Row {
         if (first + 3 < vocab) four.w = logits[first + 3];
         return four;
     }
+
+    // Whether the LOADS fours from `strip` on, STRIP columns apart, are vectors inside the row.
+    __device__ __forceinline__ bool whole(int strip) const {
+        return aligned && strip + (LOADS - 1) * STRIP + FOUR <= vocab;
+    }
+
+    // Those fours, all under way together.
+    __device__ __forceinline__ void load_span(float4 (&four)[LOADS], int strip) const {
+        if (whole(strip)) {
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) four[i] = *reinterpret_cast<const float4 *>(logits + strip + i * STRIP);
+        } else {
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) four[i] = load(strip + i * STRIP);
+        }
+    }
 };
+
+// e^x for x <= 0 by the hardware's 2^x, within (4 + 1.5 |x|) * 2^-24 of itself: what is far below the largest logit counts as
+// little as its error.
+__device__ __forceinline__ float exp_below(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504f));
+    return result;
+}
 
 // z/T. The rounding is spelled out: a fused multiply-add would take the maximum of other numbers than the CPU.
 __device__ __forceinline__ float scaled(float logit, float inverse_temperature) {
@@ -62,7 +86,7 @@ struct OnlineSum {
     float weighted;
 
     __device__ __forceinline__ void add(float difference) {
-        const float e = expf(difference);
+        const float e = exp_below(difference);
         sum += e;
         // A logit of -inf must add 0, not 0 * inf; below -87.3, e is 0 or nearly.
         weighted = fmaf(e, fmaxf(difference, -87.3f), weighted);
@@ -71,7 +95,7 @@ struct OnlineSum {
     // As if the largest value had been larger by `step`. Sums that are 0 or no number stay what they are.
     __device__ __forceinline__ void rescale(float step) {
         if (!(sum > 0.0f)) return;
-        const float factor = expf(-step);
+        const float factor = exp_below(-step);
         weighted = factor > 0.0f ? factor * fmaf(-step, sum, weighted) : 0.0f;
         sum *= factor;
     }
@@ -112,8 +136,7 @@ __device__ __forceinline__ RowStats row_stats(const Row &row, float inverse_temp
     OnlineRow part;
     for (int strip = threadIdx.x * FOUR; strip < row.vocab; strip += LOADS * STRIP) {
         float4 four[LOADS];
-#pragma unroll
-        for (int i = 0; i < LOADS; i++) four[i] = row.load(strip + i * STRIP);
+        row.load_span(four, strip);
 #pragma unroll
         for (int i = 0; i < LOADS; i++) part.add(four[i], inverse_temperature);
     }

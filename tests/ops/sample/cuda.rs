@@ -75,9 +75,11 @@ fn assert_is_the_cpus(device: &Cuda, logits: &[f32], vocab: usize, draws: &[Draw
     for (row, (got, expected)) in ids.iter().zip(&expected_ids).enumerate() {
         assert_eq!(got, expected, "{device:?}: token of row {row} of {vocab}, {:?}", draws[row]);
     }
-    // The difference to the largest logit is the CPU's to the bit. The sum of exponentials: on each side terms within 3 ulp, at
-    // most 4 · ⌈vocab / 8192⌉ + 22 additions here, 64 · 4 + 8 there before f64; its logarithm rounds, and so does the result.
-    let sum = (2 * 3 + 4 * vocab.div_ceil(8192) + 22 + 264) as f64 * f64::from(f32::EPSILON) / 2.0;
+    // The difference d to the largest logit is the CPU's to the bit. The sum of exponentials: terms within 3 ulp there, here
+    // within 4 + 1.5·|d| halves of one, which is at most 4 + 1.5 · ln vocab of the sum; at most 4 · ⌈vocab / 8192⌉ + 22 additions
+    // here, 64 · 4 + 8 there before f64; its logarithm rounds, and so does the result.
+    let terms = 6.0 + 4.0 + 1.5 * (vocab as f64).ln();
+    let sum = (terms + (4 * vocab.div_ceil(8192) + 22 + 264) as f64) * f64::from(f32::EPSILON) / 2.0;
     assert_within(&format!("logprobs of {vocab}"), &logprobs, &expected, |row| {
         let ln_sum = (vocab as f64).ln();
         sum + f64::from(f32::EPSILON) * (2.0 * ln_sum + f64::from(expected[row].abs()))
@@ -141,6 +143,19 @@ fn the_boundary_lies_where_it_lies() {
             let all = positions.map(|position| Draw { sampling, stream, position });
             let (ids, _) = draw(device, &vec![1.5; 2 * vocab], vocab, &all);
             assert!(ids[0] == kept - 1 && ids[1] < kept, "{sampling:?} of {vocab}: {ids:?} with {kept} kept");
+        }
+    }
+}
+
+#[test]
+fn temperature_zero_takes_the_first_of_the_largest() {
+    let vocab = 4000;
+    for device in devices() {
+        for largest in [[0, 1], [700, 701], [700, 3100], [1023, 1024], [2047, 2048], [127, 128]] {
+            let mut row = vec![-1.0f32; vocab];
+            largest.iter().for_each(|id| row[*id] = 2.5);
+            let (ids, _) = draw(device, &row, vocab, &draws(&[Sampling::GREEDY], 1));
+            assert_eq!(ids[0] as usize, largest[0], "{largest:?}");
         }
     }
 }
