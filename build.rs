@@ -1,4 +1,4 @@
-//! Compiles every `kernels/*.cu` to a fat binary and writes Rust handles of its entry points (`src/cuda/kernels.rs`
+//! Compiles every `kernels/*.cu` and `kernels/*/*.cu` to a fat binary and writes Rust handles of its entry points (`src/cuda/kernels.rs`
 //! includes them). A device is never needed; without nvcc the build has the CPU backend only, and says so.
 //!
 //! nvcc is the one of `NVCC`, `CUDA_HOME`, `PATH` or `tools/.cuda` (see `tools/install-nvcc`), in this order.
@@ -10,7 +10,6 @@
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::env;
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -72,7 +71,7 @@ fn root() -> PathBuf {
     PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
 }
 
-/// One `kernels/NAME.cu` and its fat binary.
+/// One `.cu` file and its fat binary.
 struct Unit {
     /// From the root of the repository.
     source: PathBuf,
@@ -101,15 +100,26 @@ fn build(nvcc: &Path) -> Result<(), String> {
 
 fn units(out: &Path) -> Result<Vec<Unit>, String> {
     let folder = root().join("kernels");
-    let entries = fs::read_dir(&folder).map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
-    let mut names: Vec<OsString> = entries.flatten().map(|entry| entry.file_name()).collect();
-    names.retain(|name| Path::new(name).extension().is_some_and(|ending| ending == "cu"));
-    names.sort();
-    let unit = |name: OsString| {
-        let image = out.join(&name).with_extension("fatbin");
-        Unit { source: Path::new("kernels").join(name), image }
+    let mut sources: Vec<PathBuf> = Vec::new();
+    for path in listed(&folder)? {
+        if path.is_dir() { sources.extend(listed(&path)?) } else { sources.push(path) }
+    }
+    sources.retain(|path| path.extension().is_some_and(|ending| ending == "cu"));
+    let unit = |path: PathBuf| {
+        let source = path.strip_prefix(root()).expect("listed below it").to_path_buf();
+        // kernels/attention/forward.cu: attention-forward.fatbin
+        let names: Vec<_> = source.iter().skip(1).map(|name| name.to_string_lossy()).collect();
+        Unit { image: out.join(names.join("-")).with_extension("fatbin"), source }
     };
-    Ok(names.into_iter().map(unit).collect())
+    Ok(sources.into_iter().map(unit).collect())
+}
+
+/// What lies in a folder, sorted.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
 }
 
 /// Runs nvcc, unless the fat binary was made by this nvcc from these very texts with these flags.

@@ -1,7 +1,9 @@
 //! Opens a device: its context, its one stream, and all kernels of this binary.
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 
@@ -33,6 +35,8 @@ struct Opened {
     functions: Vec<CudaFunction>,
     name: String,
     capability: (i32, i32),
+    /// By its type: see [`Cuda::kept`].
+    kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Cuda {
@@ -60,7 +64,8 @@ impl Cuda {
             other => other,
         })?;
         let blas = Blas::new(&stream)?;
-        Ok(Self { opened: Arc::new(Opened { context, stream, blas, functions, name, capability }) })
+        let kept = Mutex::default();
+        Ok(Self { opened: Arc::new(Opened { context, stream, blas, functions, name, capability, kept }) })
     }
 
     /// The device's name, such as "NVIDIA H100 80GB HBM3".
@@ -76,6 +81,14 @@ impl Cuda {
     /// Waits for all work so far, and reports a fault that any of it had.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         self.opened.stream.synchronize().map_err(CudaError::driver("waiting for the device"))
+    }
+
+    /// What the launchers of an op keep from call to call on this device: one value of each type, empty at first.
+    pub(crate) fn kept<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        // Nothing between lock and unlock can leave the map half changed.
+        let mut kept = self.opened.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = kept.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default()));
+        value.clone().downcast().expect("entries have the type that they are filed under")
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {

@@ -12,6 +12,7 @@
 //! order of their index in the sequence.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
@@ -35,13 +36,18 @@ pub struct Segment {
 }
 
 /// The segments of one batch. Segments are in the order of their queries and cover all of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct SegmentTable {
     segments: Vec<Segment>,
     runs: Vec<Run>,
     /// Segments grouped so that no two groups touch the same pool row: the unit of parallel work in the backward pass.
     groups: Vec<Vec<usize>>,
+    /// Another number after every change.
+    stamp: u64,
 }
+
+/// The number that the next change of any table gets.
+static NEXT_STAMP: AtomicU64 = AtomicU64::new(1);
 
 impl SegmentTable {
     /// Adds the next `queries` queries, whose sequence's keys lie in `runs` (empty runs are dropped).
@@ -56,6 +62,13 @@ impl SegmentTable {
             keys,
         });
         self.groups.clear();
+        self.stamp = NEXT_STAMP.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Names what the table holds: tables with the same stamp have the same segments and runs. A backend may keep what it
+    /// made of a table for the next layer.
+    pub fn stamp(&self) -> u64 {
+        self.stamp
     }
 
     /// Works out which segments share pool rows; the backward pass needs it, call it after the last `push`.

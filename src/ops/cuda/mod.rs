@@ -3,6 +3,7 @@
 //! Kernels are in `kernels/NAME.cu`, whose head says what is fused, what the order of sums is, and the floor in bytes.
 
 mod adamw;
+mod attention;
 mod embedding;
 mod global_norm;
 mod linear;
