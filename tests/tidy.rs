@@ -58,7 +58,7 @@ const NOT_OPS: [(&str, &[&str]); 6] = [
 ];
 
 /// Ops whose kernels come with the rest of the CUDA backend.
-const CPU_ONLY: &[&str] = &["attention", "head", "sample"];
+const CPU_ONLY: &[&str] = &["head", "sample"];
 
 /// Ops that have no file of their own in these places.
 const EXCEPTIONS: [(&str, &[&str]); 2] = [("kernels", CPU_ONLY), ("src/ops/cuda", CPU_ONLY)];

@@ -1,6 +1,6 @@
 //! The one place where a kernel is launched.
 
-use cudarc::driver::{LaunchConfig, PushKernelArg};
+use cudarc::driver::{LaunchConfig, PushKernelArg, sys};
 
 use super::kernels::Kernel;
 use super::{Cuda, CudaError};
@@ -37,6 +37,9 @@ impl Argument {
         Self::I32(i32::try_from(value).expect("sizes are checked before a launch"))
     }
 }
+
+/// Dynamic shared memory that a launch may have without asking; beyond it, the function must be told.
+const SHARED_BYTES_UNASKED: usize = 48 << 10;
 
 /// Blocks, threads of a block (x, y), and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +82,14 @@ impl Cuda {
             };
         }
         let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = grid;
+        if dynamic_shared_bytes > SHARED_BYTES_UNASKED {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let asked = function.set_attribute(attribute, dynamic_shared_bytes as i32);
+            asked.map_err(CudaError::driver(format!(
+                "asking for {dynamic_shared_bytes} bytes of shared memory for {}",
+                kernel.name
+            )))?;
+        }
         let config = LaunchConfig {
             grid_dim: (u32::try_from(blocks).expect("launchers bound their blocks"), 1, 1),
             block_dim: (x, y, 1),

@@ -98,6 +98,11 @@ impl<T: Element> Buffer<T> {
         Argument::Pointer(self.address)
     }
 
+    /// The whole buffer, as an argument that a kernel only reads.
+    pub(crate) fn read_argument(&self) -> Argument {
+        Argument::Pointer(self.address)
+    }
+
     fn stretch(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
         ViewMut { address: self.place(&range), len: range.len(), elements: PhantomData }
     }

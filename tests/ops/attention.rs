@@ -1,6 +1,8 @@
 //! Tests of the op `attention`: a plain f64 reference, gradients, and the promise that a query's bits never depend on
 //! how its sequence was cut into segments, pages and batches.
 
+#[cfg(has_cuda)]
+mod cuda_forward;
 mod exact;
 
 use exact::Exact;

@@ -1,3 +1,40 @@
 //! Attention on CUDA: FlashAttention-2 style tiles for many queries, splits over the keys for few.
 
+mod backward;
+mod forward;
 mod segments;
+mod splits;
+
+use super::{COUNT_MAX, Cuda};
+use crate::ops::attention::{Attention, AttentionBackward, AttentionForward, AttentionSizes, SegmentTable};
+use crate::ops::{Check, OpResult};
+
+/// What the kernels are compiled for.
+const HEAD_DIMS: [usize; 3] = [32, 64, 128];
+
+impl Attention for Cuda {
+    fn attention_forward(&self, args: AttentionForward<'_, Self>) -> OpResult {
+        forward::forward(self, args)
+    }
+
+    fn attention_backward(&self, args: AttentionBackward<'_, Self>) -> OpResult {
+        backward::backward(self, args)
+    }
+}
+
+/// The limits of the kernels, beyond what the contract checks.
+fn check(op: &'static str, table: &SegmentTable, sizes: &AttentionSizes) -> OpResult {
+    let check = Check(op);
+    check.that(HEAD_DIMS.contains(&sizes.head_dim), || {
+        format!("`head_dim` must be 32, 64 or 128 on CUDA, got {}", sizes.head_dim)
+    })?;
+    check.that(sizes.scale > 0.0 && sizes.scale.is_finite(), || {
+        format!("`scale` must be positive and finite on CUDA, got {}", sizes.scale)
+    })?;
+    let keys: usize = table.segments().iter().map(|segment| segment.keys).sum();
+    let counts = [table.queries(), keys, sizes.pool_rows, sizes.q_heads * sizes.head_dim];
+    // Kernels look up to two tiles beyond the last key.
+    check.that(counts.iter().all(|count| *count <= COUNT_MAX - 4096), || {
+        format!("queries, keys, pool rows and elements of a query must be below 2³¹ on CUDA, got {counts:?}")
+    })
+}

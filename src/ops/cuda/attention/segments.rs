@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::splits::ForwardLists;
 use crate::cuda::{Buffer, Cuda};
 use crate::ops::OpError;
 use crate::ops::attention::{Segment, SegmentTable};
@@ -15,6 +16,8 @@ pub(super) struct DeviceSegments {
     /// [Σ keys]: the pool row of every key of every segment, in the order of the sequence. Four bytes a key beside the
     /// 4 · kv_heads · head_dim of the key and its value, and any number of runs costs the same.
     pub key_rows: Buffer<u32>,
+    /// What the forward pass makes of the table, once it has been asked.
+    forward: Mutex<Option<Arc<ForwardLists>>>,
 }
 
 /// The table that came last, which is that of the layer before in all but the first.
@@ -33,8 +36,20 @@ impl DeviceSegments {
             stamp: table.stamp(),
             segments: cuda.upload(&arrays.segments)?,
             key_rows: cuda.upload(&arrays.key_rows)?,
+            forward: Mutex::default(),
         });
         *latest = Some(made.clone());
+        Ok(made)
+    }
+
+    /// The work of the forward pass, where segments of up to `few` queries are decoded; `table` is the one of [`Self::of`].
+    pub fn forward_lists(&self, cuda: &Cuda, table: &SegmentTable, few: usize) -> Result<Arc<ForwardLists>, OpError> {
+        let mut lists = self.forward.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lists.as_ref().filter(|known| known.few == few) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(ForwardLists::new(cuda, table, few)?);
+        *lists = Some(made.clone());
         Ok(made)
     }
 }

@@ -1,0 +1,108 @@
+//! The work of attention's forward pass: tiles of queries for the long segments, splits of the keys for the short ones.
+
+use super::segments::query_tiles;
+use crate::cuda::{Buffer, Cuda, kernels};
+use crate::ops::OpError;
+use crate::ops::attention::SegmentTable;
+use crate::tensor::Device;
+
+/// Queries of a tile.
+const TILE: usize = kernels::ATTENTION_FORWARD_QUERIES as usize;
+/// Keys of a split. A constant, so that a sequence's sums do not depend on its batch mates.
+const SPLIT: usize = kernels::ATTENTION_DECODE_SPLIT as usize;
+
+/// Device-side lists of blocks, and how many each holds.
+pub(in crate::ops::cuda) struct ForwardLists {
+    /// Segments of up to so many queries are decoded.
+    pub few: usize,
+    /// [tile_count, 2]: see [`query_tiles`]
+    pub tiles: Buffer<u32>,
+    pub tile_count: usize,
+    /// [split_count, 4]: segment, first key, keys, first place in scratch or `ATTENTION_NO_PLACE`
+    pub splits: Buffer<u32>,
+    pub split_count: usize,
+    /// [join_count, 4]: query, place of its first split, places from a split to the next, splits
+    pub joins: Buffer<u32>,
+    pub join_count: usize,
+    /// Places of scratch: a query's share of a split each.
+    pub places: usize,
+}
+
+impl ForwardLists {
+    pub fn new(cuda: &Cuda, table: &SegmentTable, few: usize) -> Result<Self, OpError> {
+        let tiles = query_tiles(table, TILE, |segment| segment.queries.len() > few);
+        let Splits { splits, joins, places } = Splits::new(table, few);
+        Ok(Self {
+            few,
+            tile_count: tiles.len() / 2,
+            tiles: cuda.upload(&tiles)?,
+            split_count: splits.len() / 4,
+            splits: cuda.upload(&splits)?,
+            join_count: joins.len() / 4,
+            joins: cuda.upload(&joins)?,
+            places,
+        })
+    }
+}
+
+/// The same lists on the host.
+struct Splits {
+    splits: Vec<u32>,
+    joins: Vec<u32>,
+    places: usize,
+}
+
+impl Splits {
+    fn new(table: &SegmentTable, few: usize) -> Self {
+        let mut made = Self { splits: Vec::new(), joins: Vec::new(), places: 0 };
+        for (index, segment) in table.segments().iter().enumerate() {
+            let (queries, splits) = (segment.queries.len(), segment.keys.div_ceil(SPLIT));
+            if queries == 0 || queries > few {
+                continue;
+            }
+            let first_place = made.places;
+            for split in 0..splits {
+                let first = split * SPLIT;
+                let keys = SPLIT.min(segment.keys - first);
+                let place =
+                    if splits == 1 { kernels::ATTENTION_NO_PLACE } else { (first_place + split * queries) as u32 };
+                made.splits.extend([index as u32, first as u32, keys as u32, place]);
+            }
+            if splits > 1 {
+                made.places += splits * queries;
+                for (i, query) in segment.queries.clone().enumerate() {
+                    made.joins.extend([query as u32, (first_place + i) as u32, queries as u32, splits as u32]);
+                }
+            }
+        }
+        made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::attention::Run;
+
+    #[test]
+    fn short_segments_are_split_by_a_constant_and_joined_when_there_are_several() {
+        let mut table = SegmentTable::default();
+        let none = kernels::ATTENTION_NO_PLACE;
+        for (queries, keys) in [(1, SPLIT), (3, 20), (0, 9), (2, 2 * SPLIT + 1), (1, SPLIT + 5)] {
+            table.push(queries, [Run { start: 0, len: keys as u32 }]);
+        }
+        let Splits { splits, joins, places } = Splits::new(&table, 2);
+        let split = SPLIT as u32;
+        let expected = [
+            [0, 0, split, none],
+            [3, 0, split, 0],
+            [3, split, split, 2],
+            [3, 2 * split, 1, 4],
+            [4, 0, split, 6],
+            [4, split, 5, 7],
+        ];
+        assert_eq!(splits, expected.concat());
+        assert_eq!(joins, [[4, 0, 2, 3], [5, 1, 2, 3], [6, 6, 1, 2]].concat());
+        assert_eq!(places, 8);
+    }
+}
