@@ -52,7 +52,7 @@ EXPORT(unsigned, ATTENTION_DECODE_SHARED_128, sizeof(Shared<128>));
 template <int DIM>
 struct Found {
     float out[DIM / 8][4];
-    float max[2], sum[2];
+    float max[2], sum[2];  // the maximum in powers of two: score * scale * log2 e
 };
 
 // Adds 16 keys, of which the rows of this lane see those up to `last[half]`.
@@ -70,7 +70,7 @@ __device__ __forceinline__ void add_keys(Found<DIM> &found, const unsigned (&q)[
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float top = found.max[half];
+        float top = -INFINITY;
 #pragma unroll
         for (int n = 0; n < 2; n++) {
 #pragma unroll
@@ -79,11 +79,11 @@ __device__ __forceinline__ void add_keys(Found<DIM> &found, const unsigned (&q)[
                 top = fmaxf(top, scores[n][i]);
             }
         }
-        top = quad_max(top);
+        const float max = fmaxf(found.max[half], quad_max(top) * scale_log2);
         // A row that has seen no key yet has no maximum: all its exponentials are 2^-infinity.
-        const float shift = top == -INFINITY ? 0.0f : top * scale_log2;
-        const float factor = exp2_fast(fmaf(found.max[half], scale_log2, -shift));
-        found.max[half] = top;
+        const float shift = max == -INFINITY ? 0.0f : max;
+        const float factor = exp2_fast(found.max[half] - shift);
+        found.max[half] = max;
         found.sum[half] *= factor;
 #pragma unroll
         for (int n = 0; n < 2; n++) {
@@ -110,16 +110,16 @@ __device__ __forceinline__ void add_keys(Found<DIM> &found, const unsigned (&q)[
     }
 }
 
-// Leaves what a warp found where the block joins it: the maximum in powers of two.
+// Leaves what a warp found where the block joins it.
 template <int DIM>
-__device__ __forceinline__ void leave(Shared<DIM> &shared, const Found<DIM> &found, float scale_log2) {
+__device__ __forceinline__ void leave(Shared<DIM> &shared, const Found<DIM> &found) {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = half * 8 + lane / 4;
         const float sum = quad_sum(found.sum[half]);
         if (lane % 4 == 0) {
-            shared.max[warp][row] = found.max[half] * scale_log2;
+            shared.max[warp][row] = found.max[half];
             shared.sum[warp][row] = sum;
         }
 #pragma unroll
@@ -200,7 +200,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
         }
     }
     __syncthreads();  // the buffers are free
-    leave<DIM>(shared, found, scale_log2);
+    leave<DIM>(shared, found);
     __syncthreads();
 
     for (int i = thread; i < rows * (DIM / 2); i += THREADS) {

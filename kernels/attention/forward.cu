@@ -52,7 +52,7 @@ EXPORT(unsigned, ATTENTION_FORWARD_SHARED_128, sizeof(Shared<128>));
 template <int DIM>
 struct Rows {
     float out[PARTS][DIM / 8][4];  // not yet divided by the sum
-    float max[PARTS][2];           // of the scores so far, unscaled
+    float max[PARTS][2];           // of the scores so far, in powers of two: score * scale * log2 e
     float sum[PARTS][2];           // this lane's share of the exponentials
 };
 
@@ -110,22 +110,22 @@ __device__ __forceinline__ void exponentials(unsigned (&p)[PARTS][KEYS / 16][4],
     for (int part = 0; part < PARTS; part++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float top = rows.max[part][half];
+            float top = -INFINITY;
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
                 top = fmaxf(top, fmaxf(scores[part][n][2 * half], scores[part][n][2 * half + 1]));
             }
-            top = quad_max(top);
             // Every row sees key 0, so the maximum is a number from the first tile on; before it, the factor is 2^-infinity.
-            const float shift = top * scale_log2;
-            const float factor = exp2_fast(fmaf(rows.max[part][half], scale_log2, -shift));
-            rows.max[part][half] = top;
+            // Where the maximum stays, the factor is exactly 1: tiles of which a row sees nothing change no bit of it.
+            const float max = fmaxf(rows.max[part][half], quad_max(top) * scale_log2);
+            const float factor = exp2_fast(rows.max[part][half] - max);
+            rows.max[part][half] = max;
             float sum = rows.sum[part][half] * factor;
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
                 for (int i = 2 * half; i < 2 * half + 2; i++) {
-                    scores[part][n][i] = exp2_fast(fmaf(scores[part][n][i], scale_log2, -shift));
+                    scores[part][n][i] = exp2_fast(fmaf(scores[part][n][i], scale_log2, -max));
                     sum += scores[part][n][i];
                 }
             }
@@ -167,7 +167,7 @@ __device__ __forceinline__ void weigh(Rows<DIM> &rows, const unsigned (&p)[PARTS
 // and `heads` elements apart.
 template <int DIM>
 __device__ __forceinline__ void store(bf16 *out, float *log_sum_exp, size_t stride, int heads, bf16 *own,
-                                      const Rows<DIM> &rows, int count, float scale_log2) {
+                                      const Rows<DIM> &rows, int count) {
     constexpr int CHUNKS = DIM / CHUNK;
     const int lane = threadIdx.x % WARP;
     __syncwarp();  // all lanes have read q
@@ -184,8 +184,7 @@ __device__ __forceinline__ void store(bf16 *out, float *log_sum_exp, size_t stri
                 *to = pack(pair[0] * inverse, pair[1] * inverse);
             }
             if (log_sum_exp != nullptr && lane % 4 == 0 && row < count) {
-                const float shift = rows.max[part][half] * scale_log2;
-                log_sum_exp[static_cast<size_t>(row) * heads] = fmaf(shift, LN_2, logf(sum));
+                log_sum_exp[static_cast<size_t>(row) * heads] = fmaf(rows.max[part][half], LN_2, logf(sum));
             }
         }
     }
@@ -285,7 +284,7 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
     if (warp_count <= 0) return;
     const size_t first_row = static_cast<size_t>(segment.first_query) + first + warp_row;
     float *sums = log_sum_exp == nullptr ? nullptr : log_sum_exp + first_row * q_heads + head;
-    store<DIM>(out + start + warp_row * q_stride, sums, q_stride, q_heads, own, rows, warp_count, scale_log2);
+    store<DIM>(out + start + warp_row * q_stride, sums, q_stride, q_heads, own, rows, warp_count);
 }
 
 // `scale_log2` is scale * log2 e. Grid: tiles * q_heads blocks of ATTENTION_FORWARD_THREADS threads, with
