@@ -182,6 +182,8 @@ fn packed_sequences_equal_the_cpus() {
 fn chunks_and_pages_equal_the_cpus() {
     for heads in [(5, 1, 32), (4, 2, 64), (2, 1, 128)] {
         assert_right("chunks", &paged(heads, &[(40, 170), (17, 17), (130, 200), (20, 64), (64, 65)], 16));
+        // A tile of keys that only its last key's column crosses the causal bound.
+        assert_right("chunks after 62 and 30 keys", &paged(heads, &[(40, 102), (70, 100)], 16));
     }
 }
 
@@ -211,7 +213,10 @@ fn decoding_equals_the_cpus() {
         let lengths = [(queries, 257), (queries, queries), (queries - 1, 64), (queries, 516)];
         assert_right("a few queries", &paged(heads, &lengths, 16));
     }
-    // A group that a block of the decoding kernel cannot hold.
+}
+
+#[test]
+fn a_group_that_a_block_of_decoding_cannot_hold_goes_by_tiles() {
     assert_right("group of 24", &paged((24, 1, 32), &[(1, 70), (3, 9)], 16));
 }
 

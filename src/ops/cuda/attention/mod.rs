@@ -1,4 +1,10 @@
 //! Attention on CUDA: FlashAttention-2 style tiles for many queries, splits over the keys for few.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `segments.rs` | the segment table on the device, kept from layer to layer |
+//! | `splits.rs` | which blocks the forward pass needs for a table: tiles of queries, splits of keys, joins of splits |
+//! | `forward.rs`, `backward.rs` | the launchers |
 
 mod backward;
 mod forward;
