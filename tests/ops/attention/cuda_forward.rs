@@ -173,8 +173,8 @@ fn packed_sequences_equal_the_cpus() {
     for heads in HEADS {
         assert_right("packed", &for_device(Case::packed(heads, &[1, 63, 64, 65])));
     }
-    for heads in [(2, 1, 32), (1, 1, 64), (2, 2, 128)] {
-        assert_right("longer than a tile of queries", &for_device(Case::packed(heads, &[130, 1, 257])));
+    for (heads, lengths) in [((2, 1, 32), &[130, 1, 257][..]), ((1, 1, 64), &[130, 2]), ((1, 1, 128), &[130])] {
+        assert_right("longer than a tile of queries", &for_device(Case::packed(heads, lengths)));
     }
 }
 
@@ -182,7 +182,7 @@ fn packed_sequences_equal_the_cpus() {
 fn chunks_and_pages_equal_the_cpus() {
     for heads in [(5, 1, 32), (4, 2, 64), (2, 1, 128)] {
         assert_right("chunks", &paged(heads, &[(40, 170), (17, 17), (130, 200), (20, 64), (64, 65)], 16));
-        // A tile of keys that only its last key's column crosses the causal bound.
+        // A warp whose first row sees all keys of a tile but the last: the least that needs the mask.
         assert_right("chunks after 62 and 30 keys", &paged(heads, &[(40, 102), (70, 100)], 16));
     }
 }
