@@ -82,6 +82,9 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
     let mut engine = Engine::new(&learner.model, limits)?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
+    if let Some(table) = backend.memory_table() {
+        eprintln!("{table}");
+    }
     let plan = RlPlan {
         settings: s,
         reward: &settings.reward,

@@ -66,6 +66,9 @@ fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     let mut learner = Learner::new(qwen, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
     let (mut run, mut progress) = open_run(out, "sft", settings, args.train.resume, &mut learner)?;
+    if let Some(table) = backend.memory_table() {
+        eprintln!("{table}");
+    }
     let plan = SftPlan {
         steps: settings.sft.steps,
         examples_per_step: settings.sft.examples_per_step,

@@ -9,6 +9,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 
 use super::blas::Blas;
 use super::kernels::{ARCHITECTURES, IMAGES};
+use super::ledger::Ledger;
 use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
@@ -31,6 +32,7 @@ struct Opened {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     blas: Blas,
+    ledger: Arc<Ledger>,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
     name: String,
@@ -64,8 +66,8 @@ impl Cuda {
             other => other,
         })?;
         let blas = Blas::new(&stream)?;
-        let kept = Mutex::default();
-        Ok(Self { opened: Arc::new(Opened { context, stream, blas, functions, name, capability, kept }) })
+        let (ledger, kept) = (Arc::default(), Mutex::default());
+        Ok(Self { opened: Arc::new(Opened { context, stream, blas, ledger, functions, name, capability, kept }) })
     }
 
     /// The device's name, such as "NVIDIA H100 80GB HBM3".
@@ -97,6 +99,10 @@ impl Cuda {
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.opened.stream
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.opened.ledger
     }
 
     pub(super) fn blas(&self) -> &Blas {

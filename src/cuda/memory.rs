@@ -6,6 +6,7 @@ use std::ops::Range;
 use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result, sys};
 use half::bf16;
 
+use super::ledger::{self, Entry};
 use super::{Argument, Cuda, CudaError};
 use crate::tensor::{self, Device, DeviceError, Element};
 
@@ -14,6 +15,8 @@ pub struct Buffer<T> {
     bytes: CudaSlice<u8>,
     address: u64,
     len: usize,
+    /// Kept for its end.
+    _entry: Entry,
     elements: PhantomData<T>,
 }
 
@@ -124,18 +127,22 @@ impl Cuda {
     /// Memory that nothing has been written to: scratch of a launcher, whose kernels write it before they read it. Other
     /// buffers come from [`Device::zeros`].
     pub(crate) fn scratch<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
+        ledger::under("scratch", || self.buffer(len))
+    }
+
+    fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
         // One byte at least: drivers differ in what they say to an allocation of none.
         let size = (len * size_of::<T>()).max(1);
         // Safety: bytes have no invalid values, and kernels write scratch before they read it (the emulator checks that).
         let bytes = unsafe { self.stream().alloc::<u8>(size) }.map_err(|error| self.no_memory(size, error))?;
         let (address, _) = bytes.device_ptr(self.stream());
-        Ok(Buffer { address, bytes, len, elements: PhantomData })
+        Ok(Buffer { address, bytes, len, _entry: self.ledger().enter(size), elements: PhantomData })
     }
 
     fn no_memory(&self, wanted_bytes: usize, error: DriverError) -> CudaError {
         match (error, self.context().mem_get_info()) {
             (DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free_bytes, total_bytes))) => {
-                CudaError::OutOfMemory { wanted_bytes, free_bytes, total_bytes }
+                CudaError::OutOfMemory { wanted_bytes, free_bytes, total_bytes, held: self.ledger().table() }
             }
             (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), source: other },
         }
@@ -149,7 +156,7 @@ impl Device for Cuda {
     type ViewMut<'a, T: Element> = ViewMut<'a, T>;
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>, DeviceError> {
-        let mut buffer = self.scratch(len)?;
+        let mut buffer = self.buffer(len)?;
         self.stream().memset_zeros(&mut buffer.bytes).map_err(CudaError::driver("clearing a new buffer"))?;
         Ok(buffer)
     }
@@ -195,6 +202,14 @@ impl Device for Cuda {
         }
         self.stream().synchronize().map_err(failed())?;
         Ok(())
+    }
+
+    fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
+        ledger::under(name, work)
+    }
+
+    fn memory_table(&self) -> Option<String> {
+        Some(self.ledger().table())
     }
 
     fn wait(&self) -> Result<(), DeviceError> {

@@ -6,6 +6,7 @@
 //! | `memory.rs` | buffers and views: [`crate::tensor::Device`] for [`Cuda`] |
 //! | `blas.rs` | matrix products by cuBLASLt |
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
+//! | [`ledger`] | who holds how much device memory |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
 //!
@@ -17,6 +18,7 @@ mod context;
 mod error;
 pub mod kernels;
 mod launch;
+pub mod ledger;
 mod memory;
 
 pub use blas::{Factor, Product};

@@ -54,12 +54,12 @@ impl<D: Device> Activations<D> {
     /// Buffers that keep what a backward pass needs.
     pub fn for_training(device: &D, config: &Qwen3Config, capacity: usize) -> Result<Self, DeviceError> {
         let layers = config.num_hidden_layers;
-        Self::new(device, config, capacity, layers, 2 * layers + 1)
+        device.named("activations", || Self::new(device, config, capacity, layers, 2 * layers + 1))
     }
 
     /// Buffers of a forward pass alone.
     pub fn for_inference(device: &D, config: &Qwen3Config, capacity: usize) -> Result<Self, DeviceError> {
-        Self::new(device, config, capacity, 1, 2)
+        device.named("activations", || Self::new(device, config, capacity, 1, 2))
     }
 
     fn new(device: &D, c: &Qwen3Config, t: usize, layers: usize, stages: usize) -> Result<Self, DeviceError> {

@@ -40,18 +40,21 @@ impl<D: Device> Gradients<D> {
     /// Buffers for batches of up to `capacity` tokens and an arena of `arena_len`.
     pub fn new(device: &D, c: &Qwen3Config, arena_len: usize, capacity: usize) -> Result<Self, DeviceError> {
         let t = capacity;
-        Ok(Self {
-            weights: device.zeros(arena_len)?,
-            d_hidden: device.zeros(t * c.hidden_size)?,
-            d_residual: device.zeros(t * c.hidden_size)?,
-            d_norm: device.zeros(t * c.hidden_size)?,
-            d_gated: device.zeros(t * c.intermediate_size)?,
-            d_gate_up: device.zeros(2 * t * c.intermediate_size)?,
-            d_attention: device.zeros(t * c.q_dim())?,
-            d_q: device.zeros(t * c.q_dim())?,
-            d_k: device.zeros(t * c.kv_dim())?,
-            d_v: device.zeros(t * c.kv_dim())?,
-            d_qkv: device.zeros(t * c.qkv_dim())?,
+        let weights = device.named("gradients of weights", || device.zeros(arena_len))?;
+        device.named("gradients of activations", || {
+            Ok(Self {
+                weights,
+                d_hidden: device.zeros(t * c.hidden_size)?,
+                d_residual: device.zeros(t * c.hidden_size)?,
+                d_norm: device.zeros(t * c.hidden_size)?,
+                d_gated: device.zeros(t * c.intermediate_size)?,
+                d_gate_up: device.zeros(2 * t * c.intermediate_size)?,
+                d_attention: device.zeros(t * c.q_dim())?,
+                d_q: device.zeros(t * c.q_dim())?,
+                d_k: device.zeros(t * c.kv_dim())?,
+                d_v: device.zeros(t * c.kv_dim())?,
+                d_qkv: device.zeros(t * c.qkv_dim())?,
+            })
         })
     }
 

@@ -25,7 +25,8 @@ impl<D: Device> KvPool<D> {
     pub fn with_layers(device: &D, config: &Qwen3Config, rows: usize, layers: usize) -> Result<Self, DeviceError> {
         let len = rows * config.kv_dim();
         let layer = |_| Ok(Layer { k: device.zeros(len)?, v: device.zeros(len)? });
-        Ok(Self { rows, layers: (0..layers).map(layer).collect::<Result<_, DeviceError>>()? })
+        let layers = device.named("keys and values", || (0..layers).map(layer).collect::<Result<_, DeviceError>>())?;
+        Ok(Self { rows, layers })
     }
 
     pub fn layer(&self, index: usize) -> &Layer<D> {

@@ -32,6 +32,10 @@ pub struct Qwen3<B: Backend> {
 impl<B: Backend> Qwen3<B> {
     /// A model from an arena of weights. Sequences may be up to `context` tokens long (at most the model's own limit).
     pub fn new(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
+        backend.named("weights", || Self::with_buffers(backend, config, weights, context))
+    }
+
+    fn with_buffers(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
         let table = Arc::new(ParameterTable::new(&config));
         assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
         let weight = |matrix: &Matrix| backend.linear_weight(matrix.sizes);

@@ -49,7 +49,8 @@ pub struct Optimizer<D: Device> {
 
 impl<D: Device> Optimizer<D> {
     pub fn new(device: &D, config: AdamWConfig, arena_len: usize) -> Result<Self, DeviceError> {
-        Ok(Self { config, moment1: device.zeros(arena_len)?, moment2: device.zeros(arena_len)?, updates: 0 })
+        let [moment1, moment2] = device.named("moments", || [device.zeros(arena_len), device.zeros(arena_len)]);
+        Ok(Self { config, moment1: moment1?, moment2: moment2?, updates: 0 })
     }
 }
 

@@ -174,16 +174,18 @@ impl<B: Backend> Lane<B> {
         let logit_rows = (32 << 20) / c.vocab_size;
         let logit_rows = logit_rows.clamp(1, 2 * limits.max_running.max(64));
         let pages = Pages::new(limits.cache_rows, limits.page_size);
-        Ok(Self {
-            pool: KvPool::new(b, c, pages.total() * limits.page_size).map_err(OpError::from)?,
-            acts: Activations::for_inference(b, c, limits.max_batch_tokens).map_err(OpError::from)?,
-            logits: b.zeros(logit_rows * c.vocab_size).map_err(OpError::from)?,
-            rows: b.zeros(logit_rows).map_err(OpError::from)?,
-            ids: b.zeros(logit_rows).map_err(OpError::from)?,
-            logprobs: b.zeros(logit_rows).map_err(OpError::from)?,
-            pages,
-            logit_rows,
-            limits,
+        b.named("logits", || {
+            Ok(Self {
+                pool: KvPool::new(b, c, pages.total() * limits.page_size).map_err(OpError::from)?,
+                acts: Activations::for_inference(b, c, limits.max_batch_tokens).map_err(OpError::from)?,
+                logits: b.zeros(logit_rows * c.vocab_size).map_err(OpError::from)?,
+                rows: b.zeros(logit_rows).map_err(OpError::from)?,
+                ids: b.zeros(logit_rows).map_err(OpError::from)?,
+                logprobs: b.zeros(logit_rows).map_err(OpError::from)?,
+                pages,
+                logit_rows,
+                limits,
+            })
         })
     }
 

@@ -72,6 +72,16 @@ pub trait Device: Clone + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Runs work whose new buffers are listed under `name` in the table of memory.
+    fn named<R>(&self, _name: &'static str, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    /// Who holds how much of the device's memory, for people; `None` where that is the system's affair.
+    fn memory_table(&self) -> Option<String> {
+        None
+    }
+
     /// Streams of work that this device runs side by side without sharing anything: threads, on the CPU.
     fn lanes(&self) -> usize {
         1

@@ -5,7 +5,6 @@
 
 use patarm::model::Batch;
 use patarm::ops::Cpu;
-use patarm::tensor::Device;
 use patarm::train::Loss;
 
 use crate::cuda_device::devices;
