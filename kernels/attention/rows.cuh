@@ -1,4 +1,4 @@
-// What the kernels of attention's forward pass share: the segment table, tiles of keys, and the pieces of a softmax.
+// What the kernels of attention share: the segment table, tiles of keys, and the pieces of a softmax.
 //
 // A segment has `queries` queries and `keys` keys; its query i sees keys 0 ..= keys - queries + i. The pool row of its key j is
 // key_rows[first_key + j], so that pages, shared prefixes and packed sequences are all one list to the kernels.
@@ -32,6 +32,21 @@ __device__ __forceinline__ void copy_keys(bf16 *tile, const bf16 *from, const in
         const int key = first + i * AT_ONCE;
         const bool valid = key < left;
         copy_async(to + i * AT_ONCE * DIM, from + (valid ? rows[key] : 0) * stride + chunk * CHUNK, valid);
+    }
+}
+
+// The same for rows that follow each other in memory, `stride` elements apart: a tile of queries, or a stretch of the pool.
+template <int DIM, int ROWS, int THREADS>
+__device__ __forceinline__ void copy_rows(bf16 *tile, const bf16 *from, size_t stride, int left) {
+    constexpr int CHUNKS = DIM / CHUNK, AT_ONCE = THREADS / CHUNKS;
+    static_assert(ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0, "every thread copies as much, always at the same place of a row");
+    const int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    bf16 *to = tile + swizzled<DIM>(first, chunk);
+#pragma unroll
+    for (int i = 0; i < ROWS / AT_ONCE; i++) {
+        const int row = first + i * AT_ONCE;
+        const bool valid = row < left;
+        copy_async(to + i * AT_ONCE * DIM, from + (valid ? row : 0) * stride + chunk * CHUNK, valid);
     }
 }
 
@@ -74,4 +89,25 @@ __device__ __forceinline__ float quad_sum(float value) {
     return value + __shfl_xor_sync(FULL, value, 2);
 }
 
+// The fragments A of 16 rows and 16 columns that lie in two neighbouring fragments C.
+__device__ __forceinline__ void to_a(unsigned (&a)[4], const float (&left)[4], const float (&right)[4]) {
+    a[0] = pack(left[0], left[1]), a[1] = pack(left[2], left[3]);
+    a[2] = pack(right[0], right[1]), a[3] = pack(right[2], right[3]);
+}
+
+// Writes fragments C of 16 rows, times `factor`, into the rows of a swizzled tile that start at `rows`.
+template <int DIM>
+__device__ __forceinline__ void store_fragments(bf16 *rows, const float (&values)[DIM / 8][4], float factor) {
+    const int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int n = 0; n < DIM / 8; n++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            unsigned *to = reinterpret_cast<unsigned *>(rows + swizzled<DIM>(lane / 4 + 8 * half, n)) + lane % 4;
+            *to = pack(values[n][2 * half] * factor, values[n][2 * half + 1] * factor);
+        }
+    }
+}
+
+constexpr float LOG2_E = 1.44269504088896341f;
 constexpr float LN_2 = 0.693147180559945309f;

@@ -3,7 +3,7 @@
 
 use super::segments::DeviceSegments;
 use super::splits::ForwardLists;
-use super::{COUNT_MAX, Cuda, check};
+use super::{COUNT_MAX, Cuda, check, scale_log2};
 use crate::cuda::kernels::{self, Kernel};
 use crate::cuda::{Argument, Grid};
 use crate::ops::attention::{AttentionForward, AttentionSizes};
@@ -171,9 +171,4 @@ fn decode(cuda: &Cuda, kernels: &Kernels, s: Shared, lists: &ForwardLists, sizes
 fn check_blocks(blocks: usize) -> OpResult {
     Check("attention_forward")
         .that(blocks <= COUNT_MAX, || format!("a batch of {blocks} blocks is too large for one launch on CUDA"))
-}
-
-/// Exponentials are powers of two on the device.
-fn scale_log2(sizes: &AttentionSizes) -> f32 {
-    (f64::from(sizes.scale) * std::f64::consts::LOG2_E) as f32
 }

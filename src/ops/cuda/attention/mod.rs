@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `segments.rs` | the segment table on the device, kept from layer to layer |
 //! | `splits.rs` | which blocks the forward pass needs for a table: tiles of queries, splits of keys, joins of splits |
+//! | `key_tiles.rs` | stretches of pool rows with all their users, for the gradients of keys and values |
 //! | `forward.rs`, `backward.rs` | the launchers |
 
 mod backward;
 mod forward;
+mod key_tiles;
 mod segments;
 mod splits;
 
@@ -26,6 +28,11 @@ impl Attention for Cuda {
     fn attention_backward(&self, args: AttentionBackward<'_, Self>) -> OpResult {
         backward::backward(self, args)
     }
+}
+
+/// Exponentials are powers of two on the device.
+fn scale_log2(sizes: &AttentionSizes) -> f32 {
+    (f64::from(sizes.scale) * std::f64::consts::LOG2_E) as f32
 }
 
 /// The limits of the kernels, beyond what the contract checks.

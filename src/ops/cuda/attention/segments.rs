@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::backward::BackwardLists;
 use super::splits::ForwardLists;
 use crate::cuda::{Buffer, Cuda};
 use crate::ops::OpError;
@@ -18,6 +19,8 @@ pub(super) struct DeviceSegments {
     pub key_rows: Buffer<u32>,
     /// What the forward pass makes of the table, once it has been asked.
     forward: Mutex<Option<Arc<ForwardLists>>>,
+    /// The same of the backward pass.
+    backward: Mutex<Option<Arc<BackwardLists>>>,
 }
 
 /// The table that came last, which is that of the layer before in all but the first.
@@ -37,6 +40,7 @@ impl DeviceSegments {
             segments: cuda.upload(&arrays.segments)?,
             key_rows: cuda.upload(&arrays.key_rows)?,
             forward: Mutex::default(),
+            backward: Mutex::default(),
         });
         *latest = Some(made.clone());
         Ok(made)
@@ -49,6 +53,17 @@ impl DeviceSegments {
             return Ok(known.clone());
         }
         let made = Arc::new(ForwardLists::new(cuda, table, few)?);
+        *lists = Some(made.clone());
+        Ok(made)
+    }
+
+    /// The work of the backward pass; `table` is the one of [`Self::of`].
+    pub fn backward_lists(&self, cuda: &Cuda, table: &SegmentTable) -> Result<Arc<BackwardLists>, OpError> {
+        let mut lists = self.backward.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lists.as_ref() {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(BackwardLists::new(cuda, table)?);
         *lists = Some(made.clone());
         Ok(made)
     }

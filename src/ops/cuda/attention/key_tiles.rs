@@ -1,0 +1,153 @@
+//! The backward pass by keys: stretches of pool rows, each with all segments that have them among their keys. Every row lies in
+//! one stretch, so one block writes it, and its contributions have an order.
+
+use std::collections::BTreeSet;
+
+use crate::ops::attention::{Segment, SegmentTable};
+
+/// Flat lists for the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct KeyTiles {
+    /// [tiles, 4]: first pool row, rows, first of its users, users. Those with the most work come first.
+    pub tiles: Vec<u32>,
+    /// [users, 2]: segment, and the index of the tile's first row among its keys; in the order of segments.
+    pub users: Vec<u32>,
+}
+
+/// A run of a segment's keys.
+struct Named {
+    start: usize,
+    end: usize,
+    segment: usize,
+    /// Index of the run's first row among the segment's keys.
+    key: usize,
+}
+
+/// A tile before it has its place.
+struct Tile {
+    start: usize,
+    rows: usize,
+    /// (segment, key)
+    users: Vec<(usize, usize)>,
+    /// Queries that go by.
+    work: usize,
+}
+
+impl KeyTiles {
+    /// Tiles of up to `tile` rows.
+    pub fn new(table: &SegmentTable, tile: usize) -> Self {
+        let mut tiles: Vec<Tile> = Vec::new();
+        for (start, end, users) in stretches(&named_runs(table)) {
+            for first in (start..end).step_by(tile) {
+                let users: Vec<_> = users.iter().map(|(segment, key)| (*segment, key + first - start)).collect();
+                let work = users.iter().map(|(segment, key)| queries_that_see(&table.segments()[*segment], *key)).sum();
+                tiles.push(Tile { start: first, rows: tile.min(end - first), users, work });
+            }
+        }
+        // Stable: tiles of equal work stay in the order of the pool.
+        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.work));
+        let mut lists = Self::default();
+        for tile in tiles {
+            let numbers = [tile.start, tile.rows, lists.users.len() / 2, tile.users.len()];
+            lists.tiles.extend(numbers.map(|number| number as u32));
+            lists.users.extend(tile.users.iter().flat_map(|(segment, key)| [*segment as u32, *key as u32]));
+        }
+        lists
+    }
+}
+
+fn queries_that_see(segment: &Segment, key: usize) -> usize {
+    segment.queries.len() - (key + segment.queries.len()).saturating_sub(segment.keys)
+}
+
+fn named_runs(table: &SegmentTable) -> Vec<Named> {
+    let mut named = Vec::new();
+    for (index, segment) in table.segments().iter().enumerate().filter(|(_, segment)| !segment.queries.is_empty()) {
+        let mut key = 0;
+        for run in table.runs(segment) {
+            let (start, len) = (run.start as usize, run.len as usize);
+            named.push(Named { start, end: start + len, segment: index, key });
+            key += len;
+        }
+    }
+    named.sort_by_key(|run| (run.start, run.segment, run.key));
+    named
+}
+
+/// (first row, row after the last, users in the order of segments) of the largest stretches whose rows all have the same users.
+fn stretches(named: &[Named]) -> Vec<(usize, usize, Vec<(usize, usize)>)> {
+    let cuts: BTreeSet<usize> = named.iter().flat_map(|run| [run.start, run.end]).collect();
+    let cuts: Vec<usize> = cuts.into_iter().collect();
+    let (mut open, mut coming): (Vec<&Named>, _) = (Vec::new(), named.iter().peekable());
+    let mut found = Vec::new();
+    for pair in cuts.windows(2) {
+        let (start, end) = (pair[0], pair[1]);
+        open.retain(|run| run.end > start);
+        while let Some(run) = coming.next_if(|run| run.start == start) {
+            open.push(run);
+        }
+        if !open.is_empty() {
+            let mut users: Vec<_> = open.iter().map(|run| (run.segment, run.key + start - run.start)).collect();
+            users.sort_unstable();
+            found.push((start, end, users));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ops::attention::Run;
+
+    fn run(start: u32, len: u32) -> Run {
+        Run { start, len }
+    }
+
+    #[test]
+    fn a_shared_prompt_has_all_its_users_and_the_most_work() {
+        let mut table = SegmentTable::default();
+        table.push(5, [run(0, 5)]);
+        table.push(2, [run(0, 5), run(5, 2)]);
+        table.push(3, [run(0, 5), run(7, 3)]);
+        let lists = KeyTiles::new(&table, 4);
+        // Rows 0-3: five, two and three queries; row 4: one, two, three; then the own keys of the continuations.
+        assert_eq!(lists.tiles, [0, 4, 0, 3, 4, 1, 3, 3, 7, 3, 6, 1, 5, 2, 7, 1]);
+        assert_eq!(lists.users, [0, 0, 1, 0, 2, 0, 0, 4, 1, 4, 2, 4, 2, 5, 1, 5]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_of_every_segment_lies_in_one_tile_as_a_user_of_it(
+            segments in prop::collection::vec(prop::collection::vec((0u32..40, 1u32..12), 1..4), 0..6),
+            tile in 1usize..9,
+        ) {
+            let mut table = SegmentTable::default();
+            for runs in &segments {
+                table.push(1, runs.iter().map(|(start, len)| run(*start, *len)));
+            }
+            let lists = KeyTiles::new(&table, tile);
+            let mut found: Vec<(usize, usize, usize)> = Vec::new();
+            let mut rows_seen = BTreeSet::new();
+            for numbers in lists.tiles.chunks(4) {
+                let [start, rows, first, users] = [numbers[0], numbers[1], numbers[2], numbers[3]].map(|n| n as usize);
+                prop_assert!((1..=tile).contains(&rows) && users > 0);
+                for row in 0..rows {
+                    prop_assert!(rows_seen.insert(start + row), "row {} lies in two tiles", start + row);
+                    for user in lists.users[2 * first..2 * (first + users)].chunks(2) {
+                        found.push((user[0] as usize, user[1] as usize + row, start + row));
+                    }
+                }
+            }
+            let mut expected = Vec::new();
+            for (index, segment) in table.segments().iter().enumerate() {
+                let rows = table.runs(segment).iter().flat_map(|run| run.start..run.start + run.len);
+                expected.extend(rows.enumerate().map(|(key, row)| (index, key, row as usize)));
+            }
+            found.sort_unstable();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
