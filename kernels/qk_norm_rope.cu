@@ -18,7 +18,7 @@
 // Who works: a group of lanes a head, a lane for eight columns of the first half and the eight that they are paired with.
 // `blockDim` = (lanes of a group, groups). `groups_per_token` groups share a token's heads: 1, 2, 4 ... and whole warps.
 // Order of sums: a lane's sixteen products in order, then a butterfly over the group: a head's bits depend on head_dim alone.
-// Gradients of weights: a group's heads in order, the groups of a block, the blocks.
+// Gradients of weights: a group's heads in order, a butterfly over the groups of a warp, the warps, the blocks.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
@@ -171,13 +171,44 @@ __device__ __forceinline__ Pairs head_gradient(const Pairs &d_y, const Pairs &x,
     return g;
 }
 
+// Sum over the groups of a warp, the same bits in each. All lanes of the warp must call it.
+__device__ __forceinline__ void add_groups(Pairs &pairs) {
+    for (int distance = WARP / 2; distance >= blockDim.x; distance /= 2) {
+#pragma unroll
+        for (int i = 0; i < CHUNK; i++) {
+            pairs.first[i] += __shfl_xor_sync(FULL, pairs.first[i], distance);
+            pairs.second[i] += __shfl_xor_sync(FULL, pairs.second[i], distance);
+        }
+    }
+}
+
 __device__ __forceinline__ void add(Pairs &to, const Pairs &from) {
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) to.first[i] += from.first[i], to.second[i] += from.second[i];
 }
 
+// Adds the warps' sums and stores the block's part.
+__device__ __forceinline__ void store_parts(float *parts, float *shared, const Pairs &sums, const Lane &lane) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, dim = lane.dim;
+    if (thread % WARP < blockDim.x && lane.active) {
+        float *own = shared + thread / WARP * dim;
+#pragma unroll
+        for (int i = 0; i < CHUNK; i += 4) {
+            const float *a = sums.first + i, *b = sums.second + i;
+            *reinterpret_cast<float4 *>(own + lane.first() + i) = make_float4(a[0], a[1], a[2], a[3]);
+            *reinterpret_cast<float4 *>(own + lane.second() + i) = make_float4(b[0], b[1], b[2], b[3]);
+        }
+    }
+    __syncthreads();
+    for (int col = thread; col < dim; col += QK_NORM_ROPE_THREADS) {
+        float part = 0.0f;
+        for (int warp = 0; warp < QK_NORM_ROPE_THREADS / WARP; warp++) part += shared[warp * dim + col];
+        parts[static_cast<size_t>(blockIdx.x) * dim + col] = part;
+    }
+}
+
 // `q_parts` and `k_parts` [gridDim.x, dim] f32 receive each block's sums of the weights' gradients. Dynamic shared memory:
-// [groups, dim] f32.
+// [warps, dim] f32.
 extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
     qk_norm_rope_backward_bf16(bf16 *__restrict__ d_qkv, float *__restrict__ q_parts, float *__restrict__ k_parts,
                                const bf16 *__restrict__ d_q, const bf16 *__restrict__ d_k_pool,
@@ -216,23 +247,9 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
             lane.store(d_qkv + place, is_v ? d_y : d_x, wanted);
         }
     }
-    float *shared = reinterpret_cast<float *>(dynamic);
-    for (int which = 0; which < 2; which++) {
-        float *parts = which == 0 ? q_parts : k_parts;
-        const Pairs &sums = which == 0 ? d_q_weight : d_k_weight;
-        __syncthreads();  // all have read what was there before
-        if (lane.active) {
-#pragma unroll
-            for (int i = 0; i < CHUNK; i++) {
-                shared[threadIdx.y * dim + lane.first() + i] = sums.first[i];
-                shared[threadIdx.y * dim + lane.second() + i] = sums.second[i];
-            }
-        }
-        __syncthreads();
-        for (int col = threadIdx.y * blockDim.x + threadIdx.x; col < dim; col += blockDim.x * blockDim.y) {
-            float part = 0.0f;
-            for (int group = 0; group < blockDim.y; group++) part += shared[group * dim + col];
-            parts[static_cast<size_t>(blockIdx.x) * dim + col] = part;
-        }
-    }
+    add_groups(d_q_weight);
+    add_groups(d_k_weight);
+    store_parts(q_parts, reinterpret_cast<float *>(dynamic), d_q_weight, lane);
+    __syncthreads();  // all have read the sums of q
+    store_parts(k_parts, reinterpret_cast<float *>(dynamic), d_k_weight, lane);
 }

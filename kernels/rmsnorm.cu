@@ -32,22 +32,53 @@ constexpr int WARPS_MAX = RMSNORM_THREADS_MAX / WARP;
 // First column of this thread's chunk `c`. Neighbouring threads have neighbouring chunks.
 __device__ __forceinline__ int column(int c) { return (c * blockDim.x + threadIdx.x) * CHUNK; }
 
+// A row of floats in shared memory: first the lower halves of all chunks, then the upper halves, so that the lanes of a warp,
+// which own neighbouring chunks, meet no bank twice. The pad keeps the halves half the banks apart.
+EXPORT(unsigned, RMSNORM_SHARED_PAD, 16);
+
+struct SharedRow {
+    float *start;
+    int half;
+
+    __device__ SharedRow(float *start, int cols) : start(start), half((cols + CHUNK - 1) / CHUNK * 4 + RMSNORM_SHARED_PAD) {}
+
+    __device__ __forceinline__ int floats() const { return 2 * half; }
+    __device__ __forceinline__ float &at(int col) const { return start[(col & 4 ? half : 0) + col / CHUNK * 4 + (col & 3)]; }
+
+    __device__ __forceinline__ void load(float (&chunk)[CHUNK], int col) const {
+        const float4 a = *reinterpret_cast<const float4 *>(&at(col)), b = *reinterpret_cast<const float4 *>(&at(col + 4));
+        chunk[0] = a.x, chunk[1] = a.y, chunk[2] = a.z, chunk[3] = a.w;
+        chunk[4] = b.x, chunk[5] = b.y, chunk[6] = b.z, chunk[7] = b.w;
+    }
+
+    __device__ __forceinline__ void store(const float (&chunk)[CHUNK], int col) const {
+        *reinterpret_cast<float4 *>(&at(col)) = make_float4(chunk[0], chunk[1], chunk[2], chunk[3]);
+        *reinterpret_cast<float4 *>(&at(col + 4)) = make_float4(chunk[4], chunk[5], chunk[6], chunk[7]);
+    }
+};
+
 // This thread's part of the weight, by way of shared memory: the row groups of a block read it from memory once.
 template <bool ALIGNED>
-__device__ __forceinline__ void load_weight(float (&part)[CHUNKS][CHUNK], float *shared, const float *weight, int cols) {
+__device__ __forceinline__ void load_weight(float (&part)[CHUNKS][CHUNK], const SharedRow &shared, const float *weight,
+                                            int cols) {
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
     if (ALIGNED) {
-        for (int i = thread; i < cols / 4; i += threads) {
-            reinterpret_cast<float4 *>(shared)[i] = reinterpret_cast<const float4 *>(weight)[i];
+        for (int i = thread * 4; i < cols; i += threads * 4) {
+            *reinterpret_cast<float4 *>(&shared.at(i)) = *reinterpret_cast<const float4 *>(weight + i);
         }
     } else {
-        for (int i = thread; i < cols; i += threads) shared[i] = weight[i];
+        // Chunks are read whole.
+        for (int i = thread; i < (cols + CHUNK - 1) / CHUNK * CHUNK; i += threads) shared.at(i) = i < cols ? weight[i] : 0.0f;
     }
     __syncthreads();
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
+        if (column(c) < cols) {
+            shared.load(part[c], column(c));
+        } else {
 #pragma unroll
-        for (int i = 0; i < CHUNK; i++) part[c][i] = column(c) + i < cols ? shared[column(c) + i] : 0.0f;
+            for (int i = 0; i < CHUNK; i++) part[c][i] = 0.0f;
+        }
     }
 }
 
@@ -65,10 +96,10 @@ template <bool ALIGNED>
 __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restrict__ inv_rms, bf16 *__restrict__ sum,
                                         const bf16 *__restrict__ x, const bf16 *__restrict__ delta,
                                         const float *__restrict__ weight, int rows, int cols, float epsilon) {
-    extern __shared__ float4 dynamic[];  // [cols] f32
+    extern __shared__ float4 dynamic[];  // a SharedRow
     __shared__ float partial[2][WARPS_MAX];
     float scale[CHUNKS][CHUNK];
-    load_weight<ALIGNED>(scale, reinterpret_cast<float *>(dynamic), weight, cols);
+    load_weight<ALIGNED>(scale, SharedRow(reinterpret_cast<float *>(dynamic), cols), weight, cols);
     int turn = 0;
     // Every thread makes every round, because the threads of a row meet at a barrier.
     for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, turn ^= 1) {
@@ -129,8 +160,8 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_sum, float *__rest
                                          const bf16 *__restrict__ d_out, const bf16 *__restrict__ sum,
                                          const float *__restrict__ inv_rms, const float *__restrict__ weight, int rows,
                                          int cols, int overwrite) {
-    extern __shared__ float4 dynamic[];  // first the weight [cols], then the row groups' d_weight [blockDim.y, cols], f32
-    float *shared = reinterpret_cast<float *>(dynamic);
+    extern __shared__ float4 dynamic[];  // first a SharedRow of the weight, then one of d_weight for each row group
+    const SharedRow shared(reinterpret_cast<float *>(dynamic), cols);
     __shared__ float partial[2][WARPS_MAX];
     float scale[CHUNKS][CHUNK], d_scale[CHUNKS][CHUNK] = {};
     load_weight<ALIGNED>(scale, shared, weight, cols);
@@ -175,17 +206,17 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_sum, float *__rest
     }
     if (d_weight_parts == nullptr) return;
     __syncthreads();  // all have read the weight
+    const SharedRow own(shared.start + threadIdx.y * shared.floats(), cols);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-#pragma unroll
-        for (int i = 0; i < CHUNK; i++) {
-            if (column(c) + i < cols) shared[threadIdx.y * cols + column(c) + i] = d_scale[c][i];
-        }
+        if (column(c) < cols) own.store(d_scale[c], column(c));
     }
     __syncthreads();
     for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < cols; i += blockDim.x * blockDim.y) {
         float part = 0.0f;
-        for (int group = 0; group < blockDim.y; group++) part += shared[group * cols + i];
+        for (int group = 0; group < blockDim.y; group++) {
+            part += SharedRow(shared.start + group * shared.floats(), cols).at(i);
+        }
         d_weight_parts[static_cast<size_t>(blockIdx.x) * cols + i] = part;
     }
 }

@@ -191,6 +191,13 @@ __device__ __forceinline__ void tile_gradient(float (&d_k)[DIM / 8][4], float (&
     accumulate<DIM>(d_k, d_s, stage.q);
 }
 
+// Where eight columns of a row lie in a warp's own rows, of DIM / 2 floats each, in slots of eight floats: permuted so that four
+// neighbouring rows of one column, and eight slots in a row, cover all banks.
+template <int DIM>
+__device__ __forceinline__ int slot(int row, int eight) {
+    return row * (DIM / 16) + (eight ^ (DIM == 32 ? row / 2 % 2 : row % (DIM / 16)));
+}
+
 // Adds the sums of a warp's keys, times `factor`, to rows of a pool, by way of the warp's own rows in shared memory.
 template <int DIM>
 __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own, const float (&sums)[DIM / 8][4], float factor,
@@ -208,7 +215,7 @@ __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own
             for (int i = 0; i < 4; i += 2) {
                 const int row = lane / 4 + 4 * i;
                 const float *pair = &sums[half * (DIM / 16) + n][i];
-                float2 *to = reinterpret_cast<float2 *>(wide + row * (DIM / 2) + (n ^ row % (DIM / 16)) * 8) + lane % 4;
+                float2 *to = reinterpret_cast<float2 *>(wide + slot<DIM>(row, n) * CHUNK) + lane % 4;
                 *to = make_float2(pair[0] * factor, pair[1] * factor);
             }
         }
@@ -218,8 +225,11 @@ __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own
             const int place = i * WARP + lane, row = place / (CHUNKS / 2), chunk = place % (CHUNKS / 2);
             if (row >= count) continue;
             bf16 *to = pool + row * stride + (half * (CHUNKS / 2) + chunk) * CHUNK;
-            const float4 *from = reinterpret_cast<const float4 *>(wide + row * (DIM / 2) + (chunk ^ row % (DIM / 16)) * 8);
-            const float4 a = from[0], b = from[1];
+            // Half of the lanes take their second four floats first: eight lanes at a time then meet no bank twice.
+            const int from = slot<DIM>(row, chunk), turned = from / 4 % 2;
+            const float4 x = reinterpret_cast<const float4 *>(wide)[from * 2 + turned];
+            const float4 y = reinterpret_cast<const float4 *>(wide)[from * 2 + (turned ^ 1)];
+            const float4 a = turned ? y : x, b = turned ? x : y;
             const Chunk old = load_chunk<true>(to, CHUNK);
             const Chunk sum = {{pack(low(old.pair[0]) + a.x, high(old.pair[0]) + a.y),
                                 pack(low(old.pair[1]) + a.z, high(old.pair[1]) + a.w),

@@ -2,6 +2,8 @@
 //! how its sequence was cut into segments, pages and batches.
 
 #[cfg(has_cuda)]
+mod cuda_backward;
+#[cfg(has_cuda)]
 mod cuda_forward;
 mod exact;
 

@@ -39,8 +39,7 @@ impl super::Backend for Cuda {
     const ROLLOUTS_EQUAL_TRAINING: bool = false;
 
     fn name(&self) -> String {
-        let (major, minor) = self.capability();
-        format!("{} (sm_{major}{minor})", Cuda::name(self))
+        Cuda::name(self).to_owned()
     }
 
     fn product_gflops(&self) -> Result<f64, OpError> {

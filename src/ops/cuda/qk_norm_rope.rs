@@ -97,7 +97,7 @@ impl QkNormRope for Cuda {
         }
         let (layout, dim) = (Layout::new(&sizes), sizes.head_dim);
         let blocks = sizes.tokens.div_ceil(layout.tokens_per_block).min(BLOCKS_MAX);
-        let dynamic_shared_bytes = layout.threads.1 as usize * dim * size_of::<f32>();
+        let dynamic_shared_bytes = THREADS / WARP * dim * size_of::<f32>();
         let grid = Grid { blocks, threads: layout.threads, dynamic_shared_bytes };
         let (mut q_parts, mut k_parts) = (self.scratch::<f32>(blocks * dim)?, self.scratch::<f32>(blocks * dim)?);
         let arguments = [

@@ -17,13 +17,14 @@ const BLOCKS_MAX: usize = 256;
 /// Elements that a thread moves at once.
 const CHUNK: usize = 8;
 
-/// (rows at a time, blocks with their threads and dynamic shared memory for `shared_rows` f32 rows).
+/// Blocks with their threads and dynamic shared memory for `shared_rows` (of the rows at a time) rows of f32.
 fn grid(rows: usize, cols: usize, shared_rows: impl Fn(usize) -> usize) -> Grid {
     let threads_x = cols.div_ceil(COLS_PER_WARP) * WARP;
     // Few rows (decoding) are spread over the blocks first.
     let at_once = (kernels::RMSNORM_THREADS_MAX as usize / threads_x).min(rows.div_ceil(BLOCKS_MAX));
     let blocks = rows.div_ceil(at_once).min(BLOCKS_MAX);
-    let dynamic_shared_bytes = shared_rows(at_once) * cols * size_of::<f32>();
+    let shared_row = 2 * (cols.div_ceil(CHUNK) * CHUNK / 2 + kernels::RMSNORM_SHARED_PAD as usize);
+    let dynamic_shared_bytes = shared_rows(at_once) * shared_row * size_of::<f32>();
     Grid { blocks, threads: (threads_x as u32, at_once as u32), dynamic_shared_bytes }
 }
 
