@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod device;
+pub mod doctor;
 pub mod generate;
 pub mod judge;
 pub mod model_dir;
@@ -33,6 +34,7 @@ pub enum Command {
     Generate(generate::GenerateArgs),
     Bench(bench::BenchArgs),
     Report(report::ReportArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Runs the command that was asked for.
@@ -45,6 +47,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }
 

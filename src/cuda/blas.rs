@@ -103,10 +103,15 @@ impl Drop for Blas {
     }
 }
 
+/// Whether the library can be loaded.
+pub(super) fn is_present() -> bool {
+    // Safety: loads the library that all later calls use, and runs its initialisers.
+    unsafe { sys::is_culib_present() }
+}
+
 impl Blas {
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
-        // Safety: loads the library that all later calls use, and runs its initialisers.
-        if !unsafe { sys::is_culib_present() } {
+        if !is_present() {
             return Err(CudaError::NoBlas);
         }
         let failed = CudaError::product("making a handle");

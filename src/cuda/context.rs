@@ -13,7 +13,7 @@ use super::ledger::Ledger;
 use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
-const DRIVER_VERSION_MIN: i32 = 13000;
+pub(super) const DRIVER_VERSION_MIN: i32 = 13000;
 
 /// Whether a device that calls itself "Emulated …" will do. Nobody should train on one without knowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +121,8 @@ impl fmt::Debug for Cuda {
     }
 }
 
-/// A driver is there and new enough. cudarc panics without a library, so this comes before its first call.
-fn check_driver() -> Result<(), CudaError> {
+/// The driver's version, such as 13000. cudarc panics without a library, so this comes before its first call.
+pub(super) fn driver_version() -> Result<i32, CudaError> {
     // Safety: loads the library that all later calls use, and runs its initialisers, as any use of CUDA does.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
@@ -132,6 +132,12 @@ fn check_driver() -> Result<(), CudaError> {
     unsafe { sys::cuDriverGetVersion(&mut version) }
         .result()
         .map_err(CudaError::driver("asking for the driver's version"))?;
+    Ok(version)
+}
+
+/// A driver is there and new enough, and there is a device.
+pub(super) fn check_driver() -> Result<(), CudaError> {
+    let version = driver_version()?;
     if version < DRIVER_VERSION_MIN {
         return Err(CudaError::DriverTooOld { expected: DRIVER_VERSION_MIN, got: version });
     }

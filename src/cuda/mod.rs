@@ -7,6 +7,7 @@
 //! | `blas.rs` | matrix products by cuBLASLt |
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
 //! | [`ledger`] | who holds how much device memory |
+//! | [`survey`] | what this machine has, for `doctor` |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
 //!
@@ -20,6 +21,7 @@ pub mod kernels;
 mod launch;
 pub mod ledger;
 mod memory;
+pub mod survey;
 
 pub use blas::{Factor, Product};
 pub use context::{Cuda, Emulation};

@@ -1,5 +1,6 @@
 //! The binary itself: what its commands leave behind, and what they say of bad input.
 
 mod bad_input;
+mod devices;
 mod runs;
 mod world;

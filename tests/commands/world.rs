@@ -61,8 +61,14 @@ impl World {
 
     /// Runs the binary in the folder.
     pub fn run(&self, args: &[&str]) -> Outcome {
+        self.run_with(args, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Outcome {
         let output = Command::new(env!("CARGO_BIN_EXE_patarm-train"))
             .args(args)
+            .envs(variables.iter().copied())
             .current_dir(self.folder.path())
             .output()
             .expect("the binary starts");

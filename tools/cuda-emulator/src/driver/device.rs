@@ -21,13 +21,15 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 fn capabilities() -> Answer<Vec<(u32, u32)>> {
     let list = reports::setting("target").unwrap_or_else(|| "80,90".to_owned());
     let parse = |part: &str| match part.trim().trim_end_matches('a') {
+        // A Turing, too old for the code of this project: for testing what is said of such a device.
+        "75" => Some((7, 5)),
         "80" => Some((8, 0)),
         "90" => Some((9, 0)),
         _ => None,
     };
     let parsed: Option<Vec<_>> = list.split(',').map(parse).collect();
     parsed.ok_or_else(|| {
-        Status::INVALID_VALUE.because(format!("PATARM_EMULATOR_TARGET is {list:?}; expected a list of 80 and 90"))
+        Status::INVALID_VALUE.because(format!("PATARM_EMULATOR_TARGET is {list:?}; expected a list of 75, 80 and 90"))
     })
 }
 
@@ -69,7 +71,16 @@ extern "C" fn cuInit(flags: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDriverGetVersion(slot: Out<i32>) -> u32 {
-    entry("cuDriverGetVersion", || slot.put(DRIVER_VERSION))
+    entry("cuDriverGetVersion", || {
+        let set = reports::setting("driver-version");
+        let version = set.map_or(Ok(DRIVER_VERSION), |text| {
+            text.parse().map_err(|_| {
+                Status::INVALID_VALUE
+                    .because(format!("PATARM_EMULATOR_DRIVER_VERSION={text}: expected a number as 12080"))
+            })
+        });
+        slot.put(version?)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -1,0 +1,80 @@
+//! `--device` and `doctor`: what is said of devices that are there, and of those that are not.
+
+use crate::world::World;
+
+#[test]
+fn a_device_that_does_not_exist_is_named() {
+    let world = World::new();
+    let generate = ["generate", "--model", "model", "--prompt", "x", "--max-new-tokens", "2", "--device"];
+    let with = |device: &'static str| [&generate[..], &[device]].concat();
+    world.fail(&with("gpu"), &["--device", "gpu", "cuda:N"]);
+    #[cfg(has_cuda)]
+    if !std::path::Path::new("/proc/driver/nvidia").exists() {
+        world.fail(&with("cuda"), &["--device cuda:0", "no CUDA driver", "libcuda is not installed"]);
+    }
+    #[cfg(not(has_cuda))]
+    world.fail(&with("cuda"), &["--device cuda:0", "built without nvcc", "tools/install-nvcc"]);
+}
+
+#[test]
+fn doctor_never_fails_and_says_what_is_missing() {
+    let world = World::new();
+    let lines = world.succeed(&["doctor"]).out;
+    assert!(lines.contains("processor") && lines.contains("CUDA kernels"), "{lines}");
+    let json = world.succeed(&["doctor", "--json"]).out;
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    assert!(findings.len() >= 5 && findings.iter().all(|f| f["fine"].is_boolean()), "{json}");
+}
+
+#[cfg(has_cuda)]
+mod emulated {
+    use super::*;
+
+    #[test]
+    fn doctor_lists_the_devices_and_what_they_can_run() {
+        let world = World::new();
+        let lines = world.succeed(&["doctor", "--emulated"]).out;
+        for words in
+            ["Emulated A100", "Emulated H100", "compute capability 9.0", "runs the code", "80,90a", "CUDA 13.0"]
+        {
+            assert!(lines.contains(words), "{words:?} is missing in:\n{lines}");
+        }
+        let old = world.run_with(&["doctor", "--emulated"], &[("PATARM_EMULATOR_TARGET", "75")]).out;
+        assert!(old.contains("✗ device cuda:0") && old.contains("PATARM_CUDA_ARCH=75"), "{old}");
+    }
+
+    #[test]
+    fn every_device_that_cannot_work_has_an_error_of_its_own() {
+        let world = World::new();
+        let generate =
+            ["generate", "--model", "model", "--prompt", "x", "--max-new-tokens", "2", "--device", "emulated"];
+        for (setting, value, words) in [
+            ("PATARM_EMULATOR_DRIVER_VERSION", "12080", &["driver is too old", "12.8", "13.0"][..]),
+            ("PATARM_EMULATOR_TARGET", "75", &["compute capability 7.5", "80,90a", "PATARM_CUDA_ARCH=75"]),
+            // The workspace of products alone takes 32 MiB.
+            ("PATARM_EMULATOR_MEMORY", "16000000", &["workspace", "OUT_OF_MEMORY"]),
+            ("PATARM_EMULATOR_MEMORY", "33900000", &["out of device memory", "bytes were wanted", "Held", "weights"]),
+        ] {
+            let outcome = world.run_with(&generate, &[(setting, value)]);
+            assert!(!outcome.ok && !outcome.err.contains("panicked"), "{setting}={value}: {}", outcome.err);
+            for word in words {
+                assert!(outcome.err.contains(word), "{setting}={value}: {word:?} is missing in: {}", outcome.err);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_command_gives_the_same_greedy_tokens_on_cpu_and_device() {
+        let world = World::new();
+        let generate =
+            ["generate", "--model", "model", "--prompt", "repeat", "--max-new-tokens", "8", "--json", "--device"];
+        let tokens = |device: &'static str| {
+            let out = world.succeed(&[&generate[..], &[device]].concat()).out;
+            serde_json::from_str::<serde_json::Value>(&out).unwrap()["token_ids"].clone()
+        };
+        let on_cpu = tokens("cpu");
+        assert_eq!(on_cpu.as_array().unwrap().len(), 8);
+        assert_eq!(tokens("emulated"), on_cpu);
+        assert_eq!(tokens("emulated:1"), on_cpu);
+    }
+}
