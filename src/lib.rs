@@ -23,7 +23,7 @@
 //! | [`data`] | pairs, dataset formats, judge prompts, the synthetic suite, the resumable order |
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask |
 //! | [`tensor`] | element types, devices with their buffers, safetensors |
-//! | `cuda` | the CUDA device: context, memory, typed kernels, the one launch (builds with nvcc only) |
+//! | `cuda` | the CUDA device: context, memory, products, typed kernels, the one launch (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
 //! | [`model`] | Qwen3: parameter table, forward, backward, both written out over the ops |
 //! | [`rollout`] | generation: prompts with members, pages of keys and values, the engine |
@@ -40,7 +40,9 @@
 //!
 //! # Where to put the next thing
 //!
-//! - **An op or a kernel**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
+//! - **A kernel**: `kernels/NAME.cu` (see `kernels/README.md`), its launcher in `src/ops/cuda/NAME.rs`, its tests against the CPU
+//!   in `tests/ops/NAME/cuda.rs`.
+//! - **An op**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
 //!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
 //! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
 //!   `src/commands/` and a line in its `mod.rs`. **A chart**: a row in `src/log/curves.rs`.
@@ -49,7 +51,8 @@
 //!
 //! - **One forward.** Rollouts, reference, training and judging run [`model::Qwen3::forward`]. On the CPU backend the
 //!   log-probabilities recorded while decoding equal those of the training forward bit for bit, whatever the batch, the
-//!   chunking, the pages, the shared prefix or the threads; every RL step measures it (`mismatch_max`).
+//!   chunking, the pages, the shared prefix or the threads; every RL step measures it (`mismatch_max`). Where a backend
+//!   cannot promise that ([`ops::Backend::ROLLOUTS_EQUAL_TRAINING`]), training scores its rollouts itself first.
 //! - **Determinism.** Sums have a fixed order; random numbers are Philox by (seed, stream, position). The number of threads
 //!   changes no bit, and a resumed run is the run.
 //! - **A failure is never a number.** A verdict is a score, a preference or a typed failure; failures are counted and left

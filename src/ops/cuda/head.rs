@@ -337,7 +337,10 @@ mod tests {
         assert_eq!([1, 512, 65_536, 151_936, 10_000_000].map(chunk_rows), [4096, 4096, 1024, 440, 16]);
         for vocab in (1..4_000_000).step_by(1013) {
             let rows = chunk_rows(vocab);
-            assert!(rows >= 16 && rows % 8 == 0 && (rows * vocab * 4 <= CHUNK_BYTES || rows == 16), "{vocab}: {rows}");
+            assert!(
+                rows >= 16 && rows.is_multiple_of(8) && (rows * vocab * 4 <= CHUNK_BYTES || rows == 16),
+                "{vocab}: {rows}"
+            );
         }
     }
 }

@@ -27,8 +27,8 @@ struct Named {
 struct Tile {
     start: usize,
     rows: usize,
-    /// (segment, key)
-    users: Vec<(usize, usize)>,
+    /// Of the first row.
+    users: Users,
     /// Queries that go by.
     work: usize,
 }
@@ -39,7 +39,7 @@ impl KeyTiles {
         let mut tiles: Vec<Tile> = Vec::new();
         for (start, end, users) in stretches(&named_runs(table)) {
             for first in (start..end).step_by(tile) {
-                let users: Vec<_> = users.iter().map(|(segment, key)| (*segment, key + first - start)).collect();
+                let users: Users = users.iter().map(|(segment, key)| (*segment, key + first - start)).collect();
                 let work = users.iter().map(|(segment, key)| queries_that_see(&table.segments()[*segment], *key)).sum();
                 tiles.push(Tile { start: first, rows: tile.min(end - first), users, work });
             }
@@ -74,8 +74,11 @@ fn named_runs(table: &SegmentTable) -> Vec<Named> {
     named
 }
 
-/// (first row, row after the last, users in the order of segments) of the largest stretches whose rows all have the same users.
-fn stretches(named: &[Named]) -> Vec<(usize, usize, Vec<(usize, usize)>)> {
+/// Who has a row among their keys, in the order of segments: (segment, index of the row among its keys).
+type Users = Vec<(usize, usize)>;
+
+/// (first row, row after the last, users of the first) of the largest stretches whose rows all have the same users.
+fn stretches(named: &[Named]) -> Vec<(usize, usize, Users)> {
     let cuts: BTreeSet<usize> = named.iter().flat_map(|run| [run.start, run.end]).collect();
     let cuts: Vec<usize> = cuts.into_iter().collect();
     let (mut open, mut coming): (Vec<&Named>, _) = (Vec::new(), named.iter().peekable());
@@ -87,7 +90,7 @@ fn stretches(named: &[Named]) -> Vec<(usize, usize, Vec<(usize, usize)>)> {
             open.push(run);
         }
         if !open.is_empty() {
-            let mut users: Vec<_> = open.iter().map(|run| (run.segment, run.key + start - run.start)).collect();
+            let mut users: Users = open.iter().map(|run| (run.segment, run.key + start - run.start)).collect();
             users.sort_unstable();
             found.push((start, end, users));
         }
