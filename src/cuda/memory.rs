@@ -139,6 +139,20 @@ impl Cuda {
         Ok(Buffer { address, bytes, len, _entry: self.ledger().enter(size), elements: PhantomData })
     }
 
+    /// Copies a view to another of the same length, on the device.
+    pub fn copy<T: Element>(&self, to: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), CudaError> {
+        assert_eq!(to.len, from.len, "a view is copied to as many elements");
+        if to.len == 0 {
+            return Ok(());
+        }
+        let bytes = to.len * size_of::<T>();
+        let failed = || CudaError::driver(format!("copying {bytes} bytes on the device"));
+        self.context().bind_to_thread().map_err(failed())?;
+        // Safety: both views lie inside their buffers; `to` is borrowed for writing, so they do not overlap.
+        unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, self.stream().cu_stream()) }
+            .map_err(failed())
+    }
+
     fn no_memory(&self, wanted_bytes: usize, error: DriverError) -> CudaError {
         match (error, self.context().mem_get_info()) {
             (DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free_bytes, total_bytes))) => {

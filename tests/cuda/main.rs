@@ -84,6 +84,9 @@ fn memory_keeps_what_was_written() {
     device.write(first, &[9.0]).unwrap();
     assert_eq!(device.download(device.view(&buffer, 0..5)).unwrap(), [9.0, 0.0, 3.0, 7.0, 8.0]);
     assert_eq!(device.download(device.view(&device.zeros::<bf16>(3).unwrap(), 0..3)).unwrap(), [bf16::ZERO; 3]);
+    let mut copy = device.zeros::<f32>(3).unwrap();
+    device.copy(device.view_mut(&mut copy, 1..3), device.view(&buffer, 2..4)).unwrap();
+    assert_eq!(device.download(device.view(&copy, 0..3)).unwrap(), [0.0, 3.0, 7.0]);
     let empty = device.upload::<u32>(&[]).unwrap();
     assert!(device.download(device.view(&empty, 0..0)).unwrap().is_empty());
 }
