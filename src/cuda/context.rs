@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
@@ -14,6 +15,9 @@ use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
 pub(super) const DRIVER_VERSION_MIN: i32 = 13000;
+
+/// Dynamic shared memory that a launch may have without asking.
+const SHARED_BYTES_UNASKED: usize = 48 << 10;
 
 /// Whether a device that calls itself "Emulated …" will do. Nobody should train on one without knowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ struct Opened {
     ledger: Arc<Ledger>,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
+    /// Dynamic shared memory that a launch of each function may have, in bytes.
+    shared_allowed: Vec<AtomicUsize>,
     name: String,
     capability: (i32, i32),
     /// By its type: see [`Cuda::kept`].
@@ -52,6 +58,7 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(CudaError::driver(format!("opening device {ordinal}")))?;
         // Safety: all work goes to one stream, whose order keeps reads behind writes and frees behind both.
         unsafe { context.disable_event_tracking() };
+        keep_freed_memory(&context);
         let asking = || CudaError::driver(format!("asking about device {ordinal}"));
         let name = context.name().map_err(asking())?;
         if emulation == Emulation::Refused && name.starts_with("Emulated") {
@@ -67,7 +74,9 @@ impl Cuda {
         })?;
         let blas = Blas::new(&stream)?;
         let (ledger, kept) = (Arc::default(), Mutex::default());
-        Ok(Self { opened: Arc::new(Opened { context, stream, blas, ledger, functions, name, capability, kept }) })
+        let shared_allowed = functions.iter().map(|_| AtomicUsize::new(SHARED_BYTES_UNASKED)).collect();
+        let opened = Opened { context, stream, blas, ledger, functions, shared_allowed, name, capability, kept };
+        Ok(Self { opened: Arc::new(opened) })
     }
 
     /// The device's name, such as "NVIDIA H100 80GB HBM3".
@@ -109,6 +118,10 @@ impl Cuda {
         &self.opened.blas
     }
 
+    pub(super) fn shared_allowed(&self, index: usize) -> &AtomicUsize {
+        &self.opened.shared_allowed[index]
+    }
+
     pub(super) fn function(&self, index: usize) -> &CudaFunction {
         &self.opened.functions[index]
     }
@@ -118,6 +131,20 @@ impl fmt::Debug for Cuda {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = self.opened.capability;
         write!(f, "Cuda({}, sm_{major}{minor})", self.opened.name)
+    }
+}
+
+/// Lets memory that buffers give back stay with the program. Else the driver returns it to the system at every wait, and the
+/// next buffer takes longer to make than a small kernel takes to run. A device without memory pools goes on as it is.
+fn keep_freed_memory(context: &CudaContext) {
+    let mut pool = std::ptr::null_mut();
+    let mut bytes = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // Safety: the driver writes a handle of a pool that lives as long as the device, and reads eight bytes.
+    unsafe {
+        if sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().is_ok() {
+            let _ = sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result();
+        }
     }
 }
 

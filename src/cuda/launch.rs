@@ -1,5 +1,7 @@
 //! The one place where a kernel is launched.
 
+use std::sync::atomic::Ordering;
+
 use cudarc::driver::{LaunchConfig, PushKernelArg, sys};
 
 use super::kernels::Kernel;
@@ -37,9 +39,6 @@ impl Argument {
         Self::I32(i32::try_from(value).expect("sizes are checked before a launch"))
     }
 }
-
-/// Dynamic shared memory that a launch may have without asking; beyond it, the function must be told.
-const SHARED_BYTES_UNASKED: usize = 48 << 10;
 
 /// Blocks, threads of a block (x, y), and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -82,13 +81,19 @@ impl Cuda {
             };
         }
         let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = grid;
-        if dynamic_shared_bytes > SHARED_BYTES_UNASKED {
+        let failed = |doing: &str| {
+            let what = format!("{doing} {}", kernel.name);
+            |source| CudaError::Driver { what, source }
+        };
+        // Asked for once: the driver takes as long for it as for a launch.
+        let allowed = self.shared_allowed(kernel.index);
+        if dynamic_shared_bytes > allowed.load(Ordering::Relaxed) {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let asked = function.set_attribute(attribute, dynamic_shared_bytes as i32);
-            asked.map_err(CudaError::driver(format!(
-                "asking for {dynamic_shared_bytes} bytes of shared memory for {}",
-                kernel.name
-            )))?;
+            asked.map_err(|error| {
+                failed(&format!("asking for {dynamic_shared_bytes} bytes of shared memory for"))(error)
+            })?;
+            allowed.fetch_max(dynamic_shared_bytes, Ordering::Relaxed);
         }
         let config = LaunchConfig {
             grid_dim: (u32::try_from(blocks).expect("launchers bound their blocks"), 1, 1),
@@ -96,7 +101,7 @@ impl Cuda {
             shared_mem_bytes: u32::try_from(dynamic_shared_bytes).expect("launchers bound their shared memory"),
         };
         // Safety: the caller's promise above.
-        unsafe { builder.launch(config) }.map_err(CudaError::driver(format!("launching {}", kernel.name)))?;
+        unsafe { builder.launch(config) }.map_err(|error| failed("launching")(error))?;
         Ok(())
     }
 }

@@ -19,7 +19,9 @@ pub fn run(device: &Cuda, table: &mut Table) {
     for cols in [1024, 2048, 4096] {
         rmsnorm(device, table, cols);
     }
-    swiglu(device, table, 3072);
+    for cols in [1024, 4096] {
+        swiglu(device, table, cols);
+    }
     adamw(device, table, 1 << 20);
     head(device, table, 64, 20_000);
 }
@@ -76,7 +78,7 @@ fn rmsnorm(device: &Cuda, table: &mut Table, cols: usize) {
 }
 
 fn swiglu(device: &Cuda, table: &mut Table, cols: usize) {
-    let (rows, size) = (ROWS / 4, ROWS / 4 * cols);
+    let (rows, size) = (ROWS, ROWS * cols);
     let (gate_up, d_out) = (halves(device, 2 * size), halves(device, size));
     let (mut out, mut d_gate_up) = (halves(device, size), halves(device, 2 * size));
     let (mut cost, mut backward_cost) = (Cost::default(), Cost::default());
