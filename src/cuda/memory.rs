@@ -7,6 +7,7 @@ use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result, sys};
 use half::bf16;
 
 use super::ledger::{self, Entry};
+use super::nvtx;
 use super::{Argument, Cuda, CudaError};
 use crate::tensor::{self, Device, DeviceError, Element};
 
@@ -220,6 +221,10 @@ impl Device for Cuda {
 
     fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
         ledger::under(name, work)
+    }
+
+    fn range<R>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
+        nvtx::range(name, work)
     }
 
     fn memory_table(&self) -> Option<String> {

@@ -8,6 +8,7 @@
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
 //! | [`ledger`] | who holds how much device memory |
 //! | [`survey`] | what this machine has, for `doctor` |
+//! | [`nvtx`] | named ranges for profilers |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
 //!
@@ -21,6 +22,7 @@ pub mod kernels;
 mod launch;
 pub mod ledger;
 mod memory;
+pub mod nvtx;
 pub mod survey;
 
 pub use blas::{Factor, Product};

@@ -91,8 +91,11 @@ impl<B: Backend> Qwen3<B> {
             overwrite: true,
         })?;
         for layer in (0..c.num_hidden_layers).rev() {
-            self.mlp_backward(layer, t, acts, grads)?;
-            self.attention_block_backward(layer, batch, pool, acts, grads)?;
+            b.range(|| format!("layer {layer} mlp backward"), || self.mlp_backward(layer, t, acts, grads))?;
+            b.range(
+                || format!("layer {layer} attention backward"),
+                || self.attention_block_backward(layer, batch, pool, acts, grads),
+            )?;
         }
         b.embedding_backward(EmbeddingBackward {
             d_table: b.view_mut(&mut grads.weights, self.table.embedding.range.clone()),

@@ -30,12 +30,17 @@ impl<B: Backend> Qwen3<B> {
         b.write(b.view_mut(&mut acts.ids, 0..t), &batch.ids)?;
         b.write(b.view_mut(&mut acts.positions, 0..t), &batch.positions)?;
         b.write(b.view_mut(&mut acts.kv_rows, 0..t), &batch.kv_rows)?;
-        self.embed(t, acts)?;
-        for layer in 0..c.num_hidden_layers {
-            self.attention_block(layer, batch, pool, acts)?;
-            self.mlp_block(layer, t, acts)?;
-        }
-        self.final_norm(t, acts)
+        b.range(
+            || format!("forward, {t} tokens"),
+            || {
+                self.embed(t, acts)?;
+                for layer in 0..c.num_hidden_layers {
+                    b.range(|| format!("layer {layer} attention"), || self.attention_block(layer, batch, pool, acts))?;
+                    b.range(|| format!("layer {layer} mlp"), || self.mlp_block(layer, t, acts))?;
+                }
+                self.final_norm(t, acts)
+            },
+        )
     }
 
     fn embed(&self, t: usize, acts: &mut Activations<B>) -> OpResult {
@@ -197,14 +202,19 @@ impl<B: Backend> Qwen3<B> {
         rows: Ref<'a, B, u32>,
         out: Mut<'a, B, f32>,
     ) -> OpResult {
-        self.backend.head_logits(HeadLogits {
-            out,
-            hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
-            weight: &self.head,
-            rows,
-            tokens,
-            sizes: self.table.head.sizes,
-        })
+        self.backend.range(
+            || "head logits".into(),
+            || {
+                self.backend.head_logits(HeadLogits {
+                    out,
+                    hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
+                    weight: &self.head,
+                    rows,
+                    tokens,
+                    sizes: self.table.head.sizes,
+                })
+            },
+        )
     }
 
     /// Log-probabilities (and with `gradient` the loss and its gradient) of targets at chosen rows of the last forward pass.
@@ -219,19 +229,24 @@ impl<B: Backend> Qwen3<B> {
         out: HeadOutput<'a, B>,
         gradient: Option<HeadGradient<'a, B>>,
     ) -> OpResult {
-        self.backend.head_loss(HeadLoss {
-            logprob: out.logprob,
-            entropy: out.entropy,
-            loss: out.loss,
-            gradient,
-            hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
-            weight: &self.head,
-            rows,
-            targets,
-            temperature,
-            tokens,
-            sizes: self.table.head.sizes,
-        })
+        self.backend.range(
+            || "head loss".into(),
+            || {
+                self.backend.head_loss(HeadLoss {
+                    logprob: out.logprob,
+                    entropy: out.entropy,
+                    loss: out.loss,
+                    gradient,
+                    hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
+                    weight: &self.head,
+                    rows,
+                    targets,
+                    temperature,
+                    tokens,
+                    sizes: self.table.head.sizes,
+                })
+            },
+        )
     }
 
     /// Master weights of one parameter.

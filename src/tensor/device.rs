@@ -77,6 +77,11 @@ pub trait Device: Clone + Send + Sync + 'static {
         work()
     }
 
+    /// Runs work that a profiler's timeline shows as a range of this name.
+    fn range<R>(&self, _name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
     /// Who holds how much of the device's memory, for people; `None` where that is the system's affair.
     fn memory_table(&self) -> Option<String> {
         None

@@ -119,7 +119,9 @@ impl<B: Backend> Learner<B> {
     /// (`loss_is_finite`) or the gradient is not.
     pub fn update_if(&mut self, loss_is_finite: bool, learning_rate: f64) -> Result<Update, OpError> {
         let update = if loss_is_finite {
-            self.optimizer.update(&mut self.model, &self.gradients.weights, learning_rate)?
+            let backend = self.model.backend.clone();
+            let Self { optimizer, model, gradients, .. } = self;
+            backend.range(|| "optimizer".into(), || optimizer.update(model, &gradients.weights, learning_rate))?
         } else {
             Update { gradient_norm: f64::NAN, applied: false }
         };

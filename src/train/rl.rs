@@ -86,12 +86,19 @@ pub fn rl_step<B: Backend>(
 ) -> Result<StepOutcome, TrainError> {
     let start = Instant::now();
     let mut cursor = progress.cursor;
-    let collected = collect(machines, source, plan, progress.step, &mut cursor)?;
+    let backend = machines.learner.model.backend.clone();
+    let collected = backend.range(
+        || format!("step {} rollouts and rewards", progress.step + 1),
+        || collect(machines, source, plan, progress.step, &mut cursor),
+    )?;
     let rollout_s = start.elapsed().as_secs_f64();
     let Collected { pairs, mut trajectories, rewards, resampled, rollout_tokens } = collected;
     let capacity = machines.learner.capacity();
     if let Some(reference) = machines.reference {
-        let scored = score(machines.scorer, reference, plan, capacity, &pairs, &trajectories)?;
+        let scored = backend.range(
+            || "reference log-probabilities".into(),
+            || score(machines.scorer, reference, plan, capacity, &pairs, &trajectories),
+        )?;
         trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.reference_logprobs = logprobs);
     }
     if !B::ROLLOUTS_EQUAL_TRAINING {
@@ -102,7 +109,10 @@ pub fn rl_step<B: Backend>(
     let learning_rate = plan.schedule.rate(progress.step);
     for part in parts(pairs.len(), plan.settings.updates_per_step) {
         let members: Vec<&Trajectory> = trajectories.iter().filter(|t| part.contains(&t.pair)).collect();
-        let update = learn(machines.learner, plan, &pairs, &members, learning_rate, &mut numbers)?;
+        let update = backend.range(
+            || "update".into(),
+            || learn(machines.learner, plan, &pairs, &members, learning_rate, &mut numbers),
+        )?;
         let ids = || members.iter().map(|t| t.judged.completion.tokens.clone()).collect();
         machines.guard.check(progress.step + 1, numbers.last_loss(), &update, ids)?;
         numbers.end_update(&update);

@@ -63,6 +63,25 @@ mod emulated {
         }
     }
 
+    /// The emulator's library listens like a profiler, and counts what it hears.
+    #[test]
+    fn a_timeline_reads_like_the_model() {
+        let world = World::new();
+        let exe = std::path::Path::new(env!("CARGO_BIN_EXE_patarm-train"));
+        let listener = exe.with_file_name("deps").join("libcuda_emulator.so");
+        assert!(listener.is_file(), "{}", listener.display());
+        let sft = ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "run", "--set", "sft.steps=2"];
+        let steps = ["--set", "sft.examples_per_step=2", "--device", "emulated"];
+        let variables = [("NVTX_INJECTION64_PATH", listener.to_str().unwrap()), ("PATARM_EMULATOR_STATS", "1")];
+        let outcome = world.run_with(&[&sft[..], &steps].concat(), &variables);
+        assert!(outcome.ok, "{}", outcome.err);
+        for line in
+            ["range layer 0 attention: 2", "range layer 1 mlp backward: 2", "range head loss: 2", "range optimizer: 2"]
+        {
+            assert!(outcome.err.lines().any(|l| l == line), "{line:?} is missing in: {}", outcome.err);
+        }
+    }
+
     #[test]
     fn the_same_command_gives_the_same_greedy_tokens_on_cpu_and_device() {
         let world = World::new();

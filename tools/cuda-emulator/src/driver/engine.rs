@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::sync::{Mutex, Once, PoisonError};
 
+use super::ranges;
 use super::reports;
 use super::status::{Answer, Refusal, Status};
 use super::work::Failure;
@@ -267,6 +268,7 @@ fn print_totals_at_exit() {
         if !table.is_empty() {
             eprintln!("{table}");
         }
+        eprint!("{}", ranges::table());
     }
     static ONCE: Once = Once::new();
     // Safety: `print` is a function of this library, which is never unloaded, and touches nothing that ends earlier.

@@ -35,6 +35,7 @@ mod memory;
 mod module;
 mod pinned;
 mod queue;
+mod ranges;
 mod refused;
 mod registry;
 mod reports;
