@@ -87,7 +87,7 @@ proptest! {
         capacity in 110usize..300,
     ) {
         let temperature = if hot { 1.0 } else { 0.7 };
-        let model = model(VOCAB, seed);
+        let model = model(&Cpu, VOCAB, seed);
         let groups = groups(seed, &prompts, members, new, temperature);
         let roomy = EngineLimits::for_lengths(80, 32, 64);
         let plain = generate(&model, roomy, &groups);
@@ -110,7 +110,7 @@ proptest! {
 
 #[test]
 fn one_thread_and_three_give_the_same_bits() {
-    let model = model(VOCAB, 5);
+    let model = model(&Cpu, VOCAB, 5);
     let groups = groups(5, &[40, 3, 64, 17], 4, 20, 1.0);
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

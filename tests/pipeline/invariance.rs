@@ -1,6 +1,7 @@
 //! The loss and its gradient do not depend on how a batch is packed or split.
 
 use patarm::model::Batch;
+use patarm::ops::Cpu;
 use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
 use patarm::train::sft::{Example, micro_batches};
@@ -20,7 +21,7 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32], limit: f64) {
 
 /// Loss and gradient of SFT examples in micro-batches of up to `capacity` tokens.
 fn sft(examples: &[Example], capacity: usize) -> (f64, Vec<f32>) {
-    let mut learner = Learner::new(model(VOCAB, 1), AdamWConfig::default(), 512).unwrap();
+    let mut learner = Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
     let count: usize = examples.iter().map(|e| e.mask.iter().filter(|m| **m).count()).sum();
     let mut loss = 0.0;
     for (mut batch, targets) in micro_batches(examples, capacity).unwrap() {
@@ -59,7 +60,7 @@ fn a_prompt_computed_once_has_the_gradient_of_whole_sequences() {
     let prompt = tokens(0, 33);
     let completions: Vec<Vec<u32>> = [9, 1, 20, 14].iter().enumerate().map(|(i, n)| tokens(1 + i as u64, *n)).collect();
     let weight = |member: usize| [0.7, -1.3, 0.4, 0.2][member] / 44.0;
-    let learner = || Learner::new(model(VOCAB, 1), AdamWConfig::default(), 512).unwrap();
+    let learner = || Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
 
     let mut plain = learner();
     for (member, completion) in completions.iter().enumerate() {

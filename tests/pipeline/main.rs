@@ -1,5 +1,9 @@
 //! Promises of the whole pipeline: decoding equals training bit for bit, splits do not matter, a resumed run is the run.
 
+#[cfg(has_cuda)]
+#[allow(dead_code)] // what ops alone need
+#[path = "../ops/cuda_device.rs"]
+mod cuda_device;
 mod equality;
 mod invariance;
 mod resume;

@@ -6,7 +6,7 @@ use patarm::data::synthetic::{self, Suite, SuiteConfig};
 use patarm::data::{Message, Role};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3, Qwen3Config};
-use patarm::ops::Cpu;
+use patarm::ops::Backend;
 use patarm::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
 use patarm::train::judgements::JudgePair;
 use patarm::train::rl::PairSource;
@@ -20,16 +20,16 @@ pub fn config(vocab: usize) -> Qwen3Config {
     config.num_hidden_layers = 2;
     config.num_attention_heads = 4;
     config.num_key_value_heads = 2;
-    config.head_dim = 16;
+    config.head_dim = 32;
     config.intermediate_size = 40;
     config.initializer_range = 0.3;
     config
 }
 
-pub fn model(vocab: usize, seed: u64) -> Qwen3<Cpu> {
+pub fn model<B: Backend>(backend: &B, vocab: usize, seed: u64) -> Qwen3<B> {
     let config = config(vocab);
     let weights = random_weights(&config, seed);
-    Qwen3::new(&Cpu, config, &weights, 512).unwrap()
+    Qwen3::new(backend, config, &weights, 512).unwrap()
 }
 
 /// The synthetic suite with its tokenizer and judge prompt.
@@ -50,8 +50,8 @@ impl World {
         }
     }
 
-    pub fn model(&self) -> Qwen3<Cpu> {
-        model(self.tokenizer.vocab_size().next_multiple_of(16), 3)
+    pub fn model<B: Backend>(&self, backend: &B) -> Qwen3<B> {
+        model(backend, self.tokenizer.vocab_size().next_multiple_of(16), 3)
     }
 }
 
