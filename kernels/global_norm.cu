@@ -1,7 +1,7 @@
-// Sum of squares of all gradients: the square of the global norm, for clipping.
+// The global norm of all gradients, for clipping: the root of the sum of their squares. It stays on the device, where AdamW reads it.
 //
-// Shapes: gradient [len] f32, parts [gridDim.x] f64, total [1] f64. Squares and sums in f64, which f32 could not hold for
-// elements above 1e19. Not finite when any element is not.
+// Shapes: gradient [len] f32, parts [gridDim.x] f64, norm [1] f64. Squares and sums in f64, which f32 could not hold for
+// elements above 1e19; the root is correctly rounded, as the CPU's. Not finite when any element is not.
 //
 // Floor in bytes: 4 * len. Beyond it: 16 bytes a block for the parts.
 // Order of sums: a thread adds its elements in order (the grid depends on len alone, so which ones are always the same), a
@@ -33,11 +33,11 @@ extern "C" __global__ void __launch_bounds__(GLOBAL_NORM_THREADS)
     }
 }
 
-// One warp: total = sum of `count` parts.
+// One warp: norm = root of the sum of `count` parts; 0 without parts.
 extern "C" __global__ void __launch_bounds__(WARP)
-    global_norm_total_f64(double *__restrict__ total, const double *__restrict__ parts, int count) {
+    global_norm_total_f64(double *__restrict__ norm, const double *__restrict__ parts, int count) {
     double sum = 0.0;
     for (int i = threadIdx.x; i < count; i += WARP) sum += parts[i];
     sum = warp_sum(sum);
-    if (threadIdx.x == 0) *total = sum;
+    if (threadIdx.x == 0) *norm = __dsqrt_rn(sum);
 }

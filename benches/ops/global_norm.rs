@@ -11,7 +11,11 @@ fn bench(criterion: &mut Criterion) {
         let gradient = vec![0.01f32; len];
         group.throughput(Throughput::Bytes(4 * len as u64));
         group.bench_function(format!("{len}"), |bencher| {
-            bencher.iter(|| Cpu.global_norm(GlobalNorm { gradient: &gradient[..] }).expect("cannot fail"));
+            let mut norm = [0.0];
+            bencher.iter(|| {
+                let args = GlobalNorm { norm: &mut norm[..], gradient: &gradient[..] };
+                Cpu.global_norm(args).expect("cannot fail");
+            });
         });
     }
     group.finish();

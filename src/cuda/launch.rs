@@ -15,6 +15,7 @@ pub enum Argument {
     I32(i32),
     U32(u32),
     F32(f32),
+    F64(f64),
     /// An offset or count that may exceed 2³² (`size_t`).
     Size(usize),
 }
@@ -25,7 +26,7 @@ impl Argument {
     /// Bytes that the kernel reads.
     const fn bytes(self) -> usize {
         match self {
-            Self::Pointer(_) | Self::Size(_) => 8,
+            Self::Pointer(_) | Self::Size(_) | Self::F64(_) => 8,
             Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
         }
     }
@@ -77,6 +78,7 @@ impl Cuda {
                 Argument::I32(value) => builder.arg(value),
                 Argument::U32(value) => builder.arg(value),
                 Argument::F32(value) => builder.arg(value),
+                Argument::F64(value) => builder.arg(value),
                 Argument::Size(value) => builder.arg(value),
             };
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::parameters::Matrix;
 use super::rope::rope_table;
 use super::{ParameterTable, Qwen3Config};
+use crate::ops::adamw::{Prepared, Tensor};
 use crate::ops::{Backend, OpError};
+use crate::tensor::Mut;
 
 /// Prepared weights of one layer.
 pub struct LayerWeights<B: Backend> {
@@ -78,7 +80,33 @@ impl<B: Backend> Qwen3<B> {
         self.rope_rows
     }
 
-    /// Makes the prepared weights anew from the master weights.
+    /// Master weights and what an update has to know of them: every tensor in the order of the arena, with the prepared weight
+    /// that it brings up to date; matrices decay by `weight_decay`, norm weights do not.
+    pub fn tensors(&mut self, weight_decay: f32) -> (Mut<'_, B, f32>, Vec<Tensor<'_, B>>) {
+        let Self { backend, table, master, layers, head, .. } = self;
+        let matrix = |weight, matrix: &Matrix| {
+            let prepared = Some(Prepared { weight, sizes: matrix.sizes });
+            Tensor { range: matrix.range.clone(), weight_decay, prepared }
+        };
+        let mut tensors = Vec::with_capacity(4 * layers.len() + 3);
+        // An embedding that is not the head as well is looked up in the master weights.
+        if table.embedding != table.head {
+            tensors.push(Tensor { range: table.embedding.range.clone(), weight_decay, prepared: None });
+        }
+        tensors.push(matrix(head, &table.head));
+        for (weights, places) in layers.iter_mut().zip(&table.layers) {
+            tensors.push(matrix(&mut weights.qkv, &places.qkv));
+            tensors.push(matrix(&mut weights.o, &places.o));
+            tensors.push(matrix(&mut weights.gate_up, &places.gate_up));
+            tensors.push(matrix(&mut weights.down, &places.down));
+        }
+        let (_, norms) = table.decay_ranges();
+        tensors.push(Tensor { range: norms, weight_decay: 0.0, prepared: None });
+        tensors.sort_by_key(|tensor| tensor.range.start);
+        (backend.view_mut(master, 0..table.arena_len()), tensors)
+    }
+
+    /// Makes the prepared weights anew from the master weights, after these were changed by other hands than an update's.
     pub fn refresh(&mut self) -> Result<(), OpError> {
         let Self { backend, table, master, layers, head, .. } = self;
         let prepare = |weight: &mut B::Weight, matrix: &Matrix| {

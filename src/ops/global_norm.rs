@@ -1,14 +1,21 @@
-//! The Euclidean norm of all gradients, for clipping.
+//! The Euclidean norm of all gradients, for clipping. It stays on the device: the optimizer's update reads it there.
 
-use super::{Cost, OpError};
-use crate::tensor::{Device, Ref, View};
+use super::{Check, Cost, OpResult};
+use crate::tensor::{Device, Mut, Ref, View};
 
-/// What to sum the squares of.
+/// What to sum the squares of, and where the root of their sum goes.
 pub struct GlobalNorm<'a, D: Device> {
+    /// [1]
+    pub norm: Mut<'a, D, f64>,
+    /// [len]
     pub gradient: Ref<'a, D, f32>,
 }
 
 impl<D: Device> GlobalNorm<'_, D> {
+    pub fn check(&self) -> OpResult {
+        Check("global_norm").size("norm", self.norm.len(), 1)
+    }
+
     pub fn cost(&self) -> Cost {
         let len = self.gradient.len() as u64;
         Cost { bytes: 4 * len, flops: 2 * len }
@@ -17,5 +24,5 @@ impl<D: Device> GlobalNorm<'_, D> {
 
 pub trait Norm: Device {
     /// √Σ g², summed in f64 in a fixed order; not finite when any element is not.
-    fn global_norm(&self, args: GlobalNorm<'_, Self>) -> Result<f64, OpError>;
+    fn global_norm(&self, args: GlobalNorm<'_, Self>) -> OpResult;
 }

@@ -43,6 +43,8 @@ pub struct Optimizer<D: Device> {
     /// [arena] each
     pub moment1: D::Buffer<f32>,
     pub moment2: D::Buffer<f32>,
+    /// [1], of the latest gradient
+    norm: D::Buffer<f64>,
     /// Updates so far.
     pub updates: u64,
 }
@@ -50,12 +52,14 @@ pub struct Optimizer<D: Device> {
 impl<D: Device> Optimizer<D> {
     pub fn new(device: &D, config: AdamWConfig, arena_len: usize) -> Result<Self, DeviceError> {
         let [moment1, moment2] = device.named("moments", || [device.zeros(arena_len), device.zeros(arena_len)]);
-        Ok(Self { config, moment1: moment1?, moment2: moment2?, updates: 0 })
+        let norm = device.named("gradient norm", || device.zeros(1))?;
+        Ok(Self { config, moment1: moment1?, moment2: moment2?, norm, updates: 0 })
     }
 }
 
 impl<B: Backend> Optimizer<B> {
-    /// Clips the gradient and updates the model's weights, unless the gradient is not finite.
+    /// Clips the gradient and updates the model's weights, prepared ones included, unless the gradient is not finite. Waits
+    /// once, when all the work has been asked for: to learn the norm.
     pub fn update(
         &mut self,
         model: &mut Qwen3<B>,
@@ -63,32 +67,32 @@ impl<B: Backend> Optimizer<B> {
         learning_rate: f64,
     ) -> Result<Update, OpError> {
         let backend = model.backend.clone();
-        let len = model.table.arena_len();
-        let gradient_norm = backend.global_norm(GlobalNorm { gradient: backend.view(gradient, 0..len) })?;
-        if !gradient_norm.is_finite() {
-            return Ok(Update { gradient_norm, applied: false });
-        }
-        // As torch.nn.utils.clip_grad_norm_: the scale never exceeds 1.
-        let clip = self.config.clip_norm;
-        let scale = if clip > 0.0 { (clip / (gradient_norm + 1e-6)).min(1.0) } else { 1.0 };
-        self.updates += 1;
-        let (matrices, norms) = model.table.decay_ranges();
-        for (range, weight_decay) in [(matrices, self.config.weight_decay), (norms, 0.0)] {
-            backend.adamw(AdamW {
-                weight: backend.view_mut(&mut model.master, range.clone()),
-                moment1: backend.view_mut(&mut self.moment1, range.clone()),
-                moment2: backend.view_mut(&mut self.moment2, range.clone()),
-                gradient: backend.view(gradient, range),
-                gradient_scale: scale as f32,
-                learning_rate: learning_rate as f32,
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                epsilon: self.config.epsilon,
-                weight_decay,
-                step: self.updates,
-            })?;
-        }
-        model.refresh()?;
-        Ok(Update { gradient_norm, applied: true })
+        let arena = 0..model.table.arena_len();
+        let Self { config, moment1, moment2, norm, updates } = self;
+        backend.global_norm(GlobalNorm {
+            norm: backend.view_mut(norm, 0..1),
+            gradient: backend.view(gradient, arena.clone()),
+        })?;
+        let (weight, tensors) = model.tensors(config.weight_decay);
+        backend.adamw(AdamW {
+            weight,
+            moment1: backend.view_mut(moment1, arena.clone()),
+            moment2: backend.view_mut(moment2, arena.clone()),
+            gradient: backend.view(gradient, arena),
+            tensors,
+            norm: backend.view(norm, 0..1),
+            clip_norm: config.clip_norm,
+            learning_rate: learning_rate as f32,
+            beta1: config.beta1,
+            beta2: config.beta2,
+            epsilon: config.epsilon,
+            step: *updates + 1,
+        })?;
+        let mut read = [0.0];
+        backend.read(backend.view(norm, 0..1), &mut read)?;
+        let [gradient_norm] = read;
+        let applied = gradient_norm.is_finite();
+        *updates += u64::from(applied);
+        Ok(Update { gradient_norm, applied })
     }
 }

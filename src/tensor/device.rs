@@ -40,6 +40,7 @@ pub struct DeviceError(pub String);
 /// | activations, residual stream, keys and values, and their gradients (`Compute`) | f32 | bf16 |
 /// | master weights, weight gradients, moments, logits, log-probabilities | f32 | f32 |
 /// | token ids, positions, row indices | u32 | u32 |
+/// | the gradient's norm | f64 | f64 |
 pub trait Device: Clone + Send + Sync + 'static {
     type Compute: Element;
     type Buffer<T: Element>: Send + Sync;

@@ -5,6 +5,7 @@ use std::fmt::{self, Debug};
 /// The element types that buffers and files may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
+    F64,
     F32,
     F16,
     Bf16,
@@ -15,6 +16,7 @@ impl DType {
     /// Bytes of one element.
     pub const fn bytes(self) -> usize {
         match self {
+            Self::F64 => 8,
             Self::F32 | Self::U32 => 4,
             Self::F16 | Self::Bf16 => 2,
         }
@@ -24,6 +26,7 @@ impl DType {
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::F64 => "F64",
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
@@ -37,6 +40,9 @@ pub trait Element: bytemuck::Pod + PartialEq + Debug + Send + Sync + 'static {
     const DTYPE: DType;
 }
 
+impl Element for f64 {
+    const DTYPE: DType = DType::F64;
+}
 impl Element for f32 {
     const DTYPE: DType = DType::F32;
 }

@@ -161,7 +161,9 @@ pub fn write_tensors(path: &Path, tensors: &[NamedTensor<'_>], dtype: DType) -> 
         DType::Bf16 => {
             (Dtype::BF16, |values| values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect())
         }
-        DType::U32 => return Err(error(path, "weights are written as F32, F16 or BF16, not U32")),
+        DType::F64 | DType::U32 => {
+            return Err(error(path, format!("weights are written as F32, F16 or BF16, not {dtype}")));
+        }
     };
     let data: Vec<Vec<u8>> = tensors.iter().map(|tensor| encode(tensor.values)).collect();
     let views = tensors

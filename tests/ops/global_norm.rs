@@ -6,10 +6,12 @@ mod cuda;
 use patarm::ops::Cpu;
 use patarm::ops::global_norm::{GlobalNorm, Norm};
 
-use crate::numbers::{normal, on_threads};
+use crate::numbers::{normal, on_threads, refused};
 
 fn norm(gradient: &[f32]) -> f64 {
-    Cpu.global_norm(GlobalNorm { gradient }).unwrap()
+    let mut norm = [f64::NAN];
+    Cpu.global_norm(GlobalNorm { norm: &mut norm, gradient }).unwrap();
+    norm[0]
 }
 
 #[test]
@@ -32,6 +34,11 @@ fn what_is_not_a_number_shows_wherever_it_stands() {
             assert!(!norm(&gradient).is_finite(), "{bad} at {place}");
         }
     }
+}
+
+#[test]
+fn a_place_for_one_norm_is_asked_for() {
+    assert!(refused(Cpu.global_norm(GlobalNorm { norm: &mut [0.0; 2], gradient: &[1.0] })).contains("`norm`"));
 }
 
 #[test]

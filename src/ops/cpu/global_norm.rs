@@ -3,16 +3,18 @@
 use rayon::prelude::*;
 
 use super::Cpu;
-use crate::ops::OpError;
+use crate::ops::OpResult;
 use crate::ops::global_norm::{GlobalNorm, Norm};
 
 /// Elements of one partial sum: fixed, so that the sum does not depend on the threads.
 const CHUNK: usize = 16_384;
 
 impl Norm for Cpu {
-    fn global_norm(&self, args: GlobalNorm<'_, Self>) -> Result<f64, OpError> {
+    fn global_norm(&self, args: GlobalNorm<'_, Self>) -> OpResult {
+        args.check()?;
         let partial: Vec<f64> = args.gradient.par_chunks(CHUNK).map(sum_of_squares).collect();
-        Ok(partial.iter().sum::<f64>().sqrt())
+        args.norm[0] = partial.iter().sum::<f64>().sqrt();
+        Ok(())
     }
 }
 

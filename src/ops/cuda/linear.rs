@@ -19,15 +19,23 @@ pub struct RoundedWeight {
 
 impl RoundedWeight {
     /// All of it, if it was made for `sizes`.
-    pub(super) fn view(&self, op: &'static str, cuda: &Cuda, sizes: LinearSizes) -> Result<View<'_, bf16>, OpError> {
+    pub fn view(&self, op: &'static str, cuda: &Cuda, sizes: LinearSizes) -> Result<View<'_, bf16>, OpError> {
         self.check(op, sizes)?;
         Ok(cuda.view(&self.values, 0..sizes.len()))
     }
 
-    fn check(&self, op: &'static str, sizes: LinearSizes) -> OpResult {
+    pub(super) fn check(&self, op: &'static str, sizes: LinearSizes) -> OpResult {
         Check(op).that(self.sizes == sizes, || {
             format!("argument `weight` was made for {:?}, but `sizes` is {sizes:?}", self.sizes)
         })
+    }
+
+    /// Where it begins, for kernels that write many copies and find them in a table.
+    pub(super) fn address(&mut self) -> u64 {
+        match self.values.argument() {
+            Argument::Pointer(address) => address,
+            other => unreachable!("a buffer's argument is a pointer, not {other:?}"),
+        }
     }
 }
 

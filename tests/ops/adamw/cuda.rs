@@ -1,53 +1,152 @@
-//! AdamW on the CUDA device: the CPU's bits.
+//! AdamW on the CUDA device: the CPU's bits, and the copies that `linear_prepare` makes.
 
+use half::bf16;
 use patarm::cuda::Cuda;
 use patarm::ops::Cpu;
-use patarm::ops::adamw::{AdamW, AdamWStep};
+use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::tensor::Device;
 
-use super::args;
+use super::{HALVED, Place, State, UNCLIPPED, matrix, odd_places, plain};
 use crate::cuda_device::{devices, download, upload};
-use crate::numbers::{bits, normal};
+use crate::numbers::{bits, normal, refused};
 
-/// Three steps on the device, from arrays that start `offset` elements into their buffers.
-fn three(device: &Cuda, len: usize, offset: usize) -> [Vec<f32>; 3] {
-    let padded = |values: Vec<f32>| upload(device, &[vec![f32::NAN; offset], values].concat());
-    let mut state = [normal(1, len), vec![0.0; len], vec![0.0; len]].map(padded);
-    let place = offset..offset + len;
-    for step in 1..=3 {
-        let gradient = padded(normal(10 + step, len));
-        let host = args(&mut [], &mut [], &mut [], &[], step);
-        let [weight, moment1, moment2] = state.each_mut().map(|buffer| device.view_mut(buffer, place.clone()));
-        let numbers = AdamW {
-            weight,
-            moment1,
-            moment2,
-            gradient: device.view(&gradient, place.clone()),
-            gradient_scale: host.gradient_scale,
-            learning_rate: host.learning_rate,
-            beta1: host.beta1,
-            beta2: host.beta2,
-            epsilon: host.epsilon,
-            weight_decay: host.weight_decay,
-            step,
-        };
-        device.adamw(numbers).unwrap();
-    }
-    state.each_ref().map(|buffer| download(device, buffer)[offset..].to_vec())
+type Copy = <Cuda as Linear>::Weight;
+
+fn values(device: &Cuda, copy: &Copy, sizes: LinearSizes) -> Vec<u16> {
+    let values: Vec<bf16> = device.download(copy.view("a test", device, sizes).unwrap()).unwrap();
+    values.into_iter().map(bf16::to_bits).collect()
+}
+
+/// Bits of all copies.
+fn copies(state: &State<Cuda>) -> Vec<Vec<u16>> {
+    let prepared = state.prepared.iter().zip(&state.places);
+    prepared.filter_map(|(weight, place)| Some(values(&state.device, weight.as_ref()?, place.2?))).collect()
+}
+
+/// What `linear_prepare` makes of the weights as they are.
+fn prepared_anew(state: &State<Cuda>) -> Vec<Vec<u16>> {
+    let (device, weights) = (&state.device, state.weights());
+    let made = |(range, _, sizes): &Place| {
+        let sizes = (*sizes)?;
+        let master = upload(device, &weights[range.clone()]);
+        let mut copy = device.linear_weight(sizes).unwrap();
+        device.linear_prepare(&mut copy, device.view(&master, 0..sizes.len()), sizes).unwrap();
+        Some(values(device, &copy, sizes))
+    };
+    state.places.iter().filter_map(made).collect()
+}
+
+/// The CPU's three arenas after steps, behind `offset` elements that are no numbers.
+fn on_the_cpu(places: (usize, Vec<Place>), offset: usize, steps: u64, clip: (f64, f64)) -> [Vec<u32>; 3] {
+    State::new(&Cpu, places, offset).steps(steps, clip).bits()
 }
 
 #[test]
-fn three_steps_have_the_cpus_bits_from_any_alignment() {
-    for len in [0, 1, 3, 4, 5, 1000, 3001] {
-        let (mut w, mut m, mut v) = (normal(1, len), vec![0.0; len], vec![0.0; len]);
-        for step in 1..=3 {
-            Cpu.adamw(args(&mut w, &mut m, &mut v, &normal(10 + step, len), step)).unwrap();
+fn steps_have_the_cpus_bits_and_copies_are_the_prepared_weights() {
+    for device in devices() {
+        for offset in [0, 1] {
+            let state = State::new(device, odd_places(), offset).steps(3, HALVED);
+            assert!(state.bits() == on_the_cpu(odd_places(), offset, 3, HALVED), "{device:?}, {offset} elements on");
+            assert!(copies(&state) == prepared_anew(&state), "{device:?}, {offset} elements on");
         }
-        let expected = [w, m, v].map(|x| bits(&x));
+    }
+}
+
+#[test]
+fn one_tensor_of_any_length_has_the_cpus_bits() {
+    for len in [0, 1, 3, 4, 5, 1000, 3001, 16_384, 16_385] {
+        let expected = on_the_cpu(plain(len), 0, 2, UNCLIPPED);
         for device in devices() {
-            for offset in [0, 1] {
-                assert_eq!(three(device, len, offset).map(|x| bits(&x)), expected, "{len}, {offset} elements on");
+            assert!(State::new(device, plain(len), 0).steps(2, UNCLIPPED).bits() == expected, "{len}");
+        }
+    }
+}
+
+#[test]
+fn gradients_are_scaled_as_on_the_cpu() {
+    // Norms around the clip norm, where the scale is just below 1, and far from it; clipping off.
+    let clips = [(3.0, 1.0), (1e300, 1.0), (1.0, 1.0), (1.0 - 1e-6, 1.0), (0.7, 0.3), (0.5, 1.0), (0.0, 1.0), (9.0, 0.0)];
+    for device in devices() {
+        for clip in clips {
+            let state = State::new(device, plain(100), 0).steps(2, clip);
+            assert!(state.bits() == on_the_cpu(plain(100), 0, 2, clip), "{device:?}, norm and clip norm {clip:?}");
+        }
+    }
+}
+
+#[test]
+fn a_norm_that_is_not_finite_changes_nothing() {
+    for device in devices() {
+        let mut state = State::new(device, odd_places(), 0).steps(1, HALVED);
+        // Other weights than those that were copied: copying again would show.
+        state.arenas[0] = upload(device, &vec![7.0; state.len]);
+        let before = (state.bits(), copies(&state));
+        for norm in [f64::NAN, f64::INFINITY, -f64::INFINITY] {
+            for clip_norm in [0.0, 1.0] {
+                state.step(&normal(3, state.len), (norm, clip_norm), 2).unwrap();
+                assert!((state.bits(), copies(&state)) == before, "norm {norm}, clipped to {clip_norm}");
             }
         }
+    }
+}
+
+#[test]
+fn a_step_has_the_same_bits_every_time() {
+    for device in devices() {
+        let run = || {
+            let state = State::new(device, odd_places(), 0).steps(2, HALVED);
+            (state.bits(), copies(&state))
+        };
+        assert!(run() == run());
+    }
+}
+
+/// The table of tensors stays on the device between steps; another model's tensors, or others of the same, must replace it.
+#[test]
+fn models_that_take_turns_do_not_meet_each_others_tensors() {
+    let places = |decay: f32| (300, vec![(0..200, decay, matrix(10, 20)), (208..300, 0.0, None)]);
+    for device in devices() {
+        let mut states = [0.1, 0.3, 0.1].map(|decay| State::new(device, places(decay), 0));
+        for step in 1..=2 {
+            for state in &mut states {
+                state.step(&normal(10 + step, 300), HALVED, step).unwrap();
+            }
+        }
+        for (state, decay) in states.iter().zip([0.1, 0.3, 0.1]) {
+            assert!(state.bits() == on_the_cpu(places(decay), 0, 2, HALVED), "decay {decay}");
+            assert!(copies(state) == prepared_anew(state), "decay {decay}");
+        }
+        // Ranges change, addresses and lengths do not.
+        let [state, ..] = &mut states;
+        let before = state.bits();
+        state.places = vec![(4..204, 0.1, matrix(10, 20)), (208..300, 0.0, None)];
+        state.step(&normal(5, 300), HALVED, 3).unwrap();
+        assert_eq!(state.bits()[0][..4], before[0][..4]);
+        assert_ne!(state.bits()[0][203], before[0][203]);
+    }
+}
+
+/// Large weights: what is beyond bf16 becomes infinity, and ties go to even, as `linear_prepare` has it.
+#[test]
+fn copies_round_as_prepared_weights_do() {
+    let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 - 1.0 / 256.0, f32::MAX, -f32::MAX, f32::MIN_POSITIVE / 4.0, -0.0];
+    for device in devices() {
+        let mut state = State::new(device, (ties.len(), vec![(0..ties.len(), 0.0, matrix(ties.len(), 1))]), 0);
+        state.arenas[0] = upload(device, &ties);
+        // A gradient of 0 on moments of 0 leaves weights as they are.
+        state.step(&vec![0.0; ties.len()], UNCLIPPED, 1).unwrap();
+        assert_eq!(bits(&download(device, &state.arenas[0])), ties.map(f32::to_bits));
+        let expected = ties.map(|tie| bf16::from_f32(tie).to_bits());
+        assert_eq!(copies(&state), [expected]);
+        assert_eq!(prepared_anew(&state), [expected]);
+    }
+}
+
+#[test]
+fn a_copy_made_for_other_sizes_is_named() {
+    for device in devices() {
+        let mut state = State::new(device, (6, vec![(0..6, 0.1, matrix(2, 3))]), 0);
+        state.places[0].2 = matrix(3, 2);
+        assert!(refused(state.step(&[0.0; 6], UNCLIPPED, 1)).contains("was made for"));
     }
 }

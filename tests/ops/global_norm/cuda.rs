@@ -4,12 +4,15 @@ use patarm::cuda::Cuda;
 use patarm::ops::global_norm::{GlobalNorm, Norm};
 use patarm::tensor::Device;
 
-use crate::cuda_device::{devices, upload};
+use crate::cuda_device::{devices, download, upload};
 use crate::numbers::normal;
 
 fn norm(device: &Cuda, gradient: &[f32]) -> f64 {
     let buffer = upload(device, gradient);
-    device.global_norm(GlobalNorm { gradient: device.view(&buffer, 0..gradient.len()) }).unwrap()
+    let mut norm = upload(device, &[f64::NAN]);
+    let gradient = device.view(&buffer, 0..gradient.len());
+    device.global_norm(GlobalNorm { norm: device.view_mut(&mut norm, 0..1), gradient }).unwrap();
+    download(device, &norm)[0]
 }
 
 #[test]
