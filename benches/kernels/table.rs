@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use half::bf16;
 use patarm::cuda::{Buffer, Cuda, Emulation};
-use patarm::ops::adamw::{AdamW, AdamWStep};
+use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
 use patarm::ops::attention::{Attention, AttentionBackward, AttentionForward, AttentionSizes, Run, SegmentTable};
+use patarm::ops::global_norm::{GlobalNorm, Norm};
 use patarm::ops::head::{Head, HeadGradient, HeadLoss, TokenLoss};
 use patarm::ops::linear::{Linear, LinearForward, LinearSizes};
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
@@ -194,21 +195,29 @@ impl Bench {
     }
 
     fn adamw(&self) {
-        let (d, len) = (&self.device, self.tokens * HIDDEN);
+        let (d, sizes) = (&self.device, LinearSizes { out_features: self.tokens, in_features: HIDDEN });
+        let len = sizes.len();
         let [mut weight, mut moment1, mut moment2] = [(); 3].map(|()| self.floats(len));
         let gradient = self.floats(len);
-        self.row("adamw", Cost { bytes: 28 * len as u64, flops: 14 * len as u64 }, || {
+        let mut norm = d.zeros::<f64>(1).expect("memory");
+        self.row("global norm", Cost { bytes: 4 * len as u64, flops: 2 * len as u64 }, || {
+            d.global_norm(GlobalNorm { norm: d.view_mut(&mut norm, 0..1), gradient: d.view(&gradient, 0..len) })
+        });
+        let mut copy = d.linear_weight(sizes).expect("memory");
+        self.row("adamw", Cost { bytes: 30 * len as u64, flops: 14 * len as u64 }, || {
+            let prepared = Some(Prepared { weight: &mut copy, sizes });
             d.adamw(AdamW {
                 weight: d.view_mut(&mut weight, 0..len),
                 moment1: d.view_mut(&mut moment1, 0..len),
                 moment2: d.view_mut(&mut moment2, 0..len),
                 gradient: d.view(&gradient, 0..len),
-                gradient_scale: 1.0,
+                tensors: vec![Tensor { range: 0..len, weight_decay: 0.1, prepared }],
+                norm: d.view(&norm, 0..1),
+                clip_norm: 1.0,
                 learning_rate: 1e-4,
                 beta1: 0.9,
                 beta2: 0.95,
                 epsilon: 1e-8,
-                weight_decay: 0.1,
                 step: 10,
             })
         });

@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, Throughput};
 use patarm::ops::Cpu;
-use patarm::ops::adamw::{AdamW, AdamWStep};
+use patarm::ops::adamw::{AdamW, AdamWStep, Tensor};
 
 /// The arenas of nano and mini.
 fn bench(criterion: &mut Criterion) {
@@ -18,12 +18,13 @@ fn bench(criterion: &mut Criterion) {
                     moment1: &mut moment1,
                     moment2: &mut moment2,
                     gradient: &gradient,
-                    gradient_scale: 1.0,
+                    tensors: vec![Tensor { range: 0..len, weight_decay: 0.1, prepared: None }],
+                    norm: &[1.0][..],
+                    clip_norm: 0.0,
                     learning_rate: 1e-4,
                     beta1: 0.9,
                     beta2: 0.95,
                     epsilon: 1e-8,
-                    weight_decay: 0.1,
                     step: 10,
                 };
                 Cpu.adamw(args).expect("sizes fit");

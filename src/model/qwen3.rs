@@ -121,3 +121,33 @@ impl<B: Backend> Qwen3<B> {
         prepare(head, &table.head)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parameters::random_weights;
+    use crate::ops::Cpu;
+
+    #[test]
+    fn an_update_reaches_every_parameter_once_and_norms_do_not_decay() {
+        for tied in [true, false] {
+            let mut config = Qwen3Config::named("nano").unwrap();
+            config.tie_word_embeddings = tied;
+            let mut model = Qwen3::new(&Cpu, config.clone(), &random_weights(&config, 1), 16).unwrap();
+            let (table, (master, tensors)) = (model.table.clone(), model.tensors(0.5));
+            assert_eq!(master.len(), table.arena_len());
+            assert!(tensors.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+            for parameter in table.parameters() {
+                let range = parameter.range();
+                let holds =
+                    |tensor: &&Tensor<'_, Cpu>| tensor.range.start <= range.start && range.end <= tensor.range.end;
+                let homes: Vec<_> = tensors.iter().filter(holds).collect();
+                let [home] = homes[..] else { panic!("{} lies in {} tensors", parameter.name, homes.len()) };
+                assert_eq!(home.weight_decay, if parameter.shape.len() == 2 { 0.5 } else { 0.0 }, "{}", parameter.name);
+            }
+            // All that `refresh` prepares: four matrices a layer and the head.
+            let prepared = tensors.iter().filter(|tensor| tensor.prepared.is_some()).count();
+            assert_eq!(prepared, 4 * config.num_hidden_layers + 1, "tied {tied}");
+        }
+    }
+}

@@ -2,7 +2,8 @@
 
 use patarm::cuda::Cuda;
 use patarm::ops::Cost;
-use patarm::ops::adamw::{AdamW, AdamWStep};
+use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
+use patarm::ops::global_norm::{GlobalNorm, Norm};
 use patarm::ops::head::{Head, HeadGradient, HeadLoss, TokenLoss};
 use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
@@ -22,7 +23,7 @@ pub fn run(device: &Cuda, table: &mut Table) {
     for cols in [1024, 4096] {
         swiglu(device, table, cols);
     }
-    adamw(device, table, 1 << 20);
+    adamw(device, table);
     head(device, table, 64, 20_000);
 }
 
@@ -98,22 +99,45 @@ fn swiglu(device: &Cuda, table: &mut Table, cols: usize) {
     table.add(&case, device, &counters);
 }
 
-fn adamw(device: &Cuda, table: &mut Table, len: usize) {
+/// Matrices with and without a copy for products, and norms, as a model has them: one launch for all.
+fn adamw(device: &Cuda, table: &mut Table) {
+    let matrices = [(1024, 512), (320, 64), (1, 8192)]
+        .map(|(out_features, in_features)| LinearSizes { out_features, in_features });
+    let mut copies = matrices.map(|sizes| device.linear_weight(sizes).unwrap());
+    let mut tensors: Vec<Tensor<'_, Cuda>> = Vec::new();
+    let mut len = 0;
+    let mut place = |elements: usize| {
+        len += elements;
+        len - elements..len
+    };
+    for (sizes, weight) in matrices.into_iter().zip(&mut copies) {
+        tensors.push(Tensor {
+            range: place(sizes.len()),
+            weight_decay: 0.1,
+            prepared: Some(Prepared { weight, sizes }),
+        });
+    }
+    for (elements, weight_decay) in [(300_000, 0.1), (2048, 0.0)] {
+        tensors.push(Tensor { range: place(elements), weight_decay, prepared: None });
+    }
     let [mut weight, mut moment1, mut moment2] = [(); 3].map(|()| floats(device, len));
-    let gradient = floats(device, len);
+    let (gradient, mut norm) = (floats(device, len), device.zeros::<f64>(1).unwrap());
     let mut cost = Cost::default();
     let counters = counted(device, || {
+        let gradient = device.view(&gradient, 0..len);
+        device.global_norm(GlobalNorm { norm: device.view_mut(&mut norm, 0..1), gradient }).unwrap();
         let args = AdamW::<Cuda> {
             weight: device.view_mut(&mut weight, 0..len),
             moment1: device.view_mut(&mut moment1, 0..len),
             moment2: device.view_mut(&mut moment2, 0..len),
-            gradient: device.view(&gradient, 0..len),
-            gradient_scale: 1.0,
+            gradient,
+            tensors,
+            norm: device.view(&norm, 0..1),
+            clip_norm: 1.0,
             learning_rate: 1e-3,
             beta1: 0.9,
             beta2: 0.95,
             epsilon: 1e-8,
-            weight_decay: 0.1,
             step: 1,
         };
         cost = args.cost();
@@ -121,6 +145,12 @@ fn adamw(device: &Cuda, table: &mut Table, len: usize) {
     });
     let case = format!("adamw {len}");
     assert_near_floor(&case, &counters, &["adamw_f32"], cost);
+    assert_near_floor(
+        &format!("{case}, global norm"),
+        &counters,
+        &["global_norm_parts_f64"],
+        Cost { bytes: 4 * len as u64, flops: 0 },
+    );
     table.add(&case, device, &counters);
 }
 

@@ -11,7 +11,9 @@ use crate::cuda_device::devices;
 use crate::generation::generate;
 use crate::golden::{Golden, assert_near, assert_near_l2, ids};
 use crate::model::{assert_gradients, learner, logits, one_sequence, packed, shared_prefix};
-use crate::optimizer::ten_steps;
+use crate::optimizer::{
+    a_gradient_that_is_not_finite_leaves_no_trace, ten_steps, updates_leave_no_prepared_weight_behind,
+};
 
 /// Relative L2 error of a gradient.
 const GRADIENT: f64 = 0.05;
@@ -63,6 +65,14 @@ fn ten_steps_lower_the_loss_as_on_the_cpu() {
         assert!((got - drop).abs() <= 0.01 * drop, "{device:?}: the loss falls by {got}, on the CPU by {drop}");
         let (again, after_again) = ten_steps(device, &golden);
         assert!(steps == again && after == after_again, "{device:?}: the same bits every time");
+    }
+}
+
+#[test]
+fn updates_keep_prepared_weights_up_to_date_and_bad_gradients_leave_no_trace() {
+    for device in devices() {
+        updates_leave_no_prepared_weight_behind(device);
+        a_gradient_that_is_not_finite_leaves_no_trace(device);
     }
 }
 

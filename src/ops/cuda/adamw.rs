@@ -37,7 +37,8 @@ fn rows(tensors: &mut [Tensor<'_, Cuda>]) -> Result<(Vec<Row>, usize), OpError> 
         let ([s0, s1], [l0, l1], [c0, c1]) = (words(range.start as u64), words(range.len() as u64), words(copy));
         rows.push([s0, s1, l0, l1, c0, c1, blocks as u32, weight_decay.to_bits()]);
         blocks += range.len().div_ceil(kernels::ADAMW_BLOCK_ELEMENTS as usize);
-        Check("adamw").that(blocks <= COUNT_MAX, || format!("takes up to {COUNT_MAX} blocks, these tensors need more"))?;
+        Check("adamw")
+            .that(blocks <= COUNT_MAX, || format!("takes up to {COUNT_MAX} blocks, these tensors need more"))?;
     }
     Ok((rows, blocks))
 }

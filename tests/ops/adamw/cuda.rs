@@ -65,7 +65,8 @@ fn one_tensor_of_any_length_has_the_cpus_bits() {
 #[test]
 fn gradients_are_scaled_as_on_the_cpu() {
     // Norms around the clip norm, where the scale is just below 1, and far from it; clipping off.
-    let clips = [(3.0, 1.0), (1e300, 1.0), (1.0, 1.0), (1.0 - 1e-6, 1.0), (0.7, 0.3), (0.5, 1.0), (0.0, 1.0), (9.0, 0.0)];
+    let clips =
+        [(3.0, 1.0), (1e300, 1.0), (1.0, 1.0), (1.0 - 1e-6, 1.0), (0.7, 0.3), (0.5, 1.0), (0.0, 1.0), (9.0, 0.0)];
     for device in devices() {
         for clip in clips {
             let state = State::new(device, plain(100), 0).steps(2, clip);
@@ -129,7 +130,8 @@ fn models_that_take_turns_do_not_meet_each_others_tensors() {
 /// Large weights: what is beyond bf16 becomes infinity, and ties go to even, as `linear_prepare` has it.
 #[test]
 fn copies_round_as_prepared_weights_do() {
-    let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 - 1.0 / 256.0, f32::MAX, -f32::MAX, f32::MIN_POSITIVE / 4.0, -0.0];
+    let ties =
+        [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 - 1.0 / 256.0, f32::MAX, -f32::MAX, f32::MIN_POSITIVE / 4.0, -0.0];
     for device in devices() {
         let mut state = State::new(device, (ties.len(), vec![(0..ties.len(), 0.0, matrix(ties.len(), 1))]), 0);
         state.arenas[0] = upload(device, &ties);
