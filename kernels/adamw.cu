@@ -103,6 +103,7 @@ extern "C" __global__ void __launch_bounds__(ADAMW_THREADS)
     __syncthreads();
     const Share share = shared;
     if (!share.finite) return;
+    // Else stores would have to find out which memory it lies in, because it comes from shared memory.
     __builtin_assume(__isGlobal(share.copy));
     const Constants c{beta1, beta2, step_size, inverse_root_correction, epsilon};
     weight += share.start, moment1 += share.start, moment2 += share.start, gradient += share.start;

@@ -25,7 +25,7 @@ type Latest = Mutex<Option<Table>>;
 fn rows(tensors: &mut [Tensor<'_, Cuda>]) -> Result<(Vec<Row>, usize), OpError> {
     let mut blocks = 0;
     let mut rows = Vec::with_capacity(tensors.len());
-    for Tensor { range, weight_decay, prepared } in tensors.iter_mut().filter(|tensor| !tensor.range.is_empty()) {
+    for Tensor { range, weight_decay, prepared } in tensors {
         let copy = match prepared {
             Some(prepared) => {
                 prepared.weight.check("adamw", prepared.sizes)?;
@@ -33,10 +33,14 @@ fn rows(tensors: &mut [Tensor<'_, Cuda>]) -> Result<(Vec<Row>, usize), OpError> 
             }
             None => 0,
         };
+        let len = range.len();
+        if len == 0 {
+            continue;
+        }
         let words = |number: u64| [number as u32, (number >> 32) as u32];
-        let ([s0, s1], [l0, l1], [c0, c1]) = (words(range.start as u64), words(range.len() as u64), words(copy));
+        let ([s0, s1], [l0, l1], [c0, c1]) = (words(range.start as u64), words(len as u64), words(copy));
         rows.push([s0, s1, l0, l1, c0, c1, blocks as u32, weight_decay.to_bits()]);
-        blocks += range.len().div_ceil(kernels::ADAMW_BLOCK_ELEMENTS as usize);
+        blocks += len.div_ceil(kernels::ADAMW_BLOCK_ELEMENTS as usize);
         Check("adamw")
             .that(blocks <= COUNT_MAX, || format!("takes up to {COUNT_MAX} blocks, these tensors need more"))?;
     }

@@ -147,8 +147,11 @@ fn copies_round_as_prepared_weights_do() {
 #[test]
 fn a_copy_made_for_other_sizes_is_named() {
     for device in devices() {
-        let mut state = State::new(device, (6, vec![(0..6, 0.1, matrix(2, 3))]), 0);
-        state.places[0].2 = matrix(3, 2);
-        assert!(refused(state.step(&[0.0; 6], UNCLIPPED, 1)).contains("was made for"));
+        // An empty one too, for which there is nothing to launch.
+        for (made_for, asked_for, len) in [(matrix(2, 3), matrix(3, 2), 6), (matrix(0, 3), matrix(3, 0), 0)] {
+            let mut state = State::new(device, (6, vec![(0..len, 0.1, made_for)]), 0);
+            state.places[0].2 = asked_for;
+            assert!(refused(state.step(&[0.0; 6], UNCLIPPED, 1)).contains("was made for"));
+        }
     }
 }
