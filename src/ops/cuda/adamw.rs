@@ -79,9 +79,10 @@ impl AdamWStep for Cuda {
             Argument::F32(constants.epsilon),
         ];
         let grid = Grid { blocks, threads: (kernels::ADAMW_THREADS, 1), dynamic_shared_bytes: 0 };
-        // Safety: the order is the kernel's. `args.check` holds the four views to one length, the ranges of the table to that length
-        // and apart from each other, and each range to the sizes of its copy; `rows` holds each copy to these sizes, and `args`
-        // borrows the copies for writing. The table has a row for each of the count.
+        // Safety: the order is the kernel's. `args.check` holds the four views to one length, the ranges of the table to that
+        // length and apart from each other, and each range to the sizes of its copy; `rows` holds each copy to these sizes, and
+        // `args` borrows the copies for writing; they are whole buffers, which start on 256 bytes. The table has a row for each
+        // of the count.
         unsafe { self.launch(&kernels::ADAMW_F32, grid, arguments) }?;
         Ok(())
     }
