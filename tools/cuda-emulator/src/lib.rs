@@ -4,6 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`loader`] | [`load`]: the emulator in place of the CUDA driver, for tests |
+//! | [`arena`] | for programs that lend out stretches of their allocations themselves |
 //! | [`fatbin`] | the container of `nvcc -fatbin`: which PTX a device runs |
 //! | [`ptx`] | PTX text → syntax tree |
 //! | [`ir`] | syntax tree → [`ir::Program`]: instructions over rows of registers, with source lines and meeting points |
@@ -14,6 +15,7 @@
 //! | [`options`], [`fault`], [`counters`] | how a device behaves, what it reports, what it counts |
 //! | [`driver`] | the `cu*` entry points: contexts, streams, events, graphs, memory, modules, launches |
 
+pub mod arena;
 pub mod counters;
 #[allow(non_snake_case)] // entry points carry the names that C gives them
 mod driver;

@@ -133,7 +133,7 @@ fn open(path: &Path, soname: &'static CStr, mark: &CStr) -> Result<(), LoadError
 }
 
 /// A function of the driver library, if the emulator is what is loaded under its name.
-fn symbol(name: &CStr) -> Option<*mut c_void> {
+pub(crate) fn symbol(name: &CStr) -> Option<*mut c_void> {
     // Safety: looks up what is loaded, without loading anything.
     let handle = unsafe { libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
     if handle.is_null() {

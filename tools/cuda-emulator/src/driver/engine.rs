@@ -233,6 +233,15 @@ impl Engine {
         self.device.memory.copy(to, from, n).map_err(failure)
     }
 
+    /// A stretch of an allocation that the program lends out itself.
+    pub fn lend(&mut self, address: u64, bytes: u64) -> Result<(), Failure> {
+        self.device.memory.lend(address, bytes).map_err(failure)
+    }
+
+    pub fn take_back(&mut self, address: u64) -> Result<(), Failure> {
+        self.device.memory.take_back(address).map_err(failure)
+    }
+
     /// The live allocation that holds this address: its start and size.
     pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
         self.device.memory.allocation(address)

@@ -1,7 +1,8 @@
 //! Device memory: allocating, freeing, and what pointers are.
 //!
 //! An allocation is made when it is asked for; a stream-ordered free takes effect in its place in the stream. Addresses
-//! are never used twice, so a pointer that outlived its allocation is always recognised.
+//! are never used twice, so a pointer that outlived its allocation is always recognised. A program that lends out stretches
+//! of its allocations itself tells the emulator so by `patarm_emulator_lend` and `_take_back`.
 
 use std::ffi::c_void;
 
@@ -125,6 +126,24 @@ extern "C" fn cuMemAllocFromPoolAsync(slot: Out<u64>, bytes: usize, pool: *mut c
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeAsync(address: u64, stream: *mut c_void) -> u32 {
     entry("cuMemFreeAsync", || on_stream(stream, |context, serial| context.free_in_stream(serial, address)))
+}
+
+/// From its turn in the stream on, the program uses `bytes` at `address`, inside an allocation, as a buffer of its own.
+#[unsafe(no_mangle)]
+extern "C" fn patarm_emulator_lend(address: u64, bytes: usize, stream: *mut c_void) -> u32 {
+    entry("patarm_emulator_lend", || {
+        let lend = Work::device(move |engine| engine.lend(address, bytes as u64));
+        on_stream(stream, |context, serial| context.submit(serial, lend).map(|_| ()))
+    })
+}
+
+/// The end of such a buffer.
+#[unsafe(no_mangle)]
+extern "C" fn patarm_emulator_take_back(address: u64, stream: *mut c_void) -> u32 {
+    entry("patarm_emulator_take_back", || {
+        let take_back = Work::device(move |engine| engine.take_back(address));
+        on_stream(stream, |context, serial| context.submit(serial, take_back).map(|_| ()))
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -1,5 +1,5 @@
 //! Device memory: an address range of its own with guard gaps; addresses are never used again; a bit a byte says whether it
-//! was ever written.
+//! was ever written. A program that hands out stretches of its allocations itself can say so: see `arena.rs`.
 
 use std::cell::Cell;
 
@@ -17,31 +17,63 @@ const GUARD: u64 = 4096;
 #[derive(Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
-/// One allocation. It stays in the list when it is freed, so that a report can name it.
-struct Allocation {
-    start: u64,
-    size: u64,
-    bytes: Vec<u8>,
+/// One allocation, or a stretch of one that the program lent out itself. It stays in the list when it is freed, so that a
+/// report can name it.
+pub(super) struct Allocation {
+    pub start: u64,
+    pub size: u64,
+    pub bytes: Vec<u8>,
     /// A bit a byte.
-    written: Vec<u64>,
-    races: Races,
-    freed: bool,
+    pub written: Vec<u64>,
+    pub races: Races,
+    pub state: State,
     /// Kernels may not write it (`.const`).
-    constant: bool,
+    pub constant: bool,
+    /// Whether it lies within another allocation, an arena.
+    pub lent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Live,
+    Freed,
+    /// Its program lends it out in stretches, and only those can be touched.
+    Arena,
 }
 
 impl Allocation {
-    fn what(&self) -> String {
-        format!("allocation of {} bytes at {:#x}", self.size, self.start)
+    /// `size` bytes that nobody has written.
+    pub fn fresh(start: u64, size: usize, checks: bool) -> Self {
+        Allocation {
+            start,
+            size: size as u64,
+            bytes: vec![0; size],
+            written: vec![0; if checks { size.div_ceil(64) } else { 0 }],
+            races: Races::default(),
+            state: State::Live,
+            constant: false,
+            lent: false,
+        }
+    }
+
+    /// Forgets the contents.
+    pub fn close(&mut self, state: State) {
+        (self.bytes, self.written, self.races, self.state) = (Vec::new(), Vec::new(), Races::default(), state);
+    }
+
+    pub fn what(&self) -> String {
+        let kind = if self.lent { "buffer" } else { "allocation" };
+        format!("{kind} of {} bytes at {:#x}", self.size, self.start)
     }
 }
 
 pub struct GlobalMemory {
-    allocations: Vec<Allocation>,
+    /// By address; an arena comes before what it lent out.
+    pub(super) allocations: Vec<Allocation>,
     next: u64,
     used: u64,
     limit: u64,
-    checks: bool,
+    pub(super) checks: bool,
     /// Allocation that the last access hit: the next one most likely does too.
     last: Cell<usize>,
     /// What orders the blocks of the launch that runs.
@@ -71,30 +103,24 @@ impl GlobalMemory {
         let start = self.next;
         self.next = (start + bytes + GUARD).next_multiple_of(ALIGN);
         self.used += bytes;
-        self.allocations.push(Allocation {
-            start,
-            size: bytes,
-            bytes: vec![0; size],
-            written: vec![0; if self.checks { size.div_ceil(64) } else { 0 }],
-            races: Races::default(),
-            freed: false,
-            constant: false,
-        });
+        self.allocations.push(Allocation::fresh(start, size, self.checks));
         Ok(start)
     }
 
+    /// Frees an allocation. An arena goes with the stretches that it lent out, which must all have been taken back.
     pub fn free(&mut self, address: u64) -> Result<(), Fault> {
-        let found = self.allocations.binary_search_by_key(&address, |a| a.start).ok();
-        match found.map(|i| &mut self.allocations[i]) {
-            Some(a) if !a.freed => {
-                a.freed = true;
-                (a.bytes, a.written, a.races) = (Vec::new(), Vec::new(), Races::default());
-                self.used -= a.size;
-                Ok(())
-            }
-            Some(a) => Err(illegal(address, format!("free: the {} was freed before", a.what()))),
-            None => Err(illegal(address, format!("free: no allocation begins here; {}", self.near(address)))),
+        let first = self.allocations.partition_point(|a| a.start < address);
+        let Some(a) = self.allocations.get(first).filter(|a| a.start == address && !a.lent) else {
+            return Err(illegal(address, format!("free: no allocation begins here; {}", self.near(address))));
+        };
+        match a.state {
+            State::Freed => return Err(illegal(address, format!("free: the {} was freed before", a.what()))),
+            State::Arena => self.close_arena(first)?,
+            State::Live => {}
         }
+        self.allocations[first].close(State::Freed);
+        self.used -= self.allocations[first].size;
+        Ok(())
     }
 
     /// Kernels may not write this allocation any more.
@@ -114,12 +140,13 @@ impl GlobalMemory {
 
     /// Live allocations, (address, bytes).
     pub fn live(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.allocations.iter().filter(|a| !a.freed).map(|a| (a.start, a.size))
+        self.allocations.iter().filter(|a| a.state != State::Freed && !a.lent).map(|a| (a.start, a.size))
     }
 
     /// The live allocation that holds this address: its start and size.
     pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
-        self.find(address, 1).ok().map(|i| (self.allocations[i].start, self.allocations[i].size))
+        let i = self.outer(address).filter(|i| self.allocations[*i].state != State::Freed)?;
+        Some((self.allocations[i].start, self.allocations[i].size))
     }
 
     /// Copies to the host; bytes that nobody has written are a fault.
@@ -187,7 +214,7 @@ impl GlobalMemory {
     fn find(&self, address: u64, len: u64) -> Result<usize, String> {
         if let Some(a) = self.allocations.get(self.last.get()) {
             let at = address.wrapping_sub(a.start);
-            if at < a.size && len <= a.size - at && !a.freed {
+            if at < a.size && len <= a.size - at && a.state == State::Live {
                 return Ok(self.last.get());
             }
         }
@@ -199,20 +226,24 @@ impl GlobalMemory {
         let Some(i) = after.checked_sub(1) else { return Err(self.near(address)) };
         let a = &self.allocations[i];
         let at = address - a.start;
-        if a.freed && at < a.size.max(1) {
+        if a.state == State::Freed && at < a.size.max(1) {
             return Err(format!("{at} bytes into the {}, which was freed", a.what()));
         }
-        if a.freed || at > a.size || len > a.size - at {
+        if a.state != State::Live || at > a.size || len > a.size - at {
             return Err(self.near(address));
         }
         self.last.set(i);
         Ok(i)
     }
 
-    fn near(&self, address: u64) -> String {
+    pub(super) fn near(&self, address: u64) -> String {
         let after = self.allocations.partition_point(|a| a.start <= address);
         let distance = |a: &Allocation| {
-            let freed = if a.freed { " (freed)" } else { "" };
+            let freed = match a.state {
+                State::Live => "",
+                State::Freed => " (freed)",
+                State::Arena => " (an arena, which has lent nothing there)",
+            };
             match address.checked_sub(a.start + a.size) {
                 Some(0) => format!("just past the end of the {}{freed}", a.what()),
                 Some(beyond) => format!("{beyond} bytes past the end of the {}{freed}", a.what()),
@@ -299,7 +330,7 @@ impl GlobalMemory {
     }
 }
 
-fn illegal(address: u64, message: String) -> Fault {
+pub(super) fn illegal(address: u64, message: String) -> Fault {
     Fault::host(FaultKind::IllegalAddress, Some(address), message)
 }
 

@@ -206,3 +206,39 @@ fn contexts_copy_to_each_other() {
     to.memcpy_dtod(&source, &mut target).unwrap();
     assert_eq!(to.clone_dtoh(&target).unwrap(), [1, 2, 3]);
 }
+
+#[test]
+fn stretches_that_a_program_lends_itself_are_checked_like_allocations() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let watch = cuda_emulator::arena::Watch::find().unwrap();
+    let handle = stream.cu_stream().cast();
+    // Safety: freed below.
+    let arena = unsafe { result::malloc_sync(4096) }.unwrap();
+    // Safety: addresses are checked by the emulator; the host's bytes outlive the calls.
+    let (write, read) = unsafe {
+        let write = |at: u64, bytes: &[u8]| result::memcpy_htod_async(arena + at, bytes, stream.cu_stream());
+        let read = |at: u64, bytes: &mut [u8]| result::memcpy_dtoh_async(bytes, arena + at, stream.cu_stream());
+        (write, read)
+    };
+    assert!(watch.lend(arena, 16, handle) && watch.lend(arena + 16, 16, handle));
+    write(0, &[1; 16]).unwrap();
+    assert!(watch.take_back(arena, handle) && watch.lend(arena, 8, handle), "each in its turn in the stream");
+    write(0, &[2; 8]).unwrap();
+    write(16, &[3; 16]).unwrap();
+    let mut back = [0; 8];
+    read(0, &mut back).unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(back, [2; 8]);
+    assert!(watch.take_back(arena, handle) && watch.take_back(arena + 16, handle));
+    stream.synchronize().unwrap();
+    // Safety: nothing uses it any more.
+    unsafe { result::free_sync(arena) }.unwrap();
+    // Safety: as above.
+    let arena = unsafe { result::malloc_sync(4096) }.unwrap();
+    assert!(watch.lend(arena, 16, handle));
+    // Safety: the emulator refuses it.
+    unsafe { result::memset_d8_async(arena + 8, 1, 9, stream.cu_stream()) }.unwrap();
+    assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert!(cuda_emulator::reports().contains("buffer of 16 bytes"));
+}
