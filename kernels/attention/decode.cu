@@ -9,7 +9,7 @@
 // at the end in order. A sequence of one split is then done; of several, (maximum, sum, output not yet divided) go to scratch
 // in f32 and a second kernel joins them in the order of the splits.
 //
-// splits [splits, 4]: segment, first key, keys, and the first of its `queries` places in scratch, or ATTENTION_NO_PLACE for the
+// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` places in scratch, or ATTENTION_NO_PLACE for the
 // only split of its segment. parts [places, q_heads, DIM] f32, stats [places, q_heads, 2] f32: maximum in powers of two, sum.
 //
 // Precision and NaN: as in forward.cu (a NaN or infinity in V shows in the rows of the same split).
@@ -146,6 +146,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     Shared<DIM> &shared = *reinterpret_cast<Shared<DIM> *>(dynamic);
     const int thread = threadIdx.x, warp = thread / WARP, lane = thread % WARP;
     const uint4 split = splits[blockIdx.x / kv_heads];
+    if (split.z == 0) return;  // fills the list up to a size that comes again
     const int kv_head = blockIdx.x % kv_heads, group = q_heads / kv_heads;
     const Segment segment = load_segment(segments, split.x);
     const int first = split.y, left = split.z, rows = segment.queries * group;
@@ -229,7 +230,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
 }
 
 // Joins the splits of a query and head: a warp each. joins [joins, 4]: query, place of its first split in `parts`, places from
-// a split to the next, splits.
+// a split to the next, splits (0: none).
 template <int DIM>
 __device__ __forceinline__ void join(bf16 *__restrict__ out, float *__restrict__ log_sum_exp,
                                      const float *__restrict__ parts, const float *__restrict__ stats,
@@ -239,6 +240,7 @@ __device__ __forceinline__ void join(bf16 *__restrict__ out, float *__restrict__
     if (which >= static_cast<long long>(joins_count) * q_heads) return;
     const int head = which % q_heads;
     const uint4 row = joins[which / q_heads];
+    if (row.w == 0) return;  // as above
     const auto part = [&](unsigned split) {
         return (static_cast<size_t>(row.y) + static_cast<size_t>(split) * row.z) * q_heads + head;
     };

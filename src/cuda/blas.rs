@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::CudaStream;
 use half::bf16;
 
-use super::{Cuda, CudaError, View, ViewMut};
+use super::arena::{Arena, Block};
+use super::work::Work;
+use super::{Cuda, CudaError, View, ViewMut, ledger};
 use crate::tensor::{DType, Element};
 
 /// What NVIDIA recommends for Hopper; ample for Ampere.
@@ -49,7 +51,7 @@ pub struct Product<'a, T> {
 /// The library and what it said about the shapes so far.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
-    workspace: CudaSlice<u8>,
+    workspace: Block,
     plans: Mutex<HashMap<Shape, Plan>>,
 }
 
@@ -60,7 +62,7 @@ unsafe impl Sync for Blas {}
 
 /// What a choice of algorithm may depend on. The library counts in columns, so its first factor is our second, its rows our
 /// columns.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     /// (m, n, k) of the library
     sizes: [usize; 3],
@@ -70,6 +72,15 @@ struct Shape {
     out: DType,
     /// Of the addresses of A, B and C.
     alignments: [u32; 3],
+}
+
+/// A product as the library is asked for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Call {
+    shape: Shape,
+    /// Of A, B and C.
+    addresses: [u64; 3],
+    accumulate: bool,
 }
 
 /// Descriptions of a product and its algorithm.
@@ -110,16 +121,60 @@ pub(super) fn is_present() -> bool {
 }
 
 impl Blas {
-    pub fn new(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
+    pub fn new(arena: &Arc<Arena>) -> Result<Self, CudaError> {
         if !is_present() {
             return Err(CudaError::NoBlas);
         }
         let failed = CudaError::product("making a handle");
         let handle = result::create_handle().map_err(failed)?;
-        // Safety: products write their workspace before they read it.
-        let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) };
-        let workspace = workspace.map_err(CudaError::driver("allocating the workspace of matrix products"))?;
+        let workspace = ledger::under("products", || arena.lend(WORKSPACE_BYTES))?;
         Ok(Self { handle, workspace, plans: Mutex::default() })
+    }
+}
+
+impl Blas {
+    /// Puts a product on a stream. It was made by [`Cuda::product`], which held it to its views.
+    pub fn send(&self, call: &Call, stream: &CudaStream) -> Result<(), CudaError> {
+        let Call { shape, addresses, accumulate } = call;
+        let [n, m, k] = shape.sizes;
+        let failed = || CudaError::product(format!("multiplying [{m}, {k}] by [{k}, {n}]"));
+        let Blas { handle, workspace, plans } = self;
+        let mut plans = plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= PLANS_MAX {
+            plans.clear();
+        }
+        let plan = match plans.entry(*shape) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(Plan::new(*handle, shape).map_err(failed())?)
+            }
+        };
+        let [first, second, output] = addresses.map(|address| address as *mut c_void);
+        let [a_layout, b_layout, c_layout] = plan.layouts;
+        let (alpha, beta) = (1f32, if *accumulate { 1f32 } else { 0f32 });
+        // Safety: `Cuda::product` held the factors and the output to their views, the output borrowed for writing; the
+        // workspace is used in the order of the one stream; alpha and beta are read before the call returns.
+        unsafe {
+            result::matmul(
+                *handle,
+                plan.description,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                first,
+                a_layout,
+                second,
+                b_layout,
+                output,
+                c_layout,
+                output,
+                c_layout,
+                &plan.algorithm,
+                workspace.address as *mut c_void,
+                WORKSPACE_BYTES,
+                stream.cu_stream().cast(),
+            )
+        }
+        .map_err(failed())
     }
 }
 
@@ -227,44 +282,6 @@ impl Cuda {
             out: T::DTYPE,
             alignments: addresses.map(|address| (1 << address.trailing_zeros().min(ALIGNMENT_MAX.ilog2())) as u32),
         };
-        let failed = || CudaError::product(format!("multiplying [{m}, {k}] by [{k}, {n}]"));
-        self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
-        let Blas { handle, workspace, plans } = self.blas();
-        let mut plans = plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() >= PLANS_MAX {
-            plans.clear();
-        }
-        let plan = match plans.entry(shape) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(*handle, &shape).map_err(failed())?)
-            }
-        };
-        let [first, second, output] = addresses.map(|address| address as *mut c_void);
-        let [a_layout, b_layout, c_layout] = plan.layouts;
-        let (alpha, beta) = (1f32, if accumulate { 1f32 } else { 0f32 });
-        // Safety: the assertions above hold the factors and the output to their views, the output borrowed for writing; the
-        // workspace is used in the order of the one stream; alpha and beta are read before the call returns.
-        unsafe {
-            result::matmul(
-                *handle,
-                plan.description,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
-                first,
-                a_layout,
-                second,
-                b_layout,
-                output,
-                c_layout,
-                output,
-                c_layout,
-                &plan.algorithm,
-                workspace.device_ptr(self.stream()).0 as *mut c_void,
-                WORKSPACE_BYTES,
-                self.stream().cu_stream().cast(),
-            )
-        }
-        .map_err(failed())
+        self.submit(Work::Product(Call { shape, addresses, accumulate }))
     }
 }

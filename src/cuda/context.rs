@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 
+use super::arena::Arena;
 use super::blas::Blas;
 use super::kernels::{ARCHITECTURES, IMAGES};
-use super::ledger::Ledger;
 use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
@@ -36,7 +36,7 @@ struct Opened {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     blas: Blas,
-    ledger: Arc<Ledger>,
+    arena: Arc<Arena>,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
     /// Dynamic shared memory that a launch of each function may have, in bytes.
@@ -58,7 +58,6 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(CudaError::driver(format!("opening device {ordinal}")))?;
         // Safety: all work goes to one stream, whose order keeps reads behind writes and frees behind both.
         unsafe { context.disable_event_tracking() };
-        keep_freed_memory(&context);
         let asking = || CudaError::driver(format!("asking about device {ordinal}"));
         let name = context.name().map_err(asking())?;
         if emulation == Emulation::Refused && name.starts_with("Emulated") {
@@ -72,10 +71,20 @@ impl Cuda {
             }
             other => other,
         })?;
-        let blas = Blas::new(&stream)?;
-        let (ledger, kept) = (Arc::default(), Mutex::default());
+        let arena = Arc::new(Arena::new(&context, &stream));
+        let blas = Blas::new(&arena)?;
         let shared_allowed = functions.iter().map(|_| AtomicUsize::new(SHARED_BYTES_UNASKED)).collect();
-        let opened = Opened { context, stream, blas, ledger, functions, shared_allowed, name, capability, kept };
+        let opened = Opened {
+            context,
+            stream,
+            blas,
+            arena,
+            functions,
+            shared_allowed,
+            name,
+            capability,
+            kept: Mutex::default(),
+        };
         Ok(Self { opened: Arc::new(opened) })
     }
 
@@ -110,8 +119,8 @@ impl Cuda {
         &self.opened.stream
     }
 
-    pub(super) fn ledger(&self) -> &Arc<Ledger> {
-        &self.opened.ledger
+    pub(super) fn arena(&self) -> &Arc<Arena> {
+        &self.opened.arena
     }
 
     pub(super) fn blas(&self) -> &Blas {
@@ -131,20 +140,6 @@ impl fmt::Debug for Cuda {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = self.opened.capability;
         write!(f, "Cuda({}, sm_{major}{minor})", self.opened.name)
-    }
-}
-
-/// Lets memory that buffers give back stay with the program. Else the driver returns it to the system at every wait, and the
-/// next buffer takes longer to make than a small kernel takes to run. A device without memory pools goes on as it is.
-fn keep_freed_memory(context: &CudaContext) {
-    let mut pool = std::ptr::null_mut();
-    let mut bytes = u64::MAX;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // Safety: the driver writes a handle of a pool that lives as long as the device, and reads eight bytes.
-    unsafe {
-        if sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().is_ok() {
-            let _ = sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result();
-        }
     }
 }
 

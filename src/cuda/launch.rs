@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use cudarc::driver::{LaunchConfig, PushKernelArg, sys};
+use cudarc::driver::{CudaStream, LaunchConfig, PushKernelArg, sys};
 
 use super::kernels::Kernel;
+use super::work::Work;
 use super::{Cuda, CudaError};
 
 /// An argument of a kernel. Views turn into pointers by [`super::View::argument`] and its like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Argument {
     /// Address in device memory; 0 is null.
     Pointer(u64),
@@ -42,11 +43,21 @@ impl Argument {
 }
 
 /// Blocks, threads of a block (x, y), and bytes of dynamic shared memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
     pub blocks: usize,
     pub threads: (u32, u32),
     pub dynamic_shared_bytes: usize,
+}
+
+/// A launch with all it takes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Launch {
+    /// [`Kernel::index`]
+    index: usize,
+    name: &'static str,
+    grid: Grid,
+    arguments: Box<[Argument]>,
 }
 
 impl Cuda {
@@ -68,11 +79,19 @@ impl Cuda {
         grid: Grid,
         arguments: [Argument; N],
     ) -> Result<(), CudaError> {
-        let function = self.function(kernel.index);
-        let mut builder = self.stream().launch_builder(function);
         for (place, (argument, size)) in arguments.iter().zip(kernel.sizes).enumerate() {
             let bytes = argument.bytes();
             assert_eq!(bytes, size, "{}: argument {place} has {bytes} bytes, the kernel takes {size}", kernel.name);
+        }
+        self.submit(Work::Launch(Launch { index: kernel.index, name: kernel.name, grid, arguments: arguments.into() }))
+    }
+
+    /// Puts a launch on a stream. It was made by [`Self::launch`], whose caller promised what makes it sound.
+    pub(super) fn send_launch(&self, launch: &Launch, stream: &CudaStream) -> Result<(), CudaError> {
+        let Launch { index, name, grid, arguments } = launch;
+        let function = self.function(*index);
+        let mut builder = stream.launch_builder(function);
+        for argument in arguments {
             match argument {
                 Argument::Pointer(value) => builder.arg(value),
                 Argument::I32(value) => builder.arg(value),
@@ -82,13 +101,13 @@ impl Cuda {
                 Argument::Size(value) => builder.arg(value),
             };
         }
-        let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = grid;
+        let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = *grid;
         let failed = |doing: &str| {
-            let what = format!("{doing} {}", kernel.name);
+            let what = format!("{doing} {name}");
             |source| CudaError::Driver { what, source }
         };
         // Asked for once: the driver takes as long for it as for a launch.
-        let allowed = self.shared_allowed(kernel.index);
+        let allowed = self.shared_allowed(*index);
         if dynamic_shared_bytes > allowed.load(Ordering::Relaxed) {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let asked = function.set_attribute(attribute, dynamic_shared_bytes as i32);
@@ -102,7 +121,7 @@ impl Cuda {
             block_dim: (x, y, 1),
             shared_mem_bytes: u32::try_from(dynamic_shared_bytes).expect("launchers bound their shared memory"),
         };
-        // Safety: the caller's promise above.
+        // Safety: the promise of the caller of `launch`.
         unsafe { builder.launch(config) }.map_err(|error| failed("launching")(error))?;
         Ok(())
     }

@@ -3,21 +3,18 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result, sys};
+use cudarc::driver::result;
 use half::bf16;
 
-use super::ledger::{self, Entry};
-use super::nvtx;
-use super::{Argument, Cuda, CudaError};
+use super::arena::Block;
+use super::work::{Notes, Work};
+use super::{Argument, Cuda, CudaError, ledger, nvtx};
 use crate::tensor::{self, Device, DeviceError, Element};
 
-/// Memory of one device, holding `len` elements. Freed on the stream, behind the work that uses it.
+/// Memory of one device, holding `len` elements.
 pub struct Buffer<T> {
-    bytes: CudaSlice<u8>,
-    address: u64,
+    block: Block,
     len: usize,
-    /// Kept for its end.
-    _entry: Entry,
     elements: PhantomData<T>,
 }
 
@@ -99,17 +96,17 @@ impl<T: Element> Buffer<T> {
     fn place(&self, range: &Range<usize>) -> u64 {
         let Range { start, end } = *range;
         assert!(start <= end && end <= self.len, "{start}..{end} is outside a buffer of {} elements", self.len);
-        self.address + (start * size_of::<T>()) as u64
+        self.block.address + (start * size_of::<T>()) as u64
     }
 
     /// The whole buffer, as an argument that a kernel may read and write.
     pub(crate) fn argument(&mut self) -> Argument {
-        Argument::Pointer(self.address)
+        Argument::Pointer(self.block.address)
     }
 
     /// The whole buffer, as an argument that a kernel only reads.
     pub(crate) fn read_argument(&self) -> Argument {
-        Argument::Pointer(self.address)
+        Argument::Pointer(self.block.address)
     }
 
     fn stretch(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
@@ -120,7 +117,7 @@ impl<T: Element> Buffer<T> {
 impl Buffer<f32> {
     /// The memory of the whole buffer as twice as many bf16, for a result that takes its input's place.
     pub(crate) fn halves(&self) -> View<'_, bf16> {
-        View { address: self.address, len: 2 * self.len, elements: PhantomData }
+        View { address: self.block.address, len: 2 * self.len, elements: PhantomData }
     }
 }
 
@@ -132,12 +129,8 @@ impl Cuda {
     }
 
     fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
-        // One byte at least: drivers differ in what they say to an allocation of none.
-        let size = (len * size_of::<T>()).max(1);
-        // Safety: bytes have no invalid values, and kernels write scratch before they read it (the emulator checks that).
-        let bytes = unsafe { self.stream().alloc::<u8>(size) }.map_err(|error| self.no_memory(size, error))?;
-        let (address, _) = bytes.device_ptr(self.stream());
-        Ok(Buffer { address, bytes, len, _entry: self.ledger().enter(size), elements: PhantomData })
+        let block = self.arena().lend(len.saturating_mul(size_of::<T>()))?;
+        Ok(Buffer { block, len, elements: PhantomData })
     }
 
     /// Copies a view to another of the same length, on the device.
@@ -146,21 +139,7 @@ impl Cuda {
         if to.len == 0 {
             return Ok(());
         }
-        let bytes = to.len * size_of::<T>();
-        let failed = || CudaError::driver(format!("copying {bytes} bytes on the device"));
-        self.context().bind_to_thread().map_err(failed())?;
-        // Safety: both views lie inside their buffers; `to` is borrowed for writing, so they do not overlap.
-        unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, self.stream().cu_stream()) }
-            .map_err(failed())
-    }
-
-    fn no_memory(&self, wanted_bytes: usize, error: DriverError) -> CudaError {
-        match (error, self.context().mem_get_info()) {
-            (DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free_bytes, total_bytes))) => {
-                CudaError::OutOfMemory { wanted_bytes, free_bytes, total_bytes, held: self.ledger().table() }
-            }
-            (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), source: other },
-        }
+        self.submit(Work::Copy { to: to.address, from: from.address, bytes: to.len * size_of::<T>() })
     }
 }
 
@@ -172,7 +151,7 @@ impl Device for Cuda {
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>, DeviceError> {
         let mut buffer = self.buffer(len)?;
-        self.stream().memset_zeros(&mut buffer.bytes).map_err(CudaError::driver("clearing a new buffer"))?;
+        self.clear(buffer.stretch(0..len))?;
         Ok(buffer)
     }
 
@@ -196,6 +175,7 @@ impl Device for Cuda {
 
     fn write<T: Element>(&self, to: ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
         assert_eq!(to.len, from.len(), "a view is written from as many elements");
+        assert!(!Notes::are_taken(self.stream()), "replayed work does not write from the host");
         if from.is_empty() {
             return Ok(());
         }
@@ -209,6 +189,7 @@ impl Device for Cuda {
 
     fn read<T: Element>(&self, from: View<'_, T>, to: &mut [T]) -> Result<(), DeviceError> {
         assert_eq!(from.len, to.len(), "a view is read into as many elements");
+        assert!(!Notes::are_taken(self.stream()), "replayed work does not read back");
         let failed = || CudaError::driver(format!("copying {} bytes from the device", from.len * size_of::<T>()));
         self.context().bind_to_thread().map_err(failed())?;
         if !to.is_empty() {
@@ -223,12 +204,20 @@ impl Device for Cuda {
         ledger::under(name, work)
     }
 
+    fn replayed<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        self.replay(work)
+    }
+
+    fn replay_size(&self, rows: usize) -> usize {
+        super::replay_size(rows)
+    }
+
     fn range<R>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
         nvtx::range(name, work)
     }
 
     fn memory_table(&self) -> Option<String> {
-        Some(self.ledger().table())
+        Some(self.arena().table())
     }
 
     fn wait(&self) -> Result<(), DeviceError> {
@@ -239,11 +228,6 @@ impl Device for Cuda {
         if view.len == 0 {
             return Ok(());
         }
-        let bytes = view.len * size_of::<T>();
-        let failed = || CudaError::driver(format!("clearing {bytes} bytes"));
-        self.context().bind_to_thread().map_err(failed())?;
-        // Safety: the view lies inside its buffer and is borrowed for writing; zero bytes are a valid element.
-        unsafe { result::memset_d8_async(view.address, 0, bytes, self.stream().cu_stream()) }.map_err(failed())?;
-        Ok(())
+        Ok(self.submit(Work::Clear { address: view.address, bytes: view.len * size_of::<T>() })?)
     }
 }

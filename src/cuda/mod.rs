@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `context.rs` | [`Cuda`]: opens a device, refuses what cannot work with one clear error each |
 //! | `memory.rs` | buffers and views: [`crate::tensor::Device`] for [`Cuda`] |
+//! | `arena.rs`, `free_list.rs` | where buffers get their memory: chunks of the driver's, lent out and kept |
 //! | `blas.rs` | matrix products by cuBLASLt |
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
 //! | [`ledger`] | who holds how much device memory |
 //! | [`survey`] | what this machine has, for `doctor` |
+//! | `work.rs` | what goes to the stream, as data |
+//! | `replay.rs` | work that comes again, launched as a graph |
 //! | [`nvtx`] | named ranges for profilers |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
@@ -15,18 +18,23 @@
 //! All work of a [`Cuda`] goes to one stream, so it happens in the order of the calls; only reading back waits for it.
 //! Present where the build had nvcc (`cfg(has_cuda)`); libcuda itself is loaded at run time, so the binary starts anywhere.
 
+mod arena;
 mod blas;
 mod context;
 mod error;
+mod free_list;
 pub mod kernels;
 mod launch;
 pub mod ledger;
 mod memory;
 pub mod nvtx;
+mod replay;
 pub mod survey;
+mod work;
 
 pub use blas::{Factor, Product};
 pub use context::{Cuda, Emulation};
 pub use error::CudaError;
 pub use launch::{Argument, Grid};
 pub use memory::{Buffer, View, ViewMut};
+pub use replay::{ReplayCounts, replay_size};

@@ -25,11 +25,23 @@ pub struct HeadOutput<'a, B: Backend> {
 impl<B: Backend> Qwen3<B> {
     /// Runs the layers over a batch. Keys and values go to `pool`; `acts.hidden` [tokens, hidden] is what the head reads.
     pub fn forward(&self, batch: &Batch, pool: &mut KvPool<B>, acts: &mut Activations<B>) -> OpResult {
-        let (b, c, t) = (&self.backend, &self.config, batch.tokens());
+        self.load(batch, pool, acts)?;
+        self.forward_loaded(batch, pool, acts)
+    }
+
+    /// Gives the device all that [`Self::forward_loaded`] reads of a batch.
+    pub fn load(&self, batch: &Batch, pool: &KvPool<B>, acts: &mut Activations<B>) -> OpResult {
+        let (b, t) = (&self.backend, batch.tokens());
         assert!(t <= acts.capacity, "a batch of {t} tokens in activations for {}", acts.capacity);
         b.write(b.view_mut(&mut acts.ids, 0..t), &batch.ids)?;
         b.write(b.view_mut(&mut acts.positions, 0..t), &batch.positions)?;
         b.write(b.view_mut(&mut acts.kv_rows, 0..t), &batch.kv_rows)?;
+        b.attention_prepare(&batch.segments, &self.attention_sizes(pool.rows))
+    }
+
+    /// [`Self::forward`] of the batch that was loaded last: work of the device alone, which can be replayed.
+    pub fn forward_loaded(&self, batch: &Batch, pool: &mut KvPool<B>, acts: &mut Activations<B>) -> OpResult {
+        let (b, c, t) = (&self.backend, &self.config, batch.tokens());
         b.range(
             || format!("forward, {t} tokens"),
             || {

@@ -277,6 +277,12 @@ impl<D: Device> AttentionBackward<'_, D> {
 }
 
 pub trait Attention: Device {
+    /// Makes what a backend needs of a table of segments before the forward pass, which would make it else: inside
+    /// [`Device::replayed`] it may not.
+    fn attention_prepare(&self, _segments: &SegmentTable, _sizes: &AttentionSizes) -> OpResult {
+        Ok(())
+    }
+
     fn attention_forward(&self, args: AttentionForward<'_, Self>) -> OpResult;
     fn attention_backward(&self, args: AttentionBackward<'_, Self>) -> OpResult;
 }

@@ -6,17 +6,19 @@
 //! attention are row-invariant on the CPU backend and draws are keyed by position, so any schedule gives the same text.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::pages::{Lease, Pages};
-use super::{Completion, Finish, Member, PromptGroup};
+use super::pages::Pages;
+use super::schedule::{Pending, Schedule, longest_member};
+use super::{Completion, Member, PromptGroup};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
-use crate::ops::sample::{Draw, Sample};
+use crate::ops::attention::Run;
+use crate::ops::sample::{Draw, Sample, Sampling};
 use crate::ops::{Backend, OpError};
+use crate::random::Stream;
 
 /// Sizes of the engine; none of them changes a completion.
 #[derive(Clone, Copy, Debug)]
@@ -55,22 +57,6 @@ pub enum EngineError {
     Interrupted,
 }
 
-/// A prompt on its way through the model, then held for its members.
-struct Prompt {
-    lease: Lease,
-    /// Members that are not finished.
-    open_members: usize,
-}
-
-/// A completion with at least its first token.
-struct Sequence {
-    group: usize,
-    member: usize,
-    lease: Lease,
-    tokens: Vec<u32>,
-    logprobs: Vec<f32>,
-}
-
 /// Completions of a lane below which another lane is not worth its buffers.
 const LANE_SEQUENCES: usize = 16;
 
@@ -84,6 +70,7 @@ pub struct Engine<B: Backend> {
 struct Lane<B: Backend> {
     limits: EngineLimits,
     pages: Pages,
+    /// Rows of the pages, and behind them one for each token that fills a batch up.
     pool: KvPool<B>,
     acts: Activations<B>,
     /// [rows, vocab] for as many rows as one batch can ask for
@@ -92,13 +79,6 @@ struct Lane<B: Backend> {
     rows: B::Buffer<u32>,
     ids: B::Buffer<u32>,
     logprobs: B::Buffer<f32>,
-}
-
-/// Rows of a batch whose next token is to be drawn.
-#[derive(Default)]
-struct Pending {
-    rows: Vec<u32>,
-    draws: Vec<Draw>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -174,10 +154,12 @@ impl<B: Backend> Lane<B> {
         let logit_rows = (32 << 20) / c.vocab_size;
         let logit_rows = logit_rows.clamp(1, 2 * limits.max_running.max(64));
         let pages = Pages::new(limits.cache_rows, limits.page_size);
+        let fillers = (1..=limits.max_running).map(|rows| b.replay_size(rows) - rows).max().unwrap_or(0);
+        let tokens = limits.max_batch_tokens.max(b.replay_size(limits.max_running));
         b.named("logits", || {
             Ok(Self {
-                pool: KvPool::new(b, c, pages.total() * limits.page_size).map_err(OpError::from)?,
-                acts: Activations::for_inference(b, c, limits.max_batch_tokens).map_err(OpError::from)?,
+                pool: KvPool::new(b, c, pages.rows() + fillers).map_err(OpError::from)?,
+                acts: Activations::for_inference(b, c, tokens).map_err(OpError::from)?,
                 logits: b.zeros(logit_rows * c.vocab_size).map_err(OpError::from)?,
                 rows: b.zeros(logit_rows).map_err(OpError::from)?,
                 ids: b.zeros(logit_rows).map_err(OpError::from)?,
@@ -199,20 +181,20 @@ impl<B: Backend> Lane<B> {
         self.check(model, groups)?;
         // A run that failed half-way has left its pages lent: start from a whole pool.
         self.pages = Pages::new(self.limits.cache_rows, self.limits.page_size);
-        let mut run = Run::new(groups);
-        while !run.done() {
+        let mut schedule = Schedule::new(groups);
+        while !schedule.done() {
             if stop.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(EngineError::Interrupted);
             }
-            self.step(model, &mut run)?;
-            if run.newly_finished > 0 {
-                finished(std::mem::take(&mut run.newly_finished));
+            self.step(model, &mut schedule)?;
+            if schedule.newly_finished > 0 {
+                finished(std::mem::take(&mut schedule.newly_finished));
             }
         }
         let ended = |members: Vec<Option<Completion>>| {
             members.into_iter().map(|c| c.expect("every member has ended")).collect()
         };
-        Ok(run.completions.into_iter().map(ended).collect())
+        Ok(schedule.completions.into_iter().map(ended).collect())
     }
 
     fn check(&self, model: &Qwen3<B>, groups: &[&PromptGroup]) -> Result<(), EngineError> {
@@ -238,20 +220,59 @@ impl<B: Backend> Lane<B> {
     }
 
     /// One forward pass and the draws that follow from it.
-    fn step(&mut self, model: &Qwen3<B>, run: &mut Run<'_>) -> Result<(), EngineError> {
-        run.admit(&mut self.pages, self.limits.max_running);
+    fn step(&mut self, model: &Qwen3<B>, schedule: &mut Schedule<'_>) -> Result<(), EngineError> {
+        schedule.admit(&mut self.pages, self.limits.max_running);
         let mut batch = Batch::default();
         let mut pending = Pending::default();
-        run.push_decodes(&self.pages, &mut batch, &mut pending);
+        schedule.push_decodes(&self.pages, &mut batch, &mut pending);
         let finished_prompts =
-            run.push_prefills(&mut self.pages, self.limits.max_batch_tokens, &mut batch, &mut pending);
+            schedule.push_prefills(&mut self.pages, self.limits.max_batch_tokens, &mut batch, &mut pending);
         assert!(batch.tokens() > 0, "the engine has work but nothing to run");
-        model.forward(&batch, &mut self.pool, &mut self.acts)?;
-        let (ids, logprobs) = self.draw(model, batch.tokens(), &pending)?;
-        run.take_draws(&mut self.pages, &finished_prompts, &ids, &logprobs)
+        let decodes_alone = batch.tokens() == schedule.running.len();
+        let size = model.backend.replay_size(batch.tokens());
+        let drawn = if decodes_alone && size <= self.logit_rows {
+            self.fill_up(size, &mut batch, &mut pending);
+            self.decode(model, &batch, &pending)
+        } else {
+            model.forward(&batch, &mut self.pool, &mut self.acts)?;
+            self.draw(model, batch.tokens(), &pending)
+        };
+        let (ids, logprobs) = drawn?;
+        schedule.take_draws(&mut self.pages, &finished_prompts, &ids, &logprobs)
     }
 
-    /// Draws one token for every pending row, as many rows at a time as there is room for logits.
+    /// Fills a batch of decodes up with tokens that nobody asked for, each a sequence of its own in a row behind the pages:
+    /// the device then meets few different batches, and can replay them.
+    fn fill_up(&self, size: usize, batch: &mut Batch, pending: &mut Pending) {
+        for row in (self.pages.rows() as u32..).take(size - batch.tokens()) {
+            batch.ids.push(0);
+            batch.positions.push(0);
+            batch.kv_rows.push(row);
+            batch.segments.push(1, [Run { start: row, len: 1 }]);
+            pending.rows.push(batch.tokens() as u32 - 1);
+            pending.draws.push(Draw { sampling: Sampling::GREEDY, stream: Stream::new(0), position: 0 });
+        }
+    }
+
+    /// One step of decoding: the forward pass and the logits of all rows as one piece of work for the device, then the draws.
+    fn decode(
+        &mut self,
+        model: &Qwen3<B>,
+        batch: &Batch,
+        pending: &Pending,
+    ) -> Result<(Vec<u32>, Vec<f32>), EngineError> {
+        let (b, n) = (&model.backend, pending.rows.len());
+        model.load(batch, &self.pool, &mut self.acts)?;
+        b.write(b.view_mut(&mut self.rows, 0..n), &pending.rows).map_err(OpError::from)?;
+        b.replayed(|| {
+            model.forward_loaded(batch, &mut self.pool, &mut self.acts)?;
+            let out = b.view_mut(&mut self.logits, 0..n * model.config.vocab_size);
+            model.logits(&self.acts, n, b.view(&self.rows, 0..n), out)
+        })?;
+        self.sample(model, &pending.draws)
+    }
+
+    /// Draws one token for every pending row of the last forward pass, as many rows at a time as there is room for logits.
     fn draw(
         &mut self,
         model: &Qwen3<B>,
@@ -265,205 +286,25 @@ impl<B: Backend> Lane<B> {
             b.write(b.view_mut(&mut self.rows, 0..n), rows).map_err(OpError::from)?;
             let out = b.view_mut(&mut self.logits, 0..n * vocab);
             model.logits(&self.acts, tokens, b.view(&self.rows, 0..n), out)?;
-            b.sample(Sample {
-                ids: b.view_mut(&mut self.ids, 0..n),
-                logprobs: b.view_mut(&mut self.logprobs, 0..n),
-                logits: b.view(&self.logits, 0..n * vocab),
-                draws,
-                vocab,
-            })?;
-            ids.extend(b.download(b.view(&self.ids, 0..n)).map_err(OpError::from)?);
-            logprobs.extend(b.download(b.view(&self.logprobs, 0..n)).map_err(OpError::from)?);
+            let (some_ids, some_logprobs) = self.sample(model, draws)?;
+            ids.extend(some_ids);
+            logprobs.extend(some_logprobs);
         }
         Ok((ids, logprobs))
     }
-}
 
-/// The state of one `generate` call.
-struct Run<'a> {
-    groups: &'a [&'a PromptGroup],
-    /// The next group whose prompt has not been started.
-    next_group: usize,
-    /// Prompts in the cache, by group.
-    prompts: Vec<Option<Prompt>>,
-    /// Groups whose prompts are being computed, and how many tokens are through.
-    prefilling: VecDeque<(usize, usize)>,
-    /// Members with a first token that wait for room.
-    ready: VecDeque<Sequence>,
-    running: Vec<Sequence>,
-    completions: Vec<Vec<Option<Completion>>>,
-    open: usize,
-    newly_finished: usize,
-    /// The largest `max_new_tokens` of all groups.
-    longest_member: usize,
-}
-
-impl<'a> Run<'a> {
-    fn new(groups: &'a [&'a PromptGroup]) -> Self {
-        Self {
-            groups,
-            next_group: 0,
-            prompts: groups.iter().map(|_| None).collect(),
-            prefilling: VecDeque::new(),
-            ready: VecDeque::new(),
-            running: Vec::new(),
-            completions: groups.iter().map(|group| vec![None; group.members.len()]).collect(),
-            open: groups.iter().map(|group| group.members.len()).sum(),
-            newly_finished: 0,
-            longest_member: longest_member(groups),
-        }
+    /// Draws from the first rows of the logits.
+    fn sample(&mut self, model: &Qwen3<B>, draws: &[Draw]) -> Result<(Vec<u32>, Vec<f32>), EngineError> {
+        let (b, vocab, n) = (&model.backend, model.config.vocab_size, draws.len());
+        b.sample(Sample {
+            ids: b.view_mut(&mut self.ids, 0..n),
+            logprobs: b.view_mut(&mut self.logprobs, 0..n),
+            logits: b.view(&self.logits, 0..n * vocab),
+            draws,
+            vocab,
+        })?;
+        let ids = b.download(b.view(&self.ids, 0..n)).map_err(OpError::from)?;
+        let logprobs = b.download(b.view(&self.logprobs, 0..n)).map_err(OpError::from)?;
+        Ok((ids, logprobs))
     }
-
-    fn done(&self) -> bool {
-        self.open == 0
-    }
-
-    /// Gives room to waiting members first, then starts a new prompt if one of its members could run after it.
-    fn admit(&mut self, pages: &mut Pages, max_running: usize) {
-        while self.running.len() < max_running {
-            let Some(sequence) = self.ready.front() else { break };
-            let Some(lease) = pages.lend(self.groups[sequence.group].max_new_tokens) else { break };
-            let mut sequence = self.ready.pop_front().expect("looked at just now");
-            sequence.lease = lease;
-            self.running.push(sequence);
-        }
-        while self.ready.len() + self.prefilling.len() < max_running && self.next_group < self.groups.len() {
-            let group = &self.groups[self.next_group];
-            if group.members.is_empty() {
-                self.next_group += 1;
-                continue;
-            }
-            // Leave room for the longest member of all: once the completions that run now have ended, whoever waits first
-            // can run, so prompts that hold pages never block each other for good.
-            if pages.needed(group.prompt.len()) + pages.needed(self.longest_member) > pages.available() {
-                break;
-            }
-            let Some(lease) = pages.lend(group.prompt.len()) else { break };
-            self.prompts[self.next_group] = Some(Prompt { lease, open_members: group.members.len() });
-            self.prefilling.push_back((self.next_group, 0));
-            self.next_group += 1;
-        }
-    }
-
-    /// The last token of every running completion.
-    fn push_decodes(&mut self, pages: &Pages, batch: &mut Batch, pending: &mut Pending) {
-        for sequence in &mut self.running {
-            let group = &self.groups[sequence.group];
-            let prompt = self.prompts[sequence.group].as_ref().expect("a running member's prompt is held");
-            let position = group.prompt.len() + sequence.tokens.len() - 1;
-            batch.kv_rows.push(pages.next_row(&mut sequence.lease));
-            batch.positions.push(position as u32);
-            batch.ids.push(*sequence.tokens.last().expect("a sequence has its first token"));
-            let runs = pages.runs(&prompt.lease).into_iter().chain(pages.runs(&sequence.lease));
-            batch.segments.push(1, runs);
-            pending.rows.push(batch.tokens() as u32 - 1);
-            pending.draws.push(draw(&group.members[sequence.member], position + 1));
-        }
-    }
-
-    /// Prompt tokens up to the batch's limit (one at least); returns the groups whose prompts end in this batch.
-    fn push_prefills(
-        &mut self,
-        pages: &mut Pages,
-        max_tokens: usize,
-        batch: &mut Batch,
-        pending: &mut Pending,
-    ) -> Vec<usize> {
-        let mut ended = Vec::new();
-        while let Some((index, through)) = self.prefilling.front_mut() {
-            let room = max_tokens.saturating_sub(batch.tokens());
-            if room == 0 {
-                break;
-            }
-            let group = &self.groups[*index];
-            let prompt = self.prompts[*index].as_mut().expect("a prompt that is being computed is held");
-            let chunk = &group.prompt[*through..group.prompt.len().min(*through + room)];
-            for (offset, id) in chunk.iter().enumerate() {
-                batch.kv_rows.push(pages.next_row(&mut prompt.lease));
-                batch.positions.push((*through + offset) as u32);
-                batch.ids.push(*id);
-            }
-            batch.segments.push(chunk.len(), pages.runs(&prompt.lease));
-            *through += chunk.len();
-            if *through < group.prompt.len() {
-                break;
-            }
-            for member in &group.members {
-                pending.rows.push(batch.tokens() as u32 - 1);
-                pending.draws.push(draw(member, group.prompt.len()));
-            }
-            ended.push(*index);
-            self.prefilling.pop_front();
-        }
-        ended
-    }
-
-    /// Hands the drawn tokens out: to running completions first, then to the members of prompts that have just ended.
-    fn take_draws(
-        &mut self,
-        pages: &mut Pages,
-        ended: &[usize],
-        ids: &[u32],
-        logprobs: &[f32],
-    ) -> Result<(), EngineError> {
-        let mut draws = ids.iter().copied().zip(logprobs.iter().copied());
-        for mut sequence in std::mem::take(&mut self.running) {
-            let (id, logprob) = draws.next().expect("a draw a row");
-            if self.take(&mut sequence, id, logprob)? {
-                self.end(pages, sequence);
-            } else {
-                self.running.push(sequence);
-            }
-        }
-        for &group in ended {
-            for member in 0..self.groups[group].members.len() {
-                let (id, logprob) = draws.next().expect("a draw a row");
-                let mut sequence =
-                    Sequence { group, member, lease: Lease::default(), tokens: Vec::new(), logprobs: Vec::new() };
-                if self.take(&mut sequence, id, logprob)? {
-                    self.end(pages, sequence);
-                } else {
-                    self.ready.push_back(sequence);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds a token; true when it was the last one.
-    fn take(&self, sequence: &mut Sequence, id: u32, logprob: f32) -> Result<bool, EngineError> {
-        let group = &self.groups[sequence.group];
-        if !logprob.is_finite() {
-            let position = group.prompt.len() + sequence.tokens.len();
-            return Err(EngineError::NotFinite { group: sequence.group, member: sequence.member, position });
-        }
-        sequence.tokens.push(id);
-        sequence.logprobs.push(logprob);
-        Ok(group.stop.contains(&id) || sequence.tokens.len() == group.max_new_tokens)
-    }
-
-    fn end(&mut self, pages: &mut Pages, sequence: Sequence) {
-        let group = &self.groups[sequence.group];
-        let stopped = sequence.tokens.last().is_some_and(|id| group.stop.contains(id));
-        let finish = if stopped { Finish::Stop } else { Finish::Length };
-        let Sequence { tokens, logprobs, lease, .. } = sequence;
-        self.completions[sequence.group][sequence.member] = Some(Completion { tokens, logprobs, finish });
-        pages.take_back(lease);
-        let prompt = self.prompts[sequence.group].as_mut().expect("an open member's prompt is held");
-        prompt.open_members -= 1;
-        if prompt.open_members == 0 {
-            let prompt = self.prompts[sequence.group].take().expect("seen just now");
-            pages.take_back(prompt.lease);
-        }
-        self.open -= 1;
-        self.newly_finished += 1;
-    }
-}
-
-fn longest_member(groups: &[&PromptGroup]) -> usize {
-    groups.iter().map(|group| group.max_new_tokens).max().unwrap_or(0)
-}
-
-fn draw(member: &Member, position: usize) -> Draw {
-    Draw { sampling: member.sampling, stream: member.stream, position: position as u32 }
 }

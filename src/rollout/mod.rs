@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod pages;
 pub mod request;
+mod schedule;
 
 pub use engine::{Engine, EngineError, EngineLimits};
 pub use request::{Completion, Finish, Member, PromptGroup};

@@ -34,6 +34,11 @@ impl Pages {
         self.total
     }
 
+    /// Rows of all pages.
+    pub fn rows(&self) -> usize {
+        self.total * self.page_size
+    }
+
     pub fn available(&self) -> usize {
         self.free.len()
     }

@@ -78,6 +78,18 @@ pub trait Device: Clone + Send + Sync + 'static {
         work()
     }
 
+    /// Runs work that is asked for again and again with the same buffers and sizes, such as the forward pass of a decode step.
+    /// A device may then hand it over as a whole, and does what `work` asks for in any case. `work` neither writes from the
+    /// host nor reads back: that panics.
+    fn replayed<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        work()
+    }
+
+    /// The number that a batch of `rows` is filled up to, so that [`Self::replayed`] meets few different ones.
+    fn replay_size(&self, rows: usize) -> usize {
+        rows
+    }
+
     /// Runs work that a profiler's timeline shows as a range of this name.
     fn range<R>(&self, _name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
         work()

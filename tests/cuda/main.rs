@@ -2,13 +2,14 @@
 //! Present where the build had nvcc.
 #![cfg(has_cuda)]
 
+mod replays;
 mod resources;
 
 use std::process::Command;
 use std::sync::LazyLock;
 
 use half::bf16;
-use patarm::cuda::{Argument, Cuda, CudaError, Emulation, Grid, kernels};
+use patarm::cuda::{Argument, Buffer, Cuda, CudaError, Emulation, Grid, kernels};
 use patarm::tensor::Device;
 
 /// The emulator as a device, or with `PATARM_TEST_DEVICE=gpu` the machine's device 0.
@@ -120,6 +121,50 @@ fn too_much_memory_is_an_error_with_numbers() {
     assert!(message.contains("out of device memory: 140737488355328 more bytes"), "{message}");
     // The device goes on.
     assert_eq!(cuda().download(cuda().view(&cuda().upload(&[3u32]).unwrap(), 0..1)).unwrap(), [3]);
+}
+
+/// Every buffer in the arena is checked within its own bounds: a kernel that is told a length beyond one does not write into
+/// the next.
+#[test]
+fn a_write_beyond_a_buffer_of_the_arena_is_a_fault() {
+    if on_a_gpu() {
+        return;
+    }
+    // A fault sticks to its device, so this takes the other one.
+    let device = open(1, Emulation::Allowed).unwrap();
+    let mut values = device.zeros::<bf16>(64).unwrap();
+    let neighbour = device.zeros::<bf16>(64).unwrap();
+    let master = device.upload(&[1.0f32; 72]).unwrap();
+    let threads = (kernels::LINEAR_PREPARE_THREADS, 1);
+    let launch = |values: &mut Buffer<bf16>, len: usize| {
+        let values = device.view_mut(values, 0..64).argument();
+        let master = device.view(&master, 0..72).argument();
+        let grid = Grid { blocks: 1, threads, dynamic_shared_bytes: 0 };
+        // Safety: with a length of 64 all is inside; the emulator refuses what is not.
+        unsafe { device.launch(&kernels::LINEAR_PREPARE_BF16, grid, [values, master, Argument::Size(len)]) }.unwrap();
+        device.synchronize()
+    };
+    launch(&mut values, 64).unwrap();
+    assert_eq!(device.download(device.view(&values, 0..64)).unwrap(), [bf16::ONE; 64]);
+    assert_eq!(device.download(device.view(&neighbour, 0..64)).unwrap(), [bf16::ZERO; 64]);
+    launch(&mut values, 72).unwrap_err();
+    let said = cuda_emulator::reports();
+    assert!(said.contains("just past the end of the buffer of 128 bytes"), "{said}");
+}
+
+#[test]
+fn the_arena_lends_the_same_memory_again_and_its_table_names_the_holders() {
+    let device = open(0, Emulation::Allowed).unwrap();
+    let place = |buffer: &Buffer<f32>| format!("{:?}", device.view(buffer, 0..1).argument());
+    // Larger than what other tests of this device give back meanwhile.
+    let first = device.named("held by a test", || device.zeros::<f32>(20 << 20)).unwrap();
+    let table = device.memory_table().unwrap();
+    let line = table.lines().find(|line| line.starts_with("held by a test")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(line.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "80.0", "MiB", "80.0", "MiB"], "{table}");
+    assert!(table.lines().last().unwrap().starts_with("the arena has "), "{table}");
+    let address = place(&first);
+    drop(first);
+    assert_eq!(place(&device.zeros(20 << 20).unwrap()), address);
 }
 
 #[test]

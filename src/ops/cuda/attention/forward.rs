@@ -1,13 +1,15 @@
 //! The forward pass: segments of many queries by tiles of queries, segments of few by splits of the keys. Which way a segment
 //! goes depends on its own queries alone.
 
+use std::sync::Arc;
+
 use super::segments::DeviceSegments;
 use super::splits::ForwardLists;
 use super::{COUNT_MAX, Cuda, check, scale_log2};
 use crate::cuda::kernels::{self, Kernel};
 use crate::cuda::{Argument, Grid};
-use crate::ops::attention::{AttentionForward, AttentionSizes};
-use crate::ops::{Check, OpResult};
+use crate::ops::attention::{AttentionForward, AttentionSizes, SegmentTable};
+use crate::ops::{Check, OpError, OpResult};
 
 const ROWS: usize = kernels::ATTENTION_DECODE_ROWS as usize;
 const WARP: u32 = 32;
@@ -66,10 +68,21 @@ struct Shared {
     key_rows: Argument,
 }
 
+/// The segments on the device, and the work that they are.
+pub(super) fn prepare(
+    cuda: &Cuda,
+    segments: &SegmentTable,
+    sizes: &AttentionSizes,
+) -> Result<(Arc<DeviceSegments>, Arc<ForwardLists>), OpError> {
+    check("attention_forward", segments, sizes)?;
+    let device = DeviceSegments::of(cuda, segments)?;
+    let lists = device.forward_lists(cuda, segments, ROWS / (sizes.q_heads / sizes.kv_heads).max(1))?;
+    Ok((device, lists))
+}
+
 pub(super) fn forward(cuda: &Cuda, args: AttentionForward<'_, Cuda>) -> OpResult {
     args.check()?;
     let AttentionForward { mut out, mut log_sum_exp, q, k_pool, v_pool, segments, sizes } = args;
-    check("attention_forward", segments, &sizes)?;
     let aligned = out.is_aligned() && q.is_aligned() && k_pool.is_aligned() && v_pool.is_aligned();
     Check("attention_forward").that(aligned, || {
         "`out`, `q`, `k_pool` and `v_pool` must start at multiples of 16 bytes on CUDA".to_string()
@@ -77,8 +90,7 @@ pub(super) fn forward(cuda: &Cuda, args: AttentionForward<'_, Cuda>) -> OpResult
     if segments.queries() == 0 || sizes.q_heads == 0 {
         return Ok(());
     }
-    let device = DeviceSegments::of(cuda, segments)?;
-    let lists = device.forward_lists(cuda, segments, ROWS / (sizes.q_heads / sizes.kv_heads))?;
+    let (device, lists) = prepare(cuda, segments, &sizes)?;
     let shared = Shared {
         out: out.argument(),
         log_sum_exp: log_sum_exp.as_mut().map_or(Argument::NULL, |sums| sums.argument()),

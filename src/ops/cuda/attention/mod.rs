@@ -21,6 +21,10 @@ use crate::ops::{Check, OpResult};
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
 impl Attention for Cuda {
+    fn attention_prepare(&self, segments: &SegmentTable, sizes: &AttentionSizes) -> OpResult {
+        forward::prepare(self, segments, sizes).map(|_| ())
+    }
+
     fn attention_forward(&self, args: AttentionForward<'_, Self>) -> OpResult {
         forward::forward(self, args)
     }

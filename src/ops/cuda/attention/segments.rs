@@ -9,12 +9,15 @@ use crate::ops::OpError;
 use crate::ops::attention::{Segment, SegmentTable};
 use crate::tensor::Device;
 
+/// Elements that a list has room for at least.
+const LIST_MIN: usize = 1024;
+
 /// A segment table on the device.
 pub(super) struct DeviceSegments {
     stamp: u64,
-    /// [segments, 4]: first query, queries, first of its keys in `key_rows`, keys
+    /// [segments, 4] and room: first query, queries, first of its keys in `key_rows`, keys
     pub segments: Buffer<u32>,
-    /// [Σ keys]: the pool row of every key of every segment, in the order of the sequence. Four bytes a key beside the
+    /// [Σ keys] and room: the pool row of every key of every segment, in the order of the sequence. Four bytes a key beside the
     /// 4 · kv_heads · head_dim of the key and its value, and any number of runs costs the same.
     pub key_rows: Buffer<u32>,
     /// What the forward pass makes of the table, once it has been asked.
@@ -34,11 +37,13 @@ impl DeviceSegments {
         if let Some(known) = latest.as_ref().filter(|known| known.stamp == table.stamp()) {
             return Ok(known.clone());
         }
+        // Before the next is made, so that it finds the memory of this one: replayed work knows its addresses.
+        *latest = None;
         let arrays = Arrays::new(table);
         let made = Arc::new(Self {
             stamp: table.stamp(),
-            segments: cuda.upload(&arrays.segments)?,
-            key_rows: cuda.upload(&arrays.key_rows)?,
+            segments: upload(cuda, &arrays.segments)?,
+            key_rows: upload(cuda, &arrays.key_rows)?,
             forward: Mutex::default(),
             backward: Mutex::default(),
         });
@@ -67,6 +72,13 @@ impl DeviceSegments {
         *lists = Some(made.clone());
         Ok(made)
     }
+}
+
+/// A list in a buffer with room to grow, so that those of the next decode steps find the same memory.
+pub(super) fn upload(cuda: &Cuda, list: &[u32]) -> Result<Buffer<u32>, OpError> {
+    let mut buffer = cuda.scratch(list.len().next_power_of_two().max(LIST_MIN))?;
+    cuda.write(cuda.view_mut(&mut buffer, 0..list.len()), list)?;
+    Ok(buffer)
 }
 
 struct Arrays {

@@ -1,10 +1,9 @@
 //! The work of attention's forward pass: tiles of queries for the long segments, splits of the keys for the short ones.
 
-use super::segments::query_tiles;
-use crate::cuda::{Buffer, Cuda, kernels};
+use super::segments::{query_tiles, upload};
+use crate::cuda::{Buffer, Cuda, kernels, replay_size};
 use crate::ops::OpError;
 use crate::ops::attention::SegmentTable;
-use crate::tensor::Device;
 
 /// Queries of a tile.
 const TILE: usize = kernels::ATTENTION_FORWARD_QUERIES as usize;
@@ -18,10 +17,10 @@ pub(in crate::ops::cuda) struct ForwardLists {
     /// [tile_count, 2]: see [`query_tiles`]
     pub tiles: Buffer<u32>,
     pub tile_count: usize,
-    /// [split_count, 4]: segment, first key, keys, first place in scratch or `ATTENTION_NO_PLACE`
+    /// [split_count, 4]: segment, first key, keys (0: nothing to do), first place in scratch or `ATTENTION_NO_PLACE`
     pub splits: Buffer<u32>,
     pub split_count: usize,
-    /// [join_count, 4]: query, place of its first split, places from a split to the next, splits
+    /// [join_count, 4]: query, place of its first split, places from a split to the next, splits (0: nothing to do)
     pub joins: Buffer<u32>,
     pub join_count: usize,
     /// Places of scratch: a query's share of a split each.
@@ -35,11 +34,11 @@ impl ForwardLists {
         Ok(Self {
             few,
             tile_count: tiles.len() / 2,
-            tiles: cuda.upload(&tiles)?,
+            tiles: upload(cuda, &tiles)?,
             split_count: splits.len() / 4,
-            splits: cuda.upload(&splits)?,
+            splits: upload(cuda, &splits)?,
             join_count: joins.len() / 4,
-            joins: cuda.upload(&joins)?,
+            joins: upload(cuda, &joins)?,
             places,
         })
     }
@@ -75,7 +74,16 @@ impl Splits {
                 }
             }
         }
+        made.fill_up();
         made
+    }
+
+    /// Rounds the sizes up, by splits of no keys and joins of no splits, so that the launches of the next decode steps are the
+    /// same.
+    fn fill_up(&mut self) {
+        self.splits.resize(4 * replay_size(self.splits.len() / 4), 0);
+        self.joins.resize(4 * replay_size(self.joins.len() / 4), 0);
+        self.places = replay_size(self.places);
     }
 }
 
