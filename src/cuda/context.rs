@@ -88,6 +88,11 @@ impl Cuda {
         Ok(Self { opened: Arc::new(opened) })
     }
 
+    /// Whether both are the same opened device.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.opened, &other.opened)
+    }
+
     /// The device's name, such as "NVIDIA H100 80GB HBM3".
     pub fn name(&self) -> &str {
         &self.opened.name

@@ -11,8 +11,10 @@
 //! A query's result is the same bits however its sequence was cut into segments and runs: every sum runs over keys in the
 //! order of their index in the sequence.
 
+use std::any::Any;
+use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
@@ -42,12 +44,24 @@ pub struct SegmentTable {
     runs: Vec<Run>,
     /// Segments grouped so that no two groups touch the same pool row: the unit of parallel work in the backward pass.
     groups: Vec<Vec<usize>>,
-    /// Another number after every change.
-    stamp: u64,
+    made: Made,
 }
 
-/// The number that the next change of any table gets.
-static NEXT_STAMP: AtomicU64 = AtomicU64::new(1);
+/// What a backend has made of a table for its kernels, kept with it until the table changes. A clone starts without.
+#[derive(Default)]
+struct Made(Mutex<Option<Arc<dyn Any + Send + Sync>>>);
+
+impl Clone for Made {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Made")
+    }
+}
 
 impl SegmentTable {
     /// Adds the next `queries` queries, whose sequence's keys lie in `runs` (empty runs are dropped).
@@ -62,13 +76,24 @@ impl SegmentTable {
             keys,
         });
         self.groups.clear();
-        self.stamp = NEXT_STAMP.fetch_add(1, Ordering::Relaxed);
+        self.made = Made::default();
     }
 
-    /// Names what the table holds: tables with the same stamp have the same segments and runs. A backend may keep what it
-    /// made of a table for the next layer.
-    pub fn stamp(&self) -> u64 {
-        self.stamp
+    /// A backend's own form of this table: the one that was made last, if it is a `T` that `fits`, else what `make` makes.
+    pub fn form<T: Any + Send + Sync, E>(
+        &self,
+        fits: impl Fn(&T) -> bool,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let mut made = self.made.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = made.as_ref().and_then(|made| made.clone().downcast::<T>().ok());
+        if let Some(known) = known.filter(|known| fits(known)) {
+            return Ok(known);
+        }
+        *made = None;
+        let new = Arc::new(make()?);
+        *made = Some(new.clone());
+        Ok(new)
     }
 
     /// Works out which segments share pool rows; the backward pass needs it, call it after the last `push`.

@@ -6,5 +6,7 @@
 mod cuda_device;
 mod equality;
 mod invariance;
+#[cfg(has_cuda)]
+mod replays;
 mod resume;
 mod world;

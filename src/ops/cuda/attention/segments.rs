@@ -1,4 +1,4 @@
-//! The segments of a batch as the attention kernels read them: made from the host's table once a batch, kept for all layers.
+//! The segments of a batch as the attention kernels read them: made from the host's table once, kept with it for all layers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ const LIST_MIN: usize = 1024;
 
 /// A segment table on the device.
 pub(super) struct DeviceSegments {
-    stamp: u64,
+    cuda: Cuda,
     /// [segments, 4] and room: first query, queries, first of its keys in `key_rows`, keys
     pub segments: Buffer<u32>,
     /// [Σ keys] and room: the pool row of every key of every segment, in the order of the sequence. Four bytes a key beside the
@@ -26,29 +26,22 @@ pub(super) struct DeviceSegments {
     backward: Mutex<Option<Arc<BackwardLists>>>,
 }
 
-/// The table that came last, which is that of the layer before in all but the first.
-type Latest = Mutex<Option<Arc<DeviceSegments>>>;
-
 impl DeviceSegments {
-    /// The device's form of a table; made anew only when the table is another one than in the call before.
+    /// The device's form of a table, kept with the table.
     pub fn of(cuda: &Cuda, table: &SegmentTable) -> Result<Arc<Self>, OpError> {
-        let latest = cuda.kept::<Latest>();
-        let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = latest.as_ref().filter(|known| known.stamp == table.stamp()) {
-            return Ok(known.clone());
-        }
-        // Before the next is made, so that it finds the memory of this one: replayed work knows its addresses.
-        *latest = None;
-        let arrays = Arrays::new(table);
-        let made = Arc::new(Self {
-            stamp: table.stamp(),
-            segments: upload(cuda, &arrays.segments)?,
-            key_rows: upload(cuda, &arrays.key_rows)?,
-            forward: Mutex::default(),
-            backward: Mutex::default(),
-        });
-        *latest = Some(made.clone());
-        Ok(made)
+        table.form(
+            |known: &Self| known.cuda.is_same(cuda),
+            || {
+                let arrays = Arrays::new(table);
+                Ok(Self {
+                    cuda: cuda.clone(),
+                    segments: upload(cuda, &arrays.segments)?,
+                    key_rows: upload(cuda, &arrays.key_rows)?,
+                    forward: Mutex::default(),
+                    backward: Mutex::default(),
+                })
+            },
+        )
     }
 
     /// The work of the forward pass, where segments of up to `few` queries are decoded; `table` is the one of [`Self::of`].
