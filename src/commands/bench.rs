@@ -271,7 +271,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
             })
             .collect();
         for mut micro in pack_groups(&packed, capacity)? {
-            let reference_logprob = scorer.score(&reference, &micro.batch, &micro.targets, 1.0)?.logprob;
+            let reference_logprob = scorer.score(&reference, &micro.batch, &micro.targets, 1.0)?.get()?.logprob;
             let (mut old_logprob, mut advantage) = (Vec::new(), Vec::new());
             for (g, m) in &micro.members {
                 old_logprob.extend_from_slice(&completions[*g][*m].logprobs);

@@ -4,13 +4,15 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 
 use super::arena::Arena;
 use super::blas::Blas;
 use super::kernels::{ARCHITECTURES, IMAGES};
+use super::landing::Landings;
+use super::staging::Staging;
 use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
@@ -37,6 +39,8 @@ struct Opened {
     stream: Arc<CudaStream>,
     blas: Blas,
     arena: Arc<Arena>,
+    staging: Mutex<Staging>,
+    landings: Arc<Landings>,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
     /// Dynamic shared memory that a launch of each function may have, in bytes.
@@ -79,6 +83,8 @@ impl Cuda {
             stream,
             blas,
             arena,
+            staging: Mutex::default(),
+            landings: Arc::default(),
             functions,
             shared_allowed,
             name,
@@ -126,6 +132,15 @@ impl Cuda {
 
     pub(super) fn arena(&self) -> &Arc<Arena> {
         &self.opened.arena
+    }
+
+    pub(super) fn staging(&self) -> MutexGuard<'_, Staging> {
+        // A write that failed half-way leaves a place in the ring unused.
+        self.opened.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn landings(&self) -> &Arc<Landings> {
+        &self.opened.landings
     }
 
     pub(super) fn blas(&self) -> &Blas {

@@ -7,9 +7,11 @@ use cudarc::driver::result;
 use half::bf16;
 
 use super::arena::Block;
+use super::landing::Landing;
+use super::staging::Staging;
 use super::work::{Notes, Work};
 use super::{Argument, Cuda, CudaError, ledger, nvtx};
-use crate::tensor::{self, Device, DeviceError, Element};
+use crate::tensor::{self, Device, DeviceError, Element, Fetch};
 
 /// Memory of one device, holding `len` elements.
 pub struct Buffer<T> {
@@ -181,8 +183,12 @@ impl Device for Cuda {
         }
         let failed = || CudaError::driver(format!("copying {} bytes to the device", size_of_val(from)));
         self.context().bind_to_thread().map_err(failed())?;
-        // Safety: the view lies inside its buffer and is borrowed for writing; the driver takes the bytes of `from`, which is
-        // pageable memory, before it returns.
+        let bytes: &[u8] = bytemuck::cast_slice(from);
+        if bytes.len() <= Staging::BYTES_MAX {
+            // Safety: the view lies inside its buffer and is borrowed for writing.
+            return Ok(unsafe { self.staging().write(to.address, bytes, self.stream()) }?);
+        }
+        // Safety: as above; the driver takes the bytes of `from`, which is pageable memory, before it returns.
         unsafe { result::memcpy_htod_async(to.address, from, self.stream().cu_stream()) }.map_err(failed())?;
         Ok(())
     }
@@ -198,6 +204,15 @@ impl Device for Cuda {
         }
         self.stream().synchronize().map_err(failed())?;
         Ok(())
+    }
+
+    fn fetch<T: Element>(&self, from: View<'_, T>) -> Result<Fetch<T>, DeviceError> {
+        assert!(!Notes::are_taken(self.stream()), "replayed work does not read back");
+        if from.len == 0 {
+            return Ok(Fetch::here(Vec::new()));
+        }
+        let landing = Landing::of(self.landings(), from, self.stream())?;
+        Ok(Fetch::coming(|| Ok(landing.get()?)))
     }
 
     fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {

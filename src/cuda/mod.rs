@@ -5,6 +5,7 @@
 //! | `context.rs` | [`Cuda`]: opens a device, refuses what cannot work with one clear error each |
 //! | `memory.rs` | buffers and views: [`crate::tensor::Device`] for [`Cuda`] |
 //! | `arena.rs`, `free_list.rs` | where buffers get their memory: chunks of the driver's, lent out and kept |
+//! | `staging.rs`, `landing.rs`, `pinned.rs` | how writes leave and results reach the host without anybody waiting |
 //! | `blas.rs` | matrix products by cuBLASLt |
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
 //! | [`ledger`] | who holds how much device memory |
@@ -15,7 +16,7 @@
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
 //!
-//! All work of a [`Cuda`] goes to one stream, so it happens in the order of the calls; only reading back waits for it.
+//! All work of a [`Cuda`] goes to one stream, so it happens in the order of the calls; only who needs a result waits for it.
 //! Present where the build had nvcc (`cfg(has_cuda)`); libcuda itself is loaded at run time, so the binary starts anywhere.
 
 mod arena;
@@ -24,11 +25,14 @@ mod context;
 mod error;
 mod free_list;
 pub mod kernels;
+mod landing;
 mod launch;
 pub mod ledger;
 mod memory;
 pub mod nvtx;
+mod pinned;
 mod replay;
+mod staging;
 pub mod survey;
 mod work;
 

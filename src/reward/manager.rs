@@ -187,13 +187,17 @@ impl PairRewardManager {
             norm: self.settings.advantage,
             epsilon: self.settings.epsilon as f32,
         })?;
+        let floats = |buffer| device.fetch(device.view(buffer, 0..device.len(buffer)));
+        let [means, delta, par, reward, advantage] =
+            [floats(&means)?, floats(&delta)?, floats(&par)?, floats(&reward)?, floats(&advantage)?];
+        let valid_count = device.fetch(device.view(&valid_count, 0..2 * pairs))?;
         Ok(Results {
-            means: device.download(device.view(&means, 0..2 * pairs))?,
-            valid_count: device.download(device.view(&valid_count, 0..2 * pairs))?,
-            delta: device.download(device.view(&delta, 0..size))?,
-            par: device.download(device.view(&par, 0..size))?,
-            reward: device.download(device.view(&reward, 0..size))?,
-            advantage: device.download(device.view(&advantage, 0..size))?,
+            means: means.get()?,
+            valid_count: valid_count.get()?,
+            delta: delta.get()?,
+            par: par.get()?,
+            reward: reward.get()?,
+            advantage: advantage.get()?,
             penalty,
         })
     }

@@ -19,6 +19,7 @@ use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample, Sampling};
 use crate::ops::{Backend, OpError};
 use crate::random::Stream;
+use crate::tensor::Fetch;
 
 /// Sizes of the engine; none of them changes a completion.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,12 @@ struct Lane<B: Backend> {
     rows: B::Buffer<u32>,
     ids: B::Buffer<u32>,
     logprobs: B::Buffer<f32>,
+}
+
+/// Tokens and their log-probabilities on their way from the device.
+struct Drawn {
+    ids: Fetch<u32>,
+    logprobs: Fetch<f32>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -232,12 +239,16 @@ impl<B: Backend> Lane<B> {
         let size = model.backend.replay_size(batch.tokens());
         let drawn = if decodes_alone && size <= self.logit_rows {
             self.fill_up(size, &mut batch, &mut pending);
-            self.decode(model, &batch, &pending)
+            vec![self.decode(model, &batch, &pending)?]
         } else {
             model.forward(&batch, &mut self.pool, &mut self.acts)?;
-            self.draw(model, batch.tokens(), &pending)
+            self.draw(model, batch.tokens(), &pending)?
         };
-        let (ids, logprobs) = drawn?;
+        let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
+        for Drawn { ids: some_ids, logprobs: some_logprobs } in drawn {
+            ids.extend(some_ids.get().map_err(OpError::from)?);
+            logprobs.extend(some_logprobs.get().map_err(OpError::from)?);
+        }
         schedule.take_draws(&mut self.pages, &finished_prompts, &ids, &logprobs)
     }
 
@@ -255,12 +266,7 @@ impl<B: Backend> Lane<B> {
     }
 
     /// One step of decoding: the forward pass and the logits of all rows as one piece of work for the device, then the draws.
-    fn decode(
-        &mut self,
-        model: &Qwen3<B>,
-        batch: &Batch,
-        pending: &Pending,
-    ) -> Result<(Vec<u32>, Vec<f32>), EngineError> {
+    fn decode(&mut self, model: &Qwen3<B>, batch: &Batch, pending: &Pending) -> Result<Drawn, EngineError> {
         let (b, n) = (&model.backend, pending.rows.len());
         model.load(batch, &self.pool, &mut self.acts)?;
         b.write(b.view_mut(&mut self.rows, 0..n), &pending.rows).map_err(OpError::from)?;
@@ -273,28 +279,21 @@ impl<B: Backend> Lane<B> {
     }
 
     /// Draws one token for every pending row of the last forward pass, as many rows at a time as there is room for logits.
-    fn draw(
-        &mut self,
-        model: &Qwen3<B>,
-        tokens: usize,
-        pending: &Pending,
-    ) -> Result<(Vec<u32>, Vec<f32>), EngineError> {
+    fn draw(&mut self, model: &Qwen3<B>, tokens: usize, pending: &Pending) -> Result<Vec<Drawn>, EngineError> {
         let (b, vocab) = (&model.backend, model.config.vocab_size);
-        let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
+        let mut drawn = Vec::new();
         for (rows, draws) in pending.rows.chunks(self.logit_rows).zip(pending.draws.chunks(self.logit_rows)) {
             let n = rows.len();
             b.write(b.view_mut(&mut self.rows, 0..n), rows).map_err(OpError::from)?;
             let out = b.view_mut(&mut self.logits, 0..n * vocab);
             model.logits(&self.acts, tokens, b.view(&self.rows, 0..n), out)?;
-            let (some_ids, some_logprobs) = self.sample(model, draws)?;
-            ids.extend(some_ids);
-            logprobs.extend(some_logprobs);
+            drawn.push(self.sample(model, draws)?);
         }
-        Ok((ids, logprobs))
+        Ok(drawn)
     }
 
     /// Draws from the first rows of the logits.
-    fn sample(&mut self, model: &Qwen3<B>, draws: &[Draw]) -> Result<(Vec<u32>, Vec<f32>), EngineError> {
+    fn sample(&mut self, model: &Qwen3<B>, draws: &[Draw]) -> Result<Drawn, EngineError> {
         let (b, vocab, n) = (&model.backend, model.config.vocab_size, draws.len());
         b.sample(Sample {
             ids: b.view_mut(&mut self.ids, 0..n),
@@ -303,8 +302,8 @@ impl<B: Backend> Lane<B> {
             draws,
             vocab,
         })?;
-        let ids = b.download(b.view(&self.ids, 0..n)).map_err(OpError::from)?;
-        let logprobs = b.download(b.view(&self.logprobs, 0..n)).map_err(OpError::from)?;
-        Ok((ids, logprobs))
+        let ids = b.fetch(b.view(&self.ids, 0..n)).map_err(OpError::from)?;
+        let logprobs = b.fetch(b.view(&self.logprobs, 0..n)).map_err(OpError::from)?;
+        Ok(Drawn { ids, logprobs })
     }
 }

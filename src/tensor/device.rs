@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Element;
+use super::{Element, Fetch};
 
 /// A read-only stretch of a device's memory.
 pub type Ref<'a, D, T> = <D as Device>::View<'a, T>;
@@ -65,6 +65,10 @@ pub trait Device: Clone + Send + Sync + 'static {
     fn write<T: Element>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
     /// Copies a view into host memory of the same length; waits for the work that produces it.
     fn read<T: Element>(&self, from: Self::View<'_, T>, to: &mut [T]) -> Result<(), DeviceError>;
+    /// Asks for a copy of a view in host memory, as it is when its turn comes: nobody waits before [`Fetch::get`].
+    fn fetch<T: Element>(&self, from: Self::View<'_, T>) -> Result<Fetch<T>, DeviceError> {
+        self.download(from).map(Fetch::here)
+    }
     /// Sets every element of a view to zero.
     fn clear<T: Element>(&self, view: Self::ViewMut<'_, T>) -> Result<(), DeviceError>;
 

@@ -2,8 +2,10 @@
 
 pub mod device;
 pub mod dtype;
+pub mod fetch;
 pub mod file;
 pub mod safetensors;
 
 pub use device::{Device, DeviceError, Mut, Ref, View};
 pub use dtype::{DType, Element};
+pub use fetch::Fetch;

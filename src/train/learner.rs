@@ -5,6 +5,7 @@ use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
 use crate::ops::head::{GrpoLoss, HeadGradient, TokenLoss};
 use crate::ops::{Backend, OpError};
 use crate::optimizer::{AdamWConfig, Optimizer, Update};
+use crate::tensor::Fetch;
 
 /// Tokens whose successors are predicted, all arrays [rows].
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,19 @@ impl Targets {
 pub enum Loss<'a> {
     CrossEntropy,
     Grpo { loss: GrpoLoss, old_logprob: &'a [f32], reference_logprob: &'a [f32], advantage: &'a [f32] },
+}
+
+/// Numbers of each target row, on their way from the device: asked for after every micro-batch, waited for at the step's end.
+pub struct RowFetch {
+    logprob: Fetch<f32>,
+    entropy: Fetch<f32>,
+    loss: Fetch<f32>,
+}
+
+impl RowFetch {
+    pub fn get(self) -> Result<RowResults, OpError> {
+        Ok(RowResults { logprob: self.logprob.get()?, entropy: self.entropy.get()?, loss: self.loss.get()? })
+    }
 }
 
 /// Numbers of each target row.
@@ -60,7 +74,7 @@ impl<B: Backend> Scorer<B> {
         batch: &Batch,
         targets: &Targets,
         temperature: f32,
-    ) -> Result<RowResults, OpError> {
+    ) -> Result<RowFetch, OpError> {
         model.forward(batch, &mut self.pool, &mut self.acts)?;
         head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
     }
@@ -105,7 +119,7 @@ impl<B: Backend> Learner<B> {
         row_weights: &[f32],
         temperature: f32,
         loss: &Loss<'_>,
-    ) -> Result<RowResults, OpError> {
+    ) -> Result<RowFetch, OpError> {
         batch.segments.group();
         let tokens = batch.tokens();
         self.model.forward(batch, &mut self.pool, &mut self.acts)?;
@@ -140,7 +154,7 @@ fn head_pass<B: Backend>(
     targets: &Targets,
     temperature: f32,
     gradient: Option<GradientRequest<'_, B>>,
-) -> Result<RowResults, OpError> {
+) -> Result<RowFetch, OpError> {
     let (b, n) = (&model.backend, targets.rows.len());
     let (rows, ids) = (b.upload(&targets.rows)?, b.upload(&targets.ids)?);
     let (mut logprob, mut entropy, mut loss) = (b.zeros::<f32>(n)?, b.zeros::<f32>(n)?, b.zeros::<f32>(n)?);
@@ -175,6 +189,6 @@ fn head_pass<B: Backend>(
         loss: b.view_mut(&mut loss, 0..n),
     };
     model.head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
-    let fetch = |buffer| b.download(b.view(buffer, 0..n));
-    Ok(RowResults { logprob: fetch(&logprob)?, entropy: fetch(&entropy)?, loss: fetch(&loss)? })
+    let fetch = |buffer| b.fetch(b.view(buffer, 0..n));
+    Ok(RowFetch { logprob: fetch(&logprob)?, entropy: fetch(&entropy)?, loss: fetch(&loss)? })
 }

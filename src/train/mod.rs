@@ -13,5 +13,5 @@ pub mod stages;
 
 pub use error::TrainError;
 pub use guard::Guard;
-pub use learner::{Learner, Loss, RowResults, Scorer, Targets};
+pub use learner::{Learner, Loss, RowFetch, RowResults, Scorer, Targets};
 pub use rl_metrics::RlMetrics;

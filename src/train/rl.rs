@@ -274,10 +274,14 @@ fn score<B: Backend>(
     let mut scored: Vec<Vec<f32>> = vec![Vec::new(); trajectories.len()];
     let members: Vec<&Trajectory> = trajectories.iter().collect();
     let (groups, indices) = groups(pairs, &members);
+    let mut micro_batches = Vec::new();
     for micro in pack_groups(&groups, capacity)? {
         let results = scorer.score(model, &micro.batch, &micro.targets, plan.settings.temperature)?;
-        let mut rows = results.logprob.into_iter();
-        for (group, member) in micro.members {
+        micro_batches.push((micro.members, results));
+    }
+    for (micro_members, results) in micro_batches {
+        let mut rows = results.get()?.logprob.into_iter();
+        for (group, member) in micro_members {
             let index = indices[group][member];
             scored[index] = rows.by_ref().take(members[index].judged.completion.tokens.len()).collect();
         }
@@ -301,7 +305,7 @@ fn learn<B: Backend>(
         max_new_tokens: settings.max_new_tokens,
     };
     let (groups, indices) = groups(pairs, members);
-    numbers.begin_update();
+    let mut micro_batches = Vec::new();
     for mut micro in pack_groups(&groups, learner.capacity())? {
         let rows = Rows::gather(&micro, &indices, members, |length| settings.aggregation.token_weight(length, of));
         let loss = Loss::Grpo {
@@ -312,7 +316,11 @@ fn learn<B: Backend>(
         };
         let results =
             learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, settings.temperature, &loss)?;
-        numbers.add(&rows, &results);
+        micro_batches.push((rows, results));
+    }
+    numbers.begin_update();
+    for (rows, results) in micro_batches {
+        numbers.add(&rows, &results.get()?);
     }
     Ok(learner.update_if(numbers.last_loss().is_finite(), learning_rate)?)
 }

@@ -72,11 +72,14 @@ pub fn sft_step<B: Backend>(
     let examples: Vec<Example> = cursors.into_par_iter().map(|cursor| source.example(cursor)).collect();
     let target_tokens: usize = examples.iter().map(|e| e.mask.iter().skip(1).filter(|m| **m).count()).sum();
     let tokens = examples.iter().map(|e| e.ids.len()).sum();
-    let mut loss = 0.0;
+    let mut results = Vec::new();
     for (mut batch, targets) in micro_batches(&examples, learner.capacity())? {
         let weights = vec![1.0 / target_tokens.max(1) as f32; targets.rows.len()];
-        let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?;
-        loss += results.loss.iter().map(|x| f64::from(*x)).sum::<f64>();
+        results.push(learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?);
+    }
+    let mut loss = 0.0;
+    for micro_batch in results {
+        loss += micro_batch.get()?.loss.iter().map(|x| f64::from(*x)).sum::<f64>();
     }
     loss /= target_tokens.max(1) as f64;
     let learning_rate = plan.schedule.rate(progress.step);

@@ -153,6 +153,49 @@ fn a_write_beyond_a_buffer_of_the_arena_is_a_fault() {
 }
 
 #[test]
+fn results_on_their_way_are_those_of_their_turn() {
+    let device = open(0, Emulation::Allowed).unwrap();
+    let mut buffer = device.zeros::<u32>(3000).unwrap();
+    let mut fetched = Vec::new();
+    for turn in 0..20u32 {
+        device.write(device.view_mut(&mut buffer, 0..3000), &[turn; 3000]).unwrap();
+        let fetch = device.fetch(device.view(&buffer, 7..7 + 100 * turn as usize)).unwrap();
+        // Every third is not waited for; its memory is used again.
+        match turn % 3 {
+            0 => drop(fetch),
+            _ => fetched.push((turn, fetch)),
+        }
+    }
+    for (turn, fetch) in fetched {
+        assert_eq!(fetch.get().unwrap(), vec![turn; 100 * turn as usize]);
+    }
+}
+
+#[test]
+fn writes_beyond_the_ring_of_page_locked_memory_arrive() {
+    let device = open(0, Emulation::Allowed).unwrap();
+    // Some of each kind: below and above what goes through the ring, more than it holds, nothing in between waited for.
+    let sizes = [1, 3, 60_000, 65_536, 65_537, 300_000];
+    let mut buffers: Vec<_> = sizes.iter().map(|len| device.zeros::<u32>(*len).unwrap()).collect();
+    let mut kept = device.zeros::<u32>(40 * 60_000).unwrap();
+    for turn in 0..40usize {
+        for (buffer, len) in buffers.iter_mut().zip(sizes) {
+            let values: Vec<u32> = (0..len as u32).map(|i| i * 31 + turn as u32).collect();
+            device.write(device.view_mut(buffer, 0..len), &values).unwrap();
+        }
+        let to = device.view_mut(&mut kept, turn * 60_000..(turn + 1) * 60_000);
+        device.copy(to, device.view(&buffers[2], 0..60_000)).unwrap();
+    }
+    for (buffer, len) in buffers.iter().zip(sizes) {
+        let expected: Vec<u32> = (0..len as u32).map(|i| i * 31 + 39).collect();
+        assert!(device.download(device.view(buffer, 0..len)).unwrap() == expected, "the write of {len}");
+    }
+    let all = device.download(device.view(&kept, 0..40 * 60_000)).unwrap();
+    let wrong = (0..all.len()).find(|i| all[*i] as usize != i % 60_000 * 31 + i / 60_000);
+    assert_eq!(wrong, None, "a write was overtaken by the ring's next round");
+}
+
+#[test]
 fn the_arena_lends_the_same_memory_again_and_its_table_names_the_holders() {
     let device = open(0, Emulation::Allowed).unwrap();
     let place = |buffer: &Buffer<f32>| format!("{:?}", device.view(buffer, 0..1).argument());

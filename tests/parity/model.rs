@@ -49,7 +49,7 @@ pub fn one_sequence<B: Backend>(golden: &Golden, learner: &mut Learner<B>) -> (V
     ids[1..].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
     let weights = vec![1.0 / targets.rows.len() as f32; targets.rows.len()];
     let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
-    (logits, results.loss)
+    (logits, results.get().unwrap().loss)
 }
 
 #[test]
@@ -114,7 +114,7 @@ pub fn shared_prefix<B: Backend>(golden: &Golden, learner: &mut Learner<B>, capa
         let n = micro.targets.rows.len();
         let part = &weights[first..first + n];
         let results = learner.accumulate(&mut micro.batch, &micro.targets, part, 1.0, &Loss::CrossEntropy).unwrap();
-        losses.extend(results.loss);
+        losses.extend(results.get().unwrap().loss);
         first += n;
     }
     losses

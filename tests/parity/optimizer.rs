@@ -21,7 +21,8 @@ pub fn ten_steps<B: Backend>(backend: &B, golden: &Golden) -> (Vec<(f64, f64)>, 
     let (mut batch, targets, weights) = packed(golden);
     let mut step = || {
         let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
-        let loss: f64 = results.loss.iter().zip(&weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
+        let loss: f64 =
+            results.get().unwrap().loss.iter().zip(&weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
         let update = learner.update_if(true, number("learning_rate")).unwrap();
         assert!(update.applied);
         (loss, update.gradient_norm)

@@ -38,7 +38,7 @@ fn score_alone(model: &Qwen3<Cpu>, groups: &[PromptGroup], completions: &[Vec<Co
             let (mut batch, mut targets) = (Batch::default(), Targets::default());
             batch.push_sequence(&ids[..ids.len() - 1]);
             (group.prompt.len()..ids.len()).for_each(|place| targets.push(place - 1, ids[place]));
-            all.extend(scorer.score(model, &batch, &targets, t).unwrap().logprob);
+            all.extend(scorer.score(model, &batch, &targets, t).unwrap().get().unwrap().logprob);
         }
     }
     all
@@ -59,7 +59,7 @@ fn score_packed(
         .map(|(g, c)| Group { prompt: &g.prompt, completions: c.iter().map(|c| c.tokens.as_slice()).collect() })
         .collect();
     let micros = pack_groups(&packed, capacity).unwrap();
-    micros.iter().flat_map(|m| scorer.score(model, &m.batch, &m.targets, t).unwrap().logprob).collect()
+    micros.iter().flat_map(|m| scorer.score(model, &m.batch, &m.targets, t).unwrap().get().unwrap().logprob).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -27,7 +27,7 @@ fn sft(examples: &[Example], capacity: usize) -> (f64, Vec<f32>) {
     for (mut batch, targets) in micro_batches(examples, capacity).unwrap() {
         let weights = vec![1.0 / count as f32; targets.rows.len()];
         let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
-        loss += results.loss.iter().map(|x| f64::from(*x)).sum::<f64>() / count as f64;
+        loss += results.get().unwrap().loss.iter().map(|x| f64::from(*x)).sum::<f64>() / count as f64;
     }
     (loss, learner.gradients.weights.clone())
 }

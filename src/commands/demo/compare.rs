@@ -188,7 +188,7 @@ fn score<B: Backend>(
     let mut scorer = Scorer::new(model, capacity)?;
     let mut logprobs = Vec::new();
     for micro in pack_groups(&groups, capacity)? {
-        logprobs.extend(scorer.score(model, &micro.batch, &micro.targets, 1.0)?.logprob);
+        logprobs.extend(scorer.score(model, &micro.batch, &micro.targets, 1.0)?.get()?.logprob);
     }
     Ok(logprobs)
 }
