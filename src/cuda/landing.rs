@@ -12,19 +12,20 @@ use crate::tensor::View as _;
 /// The smallest stretch of memory that is kept.
 const BYTES_MIN: usize = 4096;
 
-/// Memory of landings that are over, or that nobody waits for any more.
+/// Memory of landings that are over, or that nobody waits for any more: a copy to it may still be under way, but the stream's
+/// order keeps that before the next one.
 #[derive(Default)]
 pub(super) struct Landings {
-    kept: Mutex<Vec<(Pinned, CudaEvent)>>,
+    kept: Mutex<Vec<Pinned>>,
 }
 
 impl Landings {
-    /// Memory for so many bytes, whose last copy has ended.
+    /// Memory for so many bytes.
     fn take(&self, bytes: usize, stream: &CudaStream) -> Result<Pinned, CudaError> {
         let bytes = bytes.next_power_of_two().max(BYTES_MIN);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match kept.iter().position(|(memory, landed)| memory.bytes() == bytes && landed.is_complete()) {
-            Some(place) => Ok(kept.swap_remove(place).0),
+        match kept.iter().position(|memory| memory.bytes() == bytes) {
+            Some(place) => Ok(kept.swap_remove(place)),
             None => Pinned::new(stream.context(), bytes),
         }
     }
@@ -33,8 +34,9 @@ impl Landings {
 /// A copy that is under way.
 pub(super) struct Landing {
     landings: Arc<Landings>,
-    /// Goes back at the end, with the event.
-    place: Option<(Pinned, CudaEvent)>,
+    /// Goes back at the end.
+    memory: Option<Pinned>,
+    landed: CudaEvent,
     bytes: usize,
 }
 
@@ -45,17 +47,19 @@ impl Landing {
         let failed = || CudaError::driver(format!("copying {bytes} bytes from the device"));
         let mut memory = landings.take(bytes, stream)?;
         stream.context().bind_to_thread().map_err(failed())?;
-        // Safety: no copy to this memory is under way; nobody looks at it before the event, and it is not freed before.
+        // Safety: nobody looks at the memory before the event; before it is freed, its owner waits.
         unsafe { result::memcpy_dtoh_async(memory.slice_mut(0..bytes), from.address(), stream.cu_stream()) }
             .map_err(failed())?;
         let landed = stream.record_event(None).map_err(failed())?;
-        Ok(Self { landings: landings.clone(), place: Some((memory, landed)), bytes })
+        Ok(Self { landings: landings.clone(), memory: Some(memory), landed, bytes })
     }
 
     /// Waits for the copy.
     pub fn get<T: Element>(self) -> Result<Vec<T>, CudaError> {
-        let (memory, landed) = self.place.as_ref().expect("there until the end");
-        landed.synchronize().map_err(CudaError::driver(format!("copying {} bytes from the device", self.bytes)))?;
+        let memory = self.memory.as_ref().expect("there until the end");
+        self.landed
+            .synchronize()
+            .map_err(CudaError::driver(format!("copying {} bytes from the device", self.bytes)))?;
         let mut values = vec![T::zeroed(); self.bytes / size_of::<T>()];
         // Safety: the copy has ended, as the event says.
         bytemuck::cast_slice_mut(&mut values).copy_from_slice(unsafe { memory.slice(0..self.bytes) });
@@ -66,6 +70,6 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         let mut kept = self.landings.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(self.place.take());
+        kept.extend(self.memory.take());
     }
 }
