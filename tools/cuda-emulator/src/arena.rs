@@ -9,9 +9,12 @@ use crate::loader::symbol;
 /// The emulator's calls, found once.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    lend: extern "C" fn(u64, usize, *mut c_void) -> u32,
-    take_back: extern "C" fn(u64, *mut c_void) -> u32,
+    lend: Lend,
+    take_back: TakeBack,
 }
+
+type Lend = extern "C" fn(u64, usize, *mut c_void) -> u32;
+type TakeBack = extern "C" fn(u64, *mut c_void) -> u32;
 
 impl Watch {
     /// Bytes to leave free behind every buffer, so that an access beyond its end does not land in the next one.
@@ -21,7 +24,12 @@ impl Watch {
     pub fn find() -> Option<Self> {
         let (lend, take_back) = (symbol(c"patarm_emulator_lend")?, symbol(c"patarm_emulator_take_back")?);
         // Safety: the emulator's library exports both functions with these signatures.
-        Some(unsafe { Self { lend: std::mem::transmute(lend), take_back: std::mem::transmute(take_back) } })
+        Some(unsafe {
+            Self {
+                lend: std::mem::transmute::<*mut c_void, Lend>(lend),
+                take_back: std::mem::transmute::<*mut c_void, TakeBack>(take_back),
+            }
+        })
     }
 
     /// From its turn in the stream on, `bytes` at `address`, inside one allocation, are a buffer that nobody has written.
