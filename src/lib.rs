@@ -23,7 +23,7 @@
 //! | [`data`] | pairs, dataset formats, judge prompts, the synthetic suite, the resumable order |
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask |
 //! | [`tensor`] | element types, devices with their buffers, safetensors |
-//! | `cuda` | the CUDA device: context, memory, products, typed kernels, the one launch, graphs of decode steps (builds with nvcc only) |
+//! | `cuda` | the CUDA device: context, memory, products, typed kernels, one launch, graphs (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
 //! | [`model`] | Qwen3: parameter table, forward, backward, both written out over the ops |
 //! | [`rollout`] | generation: prompts with members, pages of keys and values, the engine |
