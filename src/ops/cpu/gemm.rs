@@ -27,6 +27,8 @@ const TILE_ROWS: usize = 192;
 const TILE_WORK: usize = 16 << 20;
 /// Below this much work (multiply-adds, with the reading of B as that of four rows) threads cost more than they bring.
 const SERIAL_WORK: usize = 2 << 20;
+/// The same inside a team, whose helpers are awake: about 5 µs of reading B.
+const SERIAL_WORK_TOGETHER: usize = 1 << 18;
 /// Rows of both factors of a weight gradient packed at a time: a panel of B is then 32 KB and stays in the first-level
 /// cache while all of A passes by.
 const DEPTH: usize = 256;
@@ -377,7 +379,8 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     if m == 0 || n == 0 {
         return;
     }
-    let parallel = (m + 4) * n * k > SERIAL_WORK && team::threads() > 1;
+    let serial = if team::is_awake() { SERIAL_WORK_TOGETHER } else { SERIAL_WORK };
+    let parallel = (m + 4) * n * k > serial && team::threads() > 1;
     let row_tiles = m.div_ceil(TILE_ROWS);
     let panels = n.div_ceil(PANEL);
     let mut group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
