@@ -12,6 +12,7 @@ use super::arena::Arena;
 use super::blas::Blas;
 use super::kernels::{ARCHITECTURES, IMAGES};
 use super::landing::Landings;
+use super::round_trips::RoundTrips;
 use super::staging::Staging;
 use super::{CudaError, kernels};
 
@@ -40,6 +41,7 @@ struct Opened {
     blas: Blas,
     arena: Arc<Arena>,
     staging: Mutex<Staging>,
+    round_trips: RoundTrips,
     landings: Arc<Landings>,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
@@ -84,6 +86,7 @@ impl Cuda {
             blas,
             arena,
             staging: Mutex::default(),
+            round_trips: RoundTrips::default(),
             landings: Arc::default(),
             functions,
             shared_allowed,
@@ -111,6 +114,7 @@ impl Cuda {
 
     /// Waits for all work so far, and reports a fault that any of it had.
     pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.round_trips().wait();
         self.opened.stream.synchronize().map_err(CudaError::driver("waiting for the device"))
     }
 
@@ -137,6 +141,15 @@ impl Cuda {
     pub(super) fn staging(&self) -> MutexGuard<'_, Staging> {
         // A write that failed half-way leaves a place in the ring unused.
         self.opened.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the host has waited for work that it had asked for since the wait before.
+    pub fn round_trip_count(&self) -> u64 {
+        self.round_trips().count()
+    }
+
+    pub(super) fn round_trips(&self) -> &RoundTrips {
+        &self.opened.round_trips
     }
 
     pub(super) fn landings(&self) -> &Arc<Landings> {

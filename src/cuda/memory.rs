@@ -183,6 +183,7 @@ impl Device for Cuda {
         }
         let failed = || CudaError::driver(format!("copying {} bytes to the device", size_of_val(from)));
         self.context().bind_to_thread().map_err(failed())?;
+        self.round_trips().ask();
         let bytes: &[u8] = bytemuck::cast_slice(from);
         if bytes.len() <= Staging::BYTES_MAX {
             // Safety: the view lies inside its buffer and is borrowed for writing.
@@ -198,10 +199,12 @@ impl Device for Cuda {
         assert!(!Notes::are_taken(self.stream()), "replayed work does not read back");
         let failed = || CudaError::driver(format!("copying {} bytes from the device", from.len * size_of::<T>()));
         self.context().bind_to_thread().map_err(failed())?;
+        self.round_trips().ask();
         if !to.is_empty() {
             // Safety: the view lies inside its buffer; `to` is borrowed until the stream has been waited for, below.
             unsafe { result::memcpy_dtoh_async(to, from.address, self.stream().cu_stream()) }.map_err(failed())?;
         }
+        self.round_trips().wait();
         self.stream().synchronize().map_err(failed())?;
         Ok(())
     }
@@ -211,8 +214,13 @@ impl Device for Cuda {
         if from.len == 0 {
             return Ok(Fetch::here(Vec::new()));
         }
+        self.round_trips().ask();
         let landing = Landing::of(self.landings(), from, self.stream())?;
-        Ok(Fetch::coming(|| Ok(landing.get()?)))
+        let cuda = self.clone();
+        Ok(Fetch::coming(move || {
+            cuda.round_trips().wait();
+            Ok(landing.get()?)
+        }))
     }
 
     fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {

@@ -6,6 +6,7 @@
 //! | `memory.rs` | buffers and views: [`crate::tensor::Device`] for [`Cuda`] |
 //! | `arena.rs`, `free_list.rs` | where buffers get their memory: chunks of the driver's, lent out and kept |
 //! | `staging.rs`, `landing.rs`, `pinned.rs` | how writes leave and results reach the host without anybody waiting |
+//! | `round_trips.rs` | how often the host waited |
 //! | `blas.rs` | matrix products by cuBLASLt |
 //! | [`kernels`] | typed handles that `build.rs` generated from the PTX, and the modules they lie in |
 //! | [`ledger`] | who holds how much device memory |
@@ -32,6 +33,7 @@ mod memory;
 pub mod nvtx;
 mod pinned;
 mod replay;
+mod round_trips;
 mod staging;
 pub mod survey;
 mod work;

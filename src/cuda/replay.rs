@@ -103,6 +103,7 @@ impl Cuda {
         }
         let graph = replays.remembered[0].graph.as_ref().expect("made just now");
         self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
+        self.round_trips().ask();
         // Safety: the graph is alive and under its lock. Its work is what was just asked for, by callers who hold the memory.
         unsafe { result::graph::launch(graph.0.cu_graph_exec(), self.stream().cu_stream()) }
             .map_err(CudaError::driver("launching a graph"))?;

@@ -87,6 +87,7 @@ impl Cuda {
     /// Puts work on a stream and returns at once.
     pub(super) fn send(&self, work: &Work, stream: &CudaStream) -> Result<(), CudaError> {
         self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
+        self.round_trips().ask();
         match work {
             Work::Launch(launch) => self.send_launch(launch, stream),
             Work::Product(call) => self.blas().send(call, stream),

@@ -9,4 +9,6 @@ mod invariance;
 #[cfg(has_cuda)]
 mod replays;
 mod resume;
+#[cfg(has_cuda)]
+mod waits;
 mod world;

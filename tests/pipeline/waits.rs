@@ -1,0 +1,57 @@
+//! How often a step waits for the device.
+
+use patarm::cuda::{Cuda, Emulation};
+use patarm::ops::sample::Sampling;
+use patarm::optimizer::{AdamWConfig, Decay, Schedule};
+use patarm::random::Stream;
+use patarm::rollout::{Engine, EngineLimits, Member, PromptGroup};
+use patarm::train::sft::{Progress, SftPlan, sft_step};
+use patarm::train::{Guard, Learner};
+
+use crate::cuda_device::devices;
+use crate::world::{World, model};
+
+/// A device of its own, so that nobody else waits on it.
+fn open() -> Cuda {
+    devices();
+    Cuda::open(0, Emulation::Allowed).unwrap()
+}
+
+/// How often the work of `step` waits.
+fn waits(device: &Cuda, step: impl FnOnce()) -> u64 {
+    let before = device.round_trip_count();
+    step();
+    device.round_trip_count() - before
+}
+
+#[test]
+fn a_training_step_waits_for_its_losses_and_for_the_norm() {
+    let (device, world) = (open(), World::new());
+    let schedule = Schedule { peak: 1e-2, warmup: 5, decay: Decay::Cosine, total: 13, floor: 0.1 };
+    let plan = SftPlan { steps: 2, examples_per_step: 5, schedule };
+    let folder = tempfile::tempdir().unwrap();
+    for capacity in [1024, 256] {
+        let mut learner = Learner::new(world.model(&device), AdamWConfig::default(), capacity).unwrap();
+        let mut guard = Guard::new(folder.path().to_path_buf(), 1);
+        let mut progress = Progress::default();
+        let step = || drop(sft_step(&mut learner, &world, &plan, &mut guard, &mut progress).unwrap());
+        assert_eq!(waits(&device, step), 2, "micro-batches of up to {capacity} tokens");
+    }
+}
+
+#[test]
+fn a_decode_step_waits_once() {
+    let device = open();
+    let model = model(&device, 61, 5);
+    let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
+    let group = |i: u32| PromptGroup {
+        prompt: vec![1 + i, 2, 3],
+        members: (0..4).map(member).collect(),
+        stop: vec![],
+        max_new_tokens: 9,
+    };
+    let mut engine = Engine::new(&model, EngineLimits::for_lengths(3, 9, 12)).unwrap();
+    let groups = [0, 1, 2].map(group);
+    let generate = || drop(engine.generate(&model, &groups, None, |_| {}).unwrap());
+    assert_eq!(waits(&device, generate), 9, "a token of each at a time");
+}
