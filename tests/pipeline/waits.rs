@@ -34,7 +34,9 @@ fn a_training_step_waits_for_its_losses_and_for_the_norm() {
         let mut learner = Learner::new(world.model(&device), AdamWConfig::default(), capacity).unwrap();
         let mut guard = Guard::new(folder.path().to_path_buf(), 1);
         let mut progress = Progress::default();
-        let step = || drop(sft_step(&mut learner, &world, &plan, &mut guard, &mut progress).unwrap());
+        let step = || {
+            sft_step(&mut learner, &world, &plan, &mut guard, &mut progress).unwrap();
+        };
         assert_eq!(waits(&device, step), 2, "micro-batches of up to {capacity} tokens");
     }
 }
@@ -52,6 +54,8 @@ fn a_decode_step_waits_once() {
     };
     let mut engine = Engine::new(&model, EngineLimits::for_lengths(3, 9, 12)).unwrap();
     let groups = [0, 1, 2].map(group);
-    let generate = || drop(engine.generate(&model, &groups, None, |_| {}).unwrap());
+    let generate = || {
+        engine.generate(&model, &groups, None, |_| {}).unwrap();
+    };
     assert_eq!(waits(&device, generate), 9, "a token of each at a time");
 }
