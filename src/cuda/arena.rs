@@ -139,7 +139,14 @@ impl Arena {
             (DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free_bytes, total_bytes))) => {
                 let (spare_bytes, _) = free.free_bytes();
                 let held = self.ledger.table();
-                CudaError::OutOfMemory { wanted_bytes, free_bytes, spare_bytes, total_bytes, held }
+                CudaError::OutOfMemory {
+                    purpose: super::ledger::name(),
+                    wanted_bytes,
+                    free_bytes,
+                    spare_bytes,
+                    total_bytes,
+                    held,
+                }
             }
             (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), source: other },
         }

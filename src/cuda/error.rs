@@ -21,11 +21,18 @@ pub enum CudaError {
     #[error("device {ordinal} is `{name}`, which is no GPU: it must be asked for by name")]
     Emulated { ordinal: usize, name: String },
     #[error(
-        "out of device memory: {wanted_bytes} more bytes in one piece were wanted; {free_bytes} of {total_bytes} are free, and \
+        "out of device memory: {wanted_bytes} more bytes in one piece were wanted for {purpose}; {free_bytes} of {total_bytes} are free, and \
          {spare_bytes} in pieces between buffers. Fewer tokens in a micro-batch (micro_batch_tokens) or fewer completions at a \
          time (max_running) need less. Held:\n{held}"
     )]
-    OutOfMemory { wanted_bytes: usize, free_bytes: usize, spare_bytes: usize, total_bytes: usize, held: String },
+    OutOfMemory {
+        purpose: &'static str,
+        wanted_bytes: usize,
+        free_bytes: usize,
+        spare_bytes: usize,
+        total_bytes: usize,
+        held: String,
+    },
     #[error(
         "no cuBLASLt: libcublasLt is not installed on this machine (the CUDA 13 toolkit brings it, and so does the Python \
              package nvidia-cublas)"

@@ -24,6 +24,11 @@ pub fn under<R>(name: &'static str, work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// The name that is set.
+pub fn name() -> &'static str {
+    NAME.get()
+}
+
 #[derive(Default)]
 struct Holder {
     buffers: usize,
