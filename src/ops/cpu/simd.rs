@@ -166,12 +166,21 @@ pub trait Simd: Copy {
         (c[0] + c[2]) + (c[1] + c[3])
     }
 
-    /// [`sum`](Self::sum) of each of sixteen vectors: lane i is the sum of `v[i]`, by the same tree.
+    /// Dot products of a vector with sixteen rows of its length: lane i takes row i. Each is a chain of multiply-adds a lane,
+    /// then the tree of [`sum`](Self::sum).
+    ///
+    /// # Safety
+    /// As many f32 as `x` has must be readable at every row.
     #[inline(always)]
-    fn sum_each(self, v: [Self::V; LANES]) -> Self::V {
+    unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES]) -> Self::V {
         let mut sums = [0.0; LANES];
-        for (sum, v) in sums.iter_mut().zip(v) {
-            *sum = self.sum(v);
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            let mut lanes = self.splat(0.0);
+            for (c, x) in x.iter().enumerate() {
+                // Safety: passed on.
+                lanes = self.mul_add(self.load(x), unsafe { self.load_ptr(row.add(c * LANES)) }, lanes);
+            }
+            *sum = self.sum(lanes);
         }
         self.load(&sums)
     }
@@ -415,8 +424,15 @@ mod x86 {
             }
         }
         #[inline(always)]
-        fn sum_each(self, v: [__m512; LANES]) -> __m512 {
-            sum_each_avx512(v)
+        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES]) -> __m512 {
+            let mut lanes = [self.splat(0.0); LANES];
+            for (c, x) in x.iter().enumerate() {
+                let x = self.load(x);
+                for i in 0..LANES {
+                    lanes[i] = self.mul_add(x, unsafe { self.load_ptr(rows[i].add(c * LANES)) }, lanes[i]);
+                }
+            }
+            sum_each_avx512(lanes)
         }
         #[inline(always)]
         fn to_array(self, v: __m512) -> [f32; LANES] {
@@ -556,10 +572,69 @@ mod x86 {
             (mantissa, exponent)
         }
         #[inline(always)]
+        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES]) -> Pair {
+            let [a, b, c, d, e, f, g, h, rest @ ..] = *rows;
+            unsafe { (self.dot_eight(x, [a, b, c, d, e, f, g, h]), self.dot_eight(x, rest)) }
+        }
+        #[inline(always)]
         fn to_array(self, v: Pair) -> [f32; LANES] {
             let mut lanes = [0.0; LANES];
             self.store(&mut lanes, v);
             lanes
+        }
+    }
+
+    impl Avx2 {
+        /// Half of `dot_each`. Sums of rows are folded as soon as there are two of them, so that few registers are in use.
+        ///
+        /// # Safety
+        /// As for `dot_each`.
+        #[inline(always)]
+        unsafe fn dot_eight(self, x: &[[f32; LANES]], rows: [*const f32; 8]) -> __m256 {
+            // Safety: passed on; an `Avx2` exists only where these instructions do.
+            unsafe {
+                // Rows four apart share a register: its halves are never mixed again, and the sums come out in order.
+                let (a, b) = (self.dot_two(x, rows[0], rows[4]), self.dot_two(x, rows[1], rows[5]));
+                let low = fold_to_two(a, b);
+                let (a, b) = (self.dot_two(x, rows[2], rows[6]), self.dot_two(x, rows[3], rows[7]));
+                let high = fold_to_two(a, b);
+                let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
+                let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
+                _mm256_add_ps(even, odd)
+            }
+        }
+
+        /// Sums of two rows, each folded to four lanes: [of a | of b].
+        ///
+        /// # Safety
+        /// As for `dot_each`.
+        #[inline(always)]
+        unsafe fn dot_two(self, x: &[[f32; LANES]], a: *const f32, b: *const f32) -> __m256 {
+            let (mut of_a, mut of_b) = (self.splat(0.0), self.splat(0.0));
+            for (c, x) in x.iter().enumerate() {
+                let x = self.load(x);
+                // Safety: passed on.
+                unsafe {
+                    of_a = self.mul_add(x, self.load_ptr(a.add(c * LANES)), of_a);
+                    of_b = self.mul_add(x, self.load_ptr(b.add(c * LANES)), of_b);
+                }
+            }
+            // Safety: as above.
+            unsafe {
+                let (a, b) = (_mm256_add_ps(of_a.0, of_a.1), _mm256_add_ps(of_b.0, of_b.1));
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+            }
+        }
+    }
+
+    /// Four lanes of each half folded to two: [a, b | a, b] of [a | a] and [b | b]. Called by methods of `Avx2` alone.
+    #[inline(always)]
+    fn fold_to_two(a: __m256, b: __m256) -> __m256 {
+        // Safety: as above.
+        unsafe {
+            let low = _mm256_shuffle_ps::<0b01_00_01_00>(a, b);
+            let high = _mm256_shuffle_ps::<0b11_10_11_10>(a, b);
+            _mm256_add_ps(low, high)
         }
     }
 }
@@ -599,24 +674,37 @@ mod tests {
         }
     }
 
-    struct SumEach<'a>(&'a [[f32; LANES]; LANES]);
+    struct DotEach<'a> {
+        x: &'a [[f32; LANES]],
+        rows: [*const f32; LANES],
+    }
 
-    impl Kernel for SumEach<'_> {
+    impl Kernel for DotEach<'_> {
         type Output = [f32; LANES];
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> [f32; LANES] {
-            s.to_array(s.sum_each(std::array::from_fn(|i| s.load(&self.0[i]))))
+            // Safety: the test made the rows as long as `x`.
+            s.to_array(unsafe { s.dot_each(self.x, &self.rows) })
         }
     }
 
     #[test]
-    fn sum_each_is_the_tree_of_sum_in_every_lane() {
+    fn dot_each_is_a_chain_a_lane_and_the_tree_of_sum_at_every_level() {
         let stream = crate::random::Stream::new(1);
-        let rows: [[f32; LANES]; LANES] =
-            std::array::from_fn(|i| std::array::from_fn(|j| stream.normal((16 * i + j) as u64)));
-        let expected: [f32; LANES] = std::array::from_fn(|i| Portable.sum(rows[i]));
-        for level in Level::available() {
-            assert_eq!(run_at(level, SumEach(&rows)), expected, "{level:?}");
+        for chunks in [1, 2, 3, 8] {
+            let values: Vec<f32> = (0..17 * chunks * LANES).map(|i| stream.normal(i as u64)).collect();
+            let rows: Vec<&[[f32; LANES]]> = values.chunks(chunks * LANES).map(|row| row.as_chunks().0).collect();
+            let expected: [f32; LANES] = std::array::from_fn(|i| {
+                let mut lanes = [0.0f32; LANES];
+                for (x, row) in rows[16].iter().zip(rows[i]) {
+                    lanes = std::array::from_fn(|lane| x[lane].mul_add(row[lane], lanes[lane]));
+                }
+                Portable.sum(lanes)
+            });
+            for level in Level::available() {
+                let dots = DotEach { x: rows[16], rows: std::array::from_fn(|i| rows[i].as_ptr().cast()) };
+                assert_eq!(run_at(level, dots), expected, "{level:?}, {chunks} vectors");
+            }
         }
     }
 

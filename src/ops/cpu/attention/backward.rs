@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 
-use super::tile::{Block, ROWS, add_weighted, key_offsets, turn};
+use super::tile::{Block, ROWS, add_weighted, key_offsets, rows_together, sums_in_registers, turn};
 use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
@@ -122,10 +122,10 @@ impl Kernel for SegmentBackward<'_> {
             // The first query that sees a key of this panel.
             let mut first = start.saturating_sub(before) * group;
             while first < count {
-                first += match count - first {
-                    ROWS.. => panel.run::<S, ROWS>(s, &rows, first, delta),
-                    4.. => panel.run::<S, 4>(s, &rows, first, delta),
-                    2.. => panel.run::<S, 2>(s, &rows, first, delta),
+                first += match rows_together::<S>(count - first) {
+                    ROWS => panel.run::<S, ROWS>(s, &rows, first, delta),
+                    4 => panel.run::<S, 4>(s, &rows, first, delta),
+                    2 => panel.run::<S, 2>(s, &rows, first, delta),
                     _ => panel.run::<S, 1>(s, &rows, first, delta),
                 };
             }
@@ -200,8 +200,12 @@ impl Panel<'_> {
         let (mut p, mut d_s) = ([[0.0f32; PANEL]; R], [[0.0f32; PANEL]; R]);
         for at in (0..keys).step_by(LANES) {
             let blocks = at / LANES * q[0].len()..(at / LANES + 1) * q[0].len();
-            let (scores, d_p) =
-                two_products(s, q, &self.k_blocks[blocks.clone()], d_out, &self.v_blocks[blocks.clone()]);
+            let (k_blocks, v_blocks) = (&self.k_blocks[blocks.clone()], &self.v_blocks[blocks]);
+            let (scores, d_p) = if 2 * R <= sums_in_registers::<S>() {
+                two_products(s, q, k_blocks, d_out, v_blocks)
+            } else {
+                (products(s, q, k_blocks), products(s, d_out, v_blocks))
+            };
             let scale = s.splat(shared.sizes.scale);
             for r in 0..R {
                 let shifted = s.mul_add(scores[r], scale, s.splat(-shared.log_sum_exp[index[r]]));
@@ -234,7 +238,23 @@ impl Panel<'_> {
     }
 }
 
-/// Dot products of `R` vectors `a` with sixteen vectors, and of `R` vectors `b` with sixteen others: chains over elements.
+/// Dot products of `R` vectors with sixteen others: chains over elements.
+#[inline(always)]
+fn products<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], block: &[Block]) -> [S::V; R] {
+    let x = x.map(|x| &x[..block.len()]);
+    let mut sums = [s.splat(0.0); R];
+    for (c, keys) in block.iter().enumerate() {
+        for d in 0..LANES {
+            let keys = s.load(&keys[d * LANES..]);
+            for r in 0..R {
+                sums[r] = s.mul_add(s.splat(x[r][c][d]), keys, sums[r]);
+            }
+        }
+    }
+    sums
+}
+
+/// Two [`products`] at once: twice the chains under way.
 #[inline(always)]
 fn two_products<S: Simd, const R: usize>(
     s: S,
@@ -268,12 +288,13 @@ fn add_outer_products<S: Simd, const R: usize>(
 ) {
     let chunks = rows[0].len();
     let mut chunk = 0;
-    while chunk + 2 <= chunks {
+    while 2 * R <= sums_in_registers::<S>() && chunk + 2 <= chunks {
         add_outer_columns::<S, R, 2>(s, weights, rows.map(|row| &row[chunk..]), chunks, chunk, to);
         chunk += 2;
     }
-    if chunk < chunks {
+    while chunk < chunks {
         add_outer_columns::<S, R, 1>(s, weights, rows.map(|row| &row[chunk..]), chunks, chunk, to);
+        chunk += 1;
     }
 }
 

@@ -1,8 +1,9 @@
 //! The forward pass: a task is a tile of queries of one segment and one key head.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
-use super::tile::{Block, ROWS, add_weighted, dots, key_offsets, turn};
+use super::tile::{Block, ROWS, add_weighted, dots, key_offsets, rows_together, sums_in_registers, turn};
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
@@ -32,22 +33,29 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One tile of queries of a segment, one key head.
+/// One tile of queries of a segment, one key head or several.
 struct Task<'a> {
     segment: &'a Segment,
     /// First query of the tile, counted from the segment's first, and how many.
     first: usize,
     queries: usize,
-    kv_head: usize,
+    kv_heads: Range<usize>,
 }
 
 pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     let AttentionForward { out, log_sum_exp, q, k_pool, v_pool, segments, sizes } = args;
+    // Where there are sequences enough for everyone, a task takes all heads: rows of the pools are read once, as they lie.
+    let heads = if segments.segments().len() >= 4 * team::threads() { sizes.kv_heads } else { 1 };
     let mut tasks = Vec::new();
     for segment in segments.segments() {
         for first in (0..segment.queries.len()).step_by(TILE) {
             let queries = TILE.min(segment.queries.len() - first);
-            tasks.extend((0..sizes.kv_heads).map(|kv_head| Task { segment, first, queries, kv_head }));
+            tasks.extend((0..sizes.kv_heads / heads).map(|i| Task {
+                segment,
+                first,
+                queries,
+                kv_heads: i * heads..(i + 1) * heads,
+            }));
         }
     }
     let shared = Shared {
@@ -94,40 +102,47 @@ impl Kernel for TileForward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { task, shared, scratch } = self;
-        let Scratch { offsets, blocks, scores, sums } = scratch;
-        let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
-        key_offsets(shared.segments, task.segment, kv_heads * dim, offsets);
-        // Keys that the tile's last query sees.
-        let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
-        let rows = Rows {
-            task,
-            shared,
-            group: q_heads / kv_heads,
-            keys,
-            offsets: &offsets[..keys],
-            k: &shared.k_pool[task.kv_head * dim..],
-            v: &shared.v_pool[task.kv_head * dim..],
+        let AttentionSizes { kv_heads, head_dim: dim, .. } = shared.sizes;
+        key_offsets(shared.segments, task.segment, kv_heads * dim, &mut scratch.offsets);
+        for kv_head in task.kv_heads.clone() {
+            one_head(s, task, kv_head, shared, scratch);
+        }
+    }
+}
+
+/// The heads of a tile's queries that read one key head; the scratch holds the keys' offsets.
+#[inline(always)]
+fn one_head<S: Simd>(s: S, task: &Task<'_>, kv_head: usize, shared: &Shared<'_>, scratch: &mut Scratch) {
+    let Scratch { offsets, blocks, scores, sums } = scratch;
+    let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
+    // Keys that the tile's last query sees.
+    let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
+    let rows = Rows {
+        task,
+        shared,
+        kv_head,
+        group: q_heads / kv_heads,
+        keys,
+        offsets: &offsets[..keys],
+        k: &shared.k_pool[kv_head * dim..],
+        v: &shared.v_pool[kv_head * dim..],
+    };
+    let count = task.queries * rows.group;
+    let turned = count >= TURN_FROM;
+    if turned {
+        turn(rows.k, rows.offsets, dim, blocks);
+    }
+    let blocks = turned.then_some(&blocks[..]);
+    scores.resize(ROWS * keys.next_multiple_of(LANES), 0.0);
+    sums.resize(ROWS * dim, 0.0);
+    let mut first = 0;
+    while first < count {
+        first += match rows_together::<S>(count - first) {
+            ROWS => rows.run::<S, ROWS>(s, first, blocks, scores, sums),
+            4 => rows.run::<S, 4>(s, first, blocks, scores, sums),
+            2 => rows.run::<S, 2>(s, first, blocks, scores, sums),
+            _ => rows.run::<S, 1>(s, first, blocks, scores, sums),
         };
-        let count = task.queries * rows.group;
-        let turned = count >= TURN_FROM;
-        if turned {
-            turn(rows.k, rows.offsets, dim, blocks);
-        }
-        let blocks = turned.then_some(&blocks[..]);
-        scores.resize(ROWS * keys.next_multiple_of(LANES), 0.0);
-        sums.resize(ROWS * dim, 0.0);
-        let mut first = 0;
-        while first + ROWS <= count {
-            rows.run::<S, ROWS>(s, first, blocks, scores, sums);
-            first += ROWS;
-        }
-        while first < count {
-            first += match count - first {
-                4.. => rows.run::<S, 4>(s, first, blocks, scores, sums),
-                2.. => rows.run::<S, 2>(s, first, blocks, scores, sums),
-                _ => rows.run::<S, 1>(s, first, blocks, scores, sums),
-            };
-        }
     }
 }
 
@@ -135,6 +150,7 @@ impl Kernel for TileForward<'_> {
 struct Rows<'a> {
     task: &'a Task<'a>,
     shared: &'a Shared<'a>,
+    kv_head: usize,
     /// Heads that read this key head.
     group: usize,
     /// Keys that the last query sees.
@@ -150,7 +166,7 @@ impl Rows<'_> {
     #[inline(always)]
     fn index(&self, row: usize) -> usize {
         let query = self.task.segment.queries.start + self.task.first + row / self.group;
-        query * self.shared.sizes.q_heads + self.task.kv_head * self.group + row % self.group
+        query * self.shared.sizes.q_heads + self.kv_head * self.group + row % self.group
     }
 
     /// Keys inside the causal mask.
@@ -177,7 +193,7 @@ impl Rows<'_> {
         let scores = &mut scores[..R * padded];
         match blocks {
             Some(blocks) => scores_from_blocks(s, q, blocks, s.splat(scale), scores),
-            None => scores_from_rows(s, q, self.k, &self.offsets[..seen[R - 1]], s.splat(scale), scores),
+            None => scores_from_rows(s, q, [self.k, self.v], &self.offsets[..seen[R - 1]], s.splat(scale), scores),
         }
         let mut inverse = [0.0; R];
         for r in 0..R {
@@ -231,7 +247,8 @@ fn scores_from_blocks<S: Simd, const R: usize>(
     let padded = scores.len() / R;
     for (at, keys) in (0..padded).step_by(LANES).zip(blocks.chunks_exact(q[0].len())) {
         let mut r = 0;
-        while r + 4 <= R {
+        // Four sums a row; with few registers a row at a time is as fast as two (measured on AVX2).
+        while 4 * 4 <= sums_in_registers::<S>() && r + 4 <= R {
             let dots = dots(s, [q[r], q[r + 1], q[r + 2], q[r + 3]], keys);
             for i in 0..4 {
                 s.store(&mut scores[(r + i) * padded + at..], s.mul(dots[i], scale));
@@ -246,30 +263,38 @@ fn scores_from_blocks<S: Simd, const R: usize>(
     }
 }
 
-/// The same scores, bit for bit, from keys as they lie: for few queries.
+/// The same scores, bit for bit, from keys as they lie: for few queries. Asks for the values of those keys on the way.
 #[inline(always)]
 fn scores_from_rows<S: Simd, const R: usize>(
     s: S,
     q: [&[[f32; LANES]]; R],
-    pool: &[f32],
+    [keys, values]: [&[f32]; 2],
     offsets: &[usize],
     scale: S::V,
     scores: &mut [f32],
 ) {
     let (padded, dim) = (scores.len() / R, q[0].len() * LANES);
-    for (at, offsets) in (0..padded).step_by(LANES).zip(offsets.chunks(LANES)) {
-        // Past the end the last key stands in: the softmax overwrites its score.
-        let keys: [&[[f32; LANES]]; LANES] =
-            std::array::from_fn(|i| pool[offsets[i.min(offsets.len() - 1)]..][..dim].as_chunks::<LANES>().0);
-        for r in 0..R {
-            let mut lanes = [s.splat(0.0); LANES];
-            for (c, q) in q[r].iter().enumerate() {
-                let q = s.load(q);
-                for i in 0..LANES {
-                    lanes[i] = s.mul_add(q, s.load(&keys[i][c]), lanes[i]);
-                }
+    for (at, block) in (0..padded).step_by(LANES).zip(offsets.chunks(LANES)) {
+        // Past the end the first key stands in: the softmax overwrites its score.
+        let mut rows = [keys[block[0]..][..dim].as_ptr(); LANES];
+        for (row, offset) in rows.iter_mut().zip(block) {
+            *row = keys[*offset..][..dim].as_ptr();
+            for line in (0..dim).step_by(LANES) {
+                simd::prefetch(values.as_ptr().wrapping_add(offset + line));
             }
-            s.store(&mut scores[r * padded + at..], s.mul(s.sum_each(lanes), scale));
+        }
+        for r in 0..R {
+            // Safety: `dim` elements of every row are there, as looked up above.
+            let dots = unsafe {
+                // The usual lengths by name: loops over them are unrolled.
+                match q[r].len() {
+                    2 => s.dot_each(&q[r][..2], &rows),
+                    4 => s.dot_each(&q[r][..4], &rows),
+                    8 => s.dot_each(&q[r][..8], &rows),
+                    _ => s.dot_each(q[r], &rows),
+                }
+            };
+            s.store(&mut scores[r * padded + at..], s.mul(dots, scale));
         }
     }
 }

@@ -6,8 +6,24 @@
 use crate::ops::attention::{Run, Segment, SegmentTable};
 use crate::ops::cpu::simd::{LANES, Simd};
 
-/// Rows (query, head) that are computed together.
+/// Rows (query, head) that are computed together, at most.
 pub const ROWS: usize = 8;
+
+/// Vectors of sums that a loop may keep: half the registers, the other half is for what is added to them.
+pub const fn sums_in_registers<S: Simd>() -> usize {
+    S::REGISTERS / 2
+}
+
+/// How many of `left` rows the next pass takes: as many as it has registers for one vector of sums each.
+#[inline(always)]
+pub fn rows_together<S: Simd>(left: usize) -> usize {
+    match left {
+        ROWS.. if ROWS <= sums_in_registers::<S>() => ROWS,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
 /// Sixteen elements of a head for sixteen keys: element d of key k stands at 16·d + k.
 pub type Block = [f32; LANES * LANES];
 
@@ -90,17 +106,17 @@ pub fn add_weighted<S: Simd, const R: usize>(
     sums: &mut [f32],
 ) {
     let mut column = 0;
-    // As many sums at a time as registers hold.
-    while R <= 4 && column + 4 * LANES <= dim {
+    while R * 4 <= sums_in_registers::<S>() && column + 4 * LANES <= dim {
         add_weighted_columns::<S, R, 4>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
         column += 4 * LANES;
     }
-    while column + 2 * LANES <= dim {
+    while R * 2 <= sums_in_registers::<S>() && column + 2 * LANES <= dim {
         add_weighted_columns::<S, R, 2>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
         column += 2 * LANES;
     }
-    if column < dim {
+    while column < dim {
         add_weighted_columns::<S, R, 1>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
+        column += LANES;
     }
 }
 
