@@ -166,19 +166,19 @@ pub trait Simd: Copy {
         (c[0] + c[2]) + (c[1] + c[3])
     }
 
-    /// Dot products of a vector with sixteen rows of its length: lane i takes row i. Each is a chain of multiply-adds a lane,
-    /// then the tree of [`sum`](Self::sum).
+    /// Dot products of a vector with sixteen others of its length, from element `at` of each row on: lane i takes row i. Each
+    /// is a chain of multiply-adds a lane, then the tree of [`sum`](Self::sum).
     ///
     /// # Safety
-    /// As many f32 as `x` has must be readable at every row.
+    /// As many f32 as `x` has must be readable from element `at` of every row on.
     #[inline(always)]
-    unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES]) -> Self::V {
+    unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES], at: usize) -> Self::V {
         let mut sums = [0.0; LANES];
         for (sum, row) in sums.iter_mut().zip(rows) {
             let mut lanes = self.splat(0.0);
             for (c, x) in x.iter().enumerate() {
                 // Safety: passed on.
-                lanes = self.mul_add(self.load(x), unsafe { self.load_ptr(row.add(c * LANES)) }, lanes);
+                lanes = self.mul_add(self.load(x), unsafe { self.load_ptr(row.add(at + c * LANES)) }, lanes);
             }
             *sum = self.sum(lanes);
         }
@@ -424,12 +424,12 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES]) -> __m512 {
+        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES], at: usize) -> __m512 {
             let mut lanes = [self.splat(0.0); LANES];
             for (c, x) in x.iter().enumerate() {
                 let x = self.load(x);
                 for i in 0..LANES {
-                    lanes[i] = self.mul_add(x, unsafe { self.load_ptr(rows[i].add(c * LANES)) }, lanes[i]);
+                    lanes[i] = self.mul_add(x, unsafe { self.load_ptr(rows[i].add(at + c * LANES)) }, lanes[i]);
                 }
             }
             sum_each_avx512(lanes)
@@ -572,9 +572,9 @@ mod x86 {
             (mantissa, exponent)
         }
         #[inline(always)]
-        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES]) -> Pair {
+        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES], at: usize) -> Pair {
             let [a, b, c, d, e, f, g, h, rest @ ..] = *rows;
-            unsafe { (self.dot_eight(x, [a, b, c, d, e, f, g, h]), self.dot_eight(x, rest)) }
+            unsafe { (self.dot_eight(x, [a, b, c, d, e, f, g, h], at), self.dot_eight(x, rest, at)) }
         }
         #[inline(always)]
         fn to_array(self, v: Pair) -> [f32; LANES] {
@@ -590,13 +590,19 @@ mod x86 {
         /// # Safety
         /// As for `dot_each`.
         #[inline(always)]
-        unsafe fn dot_eight(self, x: &[[f32; LANES]], rows: [*const f32; 8]) -> __m256 {
+        unsafe fn dot_eight(self, x: &[[f32; LANES]], rows: [*const f32; 8], at: usize) -> __m256 {
             // Safety: passed on; an `Avx2` exists only where these instructions do.
             unsafe {
                 // Rows four apart share a register: its halves are never mixed again, and the sums come out in order.
-                let (a, b) = (self.dot_two(x, rows[0], rows[4]), self.dot_two(x, rows[1], rows[5]));
+                let (a, b) = (
+                    self.dot_two(x, rows[0].add(at), rows[4].add(at)),
+                    self.dot_two(x, rows[1].add(at), rows[5].add(at)),
+                );
                 let low = fold_to_two(a, b);
-                let (a, b) = (self.dot_two(x, rows[2], rows[6]), self.dot_two(x, rows[3], rows[7]));
+                let (a, b) = (
+                    self.dot_two(x, rows[2].add(at), rows[6].add(at)),
+                    self.dot_two(x, rows[3].add(at), rows[7].add(at)),
+                );
                 let high = fold_to_two(a, b);
                 let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
                 let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
@@ -684,7 +690,7 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> [f32; LANES] {
             // Safety: the test made the rows as long as `x`.
-            s.to_array(unsafe { s.dot_each(self.x, &self.rows) })
+            s.to_array(unsafe { s.dot_each(self.x, &self.rows, 0) })
         }
     }
 

@@ -1,9 +1,10 @@
-//! The forward pass: a task is a tile of queries of one segment and one key head.
+//! The forward pass: a task is a tile of queries of one segment and one key head, or a query by itself (`decode.rs`).
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::tile::{Block, ROWS, add_weighted, dots, key_offsets, rows_together, sums_in_registers, turn};
+use super::decode::OneQuery;
+use super::tile::{Block, ROWS, add_weighted, dots, key_offsets, rows_together, softmax, sums_in_registers, turn};
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
@@ -12,28 +13,28 @@ use crate::ops::cpu::team;
 
 /// Queries of one task: many enough that turning the keys is cheap beside using them.
 const TILE: usize = 128;
-/// Rows (query, head) of a task from which keys are turned into blocks; fewer rows (decoding) take keys as they lie.
-const TURN_FROM: usize = 16;
 /// Multiply-adds below which a task list stays on the caller's thread.
 const SERIAL_WORK: u64 = 200_000;
 /// The same inside a team, whose helpers are awake.
 const SERIAL_WORK_TOGETHER: u64 = 20_000;
 
 #[derive(Default)]
-struct Scratch {
-    offsets: Vec<usize>,
+pub struct Scratch {
+    pub offsets: Vec<usize>,
     blocks: Vec<Block>,
-    /// [ROWS, keys padded]
-    scores: Vec<f32>,
-    /// [ROWS, head_dim]
-    sums: Vec<f32>,
+    /// [ROWS or heads, keys padded]
+    pub scores: Vec<f32>,
+    /// [ROWS or heads, head_dim]
+    pub sums: Vec<f32>,
+    /// [heads]
+    pub inverse: Vec<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One tile of queries of a segment, one key head or several.
+/// One tile of queries of a segment: one key head, or several where the segment is one query.
 struct Task<'a> {
     segment: &'a Segment,
     /// First query of the tile, counted from the segment's first, and how many.
@@ -44,10 +45,11 @@ struct Task<'a> {
 
 pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     let AttentionForward { out, log_sum_exp, q, k_pool, v_pool, segments, sizes } = args;
-    // Where there are sequences enough for everyone, a task takes all heads: rows of the pools are read once, as they lie.
-    let heads = if segments.segments().len() >= 4 * team::threads() { sizes.kv_heads } else { 1 };
+    // Where there are queries enough for everyone, one takes all heads: rows of the pools are then read as they lie.
+    let together = if segments.segments().len() >= 4 * team::threads() { sizes.kv_heads } else { 1 };
     let mut tasks = Vec::new();
     for segment in segments.segments() {
+        let heads = if segment.queries.len() == 1 { together } else { 1 };
         for first in (0..segment.queries.len()).step_by(TILE) {
             let queries = TILE.min(segment.queries.len() - first);
             tasks.extend((0..sizes.kv_heads / heads).map(|i| Task {
@@ -68,7 +70,11 @@ pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
         sizes,
     };
     let run = |task: &Task<'_>| {
-        SCRATCH.with_borrow_mut(|scratch| simd::run_at(level, TileForward { task, shared: &shared, scratch }));
+        let (segment, shared) = (task.segment, &shared);
+        SCRATCH.with_borrow_mut(|scratch| match task.segment.queries.len() {
+            1 => simd::run_at(level, OneQuery { segment, kv_heads: task.kv_heads.clone(), shared, scratch }),
+            _ => simd::run_at(level, TileForward { task, shared, scratch }),
+        });
     };
     let serial = if team::is_awake() { SERIAL_WORK_TOGETHER } else { SERIAL_WORK };
     if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= serial {
@@ -80,14 +86,14 @@ pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
 }
 
 /// Inputs and outputs that all tasks see; a task writes the rows (its queries, the heads of its key head) alone.
-struct Shared<'a> {
-    out: SharedMut<'a>,
-    log_sum_exp: Option<SharedMut<'a>>,
-    q: &'a [f32],
-    k_pool: &'a [f32],
-    v_pool: &'a [f32],
-    segments: &'a SegmentTable,
-    sizes: AttentionSizes,
+pub struct Shared<'a> {
+    pub out: SharedMut<'a>,
+    pub log_sum_exp: Option<SharedMut<'a>>,
+    pub q: &'a [f32],
+    pub k_pool: &'a [f32],
+    pub v_pool: &'a [f32],
+    pub segments: &'a SegmentTable,
+    pub sizes: AttentionSizes,
 }
 
 struct TileForward<'a> {
@@ -102,47 +108,34 @@ impl Kernel for TileForward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { task, shared, scratch } = self;
-        let AttentionSizes { kv_heads, head_dim: dim, .. } = shared.sizes;
-        key_offsets(shared.segments, task.segment, kv_heads * dim, &mut scratch.offsets);
-        for kv_head in task.kv_heads.clone() {
-            one_head(s, task, kv_head, shared, scratch);
-        }
-    }
-}
-
-/// The heads of a tile's queries that read one key head; the scratch holds the keys' offsets.
-#[inline(always)]
-fn one_head<S: Simd>(s: S, task: &Task<'_>, kv_head: usize, shared: &Shared<'_>, scratch: &mut Scratch) {
-    let Scratch { offsets, blocks, scores, sums } = scratch;
-    let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
-    // Keys that the tile's last query sees.
-    let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
-    let rows = Rows {
-        task,
-        shared,
-        kv_head,
-        group: q_heads / kv_heads,
-        keys,
-        offsets: &offsets[..keys],
-        k: &shared.k_pool[kv_head * dim..],
-        v: &shared.v_pool[kv_head * dim..],
-    };
-    let count = task.queries * rows.group;
-    let turned = count >= TURN_FROM;
-    if turned {
-        turn(rows.k, rows.offsets, dim, blocks);
-    }
-    let blocks = turned.then_some(&blocks[..]);
-    scores.resize(ROWS * keys.next_multiple_of(LANES), 0.0);
-    sums.resize(ROWS * dim, 0.0);
-    let mut first = 0;
-    while first < count {
-        first += match rows_together::<S>(count - first) {
-            ROWS => rows.run::<S, ROWS>(s, first, blocks, scores, sums),
-            4 => rows.run::<S, 4>(s, first, blocks, scores, sums),
-            2 => rows.run::<S, 2>(s, first, blocks, scores, sums),
-            _ => rows.run::<S, 1>(s, first, blocks, scores, sums),
+        let Scratch { offsets, blocks, scores, sums, .. } = scratch;
+        let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
+        key_offsets(shared.segments, task.segment, kv_heads * dim, offsets);
+        // Keys that the tile's last query sees.
+        let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
+        let rows = Rows {
+            task,
+            shared,
+            kv_head: task.kv_heads.start,
+            group: q_heads / kv_heads,
+            keys,
+            offsets: &offsets[..keys],
+            k: &shared.k_pool[task.kv_heads.start * dim..],
+            v: &shared.v_pool[task.kv_heads.start * dim..],
         };
+        let count = task.queries * rows.group;
+        turn(rows.k, rows.offsets, dim, blocks);
+        scores.resize(ROWS * keys.next_multiple_of(LANES), 0.0);
+        sums.resize(ROWS * dim, 0.0);
+        let mut first = 0;
+        while first < count {
+            first += match rows_together::<S>(count - first) {
+                ROWS => rows.run::<S, ROWS>(s, first, blocks, scores, sums),
+                4 => rows.run::<S, 4>(s, first, blocks, scores, sums),
+                2 => rows.run::<S, 2>(s, first, blocks, scores, sums),
+                _ => rows.run::<S, 1>(s, first, blocks, scores, sums),
+            };
+        }
     }
 }
 
@@ -181,7 +174,7 @@ impl Rows<'_> {
         &self,
         s: S,
         first: usize,
-        blocks: Option<&[Block]>,
+        blocks: &[Block],
         scores: &mut [f32],
         sums: &mut [f32],
     ) -> usize {
@@ -191,10 +184,7 @@ impl Rows<'_> {
         let q = index.map(|i| self.shared.q[i * dim..][..dim].as_chunks::<LANES>().0);
         let padded = seen[R - 1].next_multiple_of(LANES);
         let scores = &mut scores[..R * padded];
-        match blocks {
-            Some(blocks) => scores_from_blocks(s, q, blocks, s.splat(scale), scores),
-            None => scores_from_rows(s, q, [self.k, self.v], &self.offsets[..seen[R - 1]], s.splat(scale), scores),
-        }
+        scores_from_blocks(s, q, blocks, s.splat(scale), scores);
         let mut inverse = [0.0; R];
         for r in 0..R {
             let (max, sum) = softmax(s, &mut scores[r * padded..][..padded], seen[r]);
@@ -261,59 +251,4 @@ fn scores_from_blocks<S: Simd, const R: usize>(
             r += 1;
         }
     }
-}
-
-/// The same scores, bit for bit, from keys as they lie: for few queries. Asks for the values of those keys on the way.
-#[inline(always)]
-fn scores_from_rows<S: Simd, const R: usize>(
-    s: S,
-    q: [&[[f32; LANES]]; R],
-    [keys, values]: [&[f32]; 2],
-    offsets: &[usize],
-    scale: S::V,
-    scores: &mut [f32],
-) {
-    let (padded, dim) = (scores.len() / R, q[0].len() * LANES);
-    for (at, block) in (0..padded).step_by(LANES).zip(offsets.chunks(LANES)) {
-        // Past the end the first key stands in: the softmax overwrites its score.
-        let mut rows = [keys[block[0]..][..dim].as_ptr(); LANES];
-        for (row, offset) in rows.iter_mut().zip(block) {
-            *row = keys[*offset..][..dim].as_ptr();
-            for line in (0..dim).step_by(LANES) {
-                simd::prefetch(values.as_ptr().wrapping_add(offset + line));
-            }
-        }
-        for r in 0..R {
-            // Safety: `dim` elements of every row are there, as looked up above.
-            let dots = unsafe {
-                // The usual lengths by name: loops over them are unrolled.
-                match q[r].len() {
-                    2 => s.dot_each(&q[r][..2], &rows),
-                    4 => s.dot_each(&q[r][..4], &rows),
-                    8 => s.dot_each(&q[r][..8], &rows),
-                    _ => s.dot_each(q[r], &rows),
-                }
-            };
-            s.store(&mut scores[r * padded + at..], s.mul(dots, scale));
-        }
-    }
-}
-
-/// Turns the first `seen` scores of a row into exp(score − max) and the rest into zeros; (max, sum of exponentials).
-#[inline(always)]
-fn softmax<S: Simd>(s: S, scores: &mut [f32], seen: usize) -> (f32, f32) {
-    scores[seen..].fill(f32::NEG_INFINITY);
-    let mut lanes = s.splat(f32::NEG_INFINITY);
-    for part in scores.as_chunks::<LANES>().0 {
-        // A score that is not a number may slip through here; it shows in the sum below.
-        lanes = s.max(lanes, s.load(part));
-    }
-    let max = s.max_lane(lanes);
-    let mut sum = s.splat(0.0);
-    for part in scores.as_chunks_mut::<LANES>().0 {
-        let e = s.exp(s.sub(s.load(part), s.splat(max)));
-        s.store(part, e);
-        sum = s.add(sum, e);
-    }
-    (max, s.sum(sum))
 }

@@ -6,6 +6,7 @@
 //! tree; an output element is one chain of fused multiply-adds over keys.
 
 mod backward;
+mod decode;
 mod forward;
 mod tile;
 

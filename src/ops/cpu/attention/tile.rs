@@ -155,3 +155,22 @@ fn add_weighted_columns<S: Simd, const R: usize, const N: usize>(
         }
     }
 }
+
+/// Turns the first `seen` scores of a row into exp(score − max) and the rest into zeros; (max, sum of exponentials).
+#[inline(always)]
+pub fn softmax<S: Simd>(s: S, scores: &mut [f32], seen: usize) -> (f32, f32) {
+    scores[seen..].fill(f32::NEG_INFINITY);
+    let mut lanes = s.splat(f32::NEG_INFINITY);
+    for part in scores.as_chunks::<LANES>().0 {
+        // A score that is not a number may slip through here; it shows in the sum below.
+        lanes = s.max(lanes, s.load(part));
+    }
+    let max = s.max_lane(lanes);
+    let mut sum = s.splat(0.0);
+    for part in scores.as_chunks_mut::<LANES>().0 {
+        let e = s.exp(s.sub(s.load(part), s.splat(max)));
+        s.store(part, e);
+        sum = s.add(sum, e);
+    }
+    (max, s.sum(sum))
+}
