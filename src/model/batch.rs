@@ -1,5 +1,7 @@
 //! What one forward pass reads: tokens, where they stand, where their keys go, and which keys they see.
 
+use std::ops::Range;
+
 use crate::ops::attention::{Run, SegmentTable};
 
 /// Tokens of any number of sequences, one after another.
@@ -12,11 +14,32 @@ pub struct Batch {
     /// [tokens], pool row that receives each token's key and value
     pub kv_rows: Vec<u32>,
     pub segments: SegmentTable,
+    /// Rows before this one are not read after the layers, see [`Self::read_from`]
+    first_read: usize,
+    /// The segments of the rows that are read, where that is not all of them
+    read_segments: SegmentTable,
 }
 
 impl Batch {
     pub fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Says that rows before `first`, where a segment begins, are not read after the layers: the last layer computes their
+    /// keys and values and nothing else of them. Call it after the last token has been added.
+    pub fn read_from(&mut self, first: usize) {
+        self.first_read = first;
+        self.read_segments = if first == 0 { SegmentTable::default() } else { self.segments.from_query(first) };
+    }
+
+    /// The rows whose hidden state the layers leave behind.
+    pub fn read_rows(&self) -> Range<usize> {
+        self.first_read..self.tokens()
+    }
+
+    /// The segments of [`Self::read_rows`].
+    pub fn read_segments(&self) -> &SegmentTable {
+        if self.first_read == 0 { &self.segments } else { &self.read_segments }
     }
 
     /// Adds tokens that continue a sequence whose first `start` tokens lie in the runs `prefix` of the pool. Keys go to

@@ -23,7 +23,8 @@ pub struct HeadOutput<'a, B: Backend> {
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// Runs the layers over a batch. Keys and values go to `pool`; `acts.hidden` [tokens, hidden] is what the head reads.
+    /// Runs the layers over a batch. Keys and values go to `pool`; `acts.hidden` [tokens, hidden] is what the head reads: of
+    /// the batch's `read_rows`, which must be all where a backward pass is to follow.
     pub fn forward(&self, batch: &Batch, pool: &mut KvPool<B>, acts: &mut Activations<B>) -> OpResult {
         self.load(batch, pool, acts)?;
         self.forward_loaded(batch, pool, acts)
@@ -36,6 +37,9 @@ impl<B: Backend> Qwen3<B> {
         b.write(b.view_mut(&mut acts.ids, 0..t), &batch.ids)?;
         b.write(b.view_mut(&mut acts.positions, 0..t), &batch.positions)?;
         b.write(b.view_mut(&mut acts.kv_rows, 0..t), &batch.kv_rows)?;
+        if batch.read_rows().start > 0 {
+            b.attention_prepare(batch.read_segments(), &self.attention_sizes(pool.rows))?;
+        }
         b.attention_prepare(&batch.segments, &self.attention_sizes(pool.rows))
     }
 
@@ -48,11 +52,20 @@ impl<B: Backend> Qwen3<B> {
                 self.embed(t, acts)?;
                 for layer in 0..c.num_hidden_layers {
                     b.range(|| format!("layer {layer} attention"), || self.attention_block(layer, batch, pool, acts))?;
-                    b.range(|| format!("layer {layer} mlp"), || self.mlp_block(layer, t, acts))?;
+                    let rows = self.rows(layer, batch);
+                    if rows.is_empty() {
+                        return Ok(());
+                    }
+                    b.range(|| format!("layer {layer} mlp"), || self.mlp_block(layer, rows, acts))?;
                 }
-                self.final_norm(t, acts)
+                self.final_norm(batch.read_rows(), acts)
             },
         )
+    }
+
+    /// Rows that a layer works on once their keys and values are known.
+    fn rows(&self, layer: usize, batch: &Batch) -> Range<usize> {
+        if layer + 1 == self.config.num_hidden_layers { batch.read_rows() } else { 0..batch.tokens() }
     }
 
     fn embed(&self, t: usize, acts: &mut Activations<B>) -> OpResult {
@@ -105,20 +118,24 @@ impl<B: Backend> Qwen3<B> {
             sizes: self.head_sizes(t, pool_rows),
             epsilon: c.rms_norm_eps,
         })?;
+        let rows = self.rows(layer, batch);
+        if rows.is_empty() {
+            return Ok(());
+        }
         b.attention_forward(AttentionForward {
-            out: b.view_mut(&mut acts_layer.attention, 0..t * c.q_dim()),
-            log_sum_exp: Some(b.view_mut(&mut acts_layer.log_sum_exp, 0..t * c.num_attention_heads)),
-            q: b.view(&acts_layer.q, 0..t * c.q_dim()),
+            out: b.view_mut(&mut acts_layer.attention, of(&rows, c.q_dim())),
+            log_sum_exp: Some(b.view_mut(&mut acts_layer.log_sum_exp, of(&rows, c.num_attention_heads))),
+            q: b.view(&acts_layer.q, of(&rows, c.q_dim())),
             k_pool: b.view(&kv.k, 0..pool_len),
             v_pool: b.view(&kv.v, 0..pool_len),
-            segments: &batch.segments,
+            segments: if rows.start == 0 { &batch.segments } else { batch.read_segments() },
             sizes: self.attention_sizes(pool_rows),
         })?;
         b.linear_forward(LinearForward {
-            out: b.view_mut(delta, 0..t * c.hidden_size),
-            x: b.view(&acts_layer.attention, 0..t * c.q_dim()),
+            out: b.view_mut(delta, of(&rows, c.hidden_size)),
+            x: b.view(&acts_layer.attention, of(&rows, c.q_dim())),
             weight: &weights.o,
-            rows: t,
+            rows: rows.len(),
             sizes: places.o.sizes,
         })
     }
@@ -149,58 +166,58 @@ impl<B: Backend> Qwen3<B> {
     }
 
     /// Stage 2·layer + 1: what attention added, norm, gate and up, SwiGLU, down projection into `delta`.
-    fn mlp_block(&self, layer: usize, t: usize, acts: &mut Activations<B>) -> OpResult {
+    fn mlp_block(&self, layer: usize, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
         let (weights, places) = (&self.layers[layer], &self.table.layers[layer]);
-        let hidden = 0..t * c.hidden_size;
+        let hidden = of(&rows, c.hidden_size);
         let Activations { layers, residual, delta, .. } = acts;
         let count = layers.len();
         let acts_layer = &mut layers[layer % count];
         let (before, after) = two_stages(residual, 2 * layer + 1);
         b.rmsnorm_forward(RmsNormForward {
             out: b.view_mut(&mut acts_layer.mlp_norm, hidden.clone()),
-            inv_rms: b.view_mut(&mut acts_layer.mlp_inv_rms, 0..t),
+            inv_rms: b.view_mut(&mut acts_layer.mlp_inv_rms, rows.clone()),
             residual: Some(Residual { sum: b.view_mut(after, hidden.clone()), delta: b.view(delta, hidden.clone()) }),
             x: b.view(before, hidden.clone()),
             weight: self.weight(&places.mlp_norm),
-            rows: t,
+            rows: rows.len(),
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
         })?;
         b.linear_forward(LinearForward {
-            out: b.view_mut(&mut acts_layer.gate_up, 0..2 * t * c.intermediate_size),
+            out: b.view_mut(&mut acts_layer.gate_up, of(&rows, 2 * c.intermediate_size)),
             x: b.view(&acts_layer.mlp_norm, hidden.clone()),
             weight: &weights.gate_up,
-            rows: t,
+            rows: rows.len(),
             sizes: places.gate_up.sizes,
         })?;
         b.swiglu_forward(SwigluForward {
-            out: b.view_mut(&mut acts_layer.gated, 0..t * c.intermediate_size),
-            gate_up: b.view(&acts_layer.gate_up, 0..2 * t * c.intermediate_size),
-            rows: t,
+            out: b.view_mut(&mut acts_layer.gated, of(&rows, c.intermediate_size)),
+            gate_up: b.view(&acts_layer.gate_up, of(&rows, 2 * c.intermediate_size)),
+            rows: rows.len(),
             cols: c.intermediate_size,
         })?;
         b.linear_forward(LinearForward {
             out: b.view_mut(delta, hidden),
-            x: b.view(&acts_layer.gated, 0..t * c.intermediate_size),
+            x: b.view(&acts_layer.gated, of(&rows, c.intermediate_size)),
             weight: &weights.down,
-            rows: t,
+            rows: rows.len(),
             sizes: places.down.sizes,
         })
     }
 
-    fn final_norm(&self, t: usize, acts: &mut Activations<B>) -> OpResult {
+    fn final_norm(&self, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
-        let size = 0..t * c.hidden_size;
+        let size = of(&rows, c.hidden_size);
         let Activations { residual, delta, hidden, final_inv_rms, .. } = acts;
         let (before, after) = two_stages(residual, 2 * c.num_hidden_layers);
         b.rmsnorm_forward(RmsNormForward {
             out: b.view_mut(hidden, size.clone()),
-            inv_rms: b.view_mut(final_inv_rms, 0..t),
+            inv_rms: b.view_mut(final_inv_rms, rows.clone()),
             residual: Some(Residual { sum: b.view_mut(after, size.clone()), delta: b.view(delta, size.clone()) }),
             x: b.view(before, size),
             weight: self.weight(&self.table.final_norm),
-            rows: t,
+            rows: rows.len(),
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
         })
@@ -286,4 +303,9 @@ impl<B: Backend> Qwen3<B> {
             scale: 1.0 / (self.config.head_dim as f32).sqrt(),
         }
     }
+}
+
+/// The elements of rows of a [_, cols] buffer.
+fn of(rows: &Range<usize>, cols: usize) -> Range<usize> {
+    rows.start * cols..rows.end * cols
 }

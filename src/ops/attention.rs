@@ -79,6 +79,17 @@ impl SegmentTable {
         self.made = Made::default();
     }
 
+    /// A table of the segments from query `first` on, which becomes query 0; panics when no segment begins there.
+    pub fn from_query(&self, first: usize) -> Self {
+        let mut table = Self::default();
+        let later = self.segments.iter().skip_while(|segment| segment.queries.start < first);
+        for segment in later {
+            table.push(segment.queries.len(), self.runs(segment).iter().copied());
+        }
+        assert_eq!(table.queries(), self.queries() - first, "no segment begins at query {first}");
+        table
+    }
+
     /// A backend's own form of this table: the one that was made last, if it is a `T` that `fits`, else what `make` makes.
     pub fn form<T: Any + Send + Sync, E>(
         &self,

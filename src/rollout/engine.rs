@@ -231,9 +231,12 @@ impl<B: Backend> Lane<B> {
         schedule.admit(&mut self.pages, self.limits.max_running);
         let mut batch = Batch::default();
         let mut pending = Pending::default();
+        // What is drawn from stands at the end, so that the last layer can do without the rest.
+        let room = self.limits.max_batch_tokens - schedule.running.len();
+        let ended_prompts = schedule.push_prefills(&mut self.pages, room, &mut batch);
+        let first_read = batch.tokens();
         schedule.push_decodes(&self.pages, &mut batch, &mut pending);
-        let finished_prompts =
-            schedule.push_prefills(&mut self.pages, self.limits.max_batch_tokens, &mut batch, &mut pending);
+        schedule.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
         assert!(batch.tokens() > 0, "the engine has work but nothing to run");
         let decodes_alone = batch.tokens() == schedule.running.len();
         let size = model.backend.replay_size(batch.tokens());
@@ -241,6 +244,7 @@ impl<B: Backend> Lane<B> {
             self.fill_up(size, &mut batch, &mut pending);
             vec![self.decode(model, &batch, &pending)?]
         } else {
+            batch.read_from(first_read);
             model.forward(&batch, &mut self.pool, &mut self.acts)?;
             self.draw(model, batch.tokens(), &pending)?
         };
@@ -249,7 +253,7 @@ impl<B: Backend> Lane<B> {
             ids.extend(some_ids.get().map_err(OpError::from)?);
             logprobs.extend(some_logprobs.get().map_err(OpError::from)?);
         }
-        schedule.take_draws(&mut self.pages, &finished_prompts, &ids, &logprobs)
+        schedule.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs)
     }
 
     /// Fills a batch of decodes up with tokens that nobody asked for, each a sequence of its own in a row behind the pages:

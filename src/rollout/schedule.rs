@@ -103,9 +103,8 @@ impl<'a> Schedule<'a> {
             let group = &self.groups[sequence.group];
             let prompt = self.prompts[sequence.group].as_ref().expect("a running member's prompt is held");
             let position = group.prompt.len() + sequence.tokens.len() - 1;
-            batch.kv_rows.push(pages.next_row(&mut sequence.lease));
-            batch.positions.push(position as u32);
-            batch.ids.push(*sequence.tokens.last().expect("a sequence has its first token"));
+            let last = *sequence.tokens.last().expect("a sequence has its first token");
+            push_token(batch, last, position, pages.next_row(&mut sequence.lease));
             let runs = pages.runs(&prompt.lease).into_iter().chain(pages.runs(&sequence.lease));
             batch.segments.push(1, runs);
             pending.rows.push(batch.tokens() as u32 - 1);
@@ -113,41 +112,49 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// Prompt tokens up to the batch's limit (one at least); returns the groups whose prompts end in this batch.
-    pub fn push_prefills(
-        &mut self,
-        pages: &mut Pages,
-        max_tokens: usize,
-        batch: &mut Batch,
-        pending: &mut Pending,
-    ) -> Vec<usize> {
+    /// Prompt tokens, up to `room` of them; returns the groups whose prompts end in this batch. Their last tokens, which the
+    /// first draws are made from, are left out: they come with [`Self::push_last_tokens`].
+    pub fn push_prefills(&mut self, pages: &mut Pages, mut room: usize, batch: &mut Batch) -> Vec<usize> {
         let mut ended = Vec::new();
         while let Some((index, through)) = self.prefilling.front_mut() {
-            let room = max_tokens.saturating_sub(batch.tokens());
             if room == 0 {
                 break;
             }
             let group = &self.groups[*index];
             let prompt = self.prompts[*index].as_mut().expect("a prompt that is being computed is held");
-            let chunk = &group.prompt[*through..group.prompt.len().min(*through + room)];
-            for (offset, id) in chunk.iter().enumerate() {
-                batch.kv_rows.push(pages.next_row(&mut prompt.lease));
-                batch.positions.push((*through + offset) as u32);
-                batch.ids.push(*id);
+            let end = group.prompt.len().min(*through + room);
+            room -= end - *through;
+            let before_last = end.min(group.prompt.len() - 1);
+            if *through < before_last {
+                let chunk = *through..before_last;
+                for position in chunk.clone() {
+                    push_token(batch, group.prompt[position], position, pages.next_row(&mut prompt.lease));
+                }
+                batch.segments.push(chunk.len(), pages.runs(&prompt.lease));
             }
-            batch.segments.push(chunk.len(), pages.runs(&prompt.lease));
-            *through += chunk.len();
-            if *through < group.prompt.len() {
+            *through = end;
+            if end < group.prompt.len() {
                 break;
-            }
-            for member in &group.members {
-                pending.rows.push(batch.tokens() as u32 - 1);
-                pending.draws.push(draw(member, group.prompt.len()));
             }
             ended.push(*index);
             self.prefilling.pop_front();
         }
         ended
+    }
+
+    /// The last tokens of the prompts that end in this batch, and the first draws of their members.
+    pub fn push_last_tokens(&mut self, pages: &mut Pages, ended: &[usize], batch: &mut Batch, pending: &mut Pending) {
+        for &index in ended {
+            let group = &self.groups[index];
+            let prompt = self.prompts[index].as_mut().expect("a prompt that has just ended is held");
+            let last = group.prompt.len() - 1;
+            push_token(batch, group.prompt[last], last, pages.next_row(&mut prompt.lease));
+            batch.segments.push(1, pages.runs(&prompt.lease));
+            for member in &group.members {
+                pending.rows.push(batch.tokens() as u32 - 1);
+                pending.draws.push(draw(member, group.prompt.len()));
+            }
+        }
     }
 
     /// Hands the drawn tokens out: to running completions first, then to the members of prompts that have just ended.
@@ -218,4 +225,10 @@ pub fn longest_member(groups: &[&PromptGroup]) -> usize {
 
 fn draw(member: &Member, position: usize) -> Draw {
     Draw { sampling: member.sampling, stream: member.stream, position: position as u32 }
+}
+
+fn push_token(batch: &mut Batch, id: u32, position: usize, kv_row: u32) {
+    batch.ids.push(id);
+    batch.positions.push(position as u32);
+    batch.kv_rows.push(kv_row);
 }
