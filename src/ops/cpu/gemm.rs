@@ -8,6 +8,7 @@
 //! its operands are in cache.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use bytemuck::Zeroable;
 use rayon::prelude::*;
@@ -35,9 +36,14 @@ const DEPTH: usize = 256;
 /// Rows and panels of a tile of a weight gradient: with `DEPTH` 256 + 512 KB packed, in the second-level cache.
 const GRADIENT_TILE: [usize; 2] = [256, 512 / PANEL];
 
-/// Elements of a panel asked for ahead of their use: 2 KB. The processor's own prefetcher alone streams weights at half the
-/// speed (measured: 25 GB/s instead of 46 with four rows on two cores).
-const AHEAD: usize = 16 * PANEL;
+/// Rows of a product with a large right factor that are taken as few: they stay in the second-level cache while panels
+/// stream by. The first is of elements of A, the second of elements of B: 1 MB, more than that cache keeps.
+const STREAM_A_MAX: usize = 48 << 10;
+const STREAM_B_MIN: usize = 256 << 10;
+/// k of a panel that few rows take at a time: 16 KB, which stay in the first-level cache.
+const STREAM_DEPTH: usize = 128;
+/// Rows up to which a streamed panel is read in its full width, two rows at a time, rather than in halves by six.
+const STREAM_PAIRS: usize = 8;
 
 /// Rows of a factor asked for ahead of their packing: its rows lie too far apart for the processor to foresee.
 const PACK_AHEAD: usize = 16;
@@ -194,12 +200,53 @@ struct Piece {
     add: bool,
 }
 
-/// `MR` rows × `NV` vectors of C, in registers over all of k. With `PACKED`, A lies as [k][MR].
+/// How a micro-kernel finds its operands.
+trait Access {
+    /// Whether A lies as [k][rows], else as rows.
+    const PACKED: bool;
+    /// Called for every vector of B, with its place.
+    fn ask_ahead(at: *const f32);
+}
+
+/// Both factors packed for this block: they are in cache.
+struct Packed;
+
+impl Access for Packed {
+    const PACKED: bool = true;
+    #[inline(always)]
+    fn ask_ahead(_: *const f32) {}
+}
+
+/// Panels asked for 2 KB ahead of their use. The processor's own prefetcher alone streams weights at half the speed (measured
+/// on a Xeon with AVX-512: 25 GB/s instead of 46 with four rows on two cores).
+struct Near;
+
+impl Access for Near {
+    const PACKED: bool = false;
+    #[inline(always)]
+    fn ask_ahead(at: *const f32) {
+        simd::prefetch(at.wrapping_add(16 * PANEL));
+    }
+}
+
+/// Panels asked for 16 KB ahead into the second-level cache (measured with AVX2 on Zen 3, four rows on one core: 16–20 GB/s
+/// where `Near` reaches 13).
+struct Far;
+
+impl Access for Far {
+    const PACKED: bool = false;
+    #[inline(always)]
+    fn ask_ahead(at: *const f32) {
+        simd::prefetch_far(at.wrapping_add(128 * PANEL));
+    }
+}
+
+/// `MR` rows × `NV` vectors of C, in registers over all of k.
 ///
 /// # Safety
 /// The piece's pointers must be valid for MR rows, k and NV whole vectors.
 #[inline(always)]
-unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s: S, t: Piece) {
+unsafe fn micro<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: Piece) {
     // Safety: every access lies in the rows, vectors and k that the caller vouches for.
     unsafe {
         let mut acc = [[s.splat(0.0); NV]; MR];
@@ -216,17 +263,15 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s
             for (v, vector) in vectors.iter_mut().enumerate() {
                 let from = b.add(v / 2 * t.b_panel + v % 2 * LANES);
                 *vector = s.load_ptr(from);
-                if !PACKED {
-                    simd::prefetch(from.wrapping_add(AHEAD));
-                }
+                A::ask_ahead(from);
             }
             for (r, acc) in acc.iter_mut().enumerate() {
-                let x = s.splat(*a.add(if PACKED { r } else { r * t.a_row }));
+                let x = s.splat(*a.add(if A::PACKED { r } else { r * t.a_row }));
                 for (acc, vector) in acc.iter_mut().zip(vectors) {
                     *acc = s.mul_add(x, vector, *acc);
                 }
             }
-            a = a.add(if PACKED { MR } else { 1 });
+            a = a.add(if A::PACKED { MR } else { 1 });
             b = b.add(PANEL);
         }
         for (r, acc) in acc.iter().enumerate() {
@@ -242,11 +287,11 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s
 /// # Safety
 /// As for `micro`, with `t.columns` columns of C.
 #[inline(always)]
-unsafe fn micro_edge<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(s: S, t: Piece) {
+unsafe fn micro_edge<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: Piece) {
     // Safety: the caller vouches for `columns` columns of MR rows; the buffer holds NV vectors of each.
     unsafe {
         if t.columns >= NV * LANES {
-            return micro::<S, MR, NV, PACKED>(s, t);
+            return micro::<S, A, MR, NV>(s, t);
         }
         let mut buffer = [[[0.0f32; LANES]; NV]; MR];
         let to = buffer.as_mut_ptr().cast::<f32>();
@@ -255,7 +300,7 @@ unsafe fn micro_edge<S: Simd, const MR: usize, const NV: usize, const PACKED: bo
                 std::ptr::copy_nonoverlapping(t.c.add(r * t.c_row), to.add(r * NV * LANES), t.columns);
             }
         }
-        micro::<S, MR, NV, PACKED>(s, Piece { c: to, c_row: NV * LANES, ..t });
+        micro::<S, A, MR, NV>(s, Piece { c: to, c_row: NV * LANES, ..t });
         for r in 0..MR {
             std::ptr::copy_nonoverlapping(to.add(r * NV * LANES), t.c.add(r * t.c_row), t.columns);
         }
@@ -267,7 +312,7 @@ unsafe fn micro_edge<S: Simd, const MR: usize, const NV: usize, const PACKED: bo
 /// # Safety
 /// As for `micro_edge`; B must hold whole panels for all columns.
 #[inline(always)]
-unsafe fn strip<S: Simd, const MR: usize, const WIDE: usize, const NARROW: usize, const PACKED: bool>(s: S, t: Piece) {
+unsafe fn strip<S: Simd, A: Access, const MR: usize, const WIDE: usize, const NARROW: usize>(s: S, t: Piece) {
     let at = |column: usize| Piece {
         // Safety: column < t.columns, and panels are whole.
         b: unsafe { t.b.add(column / PANEL * t.b_panel + column % PANEL) },
@@ -279,12 +324,12 @@ unsafe fn strip<S: Simd, const MR: usize, const WIDE: usize, const NARROW: usize
     let mut column = 0;
     while column + WIDE * LANES <= t.columns {
         // Safety: passed on.
-        unsafe { micro::<S, MR, WIDE, PACKED>(s, at(column)) };
+        unsafe { micro::<S, A, MR, WIDE>(s, at(column)) };
         column += WIDE * LANES;
     }
     while column < t.columns {
         // Safety: passed on; a vector beyond the last column still lies in the last, whole panel.
-        unsafe { micro_edge::<S, MR, NARROW, PACKED>(s, at(column)) };
+        unsafe { micro_edge::<S, A, MR, NARROW>(s, at(column)) };
         column += NARROW * LANES;
     }
 }
@@ -302,32 +347,32 @@ const fn max_rows<S: Simd>() -> usize {
 /// # Safety
 /// As for `strip`, for `rows` rows.
 #[inline(always)]
-unsafe fn row_block<S: Simd, const PACKED: bool>(s: S, rows: usize, t: Piece) {
+unsafe fn row_block<S: Simd, A: Access>(s: S, rows: usize, t: Piece) {
     // Safety: passed on.
     unsafe {
         if S::REGISTERS >= 32 {
             match rows {
-                1 => strip::<S, 1, 8, 2, PACKED>(s, t),
-                2 => strip::<S, 2, 4, 2, PACKED>(s, t),
-                3 => strip::<S, 3, 4, 2, PACKED>(s, t),
-                4 => strip::<S, 4, 4, 2, PACKED>(s, t),
-                5 => strip::<S, 5, 2, 2, PACKED>(s, t),
-                6 => strip::<S, 6, 2, 2, PACKED>(s, t),
-                7 => strip::<S, 7, 2, 2, PACKED>(s, t),
-                8 => strip::<S, 8, 2, 2, PACKED>(s, t),
-                9 => strip::<S, 9, 2, 2, PACKED>(s, t),
-                10 => strip::<S, 10, 2, 2, PACKED>(s, t),
-                11 => strip::<S, 11, 2, 2, PACKED>(s, t),
-                _ => strip::<S, 12, 2, 2, PACKED>(s, t),
+                1 => strip::<S, A, 1, 8, 2>(s, t),
+                2 => strip::<S, A, 2, 4, 2>(s, t),
+                3 => strip::<S, A, 3, 4, 2>(s, t),
+                4 => strip::<S, A, 4, 4, 2>(s, t),
+                5 => strip::<S, A, 5, 2, 2>(s, t),
+                6 => strip::<S, A, 6, 2, 2>(s, t),
+                7 => strip::<S, A, 7, 2, 2>(s, t),
+                8 => strip::<S, A, 8, 2, 2>(s, t),
+                9 => strip::<S, A, 9, 2, 2>(s, t),
+                10 => strip::<S, A, 10, 2, 2>(s, t),
+                11 => strip::<S, A, 11, 2, 2>(s, t),
+                _ => strip::<S, A, 12, 2, 2>(s, t),
             }
         } else {
             match rows {
-                1 => strip::<S, 1, 4, 1, PACKED>(s, t),
-                2 => strip::<S, 2, 2, 1, PACKED>(s, t),
-                3 => strip::<S, 3, 2, 1, PACKED>(s, t),
-                4 => strip::<S, 4, 1, 1, PACKED>(s, t),
-                5 => strip::<S, 5, 1, 1, PACKED>(s, t),
-                _ => strip::<S, 6, 1, 1, PACKED>(s, t),
+                1 => strip::<S, A, 1, 4, 1>(s, t),
+                2 => strip::<S, A, 2, 2, 1>(s, t),
+                3 => strip::<S, A, 3, 1, 1>(s, t),
+                4 => strip::<S, A, 4, 1, 1>(s, t),
+                5 => strip::<S, A, 5, 1, 1>(s, t),
+                _ => strip::<S, A, 6, 1, 1>(s, t),
             }
         }
     }
@@ -344,20 +389,50 @@ fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
 struct Tile {
     piece: Piece,
     rows: usize,
+    /// Few rows and a large right factor.
+    streams: bool,
 }
 
 impl Kernel for Tile {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { piece, rows } = self;
-        let blocks = rows.div_ceil(max_rows::<S>());
+        let Piece { columns, k, .. } = self.piece;
+        // With registers for twelve rows of a whole panel's width there is nothing to gain.
+        if !self.streams || S::REGISTERS >= 32 {
+            return self.part::<S, Near>(s, max_rows::<S>(), 0..columns, 0..k);
+        }
+        // Panel by panel, so that B is read from memory once and in order, however many row blocks there are.
+        let most = if self.rows <= STREAM_PAIRS { 2 } else { max_rows::<S>() };
+        for column in (0..columns).step_by(PANEL) {
+            for first in (0..k).step_by(STREAM_DEPTH) {
+                let (columns, k) = (column..columns.min(column + PANEL), first..k.min(first + STREAM_DEPTH));
+                self.part::<S, Far>(s, most, columns, k);
+            }
+        }
+    }
+}
+
+impl Tile {
+    /// All rows, up to `most` at a time, × some columns from a panel's first on, over some of k.
+    #[inline(always)]
+    fn part<S: Simd, A: Access>(&self, s: S, most: usize, columns: Range<usize>, k: Range<usize>) {
+        let piece = &self.piece;
+        let blocks = self.rows.div_ceil(most);
         for i in 0..blocks {
-            let (first, rows) = part(rows, blocks, i);
+            let (first, rows) = part(self.rows, blocks, i);
             // Safety: `product` made the piece from slices of these sizes.
             unsafe {
-                let (a, c) = (piece.a.add(first * piece.a_row), piece.c.add(first * piece.c_row));
-                row_block::<S, false>(s, rows, Piece { a, c, ..piece });
+                let part = Piece {
+                    a: piece.a.add(first * piece.a_row + k.start),
+                    b: piece.b.add(columns.start / PANEL * piece.b_panel + k.start * PANEL),
+                    c: piece.c.add(first * piece.c_row + columns.start),
+                    columns: columns.len(),
+                    k: k.len(),
+                    add: piece.add || k.start > 0,
+                    ..*piece
+                };
+                row_block::<S, A>(s, rows, part);
             }
         }
     }
@@ -389,6 +464,7 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
         group = group.min(panels.div_ceil(2 * team::threads()));
     }
     let column_tiles = panels.div_ceil(group);
+    let streams = m * k <= STREAM_A_MAX && n * k >= STREAM_B_MIN;
     let out = Output(c.as_mut_ptr());
     each_tile(row_tiles * column_tiles, parallel, |tile| {
         let (row, rows) = part(m, row_tiles, tile / column_tiles);
@@ -405,7 +481,7 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
             k,
             add,
         };
-        simd::run(Tile { piece, rows });
+        simd::run(Tile { piece, rows, streams });
     });
 }
 
@@ -495,7 +571,7 @@ impl TransposedTile<'_> {
                     add: true,
                 };
                 // Safety: both pieces were packed above for these sizes.
-                unsafe { row_block::<S, true>(s, rows, piece) };
+                unsafe { row_block::<S, Packed>(s, rows, piece) };
             }
         }
     }
@@ -543,7 +619,7 @@ impl Kernel for Peak<'_> {
                     add: false,
                 };
                 // Safety: 12 rows of A and C, one panel of B.
-                unsafe { row_block::<S, true>(s, rows, piece) };
+                unsafe { row_block::<S, Packed>(s, rows, piece) };
             }
             std::hint::black_box(&mut *self.c);
         }
@@ -566,11 +642,22 @@ mod tests {
 
     #[test]
     fn every_level_computes_the_same_chains() {
-        for (m, n, k) in [(1, 150, 9), (2, 70, 3), (3, 150, 4), (4, 64, 5), (5, 33, 2), (12, 15, 40), (31, 50, 7)] {
+        for (m, n, k) in [
+            (1, 150, 9),
+            (2, 70, 3),
+            (3, 150, 4),
+            (4, 64, 5),
+            (5, 33, 2),
+            (12, 15, 40),
+            (31, 50, 7),
+            (4, 40, 300),
+            (9, 70, 129),
+        ] {
             let (a, w, start) = (values(m * k), values(n * k), values(m * n));
             let mut b = Panels::new(n, k).unwrap();
             b.pack_transposed(&w);
-            for (level, add) in Level::available().into_iter().flat_map(|level| [(level, false), (level, true)]) {
+            let ways = [(false, false), (false, true), (true, false), (true, true)];
+            for (level, (add, streams)) in Level::available().into_iter().flat_map(|l| ways.map(|way| (l, way))) {
                 let mut c = start.clone();
                 let piece = Piece {
                     a: a.as_ptr(),
@@ -583,12 +670,16 @@ mod tests {
                     k,
                     add,
                 };
-                run_at(level, Tile { piece, rows: m });
+                run_at(level, Tile { piece, rows: m, streams });
                 for (at, got) in c.iter().enumerate() {
                     let (r, o) = (at / n, at % n);
                     let terms = (0..k).map(|i| (a[r * k + i], w[o * k + i]));
                     let want = chain(if add { start[at] } else { 0.0 }, terms);
-                    assert_eq!(got.to_bits(), want, "{level:?} {m} × {n} × {k}, add {add}: [{r}, {o}]");
+                    assert_eq!(
+                        got.to_bits(),
+                        want,
+                        "{level:?} {m} × {n} × {k}, add {add}, streams {streams}: [{r}, {o}]"
+                    );
                 }
             }
         }

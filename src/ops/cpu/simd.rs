@@ -107,6 +107,18 @@ pub fn prefetch(at: *const f32) {
     let _ = at;
 }
 
+/// The same, into the second-level cache.
+#[inline(always)]
+pub fn prefetch_far(at: *const f32) {
+    // Safety: as above.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Sixteen lanes of f32. Methods that take memory panic when the slice is shorter than sixteen.
 pub trait Simd: Copy {
     type V: Copy;
