@@ -75,8 +75,10 @@ impl<B: Backend> Scorer<B> {
         targets: &Targets,
         temperature: f32,
     ) -> Result<RowFetch, OpError> {
-        model.forward(batch, &mut self.pool, &mut self.acts)?;
-        head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
+        model.backend.together(|| {
+            model.forward(batch, &mut self.pool, &mut self.acts)?;
+            head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
+        })
     }
 }
 
@@ -122,11 +124,14 @@ impl<B: Backend> Learner<B> {
     ) -> Result<RowFetch, OpError> {
         batch.segments.group();
         let tokens = batch.tokens();
-        self.model.forward(batch, &mut self.pool, &mut self.acts)?;
-        let gradient = Some((&mut self.gradients, row_weights, loss));
-        let results = head_pass(&self.model, &self.acts, tokens, targets, temperature, gradient)?;
-        self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients)?;
-        Ok(results)
+        let backend = self.model.backend.clone();
+        backend.together(|| {
+            self.model.forward(batch, &mut self.pool, &mut self.acts)?;
+            let gradient = Some((&mut self.gradients, row_weights, loss));
+            let results = head_pass(&self.model, &self.acts, tokens, targets, temperature, gradient)?;
+            self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients)?;
+            Ok(results)
+        })
     }
 
     /// Clips, updates the weights and clears the gradient. Nothing is updated when the loss was not finite
