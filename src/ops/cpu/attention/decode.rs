@@ -35,7 +35,8 @@ impl Kernel for OneQuery<'_> {
         inverse.clear();
         let row = segment.queries.start * q_heads;
         let q = &shared.q[(row + heads.start) * dim..(row + heads.end) * dim];
-        Heads { shared, kv_heads: kv_heads.clone(), group, offsets }.scores(s, q, scores, padded);
+        let pass = Heads { shared, kv_heads, group, offsets };
+        pass.scores(s, q, scores, padded);
         for (head, scores) in heads.clone().zip(scores.chunks_exact_mut(padded)) {
             let (max, sum) = softmax(s, scores, keys);
             inverse.push(1.0 / sum);
@@ -44,7 +45,7 @@ impl Kernel for OneQuery<'_> {
                 unsafe { log_sum_exp.slice(row + head, 1)[0] = max + s.to_array(s.ln(s.splat(sum)))[0] };
             }
         }
-        Heads { shared, kv_heads, group, offsets }.add_values(s, scores, padded, sums);
+        pass.add_values(s, scores, padded, sums);
         for ((head, sums), inverse) in heads.zip(sums.chunks_exact(dim)).zip(inverse) {
             // Safety: this row belongs to this task alone.
             let out = unsafe { shared.out.slice((row + head) * dim, dim) };
@@ -55,6 +56,7 @@ impl Kernel for OneQuery<'_> {
     }
 }
 
+/// The key heads of a pass over the keys or the values.
 struct Heads<'a> {
     shared: &'a Shared<'a>,
     kv_heads: Range<usize>,
