@@ -34,10 +34,12 @@ impl<B: Backend> Qwen3<B> {
     pub fn load(&self, batch: &Batch, pool: &KvPool<B>, acts: &mut Activations<B>) -> OpResult {
         let (b, t) = (&self.backend, batch.tokens());
         assert!(t <= acts.capacity, "a batch of {t} tokens in activations for {}", acts.capacity);
+        let whole = batch.read_rows().start == 0;
+        assert!(whole || !acts.keeps_all_layers(), "a backward pass needs all rows of the last layer");
         b.write(b.view_mut(&mut acts.ids, 0..t), &batch.ids)?;
         b.write(b.view_mut(&mut acts.positions, 0..t), &batch.positions)?;
         b.write(b.view_mut(&mut acts.kv_rows, 0..t), &batch.kv_rows)?;
-        if batch.read_rows().start > 0 {
+        if !whole {
             b.attention_prepare(batch.read_segments(), &self.attention_sizes(pool.rows))?;
         }
         b.attention_prepare(&batch.segments, &self.attention_sizes(pool.rows))
