@@ -2,11 +2,13 @@
 // The two products around it are cuBLASLt's; rows of `hidden` are gathered for them and scattered after them here.
 //
 //   logprob = log softmax(z/T)[target];  loss = -logprob, or with r = exp(logprob - old) and d = reference - logprob
-//   loss = -min(r * A, clip(r, ratio_min, ratio_max) * A) + kl_coefficient * KL,  KL: k1 -d, k2 d^2 / 2, k3 e^d - d - 1
+//   loss = -sum over two A of min(r * A, clip(r, ratio_min, ratio_max) * A) + kl_coefficient * KL
+//   KL: k1 -d, k2 d^2 / 2, k3 e^d - d - 1
 //   d_logits = row_weight * dloss/dlogprob * (onehot(target) - softmax(z/T)) / T
 //
-// Shapes: logits [chunk rows, vocab] f32; logprob, entropy, loss, targets, row_weight, old, reference, advantage [selected], of
-// which the chunk's begin at `first`; d_logits bf16: a row lies at the start of its own logits' memory, 2 * vocab elements apart.
+// Shapes: logits [chunk rows, vocab] f32; logprob, entropy, loss, targets, row_weight, old, reference [selected], advantages
+// [selected, 2], of which the chunk's begin at `first`; d_logits bf16: a row lies at the start of its own logits' memory, 2 * vocab
+// elements apart.
 // Precision: f32, rounded once to bf16. Order of sums: common/log_softmax.cuh; a row's bits depend on the row alone.
 // A logit that is NaN or +inf makes logprob, entropy, loss and gradient of its row NaN, and so does a target that is no token. A
 // row of weight 0 has gradient 0 whatever its loss.
@@ -46,16 +48,21 @@ struct Grpo {
     float kl_coefficient;
 };
 
-__device__ __forceinline__ Loss grpo_loss(const Grpo &grpo, float logprob, float old, float reference, float advantage) {
+// min(r * A, clip(r) * A), and its derivative by log r.
+__device__ __forceinline__ Loss surrogate(float ratio, float clipped, float advantage) {
+    const float plain = ratio * advantage, capped = clipped * advantage;
+    // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
+    return plain <= capped ? Loss{plain, plain} : Loss{capped, 0.0f};
+}
+
+__device__ __forceinline__ Loss grpo_loss(const Grpo &grpo, float logprob, float old, float reference, float2 advantages) {
     const float ratio = expf(logprob - old);
     // Not fminf and fmaxf: these would make a number of a ratio that is none.
     const float clipped = ratio < grpo.ratio_min ? grpo.ratio_min : ratio > grpo.ratio_max ? grpo.ratio_max : ratio;
-    const float plain = ratio * advantage, capped = clipped * advantage;
-    // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
-    const bool through = plain <= capped;
+    const Loss a = surrogate(ratio, clipped, advantages.x), b = surrogate(ratio, clipped, advantages.y);
     const Loss kl = kl_loss(grpo.kl, reference - logprob);
-    return {fmaf(grpo.kl_coefficient, kl.value, -(through ? plain : capped)),
-            fmaf(grpo.kl_coefficient, kl.slope, -(through ? plain : 0.0f))};
+    return {fmaf(grpo.kl_coefficient, kl.value, -(a.value + b.value)),
+            fmaf(grpo.kl_coefficient, kl.slope, -(a.slope + b.slope))};
 }
 
 // Four elements of a gradient in their place, or as many as the row has.
@@ -116,7 +123,7 @@ __device__ __forceinline__ void write_gradient(float *logits, const Row &row, co
 // One block of ROW_THREADS threads for each row of the chunk. `row_weight` null: no gradient. `old` null: cross-entropy.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
-                  const float *row_weight, const float *old, const float *reference, const float *advantage, int first,
+                  const float *row_weight, const float *old, const float *reference, const float *advantages, int first,
                   int vocab, float inverse_temperature, float ratio_min, float ratio_max, unsigned kl,
                   float kl_coefficient) {
     float *const own = logits + static_cast<size_t>(blockIdx.x) * vocab;
@@ -132,7 +139,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     Loss result = {-chosen, -1.0f};
     if (old != nullptr) {
         const Grpo grpo = {ratio_min, ratio_max, kl, kl_coefficient};
-        result = grpo_loss(grpo, chosen, old[place], reference[place], advantage[place]);
+        const float2 both = make_float2(advantages[2 * place], advantages[2 * place + 1]);
+        result = grpo_loss(grpo, chosen, old[place], reference[place], both);
     }
     if (threadIdx.x == 0) {
         logprob[place] = chosen;

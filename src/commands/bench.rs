@@ -17,7 +17,8 @@ use crate::ops::sample::Sampling;
 use crate::optimizer::AdamWConfig;
 use crate::random::Stream;
 use crate::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
-use crate::train::shared_prefix::{Group, pack_groups};
+use crate::train::prefix_tree::{Sequence, pack};
+use crate::train::rl::{Inputs, Rows};
 use crate::train::{Learner, Loss, Scorer, Targets};
 
 /// Measure training, decoding or a whole RL step on this machine.
@@ -261,31 +262,28 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
         let completions = engine.generate(&learner.model, &requests, None, |_| {})?;
         // A reward without meaning: it only has to differ between the members of a group.
         let reward = |c: &Completion| f64::from(c.tokens.iter().sum::<u32>() % 7);
-        let rewards: Vec<Vec<f64>> = completions.iter().map(|members| members.iter().map(reward).collect()).collect();
-        let packed: Vec<Group<'_>> = requests
-            .iter()
-            .zip(&completions)
-            .map(|(request, members)| Group {
-                prompt: &request.prompt,
-                completions: members.iter().map(|c| c.tokens.as_slice()).collect(),
-            })
-            .collect();
-        for mut micro in pack_groups(&packed, capacity)? {
+        let mean = |members: &[Completion]| members.iter().map(reward).sum::<f64>() / members.len() as f64;
+        let (mut sequences, mut advantages) = (Vec::new(), Vec::new());
+        for (tree, (request, members)) in requests.iter().zip(&completions).enumerate() {
+            let mean = mean(members);
+            advantages.extend(members.iter().map(|c| (reward(c) - mean) as f32));
+            sequences.extend(members.iter().map(|c| Sequence { tree, prompt: &request.prompt, completion: &c.tokens }));
+        }
+        let drawn: Vec<&Completion> = completions.iter().flatten().collect();
+        for mut micro in pack(&sequences, capacity)? {
             let reference_logprob = scorer.score(&reference, &micro.batch, &micro.targets, 1.0)?.get()?.logprob;
-            let (mut old_logprob, mut advantage) = (Vec::new(), Vec::new());
-            for (g, m) in &micro.members {
-                old_logprob.extend_from_slice(&completions[*g][*m].logprobs);
-                let value = rewards[*g][*m] - rewards[*g].iter().sum::<f64>() / rewards[*g].len() as f64;
-                advantage.extend(std::iter::repeat_n(value as f32, completions[*g][*m].tokens.len()));
-            }
-            let weights = vec![1.0 / tokens as f32; old_logprob.len()];
+            let rows = Rows::gather(&micro, |sequence| {
+                let (weight, advantage) = (1.0 / tokens as f32, advantages[sequence]);
+                let drawn = drawn[sequence].logprobs.as_slice();
+                Inputs { weight, advantage, rollout: drawn, old: drawn, reference: drawn }
+            });
             let loss = Loss::Grpo {
                 loss: policy,
-                old_logprob: &old_logprob,
+                old_logprob: &rows.old,
                 reference_logprob: &reference_logprob,
-                advantage: &advantage,
+                advantages: &rows.advantages,
             };
-            learner.accumulate(&mut micro.batch, &micro.targets, &weights, 1.0, &loss)?;
+            learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, 1.0, &loss)?;
         }
         learner.update_if(true, 1e-6)?;
         Ok(backend.wait()?)

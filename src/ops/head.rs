@@ -37,7 +37,10 @@ impl KlEstimator {
 
 /// The clipped policy-gradient loss of one token.
 ///
-/// With r = exp(logprob − old): `−min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`.
+/// With r = exp(logprob − old): `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, the sum over
+/// two advantages. A token of one sequence has one, and 0. For a token that several sequences share they are the weighted
+/// means over the sequences of A's positive and of its negative part: clipping treats the signs differently, but sequences
+/// of one sign all alike, so this is the weighted mean of the sequences' losses.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GrpoLoss {
     pub clip_low: f32,
@@ -48,24 +51,27 @@ pub struct GrpoLoss {
 
 impl GrpoLoss {
     /// The loss, and its derivative by logprob.
-    pub fn value_and_slope(&self, logprob: f32, old: f32, reference: f32, advantage: f32) -> (f32, f32) {
+    pub fn value_and_slope(&self, logprob: f32, old: f32, reference: f32, advantages: [f32; 2]) -> (f32, f32) {
         let ratio = (logprob - old).exp();
         let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high);
-        let (plain, capped) = (ratio * advantage, clipped * advantage);
-        // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
-        let (surrogate, slope) = if plain <= capped { (plain, plain) } else { (capped, 0.0) };
+        let surrogate = |advantage: f32| {
+            let (plain, capped) = (ratio * advantage, clipped * advantage);
+            // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
+            if plain <= capped { (plain, plain) } else { (capped, 0.0) }
+        };
+        let [(a, a_slope), (b, b_slope)] = advantages.map(surrogate);
         let (kl, kl_slope) = self.kl.value_and_slope(logprob, reference);
-        (self.kl_coefficient.mul_add(kl, -surrogate), self.kl_coefficient.mul_add(kl_slope, -slope))
+        (self.kl_coefficient.mul_add(kl, -(a + b)), self.kl_coefficient.mul_add(kl_slope, -(a_slope + b_slope)))
     }
 
-    /// Whether clipping takes the gradient of this token away.
+    /// Whether clipping takes the gradient of a token with this advantage away.
     pub fn clips(&self, logprob: f32, old: f32, advantage: f32) -> bool {
         let ratio = (logprob - old).exp();
         ratio * advantage > ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high) * advantage
     }
 }
 
-/// What the gradient is of. All arrays are [selected rows].
+/// What the gradient is of. All arrays are [selected rows] unless said otherwise.
 pub enum TokenLoss<'a, D: Linear> {
     /// −logprob
     CrossEntropy,
@@ -74,7 +80,8 @@ pub enum TokenLoss<'a, D: Linear> {
         loss: GrpoLoss,
         old_logprob: Ref<'a, D, f32>,
         reference_logprob: Ref<'a, D, f32>,
-        advantage: Ref<'a, D, f32>,
+        /// [selected, 2]
+        advantages: Ref<'a, D, f32>,
     },
 }
 
@@ -133,10 +140,10 @@ impl<D: Linear> HeadLoss<'_, D> {
             check.size("gradient.d_weight", d_weight.len(), self.sizes.len())?;
         }
         check.size("gradient.row_weight", gradient.row_weight.len(), n)?;
-        if let TokenLoss::Grpo { old_logprob, reference_logprob, advantage, .. } = &gradient.loss {
+        if let TokenLoss::Grpo { old_logprob, reference_logprob, advantages, .. } = &gradient.loss {
             check.size("old_logprob", old_logprob.len(), n)?;
             check.size("reference_logprob", reference_logprob.len(), n)?;
-            check.size("advantage", advantage.len(), n)?;
+            check.size("advantages", advantages.len(), 2 * n)?;
         }
         Ok(())
     }

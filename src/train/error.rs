@@ -1,7 +1,7 @@
 //! The one error of the training layer.
 
 use super::guard::GuardError;
-use super::shared_prefix::TooLong;
+use super::prefix_tree::TooLong;
 use crate::ops::OpError;
 use crate::reward::RewardError;
 use crate::rollout::EngineError;

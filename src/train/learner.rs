@@ -23,10 +23,10 @@ impl Targets {
     }
 }
 
-/// What is minimised, with its inputs, all arrays [rows].
+/// What is minimised, with its inputs, all arrays [rows]; of `advantages` see [`GrpoLoss`].
 pub enum Loss<'a> {
     CrossEntropy,
-    Grpo { loss: GrpoLoss, old_logprob: &'a [f32], reference_logprob: &'a [f32], advantage: &'a [f32] },
+    Grpo { loss: GrpoLoss, old_logprob: &'a [f32], reference_logprob: &'a [f32], advantages: &'a [[f32; 2]] },
 }
 
 /// Numbers of each target row, on their way from the device: asked for after every micro-batch, waited for at the step's end.
@@ -167,12 +167,12 @@ fn head_pass<B: Backend>(
     let (weights, inputs) = match &gradient {
         None => (empty, [empty; 3]),
         Some((_, weights, Loss::CrossEntropy)) => (*weights, [empty; 3]),
-        Some((_, weights, Loss::Grpo { old_logprob, reference_logprob, advantage, .. })) => {
-            (*weights, [*old_logprob, *reference_logprob, *advantage])
+        Some((_, weights, Loss::Grpo { old_logprob, reference_logprob, advantages, .. })) => {
+            (*weights, [*old_logprob, *reference_logprob, advantages.as_flattened()])
         }
     };
     let weights = b.upload(weights)?;
-    let [old, reference, advantage] = [b.upload(inputs[0])?, b.upload(inputs[1])?, b.upload(inputs[2])?];
+    let [old, reference, advantages] = [b.upload(inputs[0])?, b.upload(inputs[1])?, b.upload(inputs[2])?];
     let whole = |buffer| b.view(buffer, 0..b.len(buffer));
     let gradient = gradient.map(|(gradients, _, kind)| HeadGradient {
         d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
@@ -184,7 +184,7 @@ fn head_pass<B: Backend>(
                 loss: *loss,
                 old_logprob: whole(&old),
                 reference_logprob: whole(&reference),
-                advantage: whole(&advantage),
+                advantages: whole(&advantages),
             },
         },
     });

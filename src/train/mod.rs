@@ -4,11 +4,11 @@ mod error;
 pub mod guard;
 pub mod judgements;
 pub mod learner;
+pub mod prefix_tree;
 pub mod rl;
 mod rl_metrics;
 pub mod run_folder;
 pub mod sft;
-pub mod shared_prefix;
 pub mod stages;
 
 pub use error::TrainError;

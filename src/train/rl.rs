@@ -15,9 +15,9 @@ use super::error::TrainError;
 use super::guard::Guard;
 use super::judgements::{JudgePair, JudgePlan, Judged, judge_pairs};
 use super::learner::{Learner, Loss, Scorer};
+use super::prefix_tree::{MicroBatch, Sequence, pack};
 use super::rl_metrics::{RlMetrics, StepNumbers};
 use super::sft::Progress;
-use super::shared_prefix::{Group, MicroBatch, pack_groups};
 use crate::config::RlSettings;
 use crate::data::Role;
 use crate::loss::Denominator;
@@ -247,19 +247,14 @@ fn parts(count: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usi
     (0..parts).map(move |i| i * count / parts..(i + 1) * count / parts)
 }
 
-/// Trajectories by prompt, as groups for one pass with their prompt computed once.
-fn groups<'a>(pairs: &'a [JudgePair], members: &[&'a Trajectory]) -> (Vec<Group<'a>>, Vec<Vec<usize>>) {
-    let mut by_prompt: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    for (index, member) in members.iter().enumerate() {
-        by_prompt.entry((member.pair, member.role.index())).or_default().push(index);
-    }
-    by_prompt
-        .into_iter()
-        .map(|((pair, role), indices)| {
-            let completions = indices.iter().map(|i| members[*i].judged.completion.tokens.as_slice()).collect();
-            (Group { prompt: &pairs[pair].prompts[role], completions }, indices)
-        })
-        .unzip()
+/// Trajectories as sequences that share what they have in common within a pair.
+fn sequences<'a>(pairs: &'a [JudgePair], trajectories: &[&'a Trajectory]) -> Vec<Sequence<'a>> {
+    let sequence = |t: &&'a Trajectory| Sequence {
+        tree: t.pair,
+        prompt: &pairs[t.pair].prompts[t.role.index()],
+        completion: &t.judged.completion.tokens,
+    };
+    trajectories.iter().map(sequence).collect()
 }
 
 /// Log-probabilities of every trajectory's tokens under a model.
@@ -272,18 +267,16 @@ fn score<B: Backend>(
     trajectories: &[Trajectory],
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let mut scored: Vec<Vec<f32>> = vec![Vec::new(); trajectories.len()];
-    let members: Vec<&Trajectory> = trajectories.iter().collect();
-    let (groups, indices) = groups(pairs, &members);
+    let sequences = sequences(pairs, &trajectories.iter().collect::<Vec<_>>());
     let mut micro_batches = Vec::new();
-    for micro in pack_groups(&groups, capacity)? {
+    for micro in pack(&sequences, capacity)? {
         let results = scorer.score(model, &micro.batch, &micro.targets, plan.settings.temperature)?;
         micro_batches.push((micro.members, results));
     }
-    for (micro_members, results) in micro_batches {
-        let mut rows = results.get()?.logprob.into_iter();
-        for (group, member) in micro_members {
-            let index = indices[group][member];
-            scored[index] = rows.by_ref().take(members[index].judged.completion.tokens.len()).collect();
+    for (members, results) in micro_batches {
+        let logprobs = results.get()?.logprob;
+        for member in members {
+            scored[member.sequence] = member.rows().map(|row| logprobs[row]).collect();
         }
     }
     Ok(scored)
@@ -304,15 +297,24 @@ fn learn<B: Backend>(
         sequences: members.len(),
         max_new_tokens: settings.max_new_tokens,
     };
-    let (groups, indices) = groups(pairs, members);
     let mut micro_batches = Vec::new();
-    for mut micro in pack_groups(&groups, learner.capacity())? {
-        let rows = Rows::gather(&micro, &indices, members, |length| settings.aggregation.token_weight(length, of));
+    for mut micro in pack(&sequences(pairs, members), learner.capacity())? {
+        let rows = Rows::gather(&micro, |sequence| {
+            let Trajectory { judged, rewarded, old_logprobs, reference_logprobs, .. } = members[sequence];
+            Inputs {
+                weight: settings.aggregation.token_weight(judged.completion.tokens.len(), of),
+                advantage: rewarded.advantage,
+                rollout: &judged.completion.logprobs,
+                old: old_logprobs,
+                // Without a reference the KL term is off: any value does.
+                reference: if reference_logprobs.is_empty() { old_logprobs } else { reference_logprobs },
+            }
+        });
         let loss = Loss::Grpo {
             loss: settings.policy.into(),
             old_logprob: &rows.old,
             reference_logprob: &rows.reference,
-            advantage: &rows.advantage,
+            advantages: &rows.advantages,
         };
         let results =
             learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, settings.temperature, &loss)?;
@@ -325,40 +327,55 @@ fn learn<B: Backend>(
     Ok(learner.update_if(numbers.last_loss().is_finite(), learning_rate)?)
 }
 
-/// Inputs of the loss for every target row of a micro-batch.
+/// Inputs of the loss for every target row of a micro-batch. A row that several trajectories share has the sum of their
+/// weights and the weighted mean of their advantages.
 #[derive(Default)]
 pub struct Rows {
-    /// Log-probabilities as recorded while decoding.
-    pub rollout: Vec<f32>,
     pub old: Vec<f32>,
     pub reference: Vec<f32>,
-    pub advantage: Vec<f32>,
+    pub advantages: Vec<[f32; 2]>,
     pub weight: Vec<f32>,
+    /// The tokens of all trajectories.
+    pub tokens: Vec<RowToken>,
+}
+
+/// A trajectory's token.
+pub struct RowToken {
+    pub row: usize,
+    /// Log-probability as recorded while decoding.
+    pub rollout: f32,
+    pub advantage: f32,
+}
+
+/// What a trajectory brings to the rows of its tokens.
+pub struct Inputs<'a> {
+    pub weight: f32,
+    pub advantage: f32,
+    /// Log-probability of each token: while decoding, before the first update, and under the reference.
+    pub rollout: &'a [f32],
+    pub old: &'a [f32],
+    pub reference: &'a [f32],
 }
 
 impl Rows {
-    fn gather(
-        micro: &MicroBatch,
-        indices: &[Vec<usize>],
-        members: &[&Trajectory],
-        weight: impl Fn(usize) -> f32,
-    ) -> Self {
-        let mut rows = Self::default();
-        for (group, member) in &micro.members {
-            let trajectory = members[indices[*group][*member]];
-            let completion = &trajectory.judged.completion;
-            let length = completion.tokens.len();
-            rows.rollout.extend_from_slice(&completion.logprobs);
-            rows.old.extend_from_slice(&trajectory.old_logprobs);
-            if trajectory.reference_logprobs.is_empty() {
-                // Without a reference the KL term is off: any value does.
-                rows.reference.extend_from_slice(&trajectory.old_logprobs);
-            } else {
-                rows.reference.extend_from_slice(&trajectory.reference_logprobs);
+    /// `inputs`: of the sequence with this number among the packed ones.
+    pub fn gather<'a>(micro: &MicroBatch, inputs: impl Fn(usize) -> Inputs<'a>) -> Self {
+        let count = micro.targets.rows.len();
+        let mut rows = Self { old: vec![0.0; count], reference: vec![0.0; count], ..Self::default() };
+        // Per row: Σ weight, Σ weight · advantage of each sign. In f64 the quotient of a single trajectory is its advantage.
+        let mut sums = vec![[0.0f64; 3]; count];
+        for member in &micro.members {
+            let Inputs { weight, advantage, rollout, old, reference } = inputs(member.sequence);
+            for (token, row) in member.rows().enumerate() {
+                (rows.old[row], rows.reference[row]) = (old[token], reference[token]);
+                sums[row][0] += f64::from(weight);
+                sums[row][if advantage > 0.0 { 1 } else { 2 }] += f64::from(weight) * f64::from(advantage);
+                rows.tokens.push(RowToken { row, rollout: rollout[token], advantage });
             }
-            rows.advantage.extend(std::iter::repeat_n(trajectory.rewarded.advantage, length));
-            rows.weight.extend(std::iter::repeat_n(weight(length), length));
         }
+        rows.weight = sums.iter().map(|[weight, ..]| *weight as f32).collect();
+        let mean = |sum: f64, weight: f64| if weight > 0.0 { (sum / weight) as f32 } else { 0.0 };
+        rows.advantages = sums.iter().map(|[weight, up, down]| [mean(*up, *weight), mean(*down, *weight)]).collect();
         rows
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::learner::RowResults;
-use super::rl::{Rows, Trajectory};
+use super::rl::{RowToken, Rows, Trajectory};
 use crate::config::RlSettings;
 use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::optimizer::Update;
@@ -111,23 +111,22 @@ impl StepNumbers {
     pub fn add(&mut self, rows: &Rows, results: &RowResults) {
         let first_update = self.updates.len() == 1;
         let sums = self.updates.last_mut().expect("an update has begun");
-        for i in 0..results.logprob.len() {
-            let (logprob, old) = (results.logprob[i], rows.old[i]);
-            sums.loss += f64::from(results.loss[i]) * f64::from(rows.weight[i]);
-            sums.entropy += f64::from(results.entropy[i]);
-            sums.clipped += usize::from(self.loss.clips(logprob, old, rows.advantage[i]));
-            sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, rows.reference[i]).0);
+        sums.loss += (results.loss.iter().zip(&rows.weight)).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
+        for RowToken { row, rollout, advantage } in &rows.tokens {
+            let logprob = results.logprob[*row];
+            sums.entropy += f64::from(results.entropy[*row]);
+            sums.clipped += usize::from(self.loss.clips(logprob, rows.old[*row], *advantage));
+            sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, rows.reference[*row]).0);
             if first_update {
-                let drawn_with = rows.rollout[i];
-                self.mismatch_kl += f64::from(KlEstimator::K3.value_and_slope(drawn_with, logprob).0);
-                let mismatch = f64::from((logprob - drawn_with).abs());
+                self.mismatch_kl += f64::from(KlEstimator::K3.value_and_slope(*rollout, logprob).0);
+                let mismatch = f64::from((logprob - rollout).abs());
                 // What is not a number must show.
                 if mismatch > self.mismatch_max || mismatch.is_nan() {
                     self.mismatch_max = mismatch;
                 }
             }
         }
-        sums.tokens += results.logprob.len();
+        sums.tokens += rows.tokens.len();
     }
 
     /// Loss of the current update.

@@ -31,7 +31,8 @@ struct Grpo {
     loss: GrpoLoss,
     old: Vec<f32>,
     reference: Vec<f32>,
-    advantage: Vec<f32>,
+    /// [selected, 2]
+    advantages: Vec<f32>,
 }
 
 struct Out {
@@ -63,7 +64,8 @@ impl Case {
         Self::new(SIZES, TOKENS, (0..TOKENS as u32).filter(|r| r % 3 != 1).collect(), temperature)
     }
 
-    /// GRPO with ratios spread over [0.5, 2] and advantages of both signs: all four branches occur.
+    /// GRPO with ratios spread over [0.5, 2] and advantages of both signs: all four branches occur, in tokens of one
+    /// sequence (every other one) and in shared ones.
     fn grpo(mut self, kl: KlEstimator) -> Self {
         let logprob = self.run(false).logprob;
         let shifted = |by: Vec<f32>| logprob.iter().zip(by).map(|(l, d)| l + 0.7 * d).collect();
@@ -72,7 +74,9 @@ impl Case {
             loss: GrpoLoss { clip_low: 0.2, clip_high: 0.28, kl, kl_coefficient: 0.1 },
             old: shifted(values(n, 11)),
             reference: shifted(values(n, 12)),
-            advantage: values(n, 13),
+            advantages: (values(n, 13).iter().zip(values(n, 14)).enumerate())
+                .flat_map(|(i, (a, b))| if i % 2 == 0 { [*a, 0.0] } else { [a.abs(), -b.abs()] })
+                .collect(),
         });
         self
     }
@@ -93,7 +97,7 @@ impl Case {
                 loss: g.loss,
                 old_logprob: &g.old[..],
                 reference_logprob: &g.reference[..],
-                advantage: &g.advantage[..],
+                advantages: &g.advantages[..],
             },
         };
         let (d_hidden, d_weight) = (&mut out.d_hidden[..], &mut out.d_weight[..]);
@@ -144,7 +148,8 @@ impl Case {
     /// The formulas of the contract, in f64.
     fn exact_loss(&self, i: usize, logprob: f64) -> f64 {
         let Some(g) = &self.grpo else { return -logprob };
-        let [old, reference, a] = [g.old[i], g.reference[i], g.advantage[i]].map(f64::from);
+        let [old, reference, a, b] =
+            [g.old[i], g.reference[i], g.advantages[2 * i], g.advantages[2 * i + 1]].map(f64::from);
         let [low, high, beta] = [g.loss.clip_low, g.loss.clip_high, g.loss.kl_coefficient].map(f64::from);
         let ratio = (logprob - old).exp();
         let d = reference - logprob;
@@ -153,7 +158,8 @@ impl Case {
             KlEstimator::K2 => d * d / 2.0,
             KlEstimator::K3 => d.exp() - d - 1.0,
         };
-        -(ratio * a).min(ratio.clamp(1.0 - low, 1.0 + high) * a) + beta * kl
+        let surrogate = |a: f64| (ratio * a).min(ratio.clamp(1.0 - low, 1.0 + high) * a);
+        -surrogate(a) - surrogate(b) + beta * kl
     }
 
     /// Σ row_weight · loss in f64.
@@ -188,12 +194,14 @@ fn values_equal_f64() {
 fn every_branch_of_the_clip_occurs() {
     let case = Case::small(1.0).grpo(KlEstimator::K3);
     let (g, logprob) = (case.grpo.as_ref().unwrap(), case.run(false).logprob);
-    let mut seen = [false; 4];
+    let mut seen = [[false; 4]; 2];
     for i in 0..logprob.len() {
-        let clips = g.loss.clips(logprob[i], g.old[i], g.advantage[i]);
-        seen[usize::from(clips) * 2 + usize::from(g.advantage[i] > 0.0)] = true;
+        for advantage in g.advantages[2 * i..][..2].iter().filter(|a| **a != 0.0) {
+            let clips = g.loss.clips(logprob[i], g.old[i], *advantage);
+            seen[i % 2][usize::from(clips) * 2 + usize::from(*advantage > 0.0)] = true;
+        }
     }
-    assert_eq!(seen, [true; 4]);
+    assert_eq!(seen, [[true; 4]; 2]);
 }
 
 /// Central differences of the f64 reference: error h²·f'''/6 ≈ 1e-8 against gradients in f32.

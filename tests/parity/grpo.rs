@@ -16,6 +16,7 @@ fn losses_and_gradients_are_those_of_autograd() {
     Cpu.linear_prepare(&mut weight, &golden.tensor("weight"), sizes).unwrap();
     let (hidden_rows, targets) = (golden.tensor("hidden"), ids(&golden.json["targets"]));
     let (advantage, row_weight) = (golden.tensor("advantage"), golden.tensor("row_weight"));
+    let advantages: Vec<f32> = advantage.iter().flat_map(|a| [a.max(0.0), a.min(0.0)]).collect();
     let row_indices: Vec<u32> = (0..rows as u32).collect();
     for temperature in [0.7f32, 1.0] {
         for (name, kl) in [("k1", KlEstimator::K1), ("k2", KlEstimator::K2), ("k3", KlEstimator::K3)] {
@@ -42,7 +43,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                         loss,
                         old_logprob: &old,
                         reference_logprob: &reference,
-                        advantage: &advantage,
+                        advantages: &advantages,
                     },
                 }),
                 hidden: &hidden_rows,

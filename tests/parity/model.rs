@@ -3,7 +3,7 @@
 use patarm::model::{Activations, Batch, KvPool, Qwen3};
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
-use patarm::train::shared_prefix::{Group, pack_groups};
+use patarm::train::prefix_tree::{Sequence, pack};
 use patarm::train::{Learner, Loss, Targets};
 
 use crate::golden::{Golden, assert_near, assert_near_l2, floats, ids};
@@ -107,10 +107,11 @@ pub fn shared_prefix<B: Backend>(golden: &Golden, learner: &mut Learner<B>, capa
     // Weights of the golden belong to the tokens of the whole sequence or of the continuation: take the last ones.
     let weights: Vec<f32> =
         weights.iter().zip(&completions).flat_map(|(w, c)| w[w.len() - c.len()..].to_vec()).collect();
-    let group = Group { prompt: &prompt, completions: completions.iter().map(Vec::as_slice).collect() };
+    let sequences: Vec<Sequence<'_>> =
+        completions.iter().map(|completion| Sequence { tree: 0, prompt: &prompt, completion }).collect();
     let mut losses = Vec::new();
     let mut first = 0;
-    for mut micro in pack_groups(std::slice::from_ref(&group), capacity).unwrap() {
+    for mut micro in pack(&sequences, capacity).unwrap() {
         let n = micro.targets.rows.len();
         let part = &weights[first..first + n];
         let results = learner.accumulate(&mut micro.batch, &micro.targets, part, 1.0, &Loss::CrossEntropy).unwrap();

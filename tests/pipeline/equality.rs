@@ -5,7 +5,7 @@ use patarm::ops::Cpu;
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
-use patarm::train::shared_prefix::{Group, pack_groups};
+use patarm::train::prefix_tree::{Sequence, pack};
 use patarm::train::{Scorer, Targets};
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn score_alone(model: &Qwen3<Cpu>, groups: &[PromptGroup], completions: &[Vec<Co
     all
 }
 
-/// The same, packed with prompts computed once.
+/// The same, packed with what sequences have in common computed once.
 fn score_packed(
     model: &Qwen3<Cpu>,
     groups: &[PromptGroup],
@@ -53,13 +53,20 @@ fn score_packed(
     capacity: usize,
 ) -> Vec<f32> {
     let mut scorer = Scorer::new(model, capacity).unwrap();
-    let packed: Vec<Group<'_>> = groups
-        .iter()
-        .zip(completions)
-        .map(|(g, c)| Group { prompt: &g.prompt, completions: c.iter().map(|c| c.tokens.as_slice()).collect() })
+    let sequences: Vec<Sequence<'_>> = (groups.iter().zip(completions).enumerate())
+        .flat_map(|(tree, (group, completions))| {
+            let sequence = move |c| Sequence { tree, prompt: &group.prompt, completion: c };
+            completions.iter().map(move |c| sequence(&c.tokens))
+        })
         .collect();
-    let micros = pack_groups(&packed, capacity).unwrap();
-    micros.iter().flat_map(|m| scorer.score(model, &m.batch, &m.targets, t).unwrap().get().unwrap().logprob).collect()
+    let mut scored = vec![Vec::new(); sequences.len()];
+    for micro in pack(&sequences, capacity).unwrap() {
+        let rows = scorer.score(model, &micro.batch, &micro.targets, t).unwrap().get().unwrap().logprob;
+        for member in &micro.members {
+            scored[member.sequence] = member.rows().map(|row| rows[row]).collect();
+        }
+    }
+    scored.concat()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -1,12 +1,13 @@
 //! The loss and its gradient do not depend on how a batch is packed or split.
 
-use patarm::model::Batch;
 use patarm::ops::Cpu;
+use patarm::ops::head::{GrpoLoss, KlEstimator};
 use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
+use patarm::train::prefix_tree::{Sequence, pack};
+use patarm::train::rl::{Inputs, Rows};
 use patarm::train::sft::{Example, micro_batches};
-use patarm::train::shared_prefix::{Group, pack_groups};
-use patarm::train::{Learner, Loss, Targets};
+use patarm::train::{Learner, Loss};
 
 use crate::world::model;
 
@@ -53,33 +54,71 @@ fn sft_is_the_same_however_a_batch_is_split_packed_or_ordered() {
     assert_close("reversed", &other, &gradient, 1e-6);
 }
 
-#[test]
-fn a_prompt_computed_once_has_the_gradient_of_whole_sequences() {
+/// Prompts and completions that have more and less in common, and their advantages.
+fn judgements() -> (Vec<Vec<u32>>, Vec<(usize, Vec<u32>, f32)>) {
     let stream = Stream::new(4);
     let tokens = |key: u64, n: u32| -> Vec<u32> { (0..n).map(|p| stream.fold(key).below(p, VOCAB) as u32).collect() };
-    let prompt = tokens(0, 33);
-    let completions: Vec<Vec<u32>> = [9, 1, 20, 14].iter().enumerate().map(|(i, n)| tokens(1 + i as u64, *n)).collect();
-    let weight = |member: usize| [0.7, -1.3, 0.4, 0.2][member] / 44.0;
-    let learner = || Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
+    let join = |parts: &[Vec<u32>]| parts.concat();
+    let stem = tokens(1, 12);
+    let prompts = vec![join(&[tokens(0, 20), tokens(2, 9)]), join(&[tokens(0, 20), tokens(3, 13)])];
+    let completions = vec![
+        (0, tokens(4, 9), 0.7),
+        (0, join(&[stem.clone(), tokens(5, 8)]), -1.3),
+        (0, join(&[stem.clone(), tokens(5, 8)]), 0.4),
+        (0, join(&[stem.clone(), tokens(5, 4)]), 0.9),
+        (0, join(&[stem[..9].to_vec(), tokens(6, 14)]), -0.2),
+        (1, tokens(7, 1), 1.1),
+        (1, join(&[stem, tokens(8, 5)]), -0.8),
+        (1, tokens(4, 9), -0.5),
+    ];
+    (prompts, completions)
+}
 
-    let mut plain = learner();
-    for (member, completion) in completions.iter().enumerate() {
-        let ids: Vec<u32> = prompt.iter().chain(completion).copied().collect();
-        let (mut batch, mut targets) = (Batch::default(), Targets::default());
-        batch.push_sequence(&ids[..ids.len() - 1]);
-        (prompt.len()..ids.len()).for_each(|place| targets.push(place - 1, ids[place]));
-        let weights = vec![weight(member); completion.len()];
-        plain.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
+/// The GRPO loss of sequences in micro-batches of up to `capacity` tokens, the tokens of each, and its gradient.
+fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64, usize, Vec<f32>) {
+    let loss = GrpoLoss { clip_low: 0.2, clip_high: 0.28, kl: KlEstimator::K3, kl_coefficient: 0.1 };
+    let mut learner = Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
+    // Like log-probabilities of a policy and a reference near this one: what is predicted where decides.
+    let near = |sequence: &Sequence<'_>, key: u64| -> Vec<f32> {
+        let places = sequence.completion.iter().enumerate();
+        places.map(|(i, id)| -4.1 + 0.6 * Stream::new(key).fold(u64::from(*id)).uniform(i as u32)).collect()
+    };
+    let (old, reference): (Vec<_>, Vec<_>) = sequences.iter().map(|s| (near(s, 1), near(s, 2))).unzip();
+    let (mut total, mut rows_trained) = (0.0, 0);
+    for mut micro in pack(sequences, capacity).unwrap() {
+        let rows = Rows::gather(&micro, |sequence| Inputs {
+            weight: 1.0 / (8 * sequences[sequence].completion.len()) as f32,
+            advantage: advantages[sequence],
+            rollout: &old[sequence],
+            old: &old[sequence],
+            reference: &reference[sequence],
+        });
+        let Rows { old: old_logprob, reference: reference_logprob, advantages, .. } = &rows;
+        let loss = Loss::Grpo { loss, old_logprob, reference_logprob, advantages };
+        let results = learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, 1.0, &loss).unwrap();
+        let losses = results.get().unwrap().loss;
+        total += losses.iter().zip(&rows.weight).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
+        rows_trained += losses.len();
     }
-    let group = Group { prompt: &prompt, completions: completions.iter().map(Vec::as_slice).collect() };
-    for capacity in [512, 60] {
-        let mut shared = learner();
-        for mut micro in pack_groups(std::slice::from_ref(&group), capacity).unwrap() {
-            let weights: Vec<f32> = (micro.members.iter())
-                .flat_map(|(_, member)| vec![weight(*member); completions[*member].len()])
-                .collect();
-            shared.accumulate(&mut micro.batch, &micro.targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
-        }
-        assert_close(&format!("capacity {capacity}"), &shared.gradients.weights, &plain.gradients.weights, 1e-5);
+    (total, rows_trained, learner.gradients.weights.clone())
+}
+
+#[test]
+fn what_judgements_share_has_the_loss_and_gradient_of_each_by_itself() {
+    let (prompts, completions) = judgements();
+    let sequences = |tree: &dyn Fn(usize) -> usize| -> Vec<Sequence<'_>> {
+        (completions.iter().enumerate())
+            .map(|(i, (prompt, completion, _))| Sequence { tree: tree(i), prompt: &prompts[*prompt], completion })
+            .collect()
+    };
+    let advantages: Vec<f32> = completions.iter().map(|c| c.2).collect();
+    let tokens: usize = completions.iter().map(|c| c.1.len()).sum();
+    let (loss, alone, gradient) = grpo(&sequences(&|i| i), &advantages, 64);
+    assert_eq!(alone, tokens);
+    for capacity in [512, 120, 60] {
+        let (shared_loss, rows, shared) = grpo(&sequences(&|_| 0), &advantages, capacity);
+        assert!(rows < tokens, "capacity {capacity}: nothing was shared");
+        assert!((shared_loss - loss).abs() <= 1e-6 * loss.abs(), "capacity {capacity}: {shared_loss}, expected {loss}");
+        assert_close(&format!("capacity {capacity}"), &shared, &gradient, 1e-5);
     }
 }

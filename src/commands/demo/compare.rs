@@ -16,9 +16,9 @@ use crate::log::{TextTable, read_records};
 use crate::model::Qwen3;
 use crate::ops::{Backend, Cpu};
 use crate::train::judgements::{JudgePair, Judged, judge_pairs};
+use crate::train::prefix_tree::{Sequence, pack};
 use crate::train::rl::{PairSource, reward};
 use crate::train::run_folder::RunFolder;
-use crate::train::shared_prefix::{Group, pack_groups};
 use crate::train::stages::Ending;
 use crate::train::{Guard, Learner, Scorer};
 
@@ -178,19 +178,21 @@ fn score<B: Backend>(
     pairs: &[JudgePair],
     judged: &[[Vec<Judged>; 2]],
 ) -> anyhow::Result<Vec<f32>> {
-    let sides = pairs.iter().zip(judged).flat_map(|(pair, sides)| pair.prompts.iter().zip(sides));
-    let groups: Vec<Group<'_>> = sides
-        .map(|(prompt, side)| Group {
-            prompt,
-            completions: side.iter().map(|judged| judged.completion.tokens.as_slice()).collect(),
-        })
-        .collect();
-    let mut scorer = Scorer::new(model, capacity)?;
-    let mut logprobs = Vec::new();
-    for micro in pack_groups(&groups, capacity)? {
-        logprobs.extend(scorer.score(model, &micro.batch, &micro.targets, 1.0)?.get()?.logprob);
+    let mut sequences = Vec::new();
+    for (tree, (pair, sides)) in pairs.iter().zip(judged).enumerate() {
+        for (prompt, side) in pair.prompts.iter().zip(sides) {
+            sequences.extend(side.iter().map(|j| Sequence { tree, prompt, completion: &j.completion.tokens }));
+        }
     }
-    Ok(logprobs)
+    let mut scorer = Scorer::new(model, capacity)?;
+    let mut logprobs = vec![Vec::new(); sequences.len()];
+    for micro in pack(&sequences, capacity)? {
+        let rows = scorer.score(model, &micro.batch, &micro.targets, 1.0)?.get()?.logprob;
+        for member in &micro.members {
+            logprobs[member.sequence] = member.rows().map(|row| rows[row]).collect();
+        }
+    }
+    Ok(logprobs.concat())
 }
 
 /// SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there.

@@ -198,8 +198,9 @@ impl Losses<'_, '_> {
         let i = self.first + i;
         let (value, slope) = match &gradient.loss {
             TokenLoss::CrossEntropy => (-logprob, -1.0),
-            TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantage } => {
-                loss.value_and_slope(logprob, old_logprob[i], reference_logprob[i], advantage[i])
+            TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages } => {
+                let advantages = [advantages[2 * i], advantages[2 * i + 1]];
+                loss.value_and_slope(logprob, old_logprob[i], reference_logprob[i], advantages)
             }
         };
         let weight = gradient.row_weight[i];

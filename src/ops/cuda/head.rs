@@ -221,9 +221,9 @@ fn losses(
     let vocab = args.sizes.out_features;
     assert!(first + count <= args.selected() && count * vocab <= cuda.len(logits));
     let row_weight = args.gradient.as_ref().map_or(Argument::NULL, |gradient| gradient.row_weight.argument());
-    let (grpo, [old, reference, advantage]) = match &args.gradient {
-        Some(HeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantage }, .. }) => {
-            (Some(*loss), [old_logprob, reference_logprob, advantage].map(|view| view.argument()))
+    let (grpo, [old, reference, advantages]) = match &args.gradient {
+        Some(HeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages }, .. }) => {
+            (Some(*loss), [old_logprob, reference_logprob, advantages].map(|view| view.argument()))
         }
         _ => (None, [Argument::NULL; 3]),
     };
@@ -241,7 +241,7 @@ fn losses(
         row_weight,
         old,
         reference,
-        advantage,
+        advantages,
         Argument::count(first),
         Argument::count(vocab),
         Argument::F32(1.0 / args.temperature),
@@ -251,8 +251,8 @@ fn losses(
         Argument::F32(grpo.map_or(0.0, |loss| loss.kl_coefficient)),
     ];
     let grid = Grid { blocks: count, threads: (kernels::HEAD_LOSS_THREADS, 1), dynamic_shared_bytes: 0 };
-    // Safety: the order is the kernel's; `args.check` holds all arrays to one number a selected row, of which the chunk's are
-    // there and its logits too, as asserted above.
+    // Safety: the order is the kernel's; `args.check` holds all arrays to one number a selected row (`advantages`: two), of which
+    // the chunk's are there and its logits too, as asserted above.
     Ok(unsafe { cuda.launch(&kernels::HEAD_LOSS_F32, grid, arguments) }?)
 }
 

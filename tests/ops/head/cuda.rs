@@ -38,13 +38,13 @@ impl Case {
         let mut d_master = upload(device, &vec![0.0f32; self.master.len()]);
         let (hidden, row_weight) = (upload(device, &narrow(&self.hidden)), upload(device, &self.row_weight));
         let (rows, targets) = (upload(device, &self.rows), upload(device, &self.targets));
-        let numbers = self.grpo.as_ref().map(|g| [&g.old, &g.reference, &g.advantage].map(|x| upload(device, x)));
+        let numbers = self.grpo.as_ref().map(|g| [&g.old, &g.reference, &g.advantages].map(|x| upload(device, x)));
         let token_loss = match (&self.grpo, &numbers) {
-            (Some(g), Some([old, reference, advantage])) => TokenLoss::Grpo {
+            (Some(g), Some([old, reference, advantages])) => TokenLoss::Grpo {
                 loss: g.loss,
                 old_logprob: device.view(old, 0..n),
                 reference_logprob: device.view(reference, 0..n),
-                advantage: device.view(advantage, 0..n),
+                advantages: device.view(advantages, 0..2 * n),
             },
             _ => TokenLoss::CrossEntropy,
         };
@@ -119,20 +119,24 @@ impl Case {
     /// ∂loss/∂logprob, and the sum of its parts' sizes, which bounds it and the growth of its error.
     fn slope(&self, i: usize, logprob: f64) -> (f64, f64) {
         let Some(g) = &self.grpo else { return (-1.0, 1.0) };
-        let [old, reference, a] = [g.old[i], g.reference[i], g.advantage[i]].map(f64::from);
+        let [old, reference] = [g.old[i], g.reference[i]].map(f64::from);
         let [low, high, beta] = [g.loss.clip_low, g.loss.clip_high, g.loss.kl_coefficient].map(f64::from);
         let (ratio, d) = ((logprob - old).exp(), reference - logprob);
         for edge in [1.0 - low, 1.0 + high] {
             assert!((ratio - edge).abs() > 1e-4, "row {i}: too near to the clip to tell which side it is on");
         }
-        let through = ratio * a <= ratio.clamp(1.0 - low, 1.0 + high) * a;
-        let surrogate = if through { -ratio * a } else { 0.0 };
+        let (mut surrogate, mut size) = (0.0, 0.0);
+        for a in g.advantages[2 * i..][..2].iter().copied().map(f64::from) {
+            let through = ratio * a <= ratio.clamp(1.0 - low, 1.0 + high) * a;
+            surrogate -= if through { ratio * a } else { 0.0 };
+            size += ratio * a.abs();
+        }
         let kl = match g.loss.kl {
             KlEstimator::K1 => 1.0,
             KlEstimator::K2 => -d,
             KlEstimator::K3 => -d.exp_m1(),
         };
-        (surrogate + beta * kl, ratio * a.abs() + beta * (1.0 + d.abs() + d.exp()))
+        (surrogate + beta * kl, size + beta * (1.0 + d.abs() + d.exp()))
     }
 }
 
@@ -245,7 +249,7 @@ fn rows_without_weight_count_for_nothing_and_others_keep_theirs() {
         let masked = [4, 5, 31];
         masked.iter().for_each(|i| case.row_weight[*i] = 0.0);
         let g = case.grpo.as_mut().unwrap();
-        (g.old[4], g.advantage[4]) = (-1000.0, -1.0); // an infinite ratio and loss
+        (g.old[4], g.advantages[8]) = (-1000.0, -1.0); // an infinite ratio and loss
         let out = case.run_on(device, true, true);
         assert!(!out.loss[4].is_finite() && out.d_weight.iter().all(|x| x.is_finite()));
         // The same call without those rows.
@@ -259,7 +263,9 @@ fn rows_without_weight_count_for_nothing_and_others_keep_theirs() {
         (fewer.rows, fewer.targets) = (chosen(&case.rows), chosen(&case.targets));
         fewer.row_weight = keep(&case.row_weight);
         let g = fewer.grpo.as_mut().unwrap();
-        (g.old, g.reference, g.advantage) = (keep(&g.old), keep(&g.reference), keep(&g.advantage));
+        (g.old, g.reference) = (keep(&g.old), keep(&g.reference));
+        let places = (0..case.rows.len()).filter(|i| !masked.contains(i));
+        g.advantages = places.flat_map(|i| g.advantages[2 * i..][..2].to_vec()).collect();
         assert_is_the_cpus(device, &fewer);
         let without = fewer.run_on(device, true, true);
         // The product may add in another order for another number of rows.
