@@ -1,8 +1,8 @@
-// The next token of each row of logits, drawn by Gumbel-max, and its log-probability; no sort.
+// Next tokens drawn from rows of logits by Gumbel-max, and their log-probabilities; no sort.
 //
 //   token = argmax over the kept tokens of z/T + g, g = -ln(-ln u);  logprob = log softmax(z/T)[token] over the whole vocabulary
 //
-// Shapes: ids, logprobs, draws [rows]; logits [rows, vocab] f32. A block a row. u comes from Philox by (stream, position):
+// Shapes: ids, logprobs, draws [draws]; logits [rows, vocab] f32. A block a draw. u comes from Philox by (stream, position):
 // word i % 4 of block i / 4 belongs to token i, so that a draw depends on its row alone.
 // Kept tokens are the first ones in the order of rank, which is by logit downwards and by id among equal logits:
 //   top-k keeps k; top-p keeps the shortest start whose mass reaches p of what top-k keeps; min-p those at least that fraction as
@@ -35,7 +35,7 @@ struct Draw {
     float top_p;     // 1 keeps all
     double ln_min_p;
     unsigned position;
-    unsigned unused;
+    unsigned row;
     Stream stream;
 };
 static_assert(sizeof(Draw) == SAMPLE_DRAW_WORDS * sizeof(unsigned), "Draw has no gaps");
@@ -321,12 +321,12 @@ __device__ __forceinline__ Candidate best_of_block(Candidate best) {
     return best;
 }
 
-// One block of ROW_THREADS threads for each row.
+// One block of ROW_THREADS threads for each draw.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2)
     sample_f32(unsigned *ids, float *logprobs, const float *logits, const Draw *draws, int vocab) {
     __shared__ Shared shared;
-    const Row row(logits + static_cast<size_t>(blockIdx.x) * vocab, vocab);
     const Draw &draw = draws[blockIdx.x];
+    const Row row(logits + static_cast<size_t>(draw.row) * vocab, vocab);
     const RowStats stats = row_stats(row, draw.inverse_temperature);
     if (stats.is_nan()) {
         if (threadIdx.x == 0) {

@@ -357,8 +357,8 @@ impl Bench {
             ("sample, 64 rows", Sampling::temperature(1.0)),
             ("sample, top-k 50, top-p 0.95", Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, min_p: 0.0 }),
         ] {
-            let draw = |row| Draw { sampling, stream: Stream::new(1).fold(row), position: 7 };
-            let draws: Vec<Draw> = (0..rows as u64).map(draw).collect();
+            let draw = |row| Draw { row, sampling, stream: Stream::new(1).fold(row.into()), position: 7 };
+            let draws: Vec<Draw> = (0..rows as u32).map(draw).collect();
             let size = (rows * vocab) as u64;
             self.row(name, Cost { bytes: 4 * size, flops: 8 * size }, || {
                 d.sample(Sample {

@@ -17,8 +17,9 @@ fn bench(criterion: &mut Criterion) {
         (8, 151_936, "top-k top-p", filtered),
     ] {
         let logits: Vec<f32> = (0..rows * vocab).map(|i| (i * 7919 % 1009) as f32 / 100.0).collect();
-        let draws: Vec<Draw> =
-            (0..rows).map(|i| Draw { sampling, stream: Stream::new(1).fold(i as u64), position: 9 }).collect();
+        let draws: Vec<Draw> = (0..rows)
+            .map(|i| Draw { row: i as u32, sampling, stream: Stream::new(1).fold(i as u64), position: 9 })
+            .collect();
         let (mut ids, mut logprobs) = (vec![0u32; rows], vec![0.0f32; rows]);
         group.throughput(Throughput::Elements((rows * vocab) as u64));
         group.bench_function(format!("{name} {rows}x{vocab}"), |bencher| {

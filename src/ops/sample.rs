@@ -51,9 +51,11 @@ impl Sampling {
     }
 }
 
-/// One row's draw: how, and which random numbers.
+/// One draw: from which row, how, and with which random numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
+    /// Row of the logits; any number of draws may be from the same one.
+    pub row: u32,
     pub sampling: Sampling,
     /// Folded from (step, pair, role, rollout).
     pub stream: Stream,
@@ -62,26 +64,27 @@ pub struct Draw {
 }
 
 pub struct Sample<'a, D: Device> {
-    /// [rows]
+    /// [draws]
     pub ids: Mut<'a, D, u32>,
-    /// [rows]
+    /// [draws]
     pub logprobs: Mut<'a, D, f32>,
     /// [rows, vocab]
     pub logits: Ref<'a, D, f32>,
-    /// [rows]
     pub draws: &'a [Draw],
     pub vocab: usize,
 }
 
 impl<D: Device> Sample<'_, D> {
     pub fn check(&self) -> OpResult {
-        let (check, rows) = (Check("sample"), self.draws.len());
-        check.size("ids", self.ids.len(), rows)?;
-        check.size("logprobs", self.logprobs.len(), rows)?;
-        check.size("logits", self.logits.len(), rows * self.vocab)?;
+        let (check, draws) = (Check("sample"), self.draws.len());
+        check.size("ids", self.ids.len(), draws)?;
+        check.size("logprobs", self.logprobs.len(), draws)?;
         check.that(self.vocab > 0, || "`vocab` must be positive".into())?;
-        for (row, draw) in self.draws.iter().enumerate() {
-            check.that(draw.sampling.validate().is_ok(), || format!("row {row}: bad {:?}", draw.sampling))?;
+        let rows = self.logits.len() / self.vocab;
+        check.size("logits", self.logits.len(), rows * self.vocab)?;
+        for (i, draw) in self.draws.iter().enumerate() {
+            check.that((draw.row as usize) < rows, || format!("draw {i} is from row {} of {rows}", draw.row))?;
+            check.that(draw.sampling.validate().is_ok(), || format!("draw {i}: bad {:?}", draw.sampling))?;
         }
         Ok(())
     }
@@ -93,6 +96,6 @@ impl<D: Device> Sample<'_, D> {
 }
 
 pub trait Sampler: Device {
-    /// Rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller refuses it.
+    /// Draws from rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller refuses it.
     fn sample(&self, args: Sample<'_, Self>) -> OpResult;
 }

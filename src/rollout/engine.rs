@@ -2,7 +2,7 @@
 //!
 //! Every step is one batch: the next token of each running completion, and as many prompt tokens as fit beside them.
 //! When a prompt is through, the first token of all its members is drawn from its last row; a member then waits for
-//! pages and a place in the batch. A completion's tokens depend on its prompt, sampling and stream alone: products and
+//! pages and a place in the batch. Members that have drawn the same tokens so far share a row. A completion's tokens depend on its prompt, sampling and stream alone: products and
 //! attention are row-invariant on the CPU backend and draws are keyed by position, so any schedule gives the same text.
 
 use std::borrow::Cow;
@@ -16,9 +16,8 @@ use super::schedule::{Pending, Schedule, longest_member};
 use super::{Completion, Member, PromptGroup};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
-use crate::ops::sample::{Draw, Sample, Sampling};
+use crate::ops::sample::{Draw, Sample};
 use crate::ops::{Backend, OpError};
-use crate::random::Stream;
 use crate::tensor::Fetch;
 
 /// Sizes of the engine; none of them changes a completion.
@@ -78,6 +77,7 @@ struct Lane<B: Backend> {
     logits: B::Buffer<f32>,
     logit_rows: usize,
     rows: B::Buffer<u32>,
+    /// [draws], as many as are made at a time
     ids: B::Buffer<u32>,
     logprobs: B::Buffer<f32>,
 }
@@ -160,6 +160,7 @@ impl<B: Backend> Lane<B> {
         // At most 32 Mi logits at a time, whatever the vocabulary.
         let logit_rows = (32 << 20) / c.vocab_size;
         let logit_rows = logit_rows.clamp(1, 2 * limits.max_running.max(64));
+        let draws = limits.max_running.max(64);
         let pages = Pages::new(limits.cache_rows, limits.page_size);
         let fillers = (1..=limits.max_running).map(|rows| b.replay_size(rows) - rows).max().unwrap_or(0);
         let tokens = limits.max_batch_tokens.max(b.replay_size(limits.max_running));
@@ -169,8 +170,8 @@ impl<B: Backend> Lane<B> {
                 acts: Activations::for_inference(b, c, tokens).map_err(OpError::from)?,
                 logits: b.zeros(logit_rows * c.vocab_size).map_err(OpError::from)?,
                 rows: b.zeros(logit_rows).map_err(OpError::from)?,
-                ids: b.zeros(logit_rows).map_err(OpError::from)?,
-                logprobs: b.zeros(logit_rows).map_err(OpError::from)?,
+                ids: b.zeros(draws).map_err(OpError::from)?,
+                logprobs: b.zeros(draws).map_err(OpError::from)?,
                 pages,
                 logit_rows,
                 limits,
@@ -242,7 +243,7 @@ impl<B: Backend> Lane<B> {
         let size = model.backend.replay_size(batch.tokens());
         let drawn = if decodes_alone && size <= self.logit_rows {
             self.fill_up(size, &mut batch, &mut pending);
-            vec![self.decode(model, &batch, &pending)?]
+            self.decode(model, &batch, &pending)?
         } else {
             batch.read_from(first_read);
             model.forward(&batch, &mut self.pool, &mut self.acts)?;
@@ -265,12 +266,11 @@ impl<B: Backend> Lane<B> {
             batch.kv_rows.push(row);
             batch.segments.push(1, [Run { start: row, len: 1 }]);
             pending.rows.push(batch.tokens() as u32 - 1);
-            pending.draws.push(Draw { sampling: Sampling::GREEDY, stream: Stream::new(0), position: 0 });
         }
     }
 
     /// One step of decoding: the forward pass and the logits of all rows as one piece of work for the device, then the draws.
-    fn decode(&mut self, model: &Qwen3<B>, batch: &Batch, pending: &Pending) -> Result<Drawn, EngineError> {
+    fn decode(&mut self, model: &Qwen3<B>, batch: &Batch, pending: &Pending) -> Result<Vec<Drawn>, EngineError> {
         let (b, n) = (&model.backend, pending.rows.len());
         model.load(batch, &self.pool, &mut self.acts)?;
         b.write(b.view_mut(&mut self.rows, 0..n), &pending.rows).map_err(OpError::from)?;
@@ -279,35 +279,42 @@ impl<B: Backend> Lane<B> {
             let out = b.view_mut(&mut self.logits, 0..n * model.config.vocab_size);
             model.logits(&self.acts, n, b.view(&self.rows, 0..n), out)
         })?;
-        self.sample(model, &pending.draws)
+        self.sample(model, n, &pending.draws)
     }
 
-    /// Draws one token for every pending row of the last forward pass, as many rows at a time as there is room for logits.
+    /// Draws from every pending row of the last forward pass, as many rows at a time as there is room for logits.
     fn draw(&mut self, model: &Qwen3<B>, tokens: usize, pending: &Pending) -> Result<Vec<Drawn>, EngineError> {
         let (b, vocab) = (&model.backend, model.config.vocab_size);
         let mut drawn = Vec::new();
-        for (rows, draws) in pending.rows.chunks(self.logit_rows).zip(pending.draws.chunks(self.logit_rows)) {
+        for (first, rows) in (0..).step_by(self.logit_rows).zip(pending.rows.chunks(self.logit_rows)) {
             let n = rows.len();
             b.write(b.view_mut(&mut self.rows, 0..n), rows).map_err(OpError::from)?;
             let out = b.view_mut(&mut self.logits, 0..n * vocab);
             model.logits(&self.acts, tokens, b.view(&self.rows, 0..n), out)?;
-            drawn.push(self.sample(model, draws)?);
+            let here = pending.draws.iter().filter(|draw| (first..first + n as u32).contains(&draw.row));
+            let draws: Vec<Draw> = here.map(|draw| Draw { row: draw.row - first, ..*draw }).collect();
+            drawn.extend(self.sample(model, n, &draws)?);
         }
         Ok(drawn)
     }
 
-    /// Draws from the first rows of the logits.
-    fn sample(&mut self, model: &Qwen3<B>, draws: &[Draw]) -> Result<Drawn, EngineError> {
-        let (b, vocab, n) = (&model.backend, model.config.vocab_size, draws.len());
-        b.sample(Sample {
-            ids: b.view_mut(&mut self.ids, 0..n),
-            logprobs: b.view_mut(&mut self.logprobs, 0..n),
-            logits: b.view(&self.logits, 0..n * vocab),
-            draws,
-            vocab,
-        })?;
-        let ids = b.fetch(b.view(&self.ids, 0..n)).map_err(OpError::from)?;
-        let logprobs = b.fetch(b.view(&self.logprobs, 0..n)).map_err(OpError::from)?;
-        Ok(Drawn { ids, logprobs })
+    /// Draws from the first `rows` rows of the logits, as many tokens at a time as there is room for.
+    fn sample(&mut self, model: &Qwen3<B>, rows: usize, draws: &[Draw]) -> Result<Vec<Drawn>, EngineError> {
+        let (b, vocab) = (&model.backend, model.config.vocab_size);
+        let mut drawn = Vec::new();
+        for draws in draws.chunks(b.len(&self.ids)) {
+            let n = draws.len();
+            b.sample(Sample {
+                ids: b.view_mut(&mut self.ids, 0..n),
+                logprobs: b.view_mut(&mut self.logprobs, 0..n),
+                logits: b.view(&self.logits, 0..rows * vocab),
+                draws,
+                vocab,
+            })?;
+            let ids = b.fetch(b.view(&self.ids, 0..n)).map_err(OpError::from)?;
+            let logprobs = b.fetch(b.view(&self.logprobs, 0..n)).map_err(OpError::from)?;
+            drawn.push(Drawn { ids, logprobs });
+        }
+        Ok(drawn)
     }
 }

@@ -1,4 +1,4 @@
-//! Pages: fixed runs of pool rows, lent to sequences and taken back.
+//! Pages: fixed runs of pool rows, lent to sequences, shared by those that go on from the same rows, and taken back.
 
 use crate::ops::attention::Run;
 
@@ -9,6 +9,8 @@ pub struct Pages {
     total: usize,
     /// Free pages; the last one is lent first.
     free: Vec<u32>,
+    /// [total], leases that hold each page
+    holders: Vec<u32>,
 }
 
 /// Pages lent to one sequence, in the order of its tokens, and how many of their rows it has filled.
@@ -22,7 +24,7 @@ impl Pages {
     pub fn new(rows: usize, page_size: usize) -> Self {
         assert!(page_size > 0, "pages of no rows");
         let total = rows / page_size;
-        Self { page_size, total, free: (0..total as u32).rev().collect() }
+        Self { page_size, total, free: (0..total as u32).rev().collect(), holders: vec![0; total] }
     }
 
     /// Pages that `tokens` tokens need.
@@ -48,11 +50,26 @@ impl Pages {
         let keep = self.free.len().checked_sub(self.needed(tokens))?;
         let mut pages = self.free.split_off(keep);
         pages.reverse();
+        pages.iter().for_each(|page| self.holders[*page as usize] = 1);
         Some(Lease { pages, filled: 0 })
     }
 
+    /// Another lease of the rows that are filled, to be read and not to be filled further.
+    pub fn share(&mut self, lease: &Lease) -> Lease {
+        let pages = lease.pages[..self.needed(lease.filled)].to_vec();
+        pages.iter().for_each(|page| self.holders[*page as usize] += 1);
+        Lease { pages, filled: lease.filled }
+    }
+
+    /// Pages that no other lease holds are free again.
     pub fn take_back(&mut self, lease: Lease) {
-        self.free.extend(lease.pages.into_iter().rev());
+        for page in lease.pages.into_iter().rev() {
+            let holders = &mut self.holders[page as usize];
+            *holders -= 1;
+            if *holders == 0 {
+                self.free.push(page);
+            }
+        }
     }
 
     /// Fills the next row of a lease and returns it.
@@ -100,6 +117,25 @@ mod tests {
         assert_eq!(rows.len(), 33);
         pages.take_back(a);
         pages.take_back(b);
+        assert_eq!(pages.available(), 5);
+    }
+
+    #[test]
+    fn shared_pages_are_free_when_the_last_lease_is_back() {
+        let mut pages = Pages::new(40, 8);
+        let mut own = pages.lend(24).unwrap();
+        (0..10).for_each(|_| _ = pages.next_row(&mut own));
+        let shared = pages.share(&own);
+        let again = pages.share(&shared);
+        let runs = pages.runs(&own);
+        (0..6).for_each(|_| _ = pages.next_row(&mut own));
+        assert_eq!((pages.runs(&shared), pages.runs(&again)), (runs.clone(), runs));
+        assert_eq!(pages.available(), 2);
+        pages.take_back(own);
+        assert_eq!(pages.available(), 3, "two of three pages are held still");
+        pages.take_back(again);
+        assert_eq!(pages.available(), 3);
+        pages.take_back(shared);
         assert_eq!(pages.available(), 5);
     }
 

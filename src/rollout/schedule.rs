@@ -1,4 +1,7 @@
 //! Who runs when: the prompts and completions of one `generate` call on their way through the batches.
+//!
+//! Completions of one prompt that have the same tokens so far are one branch, a row of every batch for all of them; each has
+//! its own draws from the row's logits. Where these differ the branch parts, and the parts share its keys and values.
 
 use std::collections::VecDeque;
 
@@ -15,20 +18,50 @@ struct Prompt {
     open_members: usize,
 }
 
-/// A completion with at least its first token.
-pub struct Sequence {
+/// A completion whose first token is drawn and that waits for room.
+struct Waiting {
     group: usize,
     member: usize,
-    lease: Lease,
+    id: u32,
+    logprob: f32,
+}
+
+/// Completions of one prompt that are the same so far, with at least their first token.
+pub struct Branch {
+    group: usize,
     tokens: Vec<u32>,
+    twigs: Vec<Twig>,
+    /// Rows of the tokens behind the prompt that other branches read too.
+    before: Vec<Lease>,
+    /// Rows of the tokens that followed.
+    own: Lease,
+    /// Room for all but one of the completions, from when they part.
+    rooms: Vec<Lease>,
+}
+
+/// One of a branch's completions.
+struct Twig {
+    member: usize,
+    /// Its own, since temperatures may differ.
     logprobs: Vec<f32>,
 }
 
-/// Rows of a batch whose next token is to be drawn.
+/// Rows of a batch whose next tokens are to be drawn.
 #[derive(Default)]
 pub struct Pending {
     pub rows: Vec<u32>,
+    /// From rows of `rows`, in their order.
     pub draws: Vec<Draw>,
+}
+
+impl Pending {
+    /// The next tokens of `members`, at `position`, from the batch's row.
+    fn push<'m>(&mut self, row: usize, members: impl IntoIterator<Item = &'m Member>, position: usize) {
+        let (place, position) = (self.rows.len() as u32, position as u32);
+        self.rows.push(row as u32);
+        let draw = |m: &Member| Draw { row: place, sampling: m.sampling, stream: m.stream, position };
+        self.draws.extend(members.into_iter().map(draw));
+    }
 }
 
 /// The state of one `generate` call.
@@ -40,9 +73,8 @@ pub struct Schedule<'a> {
     prompts: Vec<Option<Prompt>>,
     /// Groups whose prompts are being computed, and how many tokens are through.
     prefilling: VecDeque<(usize, usize)>,
-    /// Members with a first token that wait for room.
-    ready: VecDeque<Sequence>,
-    pub running: Vec<Sequence>,
+    ready: VecDeque<Waiting>,
+    pub running: Vec<Branch>,
     pub completions: Vec<Vec<Option<Completion>>>,
     open: usize,
     pub newly_finished: usize,
@@ -72,12 +104,23 @@ impl<'a> Schedule<'a> {
 
     /// Gives room to waiting members first, then starts a new prompt if one of its members could run after it.
     pub fn admit(&mut self, pages: &mut Pages, max_running: usize) {
-        while self.running.len() < max_running {
-            let Some(sequence) = self.ready.front() else { break };
-            let Some(lease) = pages.lend(self.groups[sequence.group].max_new_tokens) else { break };
-            let mut sequence = self.ready.pop_front().expect("looked at just now");
-            sequence.lease = lease;
-            self.running.push(sequence);
+        let mut running: usize = self.running.iter().map(|branch| branch.twigs.len()).sum();
+        let first_new = self.running.len();
+        while running < max_running {
+            let Some(waiting) = self.ready.front() else { break };
+            let Some(room) = pages.lend(self.groups[waiting.group].max_new_tokens) else { break };
+            let Waiting { group, member, id, logprob } = self.ready.pop_front().expect("looked at just now");
+            let twig = Twig { member, logprobs: vec![logprob] };
+            // Members of a prompt wait one behind another.
+            let mut new = self.running[first_new..].iter_mut().rev().take_while(|branch| branch.group == group);
+            if let Some(branch) = new.find(|branch| branch.tokens == [id]) {
+                branch.twigs.push(twig);
+                branch.rooms.push(room);
+            } else {
+                let (tokens, twigs) = (vec![id], vec![twig]);
+                self.running.push(Branch { group, tokens, twigs, before: Vec::new(), own: room, rooms: Vec::new() });
+            }
+            running += 1;
         }
         while self.ready.len() + self.prefilling.len() < max_running && self.next_group < self.groups.len() {
             let group = &self.groups[self.next_group];
@@ -97,18 +140,17 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// The last token of every running completion.
+    /// The last token of every running branch.
     pub fn push_decodes(&mut self, pages: &Pages, batch: &mut Batch, pending: &mut Pending) {
-        for sequence in &mut self.running {
-            let group = &self.groups[sequence.group];
-            let prompt = self.prompts[sequence.group].as_ref().expect("a running member's prompt is held");
-            let position = group.prompt.len() + sequence.tokens.len() - 1;
-            let last = *sequence.tokens.last().expect("a sequence has its first token");
-            push_token(batch, last, position, pages.next_row(&mut sequence.lease));
-            let runs = pages.runs(&prompt.lease).into_iter().chain(pages.runs(&sequence.lease));
-            batch.segments.push(1, runs);
-            pending.rows.push(batch.tokens() as u32 - 1);
-            pending.draws.push(draw(&group.members[sequence.member], position + 1));
+        for Branch { group, tokens, twigs, before, own, .. } in &mut self.running {
+            let prompt = self.prompts[*group].as_ref().expect("a running member's prompt is held");
+            let group = &self.groups[*group];
+            let position = group.prompt.len() + tokens.len() - 1;
+            let last = *tokens.last().expect("a branch has its first token");
+            push_token(batch, last, position, pages.next_row(own));
+            let leases = std::iter::once(&prompt.lease).chain(&*before).chain([&*own]);
+            batch.segments.push(1, leases.flat_map(|lease| pages.runs(lease)));
+            pending.push(batch.tokens() - 1, twigs.iter().map(|twig| &group.members[twig.member]), position + 1);
         }
     }
 
@@ -150,10 +192,7 @@ impl<'a> Schedule<'a> {
             let last = group.prompt.len() - 1;
             push_token(batch, group.prompt[last], last, pages.next_row(&mut prompt.lease));
             batch.segments.push(1, pages.runs(&prompt.lease));
-            for member in &group.members {
-                pending.rows.push(batch.tokens() as u32 - 1);
-                pending.draws.push(draw(member, group.prompt.len()));
-            }
+            pending.push(batch.tokens() - 1, &group.members, group.prompt.len());
         }
     }
 
@@ -166,52 +205,87 @@ impl<'a> Schedule<'a> {
         logprobs: &[f32],
     ) -> Result<(), EngineError> {
         let mut draws = ids.iter().copied().zip(logprobs.iter().copied());
-        for mut sequence in std::mem::take(&mut self.running) {
-            let (id, logprob) = draws.next().expect("a draw a row");
-            if self.take(&mut sequence, id, logprob)? {
-                self.end(pages, sequence);
-            } else {
-                self.running.push(sequence);
-            }
+        for branch in std::mem::take(&mut self.running) {
+            let count = branch.twigs.len();
+            self.grow(pages, branch, draws.by_ref().take(count))?;
         }
         for &group in ended {
             for member in 0..self.groups[group].members.len() {
-                let (id, logprob) = draws.next().expect("a draw a row");
-                let mut sequence =
-                    Sequence { group, member, lease: Lease::default(), tokens: Vec::new(), logprobs: Vec::new() };
-                if self.take(&mut sequence, id, logprob)? {
-                    self.end(pages, sequence);
+                let (id, logprob) = draws.next().expect("a draw a member");
+                self.check(group, member, 0, logprob)?;
+                if self.is_last(group, id, 1) {
+                    self.end(pages, group, member, vec![id], vec![logprob]);
                 } else {
-                    self.ready.push_back(sequence);
+                    self.ready.push_back(Waiting { group, member, id, logprob });
                 }
             }
         }
         Ok(())
     }
 
-    /// Adds a token; true when it was the last one.
-    fn take(&self, sequence: &mut Sequence, id: u32, logprob: f32) -> Result<bool, EngineError> {
-        let group = &self.groups[sequence.group];
-        if !logprob.is_finite() {
-            let position = group.prompt.len() + sequence.tokens.len();
-            return Err(EngineError::NotFinite { group: sequence.group, member: sequence.member, position });
+    /// Adds a token to each completion of a branch; those that drew the same one go on as one branch.
+    fn grow(
+        &mut self,
+        pages: &mut Pages,
+        branch: Branch,
+        draws: impl Iterator<Item = (u32, f32)>,
+    ) -> Result<(), EngineError> {
+        let Branch { group, tokens, twigs, before, own, mut rooms } = branch;
+        let mut parts: Vec<(u32, Vec<Twig>)> = Vec::new();
+        for (mut twig, (id, logprob)) in twigs.into_iter().zip(draws) {
+            self.check(group, twig.member, tokens.len(), logprob)?;
+            twig.logprobs.push(logprob);
+            match parts.iter_mut().find(|part| part.0 == id) {
+                Some((_, part)) => part.push(twig),
+                None => parts.push((id, vec![twig])),
+            }
         }
-        sequence.tokens.push(id);
-        sequence.logprobs.push(logprob);
-        Ok(group.stop.contains(&id) || sequence.tokens.len() == group.max_new_tokens)
+        let with = |id: u32| tokens.iter().copied().chain([id]).collect::<Vec<u32>>();
+        let (ended, live): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|(id, _)| self.is_last(group, *id, tokens.len() + 1));
+        for (id, twigs) in ended {
+            twigs.into_iter().for_each(|Twig { member, logprobs }| self.end(pages, group, member, with(id), logprobs));
+        }
+        let mut live = live.into_iter();
+        let mut left = Vec::new();
+        // The first part stays where it is, the others begin in rooms of their own.
+        if let Some((first, first_twigs)) = live.next() {
+            for (id, twigs) in live {
+                let before = before.iter().chain([&own]).map(|lease| pages.share(lease)).collect();
+                let mut rooms = rooms.split_off(rooms.len() - twigs.len());
+                let own = rooms.pop().expect("a room for every completion but one");
+                self.running.push(Branch { group, tokens: with(id), twigs, before, own, rooms });
+            }
+            left.extend(rooms.split_off(first_twigs.len() - 1));
+            self.running.push(Branch { group, tokens: with(first), twigs: first_twigs, before, own, rooms });
+        } else {
+            left.extend(before.into_iter().chain([own]).chain(rooms));
+        }
+        left.into_iter().for_each(|lease| pages.take_back(lease));
+        Ok(())
     }
 
-    fn end(&mut self, pages: &mut Pages, sequence: Sequence) {
-        let group = &self.groups[sequence.group];
-        let stopped = sequence.tokens.last().is_some_and(|id| group.stop.contains(id));
+    /// Refuses a log-probability that is not a number; the completion has `tokens` before it.
+    fn check(&self, group: usize, member: usize, tokens: usize, logprob: f32) -> Result<(), EngineError> {
+        if logprob.is_finite() {
+            return Ok(());
+        }
+        Err(EngineError::NotFinite { group, member, position: self.groups[group].prompt.len() + tokens })
+    }
+
+    /// Whether a completion of `tokens` tokens ends with this one.
+    fn is_last(&self, group: usize, id: u32, tokens: usize) -> bool {
+        self.groups[group].stop.contains(&id) || tokens == self.groups[group].max_new_tokens
+    }
+
+    fn end(&mut self, pages: &mut Pages, group: usize, member: usize, tokens: Vec<u32>, logprobs: Vec<f32>) {
+        let stopped = tokens.last().is_some_and(|id| self.groups[group].stop.contains(id));
         let finish = if stopped { Finish::Stop } else { Finish::Length };
-        let Sequence { tokens, logprobs, lease, .. } = sequence;
-        self.completions[sequence.group][sequence.member] = Some(Completion { tokens, logprobs, finish });
-        pages.take_back(lease);
-        let prompt = self.prompts[sequence.group].as_mut().expect("an open member's prompt is held");
+        self.completions[group][member] = Some(Completion { tokens, logprobs, finish });
+        let prompt = self.prompts[group].as_mut().expect("an open member's prompt is held");
         prompt.open_members -= 1;
         if prompt.open_members == 0 {
-            let prompt = self.prompts[sequence.group].take().expect("seen just now");
+            let prompt = self.prompts[group].take().expect("seen just now");
             pages.take_back(prompt.lease);
         }
         self.open -= 1;
@@ -221,10 +295,6 @@ impl<'a> Schedule<'a> {
 
 pub fn longest_member(groups: &[&PromptGroup]) -> usize {
     groups.iter().map(|group| group.max_new_tokens).max().unwrap_or(0)
-}
-
-fn draw(member: &Member, position: usize) -> Draw {
-    Draw { sampling: member.sampling, stream: member.stream, position: position as u32 }
 }
 
 fn push_token(batch: &mut Batch, id: u32, position: usize, kv_row: u32) {

@@ -17,7 +17,7 @@ fn draw(logits: &[f32], vocab: usize, draws: &[Draw]) -> (Vec<u32>, Vec<f32>) {
 }
 
 fn draws(sampling: Sampling, count: usize) -> Vec<Draw> {
-    (0..count).map(|i| Draw { sampling, stream: Stream::new(3).fold(i as u64), position: 5 }).collect()
+    (0..count).map(|i| Draw { row: i as u32, sampling, stream: Stream::new(3).fold(i as u64), position: 5 }).collect()
 }
 
 /// Probabilities after the filters, by a full sort.
@@ -66,8 +66,8 @@ fn draws_follow_the_filtered_distribution() {
         Sampling { temperature: 1.3, top_k: 12, top_p: 0.9, min_p: 0.05 },
     ] {
         let count = 40_000;
-        let all: Vec<f32> = (0..count).flat_map(|_| logits.clone()).collect();
-        let (ids, _) = draw(&all, vocab, &draws(sampling, count));
+        let all: Vec<Draw> = draws(sampling, count).into_iter().map(|draw| Draw { row: 0, ..draw }).collect();
+        let (ids, _) = draw(&logits, vocab, &all);
         let mut seen = vec![0usize; vocab];
         ids.iter().for_each(|id| seen[*id as usize] += 1);
         for (id, p) in filtered(&logits, &sampling).into_iter().enumerate() {
@@ -109,9 +109,14 @@ fn a_draw_depends_on_its_row_stream_and_position_alone() {
     let together = on_threads(1, run);
     assert_eq!(together, on_threads(3, run));
     for row in [0, 31, 63] {
-        let (ids, logprobs) = draw(&logits[row * vocab..][..vocab], vocab, &all[row..row + 1]);
+        let alone = [Draw { row: 0, ..all[row] }];
+        let (ids, logprobs) = draw(&logits[row * vocab..][..vocab], vocab, &alone);
         assert_eq!((ids[0], logprobs[0]), (together.0[row], together.1[row]));
     }
+    // Draws from one row are those from copies of it.
+    let copies = logits[7 * vocab..][..vocab].repeat(64);
+    let from_one: Vec<Draw> = all.iter().map(|d| Draw { row: 7, ..*d }).collect();
+    assert_eq!(draw(&logits, vocab, &from_one), draw(&copies, vocab, &all));
     let moved: Vec<Draw> = all.iter().map(|d| Draw { position: 6, ..*d }).collect();
     let (other, _) = draw(&logits, vocab, &moved);
     let same = other.iter().zip(&together.0).filter(|(a, b)| a == b).count();
@@ -138,9 +143,13 @@ fn wrong_sizes_and_numbers_are_named() {
     let all = draws(Sampling::temperature(f32::NAN), 1);
     let args: Sample<Cpu> =
         Sample { ids: &mut ids[..], logprobs: &mut logprobs[..], logits: &[0.0; 4], draws: &all, vocab: 4 };
-    assert!(refused(Cpu.sample(args)).contains("row 0"));
+    assert!(refused(Cpu.sample(args)).contains("draw 0"));
     let all = draws(Sampling::GREEDY, 1);
     let args: Sample<Cpu> =
-        Sample { ids: &mut ids[..], logprobs: &mut logprobs[..], logits: &[0.0; 3], draws: &all, vocab: 4 };
-    assert!(refused(Cpu.sample(args)).contains("`logits` has the wrong size: expected 4, got 3"));
+        Sample { ids: &mut ids[..], logprobs: &mut logprobs[..], logits: &[0.0; 7], draws: &all, vocab: 4 };
+    assert!(refused(Cpu.sample(args)).contains("`logits` has the wrong size: expected 4, got 7"));
+    let all = [Draw { row: 1, ..draws(Sampling::GREEDY, 1)[0] }];
+    let args: Sample<Cpu> =
+        Sample { ids: &mut ids[..], logprobs: &mut logprobs[..], logits: &[0.0; 4], draws: &all, vocab: 4 };
+    assert!(refused(Cpu.sample(args)).contains("draw 0 is from row 1 of 1"));
 }

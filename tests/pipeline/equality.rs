@@ -90,10 +90,10 @@ proptest! {
         max_running in 1usize..12,
         extra_tokens in 1usize..50,
         share_prompts: bool,
-        hot: bool,
+        // Cold completions are the same for long, and share rows until they part.
+        temperature in prop_oneof![Just(1.0f32), Just(0.7), Just(0.1), Just(0.03)],
         capacity in 110usize..300,
     ) {
-        let temperature = if hot { 1.0 } else { 0.7 };
         let model = model(&Cpu, VOCAB, seed);
         let groups = groups(seed, &prompts, members, new, temperature);
         let roomy = EngineLimits::for_lengths(80, 32, 64);

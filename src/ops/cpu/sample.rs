@@ -1,4 +1,4 @@
-//! Sampling on the CPU: Gumbel-max, a row at a time.
+//! Sampling on the CPU: Gumbel-max, a draw at a time.
 
 use super::Cpu;
 use super::log_softmax::{Stats, log_softmax_stats};
@@ -8,20 +8,21 @@ use crate::ops::OpResult;
 use crate::ops::sample::{Draw, Sample, Sampler, Sampling};
 use crate::random::{Stream, philox4x32, unit};
 
-/// Logits below which rows stay on the caller's thread.
+/// Logits below which draws stay on the caller's thread.
 const SERIAL_LOGITS: usize = 8192;
 
 impl Sampler for Cpu {
     fn sample(&self, args: Sample<'_, Self>) -> OpResult {
         args.check()?;
         let Sample { ids, logprobs, logits, draws, vocab } = args;
-        let draw = |((id, logprob), (row, draw)): ((&mut u32, &mut f32), (&[f32], &Draw))| {
-            (*id, *logprob) = simd::run(Row { logits: row, draw });
+        let outs = ids.iter_mut().zip(logprobs).zip(draws);
+        let draw = |((id, logprob), draw): ((&mut u32, &mut f32), &Draw)| {
+            (*id, *logprob) = simd::run(Row { logits: &logits[draw.row as usize * vocab..][..vocab], draw });
         };
-        if logits.len() <= SERIAL_LOGITS {
-            ids.iter_mut().zip(logprobs).zip(logits.chunks_exact(vocab).zip(draws)).for_each(draw);
+        if draws.len() * vocab <= SERIAL_LOGITS {
+            outs.for_each(draw);
         } else {
-            team::each_of(ids.iter_mut().zip(logprobs).zip(logits.chunks_exact(vocab).zip(draws)), draw);
+            team::each_of(outs, draw);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Sampling on CUDA: a block a row. How each row is drawn goes to the device as one small array.
+//! Sampling on CUDA: a block a draw. How each one is drawn goes to the device as one small array.
 
 use super::{COUNT_MAX, Cuda};
 use crate::cuda::{Argument, Grid, kernels};
@@ -25,7 +25,7 @@ fn pack(draw: &Draw) -> [u32; DRAW_WORDS] {
         ln_min_p_low,
         ln_min_p_high,
         draw.position,
-        0,
+        draw.row,
         id_low,
         id_high,
         seed_low,
@@ -39,7 +39,7 @@ impl Sampler for Cuda {
         let Sample { mut ids, mut logprobs, logits, draws, vocab } = args;
         let check = Check("sample");
         check.that(vocab <= VOCAB_MAX, || format!("`vocab` must be at most {VOCAB_MAX} on CUDA, got {vocab}"))?;
-        check.that(draws.len() <= COUNT_MAX, || format!("{} rows are too many for CUDA", draws.len()))?;
+        check.that(draws.len() <= COUNT_MAX, || format!("{} draws are too many for CUDA", draws.len()))?;
         if draws.is_empty() {
             return Ok(());
         }
@@ -49,8 +49,8 @@ impl Sampler for Cuda {
         let arguments =
             [ids.argument(), logprobs.argument(), logits.argument(), packed.argument(), Argument::count(vocab)];
         let grid = Grid { blocks: draws.len(), threads: (kernels::SAMPLE_THREADS, 1), dynamic_shared_bytes: 0 };
-        // Safety: the order is the kernel's; `args.check` holds the views to a number or a row of `vocab` for each draw, and the
-        // scratch has SAMPLE_DRAW_WORDS for each.
+        // Safety: the order is the kernel's; `args.check` holds the outputs to a number for each draw and its row of `vocab` to the
+        // logits, and the scratch has SAMPLE_DRAW_WORDS for each.
         unsafe { self.launch(&kernels::SAMPLE_F32, grid, arguments) }?;
         Ok(())
     }

@@ -38,6 +38,7 @@ fn logits(seed: u64, rows: usize, vocab: usize) -> Vec<f32> {
 /// Every row another rollout, and `samplings` in turns.
 fn draws(samplings: &[Sampling], count: usize) -> Vec<Draw> {
     let draw = |i: usize| Draw {
+        row: i as u32,
         sampling: samplings[i % samplings.len()],
         stream: Stream::new(0x1234_5678_9abc_def0).fold(i as u64),
         position: 5 + (i / 3) as u32,
@@ -47,13 +48,13 @@ fn draws(samplings: &[Sampling], count: usize) -> Vec<Draw> {
 
 /// On the device; the logits start `offset` elements into their buffer.
 fn draw_at(device: &Cuda, logits: &[f32], vocab: usize, draws: &[Draw], offset: usize) -> (Vec<u32>, Vec<f32>) {
-    let rows = draws.len();
+    let (count, size) = (draws.len(), logits.len());
     let logits = upload(device, &[vec![f32::NAN; offset], logits.to_vec()].concat());
-    let (mut ids, mut logprobs) = (upload(device, &vec![u32::MAX; rows]), upload(device, &vec![9.0f32; rows]));
+    let (mut ids, mut logprobs) = (upload(device, &vec![u32::MAX; count]), upload(device, &vec![9.0f32; count]));
     let args: Sample<Cuda> = Sample {
-        ids: device.view_mut(&mut ids, 0..rows),
-        logprobs: device.view_mut(&mut logprobs, 0..rows),
-        logits: device.view(&logits, offset..offset + rows * vocab),
+        ids: device.view_mut(&mut ids, 0..count),
+        logprobs: device.view_mut(&mut logprobs, 0..count),
+        logits: device.view(&logits, offset..offset + size),
         draws,
         vocab,
     };
@@ -93,6 +94,10 @@ fn every_way_to_draw_gives_the_cpus_token() {
             let all = draws(&SAMPLINGS, 5 * SAMPLINGS.len());
             assert_is_the_cpus(device, &logits(vocab as u64, all.len(), vocab), vocab, &all);
         }
+        // Several draws from a row, in any order.
+        let all: Vec<Draw> =
+            (draws(&SAMPLINGS, 48).into_iter().zip(0..).map(|(draw, i)| Draw { row: 13 * i % 5, ..draw })).collect();
+        assert_is_the_cpus(device, &logits(2, 5, 1000), 1000, &all);
         let vocab = 151_936;
         let all = draws(&[PLAIN, SAMPLINGS[14], SAMPLINGS[9], SAMPLINGS[7], Sampling::GREEDY], 5);
         assert_is_the_cpus(device, &logits(1, all.len(), vocab), vocab, &all);
@@ -140,8 +145,8 @@ fn the_boundary_lies_where_it_lies() {
     for device in devices() {
         for (vocab, sampling, kept) in cases {
             let positions = [position_for(stream, kept - 1), position_for(stream, kept)];
-            let all = positions.map(|position| Draw { sampling, stream, position });
-            let (ids, _) = draw(device, &vec![1.5; 2 * vocab], vocab, &all);
+            let all = positions.map(|position| Draw { row: 0, sampling, stream, position });
+            let (ids, _) = draw(device, &vec![1.5; vocab], vocab, &all);
             assert!(ids[0] == kept - 1 && ids[1] < kept, "{sampling:?} of {vocab}: {ids:?} with {kept} kept");
         }
     }
@@ -236,7 +241,7 @@ fn winner(row: &[f32], draw: &Draw) -> u32 {
 #[test]
 fn rollouts_and_positions_draw_from_their_own_numbers() {
     let (vocab, rows) = (64, 128);
-    let flat = vec![0.0f32; rows * vocab];
+    let flat = vec![0.0f32; vocab];
     for device in devices() {
         let all = draws(&[PLAIN], rows);
         let one = vec![all[0]; rows];
@@ -279,7 +284,7 @@ fn forbidden_tokens_are_never_drawn_and_what_is_not_a_number_shows() {
 
         let clean = logits(10, 4 * all.len(), vocab);
         let mut bad = clean.clone();
-        let four = [all.clone(), all.clone(), all.clone(), all.clone()].concat();
+        let four: Vec<Draw> = (0..4 * all.len()).map(|i| Draw { row: i as u32, ..all[i % all.len()] }).collect();
         for (i, _) in all.iter().enumerate() {
             bad[4 * i * vocab + 61 * i] = f32::NAN;
             bad[(4 * i + 1) * vocab + vocab - 1 - i] = f32::INFINITY;
@@ -311,7 +316,8 @@ fn a_draw_has_the_same_bits_in_any_batch_at_any_alignment_and_in_every_run() {
                 assert_eq!((&again.0, bits(&again.1)), (&together.0, bits(&together.1)), "{what}");
             }
             for row in [0, 9, all.len() - 1] {
-                let (ids, logprobs) = draw(device, &rows[row * vocab..][..vocab], vocab, &all[row..row + 1]);
+                let alone = [Draw { row: 0, ..all[row] }];
+                let (ids, logprobs) = draw(device, &rows[row * vocab..][..vocab], vocab, &alone);
                 assert_eq!((ids[0], logprobs[0].to_bits()), (together.0[row], together.1[row].to_bits()));
             }
         }
