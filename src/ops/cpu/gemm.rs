@@ -492,9 +492,17 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
         return;
     }
     let parallel = k * m * n > SERIAL_WORK && team::threads() > 1;
-    let row_tiles = m.div_ceil(GRADIENT_TILE[0]).max(if parallel { 2.min(m) } else { 1 });
     let panels = n.div_ceil(PANEL);
-    let column_tiles = panels.div_ceil(GRADIENT_TILE[1]);
+    let (mut row_tiles, mut column_tiles) = (m.div_ceil(GRADIENT_TILE[0]), panels.div_ceil(GRADIENT_TILE[1]));
+    let threads = team::threads();
+    if parallel && !(row_tiles * column_tiles).is_multiple_of(threads) && row_tiles * column_tiles < 4 * threads {
+        // As much for every thread, cut across the side that costs less to pack twice.
+        if m >= n {
+            row_tiles = row_tiles.next_multiple_of(threads).min(m);
+        } else {
+            column_tiles = column_tiles.next_multiple_of(threads).min(panels);
+        }
+    }
     let out = Output(c.as_mut_ptr());
     each_tile(row_tiles * column_tiles, parallel, |tile| {
         let (row, rows) = part(m, row_tiles, tile / column_tiles);

@@ -124,6 +124,7 @@ impl Kernel for SegmentBackward<'_> {
             while first < count {
                 first += match rows_together::<S>(count - first) {
                     ROWS => panel.run::<S, ROWS>(s, &rows, first, delta),
+                    6 => panel.run::<S, 6>(s, &rows, first, delta),
                     4 => panel.run::<S, 4>(s, &rows, first, delta),
                     2 => panel.run::<S, 2>(s, &rows, first, delta),
                     _ => panel.run::<S, 1>(s, &rows, first, delta),
