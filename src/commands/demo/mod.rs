@@ -82,7 +82,7 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Settings> {
     s.sft.learning_rate = 2e-3;
     s.sft.warmup = 50;
     s.sft.micro_batch_tokens = 4096;
-    s.rl.steps = 160;
+    s.rl.steps = 200;
     s.rl.pairs_per_step = 32;
     s.rl.rollouts = 8;
     s.rl.learning_rate = 1.2e-4;
