@@ -26,13 +26,13 @@
 //! | `cuda` | the CUDA device: context, memory, products, typed kernels, one launch, graphs (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
 //! | [`model`] | Qwen3: parameter table, forward, backward, both written out over the ops |
-//! | [`rollout`] | generation: prompts with members, pages of keys and values, the engine |
+//! | [`rollout`] | generation: prompts with members, one row for those that are the same so far, pages, the engine |
 //! | [`reward`] | verdicts, format penalty, joining pairs by identity |
 //! | [`loss`] | aggregation of token losses, the policy's settings |
 //! | [`optimizer`] | AdamW, schedule, clipping |
 //! | [`checkpoint`] | the whole run state on disk, hashed |
 //! | [`eval`] | accuracy on held-out pairs |
-//! | [`train`] | the loops: `sft.rs` and `rl.rs` are a step each, `stages.rs` runs them |
+//! | [`train`] | the loops: `sft.rs` and `rl.rs` are a step each, `stages.rs` runs them; `prefix_tree.rs` packs what is trained |
 //! | [`log`] | metrics, progress, report |
 //! | [`commands`] | one file a subcommand |
 //!

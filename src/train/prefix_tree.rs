@@ -15,8 +15,8 @@ use super::Targets;
 use crate::model::Batch;
 use crate::ops::attention::Run;
 
-/// Places that must agree before sequences share them, unless they end there: very short runs cost attention more than they
-/// save.
+/// Places that must agree before sequences share them, unless they end there: keeps attention's segments from becoming very
+/// short (the demo's judgements: 16 tokens instead of 13, for 5 % more tokens).
 const SHORTEST_SHARED: usize = 8;
 
 /// A prompt and a completion of it, as token ids, neither of them empty.
