@@ -240,6 +240,14 @@ impl<'a> Schedule<'a> {
                 None => parts.push((id, vec![twig])),
             }
         }
+        if let [(id, _)] = parts[..]
+            && !self.is_last(group, id, tokens.len() + 1)
+        {
+            let (mut tokens, twigs) = (tokens, parts.remove(0).1);
+            tokens.push(id);
+            self.running.push(Branch { group, tokens, twigs, before, own, rooms });
+            return Ok(());
+        }
         let with = |id: u32| tokens.iter().copied().chain([id]).collect::<Vec<u32>>();
         let (ended, live): (Vec<_>, Vec<_>) =
             parts.into_iter().partition(|(id, _)| self.is_last(group, *id, tokens.len() + 1));
