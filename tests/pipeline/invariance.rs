@@ -54,14 +54,21 @@ fn sft_is_the_same_however_a_batch_is_split_packed_or_ordered() {
     assert_close("reversed", &other, &gradient, 1e-6);
 }
 
-/// Prompts and completions that have more and less in common, and their advantages.
-fn judgements() -> (Vec<Vec<u32>>, Vec<(usize, Vec<u32>, f32)>) {
+/// A completion of one of several prompts.
+struct Judged {
+    prompt: usize,
+    completion: Vec<u32>,
+    advantage: f32,
+}
+
+/// Prompts and completions that have more and less in common.
+fn judgements() -> (Vec<Vec<u32>>, Vec<Judged>) {
     let stream = Stream::new(4);
     let tokens = |key: u64, n: u32| -> Vec<u32> { (0..n).map(|p| stream.fold(key).below(p, VOCAB) as u32).collect() };
     let join = |parts: &[Vec<u32>]| parts.concat();
     let stem = tokens(1, 12);
     let prompts = vec![join(&[tokens(0, 20), tokens(2, 9)]), join(&[tokens(0, 20), tokens(3, 13)])];
-    let completions = vec![
+    let judged = [
         (0, tokens(4, 9), 0.7),
         (0, join(&[stem.clone(), tokens(5, 8)]), -1.3),
         (0, join(&[stem.clone(), tokens(5, 8)]), 0.4),
@@ -70,8 +77,9 @@ fn judgements() -> (Vec<Vec<u32>>, Vec<(usize, Vec<u32>, f32)>) {
         (1, tokens(7, 1), 1.1),
         (1, join(&[stem, tokens(8, 5)]), -0.8),
         (1, tokens(4, 9), -0.5),
-    ];
-    (prompts, completions)
+    ]
+    .map(|(prompt, completion, advantage)| Judged { prompt, completion, advantage });
+    (prompts, judged.into())
 }
 
 /// The GRPO loss of sequences in micro-batches of up to `capacity` tokens, the tokens of each, and its gradient.
@@ -105,14 +113,14 @@ fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64
 
 #[test]
 fn what_judgements_share_has_the_loss_and_gradient_of_each_by_itself() {
-    let (prompts, completions) = judgements();
+    let (prompts, judged) = judgements();
     let sequences = |tree: &dyn Fn(usize) -> usize| -> Vec<Sequence<'_>> {
-        (completions.iter().enumerate())
-            .map(|(i, (prompt, completion, _))| Sequence { tree: tree(i), prompt: &prompts[*prompt], completion })
+        (judged.iter().enumerate())
+            .map(|(i, j)| Sequence { tree: tree(i), prompt: &prompts[j.prompt], completion: &j.completion })
             .collect()
     };
-    let advantages: Vec<f32> = completions.iter().map(|c| c.2).collect();
-    let tokens: usize = completions.iter().map(|c| c.1.len()).sum();
+    let advantages: Vec<f32> = judged.iter().map(|j| j.advantage).collect();
+    let tokens: usize = judged.iter().map(|j| j.completion.len()).sum();
     let (loss, alone, gradient) = grpo(&sequences(&|i| i), &advantages, 64);
     assert_eq!(alone, tokens);
     for capacity in [512, 120, 60] {
