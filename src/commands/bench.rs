@@ -262,10 +262,9 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
         let completions = engine.generate(&learner.model, &requests, None, |_| {})?;
         // A reward without meaning: it only has to differ between the members of a group.
         let reward = |c: &Completion| f64::from(c.tokens.iter().sum::<u32>() % 7);
-        let mean = |members: &[Completion]| members.iter().map(reward).sum::<f64>() / members.len() as f64;
         let (mut sequences, mut advantages) = (Vec::new(), Vec::new());
         for (tree, (request, members)) in requests.iter().zip(&completions).enumerate() {
-            let mean = mean(members);
+            let mean = members.iter().map(reward).sum::<f64>() / members.len() as f64;
             advantages.extend(members.iter().map(|c| (reward(c) - mean) as f32));
             sequences.extend(members.iter().map(|c| Sequence { tree, prompt: &request.prompt, completion: &c.tokens }));
         }
@@ -275,6 +274,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
             let rows = Rows::gather(&micro, |sequence| {
                 let (weight, advantage) = (1.0 / tokens as f32, advantages[sequence]);
                 let drawn = drawn[sequence].logprobs.as_slice();
+                // The reference's are by row already, below.
                 Inputs { weight, advantage, rollout: drawn, old: drawn, reference: drawn }
             });
             let loss = Loss::Grpo {

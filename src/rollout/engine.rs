@@ -2,8 +2,9 @@
 //!
 //! Every step is one batch: the next token of each running completion, and as many prompt tokens as fit beside them.
 //! When a prompt is through, the first token of all its members is drawn from its last row; a member then waits for
-//! pages and a place in the batch. Members that have drawn the same tokens so far share a row. A completion's tokens depend on its prompt, sampling and stream alone: products and
-//! attention are row-invariant on the CPU backend and draws are keyed by position, so any schedule gives the same text.
+//! pages and a place in the batch. Members that have drawn the same tokens so far share a row. A completion's tokens depend
+//! on its prompt, sampling and stream alone: products and attention are row-invariant on the CPU backend and draws are keyed
+//! by position, so any schedule gives the same text.
 
 use std::borrow::Cow;
 use std::sync::Mutex;

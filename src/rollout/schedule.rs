@@ -230,7 +230,7 @@ impl<'a> Schedule<'a> {
         branch: Branch,
         draws: impl Iterator<Item = (u32, f32)>,
     ) -> Result<(), EngineError> {
-        let Branch { group, tokens, twigs, before, own, mut rooms } = branch;
+        let Branch { group, mut tokens, twigs, before, own, mut rooms } = branch;
         let mut parts: Vec<(u32, Vec<Twig>)> = Vec::new();
         for (mut twig, (id, logprob)) in twigs.into_iter().zip(draws) {
             self.check(group, twig.member, tokens.len(), logprob)?;
@@ -239,14 +239,6 @@ impl<'a> Schedule<'a> {
                 Some((_, part)) => part.push(twig),
                 None => parts.push((id, vec![twig])),
             }
-        }
-        if let [(id, _)] = parts[..]
-            && !self.is_last(group, id, tokens.len() + 1)
-        {
-            let (mut tokens, twigs) = (tokens, parts.remove(0).1);
-            tokens.push(id);
-            self.running.push(Branch { group, tokens, twigs, before, own, rooms });
-            return Ok(());
         }
         let with = |id: u32| tokens.iter().copied().chain([id]).collect::<Vec<u32>>();
         let (ended, live): (Vec<_>, Vec<_>) =
@@ -265,7 +257,8 @@ impl<'a> Schedule<'a> {
                 self.running.push(Branch { group, tokens: with(id), twigs, before, own, rooms });
             }
             left.extend(rooms.split_off(first_twigs.len() - 1));
-            self.running.push(Branch { group, tokens: with(first), twigs: first_twigs, before, own, rooms });
+            tokens.push(first);
+            self.running.push(Branch { group, tokens, twigs: first_twigs, before, own, rooms });
         } else {
             left.extend(before.into_iter().chain([own]).chain(rooms));
         }

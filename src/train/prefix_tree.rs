@@ -11,8 +11,9 @@
 
 use std::ops::Range;
 
-use super::Targets;
-use crate::model::Batch;
+use super::{Scorer, Targets, TrainError};
+use crate::model::{Batch, Qwen3};
+use crate::ops::Backend;
 use crate::ops::attention::Run;
 
 /// Places that must agree before sequences share them, unless they end there: keeps attention's segments from becoming very
@@ -95,6 +96,29 @@ pub fn pack(sequences: &[Sequence<'_>], capacity: usize) -> Result<Vec<MicroBatc
         first += tree.len();
     }
     Ok(batches)
+}
+
+/// Log-probabilities of every sequence's completion under a model, in micro-batches of at most `capacity` tokens.
+pub fn score<B: Backend>(
+    scorer: &mut Scorer<B>,
+    model: &Qwen3<B>,
+    sequences: &[Sequence<'_>],
+    capacity: usize,
+    temperature: f32,
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    let mut micro_batches = Vec::new();
+    for micro in pack(sequences, capacity)? {
+        let results = scorer.score(model, &micro.batch, &micro.targets, temperature)?;
+        micro_batches.push((micro.members, results));
+    }
+    let mut scored = vec![Vec::new(); sequences.len()];
+    for (members, results) in micro_batches {
+        let logprobs = results.get()?.logprob;
+        for member in members {
+            scored[member.sequence] = member.rows().map(|row| logprobs[row]).collect();
+        }
+    }
+    Ok(scored)
 }
 
 /// Adds sequences `part`, all of one tree.

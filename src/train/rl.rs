@@ -15,7 +15,7 @@ use super::error::TrainError;
 use super::guard::Guard;
 use super::judgements::{JudgePair, JudgePlan, Judged, judge_pairs};
 use super::learner::{Learner, Loss, Scorer};
-use super::prefix_tree::{MicroBatch, Sequence, pack};
+use super::prefix_tree::{self, MicroBatch, Sequence, pack};
 use super::rl_metrics::{RlMetrics, StepNumbers};
 use super::sft::Progress;
 use crate::config::RlSettings;
@@ -266,20 +266,8 @@ fn score<B: Backend>(
     pairs: &[JudgePair],
     trajectories: &[Trajectory],
 ) -> Result<Vec<Vec<f32>>, TrainError> {
-    let mut scored: Vec<Vec<f32>> = vec![Vec::new(); trajectories.len()];
     let sequences = sequences(pairs, &trajectories.iter().collect::<Vec<_>>());
-    let mut micro_batches = Vec::new();
-    for micro in pack(&sequences, capacity)? {
-        let results = scorer.score(model, &micro.batch, &micro.targets, plan.settings.temperature)?;
-        micro_batches.push((micro.members, results));
-    }
-    for (members, results) in micro_batches {
-        let logprobs = results.get()?.logprob;
-        for member in members {
-            scored[member.sequence] = member.rows().map(|row| logprobs[row]).collect();
-        }
-    }
-    Ok(scored)
+    prefix_tree::score(scorer, model, &sequences, capacity, plan.settings.temperature)
 }
 
 /// One update on whole pairs: all their micro-batches, then the optimizer.

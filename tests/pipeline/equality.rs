@@ -5,7 +5,7 @@ use patarm::ops::Cpu;
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
-use patarm::train::prefix_tree::{Sequence, pack};
+use patarm::train::prefix_tree::{self, Sequence};
 use patarm::train::{Scorer, Targets};
 use proptest::prelude::*;
 
@@ -59,14 +59,7 @@ fn score_packed(
             completions.iter().map(move |c| sequence(&c.tokens))
         })
         .collect();
-    let mut scored = vec![Vec::new(); sequences.len()];
-    for micro in pack(&sequences, capacity).unwrap() {
-        let rows = scorer.score(model, &micro.batch, &micro.targets, t).unwrap().get().unwrap().logprob;
-        for member in &micro.members {
-            scored[member.sequence] = member.rows().map(|row| rows[row]).collect();
-        }
-    }
-    scored.concat()
+    prefix_tree::score(&mut scorer, model, &sequences, capacity, t).unwrap().concat()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

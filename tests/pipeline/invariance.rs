@@ -65,17 +65,16 @@ struct Judged {
 fn judgements() -> (Vec<Vec<u32>>, Vec<Judged>) {
     let stream = Stream::new(4);
     let tokens = |key: u64, n: u32| -> Vec<u32> { (0..n).map(|p| stream.fold(key).below(p, VOCAB) as u32).collect() };
-    let join = |parts: &[Vec<u32>]| parts.concat();
     let stem = tokens(1, 12);
-    let prompts = vec![join(&[tokens(0, 20), tokens(2, 9)]), join(&[tokens(0, 20), tokens(3, 13)])];
+    let prompts = vec![[tokens(0, 20), tokens(2, 9)].concat(), [tokens(0, 20), tokens(3, 13)].concat()];
     let judged = [
         (0, tokens(4, 9), 0.7),
-        (0, join(&[stem.clone(), tokens(5, 8)]), -1.3),
-        (0, join(&[stem.clone(), tokens(5, 8)]), 0.4),
-        (0, join(&[stem.clone(), tokens(5, 4)]), 0.9),
-        (0, join(&[stem[..9].to_vec(), tokens(6, 14)]), -0.2),
+        (0, [stem.clone(), tokens(5, 8)].concat(), -1.3),
+        (0, [stem.clone(), tokens(5, 8)].concat(), 0.4),
+        (0, [stem.clone(), tokens(5, 4)].concat(), 0.9),
+        (0, [stem[..9].to_vec(), tokens(6, 14)].concat(), -0.2),
         (1, tokens(7, 1), 1.1),
-        (1, join(&[stem, tokens(8, 5)]), -0.8),
+        (1, [stem, tokens(8, 5)].concat(), -0.8),
         (1, tokens(4, 9), -0.5),
     ]
     .map(|(prompt, completion, advantage)| Judged { prompt, completion, advantage });

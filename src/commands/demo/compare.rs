@@ -16,7 +16,7 @@ use crate::log::{TextTable, read_records};
 use crate::model::Qwen3;
 use crate::ops::{Backend, Cpu};
 use crate::train::judgements::{JudgePair, Judged, judge_pairs};
-use crate::train::prefix_tree::{Sequence, pack};
+use crate::train::prefix_tree::{self, Sequence};
 use crate::train::rl::{PairSource, reward};
 use crate::train::run_folder::RunFolder;
 use crate::train::stages::Ending;
@@ -185,14 +185,7 @@ fn score<B: Backend>(
         }
     }
     let mut scorer = Scorer::new(model, capacity)?;
-    let mut logprobs = vec![Vec::new(); sequences.len()];
-    for micro in pack(&sequences, capacity)? {
-        let rows = scorer.score(model, &micro.batch, &micro.targets, 1.0)?.get()?.logprob;
-        for member in &micro.members {
-            logprobs[member.sequence] = member.rows().map(|row| rows[row]).collect();
-        }
-    }
-    Ok(logprobs.concat())
+    Ok(prefix_tree::score(&mut scorer, model, &sequences, capacity, 1.0)?.concat())
 }
 
 /// SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there.

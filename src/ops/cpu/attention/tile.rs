@@ -59,22 +59,14 @@ pub fn turn(values: &[f32], offsets: &[usize], dim: usize, out: &mut Vec<Block>)
 }
 
 /// Dot products of `R` vectors with sixteen keys, each by the order of `Simd::sum`: lane l takes elements
-/// d ≡ l mod 16 in a chain, then the tree over lanes.
+/// d ≡ l mod 16 in a chain, then the tree over lanes. Four chains a row are under way at a time.
 #[inline(always)]
 pub fn dots<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block]) -> [S::V; R] {
-    let (mut sum, second) = (four_lanes(s, x, keys, 0), four_lanes(s, x, keys, 2));
-    for r in 0..R {
-        sum[r] = s.add(sum[r], second[r]);
-    }
-    let (mut odd, second) = (four_lanes(s, x, keys, 1), four_lanes(s, x, keys, 3));
-    for r in 0..R {
-        odd[r] = s.add(odd[r], second[r]);
-        sum[r] = s.add(sum[r], odd[r]);
-    }
-    sum
+    let even = sums(s, four_lanes(s, x, keys, 0), four_lanes(s, x, keys, 2));
+    sums(s, even, sums(s, four_lanes(s, x, keys, 1), four_lanes(s, x, keys, 3)))
 }
 
-/// [`dots`] with two chains a row under way at a time rather than four: for twice the rows in as many registers.
+/// [`dots`] with two chains a row under way at a time: for twice the rows in as many registers.
 #[inline(always)]
 pub fn dots_by_pairs<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block]) -> [S::V; R] {
     let even = sums(s, two_lanes(s, x, keys, 0), two_lanes(s, x, keys, 4));
@@ -84,50 +76,48 @@ pub fn dots_by_pairs<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], key
     sums(s, even, odd)
 }
 
+/// Lanes l, l + 4, l + 8 and l + 12 of the dot products, and their branch of the tree.
+#[inline(always)]
+fn four_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block], lane: usize) -> [S::V; R] {
+    let [a, b, c, d] = lanes(s, x, keys, lane);
+    sums(s, sums(s, a, c), sums(s, b, d))
+}
+
+/// Lanes l and l + 8 of the dot products, and their sum.
+#[inline(always)]
+fn two_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block], lane: usize) -> [S::V; R] {
+    let [a, b] = lanes(s, x, keys, lane);
+    sums(s, a, b)
+}
+
+/// `N` lanes of the dot products, evenly apart from `first` on.
+#[inline(always)]
+fn lanes<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    x: [&[[f32; LANES]]; R],
+    keys: &[Block],
+    first: usize,
+) -> [[S::V; R]; N] {
+    let x = x.map(|x| &x[..keys.len()]);
+    let mut acc = [[s.splat(0.0); R]; N];
+    for (c, keys) in keys.iter().enumerate() {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let d = first + LANES / N * i;
+            let keys = s.load(&keys[d * LANES..]);
+            for r in 0..R {
+                acc[r] = s.mul_add(s.splat(x[r][c][d]), keys, acc[r]);
+            }
+        }
+    }
+    acc
+}
+
 #[inline(always)]
 fn sums<S: Simd, const R: usize>(s: S, mut a: [S::V; R], b: [S::V; R]) -> [S::V; R] {
     for r in 0..R {
         a[r] = s.add(a[r], b[r]);
     }
     a
-}
-
-/// Lanes l and l + 8 of the dot products, and their sum.
-#[inline(always)]
-fn two_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block], lane: usize) -> [S::V; R] {
-    let x = x.map(|x| &x[..keys.len()]);
-    let mut acc = [[s.splat(0.0); R]; 2];
-    for (c, keys) in keys.iter().enumerate() {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let d = lane + 8 * i;
-            let keys = s.load(&keys[d * LANES..]);
-            for r in 0..R {
-                acc[r] = s.mul_add(s.splat(x[r][c][d]), keys, acc[r]);
-            }
-        }
-    }
-    sums(s, acc[0], acc[1])
-}
-
-/// Lanes l, l + 8, l + 4 and l + 12 of the dot products, and their branch of the tree.
-#[inline(always)]
-fn four_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block], lane: usize) -> [S::V; R] {
-    let x = x.map(|x| &x[..keys.len()]);
-    let mut acc = [[s.splat(0.0); R]; 4];
-    for (c, keys) in keys.iter().enumerate() {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let d = lane + 4 * i;
-            let keys = s.load(&keys[d * LANES..]);
-            for r in 0..R {
-                acc[r] = s.mul_add(s.splat(x[r][c][d]), keys, acc[r]);
-            }
-        }
-    }
-    let mut sum = acc[0];
-    for r in 0..R {
-        sum[r] = s.add(s.add(acc[0][r], acc[2][r]), s.add(acc[1][r], acc[3][r]));
-    }
-    sum
 }
 
 /// `sums[r] += Σ_k weights[r][k] · values[offsets[k]..]`, one chain over k for each of the `dim` elements.

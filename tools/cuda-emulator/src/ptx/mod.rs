@@ -171,9 +171,9 @@ pub enum Operand<'a> {
     Pair(&'a str, &'a str),
     /// As two's complement of 64 bits.
     Integer(i64),
-    /// `0fXXXXXXXX`.
+    /// `0f` and eight hexadecimal digits.
     Float(u32),
-    /// `0dXXXXXXXXXXXXXXXX`, or a decimal number with a point.
+    /// `0d` and sixteen hexadecimal digits, or a decimal number with a point.
     Double(u64),
     /// `{a, b, …}`.
     Vector(Vec<Operand<'a>>),
