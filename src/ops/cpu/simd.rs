@@ -178,19 +178,19 @@ pub trait Simd: Copy {
         (c[0] + c[2]) + (c[1] + c[3])
     }
 
-    /// Dot products of a vector with sixteen others of its length, from element `at` of each row on: lane i takes row i. Each
-    /// is a chain of multiply-adds a lane, then the tree of [`sum`](Self::sum).
+    /// Dot products of a vector with sixteen others of its length: lane i takes the one that begins `offsets[i]` after
+    /// `from`. Each is a chain of multiply-adds a lane, then the tree of [`sum`](Self::sum).
     ///
     /// # Safety
-    /// As many f32 as `x` has must be readable from element `at` of every row on.
+    /// As many f32 as `x` has must be readable from `from` plus every offset on.
     #[inline(always)]
-    unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES], at: usize) -> Self::V {
+    unsafe fn dot_each(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize; LANES]) -> Self::V {
         let mut sums = [0.0; LANES];
-        for (sum, row) in sums.iter_mut().zip(rows) {
+        for (sum, offset) in sums.iter_mut().zip(offsets) {
             let mut lanes = self.splat(0.0);
             for (c, x) in x.iter().enumerate() {
                 // Safety: passed on.
-                lanes = self.mul_add(self.load(x), unsafe { self.load_ptr(row.add(at + c * LANES)) }, lanes);
+                lanes = self.mul_add(self.load(x), unsafe { self.load_ptr(from.add(offset + c * LANES)) }, lanes);
             }
             *sum = self.sum(lanes);
         }
@@ -436,12 +436,12 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES], at: usize) -> __m512 {
+        unsafe fn dot_each(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize; LANES]) -> __m512 {
             let mut lanes = [self.splat(0.0); LANES];
             for (c, x) in x.iter().enumerate() {
                 let x = self.load(x);
                 for i in 0..LANES {
-                    lanes[i] = self.mul_add(x, unsafe { self.load_ptr(rows[i].add(at + c * LANES)) }, lanes[i]);
+                    lanes[i] = self.mul_add(x, unsafe { self.load_ptr(from.add(offsets[i] + c * LANES)) }, lanes[i]);
                 }
             }
             sum_each_avx512(lanes)
@@ -584,9 +584,13 @@ mod x86 {
             (mantissa, exponent)
         }
         #[inline(always)]
-        unsafe fn dot_each(self, x: &[[f32; LANES]], rows: &[*const f32; LANES], at: usize) -> Pair {
-            let [a, b, c, d, e, f, g, h, rest @ ..] = *rows;
-            unsafe { (self.dot_eight(x, [a, b, c, d, e, f, g, h], at), self.dot_eight(x, rest, at)) }
+        unsafe fn dot_each(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize; LANES]) -> Pair {
+            let [a, b, c, d, e, f, g, h, rest @ ..] = offsets;
+            // Safety: passed on.
+            unsafe {
+                let eight = [a, b, c, d, e, f, g, h];
+                (self.dot_eight(x, from, eight), self.dot_eight(x, from, rest.each_ref()))
+            }
         }
         #[inline(always)]
         fn to_array(self, v: Pair) -> [f32; LANES] {
@@ -602,20 +606,17 @@ mod x86 {
         /// # Safety
         /// As for `dot_each`.
         #[inline(always)]
-        unsafe fn dot_eight(self, x: &[[f32; LANES]], rows: [*const f32; 8], at: usize) -> __m256 {
+        unsafe fn dot_eight(self, x: &[[f32; LANES]], from: *const f32, offsets: [&usize; 8]) -> __m256 {
             // Safety: passed on; an `Avx2` exists only where these instructions do.
             unsafe {
+                let [a, b, c, d, e, f, g, h] = offsets;
                 // Rows four apart share a register: its halves are never mixed again, and the sums come out in order.
-                let (a, b) = (
-                    self.dot_two(x, rows[0].add(at), rows[4].add(at)),
-                    self.dot_two(x, rows[1].add(at), rows[5].add(at)),
-                );
-                let low = fold_to_two(a, b);
-                let (a, b) = (
-                    self.dot_two(x, rows[2].add(at), rows[6].add(at)),
-                    self.dot_two(x, rows[3].add(at), rows[7].add(at)),
-                );
-                let high = fold_to_two(a, b);
+                let (ae, bf) =
+                    (self.dot_two(x, from.add(*a), from.add(*e)), self.dot_two(x, from.add(*b), from.add(*f)));
+                let low = fold_to_two(ae, bf);
+                let (cg, dh) =
+                    (self.dot_two(x, from.add(*c), from.add(*g)), self.dot_two(x, from.add(*d), from.add(*h)));
+                let high = fold_to_two(cg, dh);
                 let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
                 let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
                 _mm256_add_ps(even, odd)
@@ -694,7 +695,8 @@ mod tests {
 
     struct DotEach<'a> {
         x: &'a [[f32; LANES]],
-        rows: [*const f32; LANES],
+        from: *const f32,
+        offsets: &'a [usize; LANES],
     }
 
     impl Kernel for DotEach<'_> {
@@ -702,7 +704,7 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> [f32; LANES] {
             // Safety: the test made the rows as long as `x`.
-            s.to_array(unsafe { s.dot_each(self.x, &self.rows, 0) })
+            s.to_array(unsafe { s.dot_each(self.x, self.from, self.offsets) })
         }
     }
 
@@ -712,6 +714,7 @@ mod tests {
         for chunks in [1, 2, 3, 8] {
             let values: Vec<f32> = (0..17 * chunks * LANES).map(|i| stream.normal(i as u64)).collect();
             let rows: Vec<&[[f32; LANES]]> = values.chunks(chunks * LANES).map(|row| row.as_chunks().0).collect();
+            let offsets = std::array::from_fn(|i| i * chunks * LANES);
             let expected: [f32; LANES] = std::array::from_fn(|i| {
                 let mut lanes = [0.0f32; LANES];
                 for (x, row) in rows[16].iter().zip(rows[i]) {
@@ -720,7 +723,7 @@ mod tests {
                 Portable.sum(lanes)
             });
             for level in Level::available() {
-                let dots = DotEach { x: rows[16], rows: std::array::from_fn(|i| rows[i].as_ptr().cast()) };
+                let dots = DotEach { x: rows[16], from: values.as_ptr(), offsets: &offsets };
                 assert_eq!(run_at(level, dots), expected, "{level:?}, {chunks} vectors");
             }
         }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::decode::OneQuery;
+use super::decode::OneByOne;
 use super::tile::{
     Block, ROWS, add_weighted, dots, dots_by_pairs, key_offsets, rows_together, softmax, sums_in_registers, turn,
 };
@@ -23,6 +23,8 @@ const SERIAL_WORK_TOGETHER: u64 = 20_000;
 #[derive(Default)]
 pub struct Scratch {
     pub offsets: Vec<usize>,
+    /// Those of the next task
+    pub offsets_ahead: Vec<usize>,
     blocks: Vec<Block>,
     /// [ROWS or heads, keys padded]
     pub scores: Vec<f32>,
@@ -37,12 +39,12 @@ thread_local! {
 }
 
 /// One tile of queries of a segment: one key head, or several where the segment is one query.
-struct Task<'a> {
-    segment: &'a Segment,
+pub struct Task<'a> {
+    pub segment: &'a Segment,
     /// First query of the tile, counted from the segment's first, and how many.
     first: usize,
     queries: usize,
-    kv_heads: Range<usize>,
+    pub kv_heads: Range<usize>,
 }
 
 pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
@@ -71,19 +73,24 @@ pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
         segments,
         sizes,
     };
-    let run = |task: &Task<'_>| {
-        let (segment, shared) = (task.segment, &shared);
-        SCRATCH.with_borrow_mut(|scratch| match task.segment.queries.len() {
-            1 => simd::run_at(level, OneQuery { segment, kv_heads: task.kv_heads.clone(), shared, scratch }),
-            _ => simd::run_at(level, TileForward { task, shared, scratch }),
+    let is_one = |task: &Task<'_>| task.segment.queries.len() == 1;
+    let run = |tasks: &[Task<'_>]| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            for tasks in tasks.chunk_by(|a, b| is_one(a) && is_one(b)) {
+                if is_one(&tasks[0]) {
+                    simd::run_at(level, OneByOne { tasks, shared: &shared, scratch });
+                } else {
+                    simd::run_at(level, TileForward { task: &tasks[0], shared: &shared, scratch });
+                }
+            }
         });
     };
     let serial = if team::is_awake() { SERIAL_WORK_TOGETHER } else { SERIAL_WORK };
-    if segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= serial {
-        tasks.iter().for_each(run);
+    if team::threads() == 1 || segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= serial {
+        run(&tasks);
     } else {
-        let stretch = tasks.len().div_ceil(8 * team::threads());
-        team::each(tasks.len().div_ceil(stretch), |i| tasks.iter().skip(i * stretch).take(stretch).for_each(run));
+        let stretches: Vec<_> = tasks.chunks(tasks.len().div_ceil(8 * team::threads())).collect();
+        team::each(stretches.len(), |i| run(stretches[i]));
     }
 }
 
