@@ -71,6 +71,8 @@ pub struct Engine<B: Backend> {
 struct Lane<B: Backend> {
     limits: EngineLimits,
     pages: Pages,
+    /// Lent rows from which another completion is no gain.
+    worth_rows: usize,
     /// Rows of the pages, and behind them one for each token that fills a batch up.
     pool: KvPool<B>,
     acts: Activations<B>,
@@ -94,13 +96,17 @@ impl<B: Backend> Engine<B> {
     pub fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
         assert!(limits.max_running < limits.max_batch_tokens, "no room for prompts beside the running completions");
         let count = model.backend.lanes().min(limits.max_running / LANE_SEQUENCES).max(1);
+        let (c, element) = (&model.config, size_of::<B::Compute>());
+        let row = 2 * c.kv_dim() * c.num_hidden_layers * element;
+        let worth_rows = model.backend.worth_caching(model.table.parameter_count() * element) / row;
         let share = EngineLimits {
             cache_rows: limits.cache_rows / count,
             max_running: limits.max_running / count,
             max_batch_tokens: limits.max_batch_tokens / count,
             ..limits
         };
-        let lanes = (0..count).map(|_| Lane::new(model, share)).collect::<Result<_, EngineError>>()?;
+        let lanes =
+            (0..count).map(|_| Lane::new(model, share, worth_rows / count)).collect::<Result<_, EngineError>>()?;
         Ok(Self { limits, lanes })
     }
 
@@ -156,7 +162,7 @@ impl<B: Backend> Engine<B> {
 }
 
 impl<B: Backend> Lane<B> {
-    fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
+    fn new(model: &Qwen3<B>, limits: EngineLimits, worth_rows: usize) -> Result<Self, EngineError> {
         let (b, c) = (&model.backend, &model.config);
         // At most 32 Mi logits at a time, whatever the vocabulary.
         let logit_rows = (32 << 20) / c.vocab_size;
@@ -175,6 +181,7 @@ impl<B: Backend> Lane<B> {
                 logprobs: b.zeros(draws).map_err(OpError::from)?,
                 pages,
                 logit_rows,
+                worth_rows,
                 limits,
             })
         })
@@ -230,7 +237,7 @@ impl<B: Backend> Lane<B> {
 
     /// One forward pass and the draws that follow from it.
     fn step(&mut self, model: &Qwen3<B>, schedule: &mut Schedule<'_>) -> Result<(), EngineError> {
-        schedule.admit(&mut self.pages, self.limits.max_running);
+        schedule.admit(&mut self.pages, self.limits.max_running, self.worth_rows);
         let mut batch = Batch::default();
         let mut pending = Pending::default();
         // What is drawn from stands at the end, so that the last layer can do without the rest.

@@ -41,6 +41,11 @@ impl Pages {
         self.total * self.page_size
     }
 
+    /// Rows of the pages that are lent.
+    pub fn lent_rows(&self) -> usize {
+        (self.total - self.free.len()) * self.page_size
+    }
+
     pub fn available(&self) -> usize {
         self.free.len()
     }

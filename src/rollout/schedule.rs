@@ -11,6 +11,9 @@ use super::{Completion, Finish, Member, PromptGroup};
 use crate::model::Batch;
 use crate::ops::sample::Draw;
 
+/// Completions that run at a time, if there are as many, even where fewer would be worth it: products of fewer rows are slow.
+const FEWEST_RUNNING: usize = 8;
+
 /// A prompt on its way through the model, then held for its members.
 struct Prompt {
     lease: Lease,
@@ -102,11 +105,13 @@ impl<'a> Schedule<'a> {
         self.open == 0
     }
 
-    /// Gives room to waiting members first, then starts a new prompt if one of its members could run after it.
-    pub fn admit(&mut self, pages: &mut Pages, max_running: usize) {
+    /// Gives room to waiting members first, then starts a new prompt if one of its members could run after it. From
+    /// `worth_rows` rows in use on, only as many run as products of a batch need to be fast.
+    pub fn admit(&mut self, pages: &mut Pages, max_running: usize, worth_rows: usize) {
+        let worth = |running: usize, rows: usize| running < FEWEST_RUNNING || rows < worth_rows;
         let mut running: usize = self.running.iter().map(|branch| branch.twigs.len()).sum();
         let first_new = self.running.len();
-        while running < max_running {
+        while running < max_running && worth(running, pages.lent_rows()) {
             let Some(waiting) = self.ready.front() else { break };
             let Some(room) = pages.lend(self.groups[waiting.group].max_new_tokens) else { break };
             let Waiting { group, member, id, logprob } = self.ready.pop_front().expect("looked at just now");
@@ -122,7 +127,11 @@ impl<'a> Schedule<'a> {
             }
             running += 1;
         }
-        while self.ready.len() + self.prefilling.len() < max_running && self.next_group < self.groups.len() {
+        while self.next_group < self.groups.len() {
+            let coming = self.ready.len() + self.prefilling.len();
+            if coming >= max_running || !worth(running + coming, pages.lent_rows() + self.rows_to_come()) {
+                break;
+            }
             let group = &self.groups[self.next_group];
             if group.members.is_empty() {
                 self.next_group += 1;
@@ -138,6 +147,13 @@ impl<'a> Schedule<'a> {
             self.prefilling.push_back((self.next_group, 0));
             self.next_group += 1;
         }
+    }
+
+    /// Rows that the members of started prompts will ask for.
+    fn rows_to_come(&self) -> usize {
+        let waiting = self.ready.iter().map(|waiting| self.groups[waiting.group].max_new_tokens);
+        let of_group = |group: &PromptGroup| group.members.len() * group.max_new_tokens;
+        waiting.sum::<usize>() + self.prefilling.iter().map(|(group, _)| of_group(self.groups[*group])).sum::<usize>()
     }
 
     /// The last token of every running branch.
@@ -302,4 +318,45 @@ fn push_token(batch: &mut Batch, id: u32, position: usize, kv_row: u32) {
     batch.ids.push(id);
     batch.positions.push(position as u32);
     batch.kv_rows.push(kv_row);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::sample::Sampling;
+    use crate::random::Stream;
+
+    /// The most completions that run at a time, and the batches that all of them take.
+    fn most_running(members: usize, max_running: usize, worth_rows: usize) -> (usize, usize) {
+        let member = Member { sampling: Sampling::temperature(1.0), stream: Stream::new(0) };
+        let group = PromptGroup { prompt: vec![1; 5], members: vec![member], stop: Vec::new(), max_new_tokens: 6 };
+        let groups = vec![&group; members];
+        let (mut pages, mut schedule) = (Pages::new(64 * 16, 4), Schedule::new(&groups));
+        let (mut most, mut batches) = (0, 0);
+        while !schedule.done() {
+            schedule.admit(&mut pages, max_running, worth_rows);
+            let (mut batch, mut pending) = (Batch::default(), Pending::default());
+            let ended = schedule.push_prefills(&mut pages, 64, &mut batch);
+            schedule.push_decodes(&pages, &mut batch, &mut pending);
+            schedule.push_last_tokens(&mut pages, &ended, &mut batch, &mut pending);
+            assert!(batch.tokens() > 0, "nobody runs");
+            most = most.max(schedule.running.len());
+            batches += 1;
+            let count = pending.draws.len();
+            schedule.take_draws(&mut pages, &ended, &vec![2; count], &vec![-1.0; count]).unwrap();
+        }
+        assert_eq!(pages.lent_rows(), 0);
+        (most, batches)
+    }
+
+    #[test]
+    fn as_many_run_as_are_worth_it_but_never_too_few_for_a_product() {
+        assert_eq!(most_running(40, 16, usize::MAX).0, 16);
+        assert_eq!(most_running(40, 16, 0).0, FEWEST_RUNNING);
+        assert_eq!(most_running(3, 16, 0).0, 3);
+        assert_eq!(most_running(40, 4, 0).0, 4);
+        // Twelve completions of two pages each, with two pages for their prompts.
+        let (most, batches) = most_running(40, 16, 12 * 16);
+        assert!((11..=13).contains(&most) && batches < most_running(40, 16, 0).1, "{most} in {batches} batches");
+    }
 }

@@ -109,6 +109,12 @@ pub trait Device: Clone + Send + Sync + 'static {
         1
     }
 
+    /// Bytes of keys and values in use from which another sequence that decodes beside the others is no gain, where each step
+    /// reads `weights` bytes whatever their number.
+    fn worth_caching(&self, _weights: usize) -> usize {
+        usize::MAX
+    }
+
     /// Runs the work of one lane beside others: its ops leave the other lanes' threads alone.
     fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
         work()

@@ -23,6 +23,9 @@ use std::ops::Range;
 
 use crate::tensor::{Device, DeviceError, Element};
 
+/// Bytes that one program can hope to keep in a third-level cache that it shares with others.
+const CACHE: usize = 12 << 20;
+
 /// The CPU: memory is the heap, views are slices.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu;
@@ -65,6 +68,12 @@ impl Device for Cpu {
 
     fn lanes(&self) -> usize {
         rayon::current_num_threads()
+    }
+
+    /// Where weights stay in the third-level cache, keys and values should too; larger weights come from memory in any case, and
+    /// the more sequences share them the better.
+    fn worth_caching(&self, weights: usize) -> usize {
+        if weights <= CACHE / 2 { CACHE - weights } else { usize::MAX }
     }
 
     fn alone<R>(&self, work: impl FnOnce() -> R) -> R {

@@ -99,7 +99,7 @@ impl Kernel for SegmentBackward<'_> {
         let Self { segment, kv_head, shared, scratch } = self;
         let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
         let Scratch { offsets, k_blocks, v_blocks, delta, d_k, d_v, d_q } = scratch;
-        key_offsets(shared.segments, segment, kv_heads * dim, offsets);
+        key_offsets(shared.segments, segment, kv_heads * dim, shared.k_pool.len(), offsets);
         d_q.resize(ROWS * dim, 0.0);
         let (k, v) = (&shared.k_pool[kv_head * dim..], &shared.v_pool[kv_head * dim..]);
         let before = segment.keys - segment.queries.len();

@@ -119,7 +119,7 @@ impl Kernel for TileForward<'_> {
         let Self { task, shared, scratch } = self;
         let Scratch { offsets, blocks, scores, sums, .. } = scratch;
         let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
-        key_offsets(shared.segments, task.segment, kv_heads * dim, offsets);
+        key_offsets(shared.segments, task.segment, kv_heads * dim, shared.k_pool.len(), offsets);
         // Keys that the tile's last query sees.
         let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
         let rows = Rows {

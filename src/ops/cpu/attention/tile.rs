@@ -3,7 +3,7 @@
 //!
 //! Arithmetic stays in plain loops: a closure that the compiler does not inline would lose the level's instructions.
 
-use crate::ops::attention::{Run, Segment, SegmentTable};
+use crate::ops::attention::{Segment, SegmentTable};
 use crate::ops::cpu::simd::{LANES, Simd};
 
 /// Rows (query, head) that are computed together, at most.
@@ -29,12 +29,14 @@ pub fn rows_together<S: Simd>(left: usize) -> usize {
 /// Sixteen elements of a head for sixteen keys: element d of key k stands at 16·d + k.
 pub type Block = [f32; LANES * LANES];
 
-/// Where every key of a segment begins in the pools, in the order of the sequence; a pool row has `stride` elements.
-pub fn key_offsets(table: &SegmentTable, segment: &Segment, stride: usize, offsets: &mut Vec<usize>) {
+/// Where every key of a segment begins in the pools, in the order of the sequence; a pool row has `stride` elements, and a
+/// pool `len`.
+pub fn key_offsets(table: &SegmentTable, segment: &Segment, stride: usize, len: usize, offsets: &mut Vec<usize>) {
     offsets.clear();
-    for Run { start, len } in table.runs(segment) {
-        let start = *start as usize;
-        offsets.extend((start..start + *len as usize).map(|row| row * stride));
+    for run in table.runs(segment) {
+        let rows = run.start as usize..run.start as usize + run.len as usize;
+        assert!(rows.end * stride <= len, "{run:?} lies outside of the pool");
+        offsets.extend((rows.start * stride..rows.end * stride).step_by(stride));
     }
 }
 
