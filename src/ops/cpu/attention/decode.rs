@@ -85,13 +85,13 @@ struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    /// Scores [heads, offsets]; q is [heads, dim], and offsets are whole blocks of sixteen.
+    /// Scores [heads, offsets]; q is [heads, dim], and offsets are whole blocks of sixteen, from `key_offsets`.
     #[inline(always)]
     fn scores<S: Simd>(&self, s: S, q: &[f32], scale: S::V, offsets: &[usize], scores: &mut [f32]) {
         for (block, at) in offsets.as_chunks::<LANES>().0.iter().zip((0..).step_by(LANES)) {
             for (head, q) in q.chunks_exact(self.dim).enumerate() {
                 let keys = self.keys[head / self.group * self.dim..].as_ptr();
-                // Safety: `width` elements lie behind every offset, as asserted, and those of this head are among them.
+                // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
                 let dots = unsafe { dot_each(s, q, keys, block) };
                 s.store(&mut scores[head * offsets.len() + at..], s.mul(dots, scale));
             }
