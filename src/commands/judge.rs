@@ -66,7 +66,7 @@ pub struct JudgeArgs {
     /// Write the judgements' texts too.
     #[arg(long)]
     pub texts: bool,
-    /// Judgements that are written at the same time; changes memory and speed alone.
+    /// Judgements that are written at the same time, at most; changes memory and speed alone.
     #[arg(long, default_value_t = 64)]
     pub max_running: usize,
     #[arg(long, default_value_t = 0)]

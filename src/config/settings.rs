@@ -147,7 +147,7 @@ pub struct RlSettings {
     /// Pairs with a longer prompt on either side are kept out and counted.
     pub max_prompt_tokens: usize,
     pub max_new_tokens: usize,
-    /// Completions that decode at the same time; changes memory and speed alone.
+    /// Completions that decode at the same time, at most (a small model on the CPU takes fewer); changes memory and speed alone.
     pub max_running: usize,
     /// Tokens of a micro-batch; changes memory and speed, not results beyond rounding.
     pub micro_batch_tokens: usize,

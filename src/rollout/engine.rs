@@ -27,7 +27,7 @@ pub struct EngineLimits {
     /// Rows of the key and value cache.
     pub cache_rows: usize,
     pub page_size: usize,
-    /// Completions that decode at the same time.
+    /// Completions that decode at the same time, at most: fewer run where that is faster (`Device::worth_caching`).
     pub max_running: usize,
     /// Tokens of one forward pass.
     pub max_batch_tokens: usize,

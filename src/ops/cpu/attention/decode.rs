@@ -24,19 +24,20 @@ impl Kernel for OneByOne<'_> {
         let len = shared.k_pool.len().min(shared.v_pool.len());
         key_offsets(shared.segments, tasks[0].segment, stride, len, &mut scratch.offsets);
         for (i, task) in tasks.iter().enumerate() {
+            let next = tasks.get(i + 1);
             scratch.offsets_ahead.clear();
-            if let Some(next) = tasks.get(i + 1) {
+            if let Some(next) = next {
                 key_offsets(shared.segments, next.segment, stride, len, &mut scratch.offsets_ahead);
             }
-            one(s, task, shared, scratch);
+            one(s, task, next.unwrap_or(task), shared, scratch);
             std::mem::swap(&mut scratch.offsets, &mut scratch.offsets_ahead);
         }
     }
 }
 
-/// One query, whose keys begin at `scratch.offsets`.
+/// One query, whose keys begin at `scratch.offsets`; those of the next at `scratch.offsets_ahead`.
 #[inline(always)]
-fn one<S: Simd>(s: S, task: &Task<'_>, shared: &Shared<'_>, scratch: &mut Scratch) {
+fn one<S: Simd>(s: S, task: &Task<'_>, next: &Task<'_>, shared: &Shared<'_>, scratch: &mut Scratch) {
     let AttentionSizes { q_heads, kv_heads: all_kv_heads, head_dim: dim, .. } = shared.sizes;
     let Scratch { offsets, offsets_ahead, scores, sums, inverse, .. } = scratch;
     let (group, keys) = (q_heads / all_kv_heads, offsets.len());
@@ -52,7 +53,14 @@ fn one<S: Simd>(s: S, task: &Task<'_>, shared: &Shared<'_>, scratch: &mut Scratc
     let row = task.segment.queries.start * q_heads;
     let q = &shared.q[(row + heads.start) * dim..(row + heads.end) * dim];
     let (first, width) = (task.kv_heads.start * dim, task.kv_heads.len() * dim);
-    let pass = Heads { dim, group, width, keys: &shared.k_pool[first..], values: &shared.v_pool[first..] };
+    let pass = Heads {
+        dim,
+        group,
+        width,
+        keys: &shared.k_pool[first..],
+        values: &shared.v_pool[first..],
+        next_keys: &shared.k_pool[next.kv_heads.start * dim..],
+    };
     pass.scores(s, q, s.splat(shared.sizes.scale), offsets, scores);
     for (head, scores) in heads.clone().zip(scores.chunks_exact_mut(padded)) {
         let (max, sum) = softmax(s, scores, keys);
@@ -82,6 +90,8 @@ struct Heads<'a> {
     /// The pools from the first of these heads on.
     keys: &'a [f32],
     values: &'a [f32],
+    /// The keys from the next task's first head on.
+    next_keys: &'a [f32],
 }
 
 impl Heads<'_> {
@@ -98,7 +108,8 @@ impl Heads<'_> {
         }
     }
 
-    /// `sums[head] += Σ_k weights[head][k] · value_k`, sixteen keys at a time for all heads. Keys at `ahead` are asked for.
+    /// `sums[head] += Σ_k weights[head][k] · value_k`, sixteen keys at a time for all heads. The next task's keys, at `ahead`, are asked
+    /// for.
     #[inline(always)]
     fn add_values<S: Simd>(&self, s: S, weights: &[f32], offsets: &[usize], ahead: &[usize], sums: &mut [f32]) {
         let (dim, padded) = (self.dim, offsets.len().next_multiple_of(LANES));
@@ -106,7 +117,7 @@ impl Heads<'_> {
         for (at, offsets) in (0..padded).step_by(LANES).zip(offsets.chunks(LANES)) {
             for offset in ahead.next().unwrap_or_default() {
                 for line in (0..self.width).step_by(LANES) {
-                    simd::prefetch(self.keys.as_ptr().wrapping_add(offset + line));
+                    simd::prefetch(self.next_keys.as_ptr().wrapping_add(offset + line));
                 }
             }
             for index in 0..self.width / dim {
