@@ -45,6 +45,10 @@ const STREAM_DEPTH: usize = 128;
 /// Rows up to which a streamed panel is read in its full width, two rows at a time, rather than in halves by six.
 const STREAM_PAIRS: usize = 8;
 
+/// k of a turn of the inner loop. What a turn costs beside its multiply-adds matters where another program runs on the same core: the
+/// processor then issues half as many instructions.
+const UNROLL: usize = 4;
+
 /// Rows of a factor asked for ahead of their packing: its rows lie too far apart for the processor to foresee.
 const PACK_AHEAD: usize = 16;
 
@@ -206,6 +210,11 @@ trait Access {
     const PACKED: bool;
     /// Called for every vector of B, with its place.
     fn ask_ahead(at: *const f32);
+    /// Elements of A from one k to the next, in a block of so many rows.
+    #[inline(always)]
+    fn step(rows: usize) -> usize {
+        if Self::PACKED { rows } else { 1 }
+    }
 }
 
 /// Both factors packed for this block: they are in cache.
@@ -257,26 +266,48 @@ unsafe fn micro<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: P
                 }
             }
         }
-        let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.k {
-            let mut vectors = [s.splat(0.0); NV];
-            for (v, vector) in vectors.iter_mut().enumerate() {
-                let from = b.add(v / 2 * t.b_panel + v % 2 * LANES);
-                *vector = s.load_ptr(from);
-                A::ask_ahead(from);
+        let (mut a, mut b, mut left) = (t.a, t.b, t.k);
+        while left >= UNROLL {
+            for i in 0..UNROLL {
+                multiply_add::<S, A, MR, NV>(s, &t, a.add(i * A::step(MR)), b.add(i * PANEL), &mut acc);
             }
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let x = s.splat(*a.add(if A::PACKED { r } else { r * t.a_row }));
-                for (acc, vector) in acc.iter_mut().zip(vectors) {
-                    *acc = s.mul_add(x, vector, *acc);
-                }
-            }
-            a = a.add(if A::PACKED { MR } else { 1 });
-            b = b.add(PANEL);
+            (a, b, left) = (a.add(UNROLL * A::step(MR)), b.add(UNROLL * PANEL), left - UNROLL);
+        }
+        for i in 0..left {
+            multiply_add::<S, A, MR, NV>(s, &t, a.add(i * A::step(MR)), b.add(i * PANEL), &mut acc);
         }
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
                 s.store_ptr(t.c.add(r * t.c_row + v * LANES), *acc);
+            }
+        }
+    }
+}
+
+/// One k of [`micro`].
+///
+/// # Safety
+/// As for `micro`, with `a` and `b` at this k.
+#[inline(always)]
+unsafe fn multiply_add<S: Simd, A: Access, const MR: usize, const NV: usize>(
+    s: S,
+    t: &Piece,
+    a: *const f32,
+    b: *const f32,
+    acc: &mut [[S::V; NV]; MR],
+) {
+    // Safety: passed on.
+    unsafe {
+        let mut vectors = [s.splat(0.0); NV];
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            let from = b.add(v / 2 * t.b_panel + v % 2 * LANES);
+            *vector = s.load_ptr(from);
+            A::ask_ahead(from);
+        }
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let x = s.splat(*a.add(if A::PACKED { r } else { r * t.a_row }));
+            for (acc, vector) in acc.iter_mut().zip(vectors) {
+                *acc = s.mul_add(x, vector, *acc);
             }
         }
     }
