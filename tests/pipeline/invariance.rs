@@ -30,7 +30,7 @@ fn sft(examples: &[Example], capacity: usize) -> (f64, Vec<f32>) {
         let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
         loss += results.get().unwrap().loss.iter().map(|x| f64::from(*x)).sum::<f64>() / count as f64;
     }
-    (loss, learner.gradients.weights.clone())
+    (loss, learner.gradients.weights.to_vec())
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64
         total += losses.iter().zip(&rows.weight).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
         rows_trained += losses.len();
     }
-    (total, rows_trained, learner.gradients.weights.clone())
+    (total, rows_trained, learner.gradients.weights.to_vec())
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use super::Cpu;
 use super::gemm::{add_transposed_product, product};
 use super::log_softmax::{Stats, log_softmax_stats};
+use super::memory::Aligned;
 use super::simd::{self, Kernel, LANES, Simd};
 use super::team;
 use crate::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
@@ -31,7 +32,7 @@ thread_local! {
 #[derive(Default)]
 struct Scratch {
     hidden: Vec<f32>,
-    logits: Vec<f32>,
+    logits: Aligned<f32>,
 }
 
 /// Lends this thread's scratch. It is taken out, not borrowed: a worker that waits for a product may meanwhile run
@@ -120,10 +121,8 @@ fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize)
 fn chunk(args: &mut HeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
     let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
     let (rows, range) = (&args.rows[first..first + count], first..first + count);
-    if scratch.logits.len() < count * vocab {
-        scratch.logits.resize(count * vocab, 0.0);
-    }
-    let logits = &mut scratch.logits[..count * vocab];
+    scratch.logits.resize(count * vocab);
+    let logits = &mut *scratch.logits;
     let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
     product(logits, hidden, args.weight.forward(), count, false);
     let losses = Losses {

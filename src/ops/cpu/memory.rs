@@ -1,17 +1,75 @@
-//! Large buffers on large pages: streaming weights then takes one address translation in 2 MiB instead of one in 4 KiB,
+//! Buffers of the CPU: they begin at a cache line, and large ones lie on large pages: streaming weights then takes one address translation in 2 MiB instead of one in 4 KiB,
 //! and the processor's prefetchers do not stop at every page (measured: 45 GB/s instead of 28 on two cores).
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::tensor::DeviceError;
 
 /// Bytes from which asking is worth it.
 const LARGE: usize = 4 << 20;
 
+/// A buffer of numbers that begins at a cache line: where a row is whole vectors long, none of them lies across two lines.
+pub struct Aligned<T> {
+    lines: Vec<Line>,
+    len: usize,
+    of: PhantomData<T>,
+}
+
+/// A cache line.
+#[derive(Clone, Copy, Zeroable, Pod)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl<T> Default for Aligned<T> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), len: 0, of: PhantomData }
+    }
+}
+
+impl<T: Pod> Aligned<T> {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Result<Self, DeviceError> {
+        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| out_of_memory::<T>(len))?;
+        let lines = filled(bytes.div_ceil(size_of::<Line>()), Line::zeroed()).map_err(|_| out_of_memory::<T>(len))?;
+        Ok(Self { lines, len, of: PhantomData })
+    }
+
+    /// Makes room for `len` elements; what was there stays, what is new is zero or of an earlier size.
+    pub fn resize(&mut self, len: usize) {
+        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line::zeroed());
+        }
+        self.len = len;
+    }
+}
+
+impl<T: Pod> Deref for Aligned<T> {
+    type Target = [T];
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+}
+
+impl<T: Pod> DerefMut for Aligned<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+fn out_of_memory<T>(len: usize) -> DeviceError {
+    DeviceError(format!("out of memory: could not allocate {len} elements of {} bytes", size_of::<T>()))
+}
+
 /// A buffer of `len` copies of `value`, on large pages where it is large and the system offers them.
 pub fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>, DeviceError> {
     let mut buffer: Vec<T> = Vec::new();
-    buffer.try_reserve_exact(len).map_err(|_| {
-        DeviceError(format!("out of memory: could not allocate {len} elements of {} bytes", size_of::<T>()))
-    })?;
+    buffer.try_reserve_exact(len).map_err(|_| out_of_memory::<T>(len))?;
     prefer_large_pages(&buffer);
     buffer.resize(len, value);
     Ok(buffer)
@@ -46,8 +104,21 @@ mod tests {
         for len in [0, 1, 1000, LARGE / 4 + 12_345] {
             let buffer = filled(len, 7u32).unwrap();
             assert!(buffer.len() == len && buffer.iter().all(|x| *x == 7), "{len}");
+            let mut buffer = Aligned::<u32>::zeros(len).unwrap();
+            assert!(buffer.len() == len && buffer.iter().all(|x| *x == 0), "{len}");
+            assert!(buffer.as_ptr().addr().is_multiple_of(64), "{len}");
+            buffer.resize(2 * len);
+            assert!(buffer.len() == 2 * len && buffer.as_ptr().addr().is_multiple_of(64), "{len}");
         }
-        let message = filled(usize::MAX / 8, 0.0f32).unwrap_err().to_string();
-        assert!(message.contains("out of memory"), "{message}");
+        for len in [usize::MAX, usize::MAX / 8] {
+            let errors =
+                [filled(len, 0.0f32).map(drop).unwrap_err(), Aligned::<f32>::zeros(len).map(drop).unwrap_err()];
+            for message in errors.map(|error| error.to_string()) {
+                assert!(
+                    message.contains(&format!("out of memory: could not allocate {len} elements of 4")),
+                    "{message}"
+                );
+            }
+        }
     }
 }

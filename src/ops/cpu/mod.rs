@@ -22,6 +22,7 @@ mod team;
 use std::ops::Range;
 
 use crate::tensor::{Device, DeviceError, Element};
+use memory::Aligned;
 
 /// Bytes that one program can hope to keep in a third-level cache that it shares with others.
 const CACHE: usize = 12 << 20;
@@ -32,27 +33,27 @@ pub struct Cpu;
 
 impl Device for Cpu {
     type Compute = f32;
-    type Buffer<T: Element> = Vec<T>;
+    type Buffer<T: Element> = Aligned<T>;
     type View<'a, T: Element> = &'a [T];
     type ViewMut<'a, T: Element> = &'a mut [T];
 
-    fn zeros<T: Element>(&self, len: usize) -> Result<Vec<T>, DeviceError> {
-        memory::filled(len, T::zeroed())
+    fn zeros<T: Element>(&self, len: usize) -> Result<Aligned<T>, DeviceError> {
+        Aligned::zeros(len)
     }
 
-    fn len<T: Element>(&self, buffer: &Vec<T>) -> usize {
+    fn len<T: Element>(&self, buffer: &Aligned<T>) -> usize {
         buffer.len()
     }
 
-    fn view<'a, T: Element>(&self, buffer: &'a Vec<T>, range: Range<usize>) -> &'a [T] {
+    fn view<'a, T: Element>(&self, buffer: &'a Aligned<T>, range: Range<usize>) -> &'a [T] {
         &buffer[range]
     }
 
-    fn view_mut<'a, T: Element>(&self, buffer: &'a mut Vec<T>, range: Range<usize>) -> &'a mut [T] {
+    fn view_mut<'a, T: Element>(&self, buffer: &'a mut Aligned<T>, range: Range<usize>) -> &'a mut [T] {
         &mut buffer[range]
     }
 
-    fn view_two<'a, T: Element>(&self, buffer: &'a mut Vec<T>, ranges: [Range<usize>; 2]) -> [&'a mut [T]; 2] {
+    fn view_two<'a, T: Element>(&self, buffer: &'a mut Aligned<T>, ranges: [Range<usize>; 2]) -> [&'a mut [T]; 2] {
         buffer.get_disjoint_mut(ranges).expect("two stretches inside the buffer that do not overlap")
     }
 

@@ -125,6 +125,9 @@ pub trait Simd: Copy {
     /// Vectors of sixteen lanes that the registers hold.
     const REGISTERS: usize;
 
+    /// Runs a kernel at this level as a function of its own: the constants of what surrounds it hold none of its registers.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32]) -> Self::V;
     fn store(self, to: &mut [f32], v: Self::V);
@@ -178,31 +181,35 @@ pub trait Simd: Copy {
         (c[0] + c[2]) + (c[1] + c[3])
     }
 
-    /// Dot products of a vector with sixteen others of its length: lane i takes the one that begins `offsets[i]` after
-    /// `from`. Each is a chain of multiply-adds a lane, then the tree of [`sum`](Self::sum).
+    /// Scaled dot products of a vector with rows of its length: `out[i]` is of the row that begins `offsets[i]` after `from`. Each
+    /// is a product and then a chain of multiply-adds a lane, the tree of [`sum`](Self::sum), and the scale. Rows are taken
+    /// sixteen at a time: `offsets` and `out` have whole blocks of them.
     ///
     /// # Safety
     /// As many f32 as `x` has must be readable from `from` plus every offset on.
     #[inline(always)]
-    unsafe fn dot_each(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize; LANES]) -> Self::V {
-        let mut sums = [0.0; LANES];
-        for (sum, offset) in sums.iter_mut().zip(offsets) {
-            let mut lanes = self.splat(0.0);
-            for (c, x) in x.iter().enumerate() {
+    unsafe fn dots(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize], scale: f32, out: &mut [f32]) {
+        for (out, offset) in out.iter_mut().zip(offsets) {
+            // Safety: passed on.
+            let mut lanes = self.mul(self.load(&x[0]), unsafe { self.load_ptr(from.add(*offset)) });
+            for (c, x) in x.iter().enumerate().skip(1) {
                 // Safety: passed on.
                 lanes = self.mul_add(self.load(x), unsafe { self.load_ptr(from.add(offset + c * LANES)) }, lanes);
             }
-            *sum = self.sum(lanes);
+            *out = self.sum(lanes) * scale;
         }
-        self.load(&sums)
     }
 
-    /// The largest lane.
+    /// The largest lane, found in the tree of `sum`; of two lanes the one behind where either is not a number.
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
+        fn larger(a: f32, b: f32) -> f32 {
+            if a > b { a } else { b }
+        }
         let a = self.to_array(v);
-        let b: [f32; 8] = std::array::from_fn(|i| if a[i] > a[i + 8] { a[i] } else { a[i + 8] });
-        b.into_iter().fold(b[0], |m, x| if x > m { x } else { m })
+        let b: [f32; 8] = std::array::from_fn(|i| larger(a[i], a[i + 8]));
+        let c: [f32; 4] = std::array::from_fn(|i| larger(b[i], b[i + 4]));
+        larger(larger(c[0], c[2]), larger(c[1], c[3]))
     }
 
     /// eˣ within 2 ulp; 0 below −87.3, at most e^88.3 above.
@@ -258,6 +265,10 @@ impl Simd for Portable {
     type V = [f32; LANES];
     const REGISTERS: usize = 4;
 
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; LANES]
@@ -341,6 +352,7 @@ mod x86 {
     /// # Safety
     /// The machine must have AVX-512F, AVX2 and FMA.
     #[target_feature(enable = "avx512f,avx2,fma")]
+    #[inline(never)]
     pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run(Avx512(()))
     }
@@ -348,6 +360,7 @@ mod x86 {
     /// # Safety
     /// The machine must have AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
+    #[inline(never)]
     pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run(Avx2(()))
     }
@@ -362,6 +375,10 @@ mod x86 {
         type V = __m512;
         const REGISTERS: usize = 32;
 
+        #[inline(always)]
+        fn call<K: Kernel>(self, kernel: K) -> K::Output {
+            unsafe { run_avx512(kernel) }
+        }
         #[inline(always)]
         fn splat(self, x: f32) -> __m512 {
             unsafe { _mm512_set1_ps(x) }
@@ -436,15 +453,23 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn dot_each(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize; LANES]) -> __m512 {
-            let mut lanes = [self.splat(0.0); LANES];
-            for (c, x) in x.iter().enumerate() {
-                let x = self.load(x);
+        unsafe fn dots(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize], scale: f32, out: &mut [f32]) {
+            let (offsets, out) = (offsets.as_chunks::<LANES>().0, out.as_chunks_mut::<LANES>().0);
+            for (offsets, out) in offsets.iter().zip(out) {
+                let mut lanes = [self.splat(0.0); LANES];
+                let first = self.load(&x[0]);
                 for i in 0..LANES {
-                    lanes[i] = self.mul_add(x, unsafe { self.load_ptr(from.add(offsets[i] + c * LANES)) }, lanes[i]);
+                    lanes[i] = self.mul(first, unsafe { self.load_ptr(from.add(offsets[i])) });
                 }
+                for (c, x) in x.iter().enumerate().skip(1) {
+                    let x = self.load(x);
+                    for i in 0..LANES {
+                        lanes[i] =
+                            self.mul_add(x, unsafe { self.load_ptr(from.add(offsets[i] + c * LANES)) }, lanes[i]);
+                    }
+                }
+                self.store(out, self.mul(sum_each_avx512(lanes), self.splat(scale)));
             }
-            sum_each_avx512(lanes)
         }
         #[inline(always)]
         fn to_array(self, v: __m512) -> [f32; LANES] {
@@ -502,6 +527,10 @@ mod x86 {
         type V = Pair;
         const REGISTERS: usize = 8;
 
+        #[inline(always)]
+        fn call<K: Kernel>(self, kernel: K) -> K::Output {
+            unsafe { run_avx2(kernel) }
+        }
         #[inline(always)]
         fn splat(self, x: f32) -> Pair {
             let v = unsafe { _mm256_set1_ps(x) };
@@ -584,12 +613,40 @@ mod x86 {
             (mantissa, exponent)
         }
         #[inline(always)]
-        unsafe fn dot_each(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize; LANES]) -> Pair {
-            let [a, b, c, d, e, f, g, h, rest @ ..] = offsets;
-            // Safety: passed on.
+        unsafe fn dots(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize], scale: f32, out: &mut [f32]) {
+            // Two loops: in one, the long way from a row to its sum keeps the processor from working on enough rows at a time.
+            let mut folded = [[[0.0f32; 8]; 4]; 8];
+            for (offsets, out) in offsets.chunks(64).zip(out.chunks_mut(64)) {
+                for (offsets, folded) in offsets.as_chunks().0.iter().zip(&mut folded) {
+                    // Safety: passed on.
+                    unsafe { self.fold_eight(x, from, offsets, folded) };
+                }
+                for (folded, out) in folded.iter().zip(out.as_chunks_mut::<8>().0) {
+                    // Safety: all parts have eight elements.
+                    unsafe {
+                        let [a, b, c, d] = [0, 1, 2, 3].map(|i| _mm256_loadu_ps(folded[i].as_ptr()));
+                        let sums = fold_to_one(fold_to_two(a, b), fold_to_two(c, d));
+                        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(sums, _mm256_set1_ps(scale)));
+                    }
+                }
+            }
+        }
+        #[inline(always)]
+        fn sum(self, v: Pair) -> f32 {
             unsafe {
-                let eight = [a, b, c, d, e, f, g, h];
-                (self.dot_eight(x, from, eight), self.dot_eight(x, from, rest.each_ref()))
+                let b = _mm256_add_ps(v.0, v.1);
+                let c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+                let d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+                _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)))
+            }
+        }
+        #[inline(always)]
+        fn max_lane(self, v: Pair) -> f32 {
+            unsafe {
+                let b = _mm256_max_ps(v.0, v.1);
+                let c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+                let d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+                _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)))
             }
         }
         #[inline(always)]
@@ -601,36 +658,39 @@ mod x86 {
     }
 
     impl Avx2 {
-        /// Half of `dot_each`. Sums of rows are folded as soon as there are two of them, so that few registers are in use.
+        /// Products with eight rows, each folded to four lanes. Rows four apart share a register: its halves are never mixed
+        /// again, and the sums come out in order.
         ///
         /// # Safety
-        /// As for `dot_each`.
+        /// As for `dots`.
         #[inline(always)]
-        unsafe fn dot_eight(self, x: &[[f32; LANES]], from: *const f32, offsets: [&usize; 8]) -> __m256 {
-            // Safety: passed on; an `Avx2` exists only where these instructions do.
-            unsafe {
-                let [a, b, c, d, e, f, g, h] = offsets;
-                // Rows four apart share a register: its halves are never mixed again, and the sums come out in order.
-                let (ae, bf) =
-                    (self.dot_two(x, from.add(*a), from.add(*e)), self.dot_two(x, from.add(*b), from.add(*f)));
-                let low = fold_to_two(ae, bf);
-                let (cg, dh) =
-                    (self.dot_two(x, from.add(*c), from.add(*g)), self.dot_two(x, from.add(*d), from.add(*h)));
-                let high = fold_to_two(cg, dh);
-                let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
-                let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
-                _mm256_add_ps(even, odd)
+        unsafe fn fold_eight(
+            self,
+            x: &[[f32; LANES]],
+            from: *const f32,
+            offsets: &[usize; 8],
+            folded: &mut [[f32; 8]; 4],
+        ) {
+            for (i, folded) in folded.iter_mut().enumerate() {
+                // Safety: passed on; `folded` has eight elements.
+                unsafe {
+                    let both = self.dot_two(x, from.add(offsets[i]), from.add(offsets[i + 4]));
+                    _mm256_storeu_ps(folded.as_mut_ptr(), both);
+                }
             }
         }
 
         /// Sums of two rows, each folded to four lanes: [of a | of b].
         ///
         /// # Safety
-        /// As for `dot_each`.
+        /// As for `dots`.
         #[inline(always)]
         unsafe fn dot_two(self, x: &[[f32; LANES]], a: *const f32, b: *const f32) -> __m256 {
-            let (mut of_a, mut of_b) = (self.splat(0.0), self.splat(0.0));
-            for (c, x) in x.iter().enumerate() {
+            let first = self.load(&x[0]);
+            // Safety: passed on.
+            let (mut of_a, mut of_b) =
+                unsafe { (self.mul(first, self.load_ptr(a)), self.mul(first, self.load_ptr(b))) };
+            for (c, x) in x.iter().enumerate().skip(1) {
                 let x = self.load(x);
                 // Safety: passed on.
                 unsafe {
@@ -638,11 +698,28 @@ mod x86 {
                     of_b = self.mul_add(x, self.load_ptr(b.add(c * LANES)), of_b);
                 }
             }
-            // Safety: as above.
-            unsafe {
-                let (a, b) = (_mm256_add_ps(of_a.0, of_a.1), _mm256_add_ps(of_b.0, of_b.1));
-                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
-            }
+            fold_to_four(of_a, of_b)
+        }
+    }
+
+    /// Two vectors, each folded to four lanes: [a | b]. Called by methods of `Avx2` alone.
+    #[inline(always)]
+    fn fold_to_four(a: Pair, b: Pair) -> __m256 {
+        // Safety: as above.
+        unsafe {
+            let (a, b) = (_mm256_add_ps(a.0, a.1), _mm256_add_ps(b.0, b.1));
+            _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+        }
+    }
+
+    /// Two lanes of each half folded to one: the sums of four rows, in each half its own.
+    #[inline(always)]
+    fn fold_to_one(low: __m256, high: __m256) -> __m256 {
+        // Safety: as above.
+        unsafe {
+            let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
+            let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
+            _mm256_add_ps(even, odd)
         }
     }
 
@@ -693,37 +770,45 @@ mod tests {
         }
     }
 
-    struct DotEach<'a> {
+    struct Dots<'a> {
         x: &'a [[f32; LANES]],
         from: *const f32,
-        offsets: &'a [usize; LANES],
+        offsets: &'a [usize],
     }
 
-    impl Kernel for DotEach<'_> {
-        type Output = [f32; LANES];
+    impl Kernel for Dots<'_> {
+        type Output = Vec<f32>;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> [f32; LANES] {
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let mut out = vec![0.0; self.offsets.len()];
             // Safety: the test made the rows as long as `x`.
-            s.to_array(unsafe { s.dot_each(self.x, self.from, self.offsets) })
+            unsafe { s.dots(self.x, self.from, self.offsets, 0.3, &mut out) };
+            out
         }
     }
 
     #[test]
-    fn dot_each_is_a_chain_a_lane_and_the_tree_of_sum_at_every_level() {
+    fn dots_are_a_chain_a_lane_and_the_tree_of_sum_at_every_level() {
+        // More than are folded at a time.
+        const ROWS: usize = 5 * LANES;
         let stream = crate::random::Stream::new(1);
         for chunks in [1, 2, 3, 8] {
-            let values: Vec<f32> = (0..17 * chunks * LANES).map(|i| stream.normal(i as u64)).collect();
+            let values: Vec<f32> = (0..(ROWS + 1) * chunks * LANES).map(|i| stream.normal(i as u64)).collect();
             let rows: Vec<&[[f32; LANES]]> = values.chunks(chunks * LANES).map(|row| row.as_chunks().0).collect();
-            let offsets = std::array::from_fn(|i| i * chunks * LANES);
-            let expected: [f32; LANES] = std::array::from_fn(|i| {
-                let mut lanes = [0.0f32; LANES];
-                for (x, row) in rows[16].iter().zip(rows[i]) {
+            // Rows in no order, and some of them twice.
+            let order: Vec<usize> = (0..ROWS).map(|i| i * 7 % 71).collect();
+            let offsets: Vec<usize> = order.iter().map(|row| row * chunks * LANES).collect();
+            let x = rows[ROWS];
+            let dot = |row: &usize| {
+                let mut lanes: [f32; LANES] = std::array::from_fn(|lane| x[0][lane] * rows[*row][0][lane]);
+                for (x, row) in x.iter().zip(rows[*row]).skip(1) {
                     lanes = std::array::from_fn(|lane| x[lane].mul_add(row[lane], lanes[lane]));
                 }
-                Portable.sum(lanes)
-            });
+                Portable.sum(lanes) * 0.3
+            };
+            let expected: Vec<f32> = order.iter().map(dot).collect();
             for level in Level::available() {
-                let dots = DotEach { x: rows[16], from: values.as_ptr(), offsets: &offsets };
+                let dots = Dots { x, from: values.as_ptr(), offsets: &offsets };
                 assert_eq!(run_at(level, dots), expected, "{level:?}, {chunks} vectors");
             }
         }

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use super::tile::{Block, ROWS, add_weighted, key_offsets, rows_together, sums_in_registers, turn};
 use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
+use crate::ops::cpu::memory::Aligned;
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{self, Kernel, LANES, Simd};
 use crate::ops::cpu::team;
@@ -22,15 +23,15 @@ const SERIAL_WORK: u64 = 100_000;
 #[derive(Default)]
 struct Scratch {
     offsets: Vec<usize>,
-    k_blocks: Vec<Block>,
-    v_blocks: Vec<Block>,
+    k_blocks: Aligned<Block>,
+    v_blocks: Aligned<Block>,
     /// D of every row (query, head) of the segment
     delta: Vec<f32>,
     /// [PANEL, head_dim] each: the panel's own sums
-    d_k: Vec<f32>,
-    d_v: Vec<f32>,
+    d_k: Aligned<f32>,
+    d_v: Aligned<f32>,
     /// [ROWS, head_dim]
-    d_q: Vec<f32>,
+    d_q: Aligned<f32>,
 }
 
 thread_local! {
@@ -100,7 +101,7 @@ impl Kernel for SegmentBackward<'_> {
         let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
         let Scratch { offsets, k_blocks, v_blocks, delta, d_k, d_v, d_q } = scratch;
         key_offsets(shared.segments, segment, kv_heads * dim, shared.k_pool.len(), offsets);
-        d_q.resize(ROWS * dim, 0.0);
+        d_q.resize(ROWS * dim);
         let (k, v) = (&shared.k_pool[kv_head * dim..], &shared.v_pool[kv_head * dim..]);
         let before = segment.keys - segment.queries.len();
         let (group, first_query) = (q_heads / kv_heads, segment.queries.start);
@@ -115,8 +116,8 @@ impl Kernel for SegmentBackward<'_> {
             turn(k, offsets, dim, k_blocks);
             turn(v, offsets, dim, v_blocks);
             for sums in [&mut *d_k, &mut *d_v] {
-                sums.clear();
-                sums.resize(offsets.len() * dim, 0.0);
+                sums.resize(offsets.len() * dim);
+                sums.fill(0.0);
             }
             let mut panel = Panel { start, offsets, k, k_blocks, v_blocks, d_k, d_v, d_q };
             // The first query that sees a key of this panel.
@@ -228,7 +229,8 @@ impl Panel<'_> {
             if self.start == 0 { d_q.fill(0.0) } else { d_q.copy_from_slice(so_far) }
         }
         let weights: [&[f32]; R] = std::array::from_fn(|r| &d_s[r][..keys]);
-        add_weighted(s, weights, self.k, &self.offsets[..keys], dim, d_q);
+        // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
+        unsafe { add_weighted(s, weights, self.k.as_ptr(), &self.offsets[..keys], dim, d_q) };
         for (d_q, index) in d_q.chunks_exact(dim).zip(index) {
             // Safety: as above.
             unsafe { shared.d_q.slice(index * dim, dim) }.copy_from_slice(d_q);

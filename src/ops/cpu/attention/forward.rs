@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::decode::OneByOne;
+use super::decode::OneForward;
 use super::tile::{
-    Block, ROWS, add_weighted, dots, dots_by_pairs, key_offsets, rows_together, softmax, sums_in_registers, turn,
+    Block, ROWS, Softmax, add_weighted, dots, dots_by_pairs, key_offsets, rows_together, sums_in_registers, turn,
 };
 use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
+use crate::ops::cpu::memory::Aligned;
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{self, Kernel, LANES, Level, Simd};
 use crate::ops::cpu::team;
@@ -23,13 +24,11 @@ const SERIAL_WORK_TOGETHER: u64 = 20_000;
 #[derive(Default)]
 pub struct Scratch {
     pub offsets: Vec<usize>,
-    /// Those of the next task
-    pub offsets_ahead: Vec<usize>,
-    blocks: Vec<Block>,
+    blocks: Aligned<Block>,
     /// [ROWS or heads, keys padded]
-    pub scores: Vec<f32>,
+    pub scores: Aligned<f32>,
     /// [ROWS or heads, head_dim]
-    pub sums: Vec<f32>,
+    pub sums: Aligned<f32>,
     /// [heads]
     pub inverse: Vec<f32>,
 }
@@ -73,14 +72,13 @@ pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
         segments,
         sizes,
     };
-    let is_one = |task: &Task<'_>| task.segment.queries.len() == 1;
     let run = |tasks: &[Task<'_>]| {
         SCRATCH.with_borrow_mut(|scratch| {
-            for tasks in tasks.chunk_by(|a, b| is_one(a) && is_one(b)) {
-                if is_one(&tasks[0]) {
-                    simd::run_at(level, OneByOne { tasks, shared: &shared, scratch });
+            for task in tasks {
+                if task.segment.queries.len() == 1 {
+                    simd::run_at(level, OneForward { task, shared: &shared, scratch });
                 } else {
-                    simd::run_at(level, TileForward { task: &tasks[0], shared: &shared, scratch });
+                    simd::run_at(level, TileForward { task, shared: &shared, scratch });
                 }
             }
         });
@@ -119,7 +117,8 @@ impl Kernel for TileForward<'_> {
         let Self { task, shared, scratch } = self;
         let Scratch { offsets, blocks, scores, sums, .. } = scratch;
         let AttentionSizes { q_heads, kv_heads, head_dim: dim, .. } = shared.sizes;
-        key_offsets(shared.segments, task.segment, kv_heads * dim, shared.k_pool.len(), offsets);
+        let len = shared.k_pool.len().min(shared.v_pool.len());
+        key_offsets(shared.segments, task.segment, kv_heads * dim, len, offsets);
         // Keys that the tile's last query sees.
         let keys = offsets.len() - task.segment.queries.len() + task.first + task.queries;
         let rows = Rows {
@@ -134,8 +133,8 @@ impl Kernel for TileForward<'_> {
         };
         let count = task.queries * rows.group;
         turn(rows.k, rows.offsets, dim, blocks);
-        scores.resize(ROWS * keys.next_multiple_of(LANES), 0.0);
-        sums.resize(ROWS * dim, 0.0);
+        scores.resize(ROWS * keys.next_multiple_of(LANES));
+        sums.resize(ROWS * dim);
         let mut first = 0;
         while first < count {
             first += match rows_together::<S>(count - first) {
@@ -194,21 +193,22 @@ impl Rows<'_> {
         let q = index.map(|i| self.shared.q[i * dim..][..dim].as_chunks::<LANES>().0);
         let padded = seen[R - 1].next_multiple_of(LANES);
         let scores = &mut scores[..R * padded];
-        scores_from_blocks(s, q, blocks, s.splat(scale), scores);
-        let mut inverse = [0.0; R];
-        for r in 0..R {
-            let (max, sum) = softmax(s, &mut scores[r * padded..][..padded], seen[r]);
-            inverse[r] = 1.0 / sum;
-            if let Some(log_sum_exp) = &self.shared.log_sum_exp {
+        s.call(Scores { q, blocks, scale, scores: &mut *scores });
+        let (mut inverse, mut log_sum_exp) = ([0.0; R], [0.0; R]);
+        s.call(Softmax { scores: &mut *scores, seen: &seen, inverse: &mut inverse, log_sum_exp: &mut log_sum_exp });
+        if let Some(all) = &self.shared.log_sum_exp {
+            for r in 0..R {
                 // Safety: this row belongs to this task alone.
-                unsafe { log_sum_exp.slice(index[r], 1)[0] = max + s.to_array(s.ln(s.splat(sum)))[0] };
+                unsafe { all.slice(index[r], 1)[0] = log_sum_exp[r] };
             }
         }
         let sums = &mut sums[..R * dim];
         sums.fill(0.0);
         let weights: [&[f32]; R] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
         // Keys that all rows see, then the few that only later ones do: what is hidden is never touched.
-        add_weighted(s, weights.map(|w| &w[..seen[0]]), self.v, &self.offsets[..seen[0]], dim, sums);
+        let (seen_by_all, by_all) = (weights.map(|w| &w[..seen[0]]), &self.offsets[..seen[0]]);
+        // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
+        unsafe { add_weighted(s, seen_by_all, self.v.as_ptr(), by_all, dim, sums) };
         for (k, offset) in self.offsets.iter().enumerate().take(seen[R - 1]).skip(seen[0]) {
             let value = &self.v[*offset..][..dim];
             for r in (0..R).filter(|r| k < seen[*r]) {
@@ -236,36 +236,43 @@ fn add_scaled<S: Simd>(s: S, weight: f32, value: &[f32], sums: &mut [f32]) {
 }
 
 /// Scores [R, padded] of `R` rows against turned keys.
-#[inline(always)]
-fn scores_from_blocks<S: Simd, const R: usize>(
-    s: S,
-    q: [&[[f32; LANES]]; R],
-    blocks: &[Block],
-    scale: S::V,
-    scores: &mut [f32],
-) {
-    let padded = scores.len() / R;
-    for (at, keys) in (0..padded).step_by(LANES).zip(blocks.chunks_exact(q[0].len())) {
-        let mut r = 0;
-        // Four chains a row where the registers hold four rows of them, else two chains of two rows: keys are loaded once for all.
-        while 4 * 4 <= sums_in_registers::<S>() && r + 4 <= R {
-            let dots = dots(s, [q[r], q[r + 1], q[r + 2], q[r + 3]], keys);
-            for i in 0..4 {
-                s.store(&mut scores[(r + i) * padded + at..], s.mul(dots[i], scale));
+struct Scores<'a, const R: usize> {
+    q: [&'a [[f32; LANES]]; R],
+    blocks: &'a [Block],
+    scale: f32,
+    scores: &'a mut [f32],
+}
+
+impl<const R: usize> Kernel for Scores<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { q, blocks, scale, scores } = self;
+        let (padded, scale) = (scores.len() / R, s.splat(scale));
+        for (at, keys) in (0..padded).step_by(LANES).zip(blocks.chunks_exact(q[0].len())) {
+            let mut r = 0;
+            // Four chains a row where the registers hold four rows of them, else two chains of two rows: keys are loaded once
+            // for all.
+            while 4 * 4 <= sums_in_registers::<S>() && r + 4 <= R {
+                let dots = dots(s, [q[r], q[r + 1], q[r + 2], q[r + 3]], keys);
+                for i in 0..4 {
+                    s.store(&mut scores[(r + i) * padded + at..], s.mul(dots[i], scale));
+                }
+                r += 4;
             }
-            r += 4;
-        }
-        while 2 * 2 <= sums_in_registers::<S>() && r + 2 <= R {
-            let dots = dots_by_pairs(s, [q[r], q[r + 1]], keys);
-            for i in 0..2 {
-                s.store(&mut scores[(r + i) * padded + at..], s.mul(dots[i], scale));
+            while 2 * 2 <= sums_in_registers::<S>() && r + 2 <= R {
+                let dots = dots_by_pairs(s, [q[r], q[r + 1]], keys);
+                for i in 0..2 {
+                    s.store(&mut scores[(r + i) * padded + at..], s.mul(dots[i], scale));
+                }
+                r += 2;
             }
-            r += 2;
-        }
-        while r < R {
-            let [dot] = dots(s, [q[r]], keys);
-            s.store(&mut scores[r * padded + at..], s.mul(dot, scale));
-            r += 1;
+            while r < R {
+                let [dot] = dots(s, [q[r]], keys);
+                s.store(&mut scores[r * padded + at..], s.mul(dot, scale));
+                r += 1;
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //! Arithmetic stays in plain loops: a closure that the compiler does not inline would lose the level's instructions.
 
 use crate::ops::attention::{Segment, SegmentTable};
-use crate::ops::cpu::simd::{LANES, Simd};
+use crate::ops::cpu::memory::Aligned;
+use crate::ops::cpu::simd::{Kernel, LANES, Simd};
 
 /// Rows (query, head) that are computed together, at most.
 pub const ROWS: usize = 8;
@@ -41,10 +42,10 @@ pub fn key_offsets(table: &SegmentTable, segment: &Segment, stride: usize, len: 
 }
 
 /// The vectors of `dim` elements at `offsets`, turned into blocks [keys/16][dim/16]; missing keys of the last are zeros.
-pub fn turn(values: &[f32], offsets: &[usize], dim: usize, out: &mut Vec<Block>) {
+pub fn turn(values: &[f32], offsets: &[usize], dim: usize, out: &mut Aligned<Block>) {
     let chunks = dim / LANES;
     // Every place is written below, save those of missing keys.
-    out.resize(offsets.len().div_ceil(LANES) * chunks, [0.0; LANES * LANES]);
+    out.resize(offsets.len().div_ceil(LANES) * chunks);
     for (offsets, blocks) in offsets.chunks(LANES).zip(out.chunks_exact_mut(chunks)) {
         if offsets.len() < LANES {
             blocks.fill([0.0; LANES * LANES]);
@@ -125,81 +126,122 @@ fn sums<S: Simd, const R: usize>(s: S, mut a: [S::V; R], b: [S::V; R]) -> [S::V;
 /// `sums[r] += Σ_k weights[r][k] · values[offsets[k]..]`, one chain over k for each of the `dim` elements.
 ///
 /// `weights` have as many elements as `offsets`; `sums` is [R, dim].
+///
+/// # Safety
+/// `dim` elements must be readable from `values` plus every offset on.
 #[inline(always)]
-pub fn add_weighted<S: Simd, const R: usize>(
+pub unsafe fn add_weighted<S: Simd, const R: usize>(
     s: S,
     weights: [&[f32]; R],
-    values: &[f32],
+    values: *const f32,
     offsets: &[usize],
     dim: usize,
     sums: &mut [f32],
 ) {
+    assert!(sums.len() == R * dim && weights.iter().all(|w| w.len() == offsets.len()), "add_weighted: other sizes");
     let mut column = 0;
-    while R * 4 <= sums_in_registers::<S>() && column + 4 * LANES <= dim {
-        add_weighted_columns::<S, R, 4>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
-        column += 4 * LANES;
-    }
-    while R * 2 <= sums_in_registers::<S>() && column + 2 * LANES <= dim {
-        add_weighted_columns::<S, R, 2>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
-        column += 2 * LANES;
-    }
-    while column < dim {
-        add_weighted_columns::<S, R, 1>(s, weights, &values[column..], offsets, dim, &mut sums[column..]);
-        column += LANES;
+    // Safety: passed on, for columns below `dim`; `weights` and `sums` have the sizes that were asserted.
+    unsafe {
+        let sums = sums.as_mut_ptr();
+        let at = |column: usize| (values.wrapping_add(column), sums.wrapping_add(column));
+        while R * 4 <= sums_in_registers::<S>() && column + 4 * LANES <= dim {
+            add_weighted_columns::<S, R, 4>(s, weights, at(column), offsets, dim);
+            column += 4 * LANES;
+        }
+        while R * 2 <= sums_in_registers::<S>() && column + 2 * LANES <= dim {
+            add_weighted_columns::<S, R, 2>(s, weights, at(column), offsets, dim);
+            column += 2 * LANES;
+        }
+        while column < dim {
+            add_weighted_columns::<S, R, 1>(s, weights, at(column), offsets, dim);
+            column += LANES;
+        }
     }
 }
 
+/// `N` vectors of columns, from the first of values and sums that are given.
+///
+/// # Safety
+/// As for `add_weighted`: N vectors must be readable at every offset and in every row of `sums`, whose rows are `dim` apart,
+/// and every row of weights must be as long as `offsets`.
 #[inline(always)]
-fn add_weighted_columns<S: Simd, const R: usize, const N: usize>(
+unsafe fn add_weighted_columns<S: Simd, const R: usize, const N: usize>(
     s: S,
     weights: [&[f32]; R],
-    values: &[f32],
+    (values, sums): (*const f32, *mut f32),
     offsets: &[usize],
     dim: usize,
-    sums: &mut [f32],
 ) {
-    let weights = weights.map(|w| &w[..offsets.len()]);
-    let mut acc = [[s.splat(0.0); N]; R];
-    for r in 0..R {
-        for n in 0..N {
-            acc[r][n] = s.load(&sums[r * dim + n * LANES..]);
+    // Safety: passed on.
+    unsafe {
+        let mut acc = [[s.splat(0.0); N]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (n, acc) in acc.iter_mut().enumerate() {
+                *acc = s.load_ptr(sums.add(r * dim + n * LANES));
+            }
         }
-    }
-    for (k, offset) in offsets.iter().enumerate() {
-        let value = &values[*offset..][..N * LANES];
-        let mut vectors = [s.splat(0.0); N];
-        for n in 0..N {
-            vectors[n] = s.load(&value[n * LANES..]);
+        for (k, offset) in offsets.iter().enumerate() {
+            let mut vectors = [s.splat(0.0); N];
+            for (n, vector) in vectors.iter_mut().enumerate() {
+                *vector = s.load_ptr(values.add(offset + n * LANES));
+            }
+            for (weights, acc) in weights.iter().zip(&mut acc) {
+                let weight = s.splat(*weights.get_unchecked(k));
+                for (acc, vector) in acc.iter_mut().zip(vectors) {
+                    *acc = s.mul_add(weight, vector, *acc);
+                }
+            }
         }
-        for r in 0..R {
-            let weight = s.splat(weights[r][k]);
-            for n in 0..N {
-                acc[r][n] = s.mul_add(weight, vectors[n], acc[r][n]);
+        for (r, acc) in acc.iter().enumerate() {
+            for (n, acc) in acc.iter().enumerate() {
+                s.store_ptr(sums.add(r * dim + n * LANES), *acc);
             }
         }
     }
-    for r in 0..R {
-        for n in 0..N {
-            s.store(&mut sums[r * dim + n * LANES..], acc[r][n]);
-        }
-    }
 }
 
-/// Turns the first `seen` scores of a row into exp(score − max) and the rest into zeros; (max, sum of exponentials).
-#[inline(always)]
-pub fn softmax<S: Simd>(s: S, scores: &mut [f32], seen: usize) -> (f32, f32) {
-    scores[seen..].fill(f32::NEG_INFINITY);
-    let mut lanes = s.splat(f32::NEG_INFINITY);
-    for part in scores.as_chunks::<LANES>().0 {
-        // A score that is not a number may slip through here; it shows in the sum below.
-        lanes = s.max(lanes, s.load(part));
+/// Softmax of up to sixteen rows of scores [rows, padded], not yet divided by their sums.
+pub struct Softmax<'a> {
+    pub scores: &'a mut [f32],
+    /// Scores of each row that count; the rest become zeros.
+    pub seen: &'a [usize],
+    /// 1 / Σ exp(score − max) of each row, what is still to be multiplied with
+    pub inverse: &'a mut [f32],
+    /// log Σ exp(score) of each row
+    pub log_sum_exp: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    /// All maxima before all exponentials: the next row's need not wait for the last row's sum.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { scores, seen, inverse, log_sum_exp } = self;
+        let padded = scores.len() / seen.len();
+        let (mut max, mut sums) = ([0.0; LANES], [1.0; LANES]);
+        for ((max, scores), seen) in max.iter_mut().zip(scores.chunks_exact_mut(padded)).zip(seen) {
+            scores[*seen..].fill(f32::NEG_INFINITY);
+            let mut lanes = s.splat(f32::NEG_INFINITY);
+            for part in scores.as_chunks::<LANES>().0 {
+                // A score that is not a number may slip through here; it shows in the sum below.
+                lanes = s.max(lanes, s.load(part));
+            }
+            *max = s.max_lane(lanes);
+        }
+        for ((max, scores), sum) in max.iter().zip(scores.chunks_exact_mut(padded)).zip(&mut sums) {
+            let mut lanes = s.splat(0.0);
+            for part in scores.as_chunks_mut::<LANES>().0 {
+                let e = s.exp(s.sub(s.load(part), s.splat(*max)));
+                s.store(part, e);
+                lanes = s.add(lanes, e);
+            }
+            *sum = s.sum(lanes);
+        }
+        let ln = s.to_array(s.ln(s.load(&sums)));
+        for row in 0..seen.len() {
+            inverse[row] = 1.0 / sums[row];
+            log_sum_exp[row] = max[row] + ln[row];
+        }
     }
-    let max = s.max_lane(lanes);
-    let mut sum = s.splat(0.0);
-    for part in scores.as_chunks_mut::<LANES>().0 {
-        let e = s.exp(s.sub(s.load(part), s.splat(max)));
-        s.store(part, e);
-        sum = s.add(sum, e);
-    }
-    (max, s.sum(sum))
 }
