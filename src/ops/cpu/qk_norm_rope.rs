@@ -118,13 +118,28 @@ struct Forward<'a> {
 impl Kernel for Forward<'_> {
     type Output = ();
 
+    /// The usual lengths of a head by name, so that loops over it are unrolled.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let HeadSizes { q_heads, kv_heads, head_dim: dim, .. } = self.sizes;
-        let normed_heads = q_heads + kv_heads;
+        match self.sizes.head_dim {
+            32 => self.each_token(s, 32),
+            64 => self.each_token(s, 64),
+            128 => self.each_token(s, 128),
+            dim => self.each_token(s, dim),
+        }
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn each_token<S: Simd>(self, s: S, dim: usize) {
+        let HeadSizes { q_heads, kv_heads, .. } = self.sizes;
+        let (normed_heads, cols) = (q_heads + kv_heads, self.sizes.qkv_cols());
+        let (q_weight, k_weight) = (&self.q_weight[..dim], &self.k_weight[..dim]);
         for token in self.tokens.clone() {
             let rope = &self.rope[self.positions[token] as usize * dim..][..dim];
-            let row = &self.qkv[token * self.sizes.qkv_cols()..][..self.sizes.qkv_cols()];
+            let (normed, values) = self.qkv[token * cols..][..cols].split_at(normed_heads * dim);
+            let (queries, keys) = normed.split_at(q_heads * dim);
             let pool = self.kv_rows[token] as usize * kv_heads * dim;
             // Safety: rows of `q` and `inv_rms` belong to their token, rows of the pools to the one token that names them
             // (checked to be distinct), and each token to one task.
@@ -136,24 +151,35 @@ impl Kernel for Forward<'_> {
                     self.v_pool.slice(pool, kv_heads * dim),
                 )
             };
-            for head in 0..q_heads {
-                let to = &mut q[head * dim..][..dim];
-                inv_rms[head] = norm_rotate(s, to, &row[head * dim..][..dim], self.q_weight, rope, self.epsilon);
-            }
-            for head in 0..kv_heads {
-                let to = &mut k[head * dim..][..dim];
-                let from = &row[(q_heads + head) * dim..][..dim];
-                inv_rms[q_heads + head] = norm_rotate(s, to, from, self.k_weight, rope, self.epsilon);
-            }
-            v.copy_from_slice(&row[normed_heads * dim..]);
+            let (of_queries, of_keys) = inv_rms.split_at_mut(q_heads);
+            norm_rotate_heads(s, of_queries, q, queries, q_weight, rope, self.epsilon);
+            norm_rotate_heads(s, of_keys, k, keys, k_weight, rope, self.epsilon);
+            v.copy_from_slice(values);
         }
+    }
+}
+
+/// [`norm_rotate`] of heads that lie one behind the other.
+#[inline(always)]
+fn norm_rotate_heads<S: Simd>(
+    s: S,
+    inv_rms: &mut [f32],
+    to: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    rope: &[f32],
+    epsilon: f32,
+) {
+    let dim = weight.len();
+    for ((inverse, to), x) in inv_rms.iter_mut().zip(to.chunks_exact_mut(dim)).zip(x.chunks_exact(dim)) {
+        *inverse = norm_rotate(s, &mut to[..dim], &x[..dim], weight, rope, epsilon);
     }
 }
 
 /// Norm, weight and rotation of one head; returns its 1/rms.
 #[inline(always)]
 fn norm_rotate<S: Simd>(s: S, to: &mut [f32], x: &[f32], weight: &[f32], rope: &[f32], epsilon: f32) -> f32 {
-    let dim = x.len();
+    let dim = weight.len();
     let mut lanes = s.splat(0.0);
     for part in x.as_chunks::<LANES>().0 {
         let v = s.load(part);

@@ -67,6 +67,28 @@ struct Forward<'a> {
     epsilon: f32,
 }
 
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let cols = self.cols;
+        for (row, inverse) in self.inv_rms.iter_mut().enumerate() {
+            let place = row * cols..(row + 1) * cols;
+            let x = &self.x[place.clone()];
+            let (squares, x) = match &mut self.sum {
+                None => (sum_of_squares(s, x), x),
+                Some((sum, delta)) => {
+                    let sum = &mut sum[place.clone()];
+                    (add_and_square(s, sum, x, &delta[place.clone()]), &*sum)
+                }
+            };
+            *inverse = 1.0 / (squares / cols as f32 + self.epsilon).sqrt();
+            scale(s, &mut self.out[place], x, *inverse, self.weight);
+        }
+    }
+}
+
 /// Σ x², in sixteen lanes and then the fixed tree; a short tail fills its lanes with zeros.
 #[inline(always)]
 fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
@@ -83,31 +105,37 @@ fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
     s.sum(lanes)
 }
 
-impl Kernel for Forward<'_> {
-    type Output = ();
+/// `sum = x + delta`, and its [`sum_of_squares`].
+#[inline(always)]
+fn add_and_square<S: Simd>(s: S, sum: &mut [f32], x: &[f32], delta: &[f32]) -> f32 {
+    let mut lanes = s.splat(0.0);
+    let (whole, tail) = sum.as_chunks_mut::<LANES>();
+    let at = whole.len() * LANES;
+    for ((sum, x), delta) in whole.iter_mut().zip(x.as_chunks::<LANES>().0).zip(delta.as_chunks::<LANES>().0) {
+        let v = s.add(s.load(x), s.load(delta));
+        s.store(sum, v);
+        lanes = s.mul_add(v, v, lanes);
+    }
+    if !tail.is_empty() {
+        let v = s.add(s.load_part(&x[at..], 0.0), s.load_part(&delta[at..], 0.0));
+        s.store_part(tail, v);
+        lanes = s.mul_add(v, v, lanes);
+    }
+    s.sum(lanes)
+}
 
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let cols = self.cols;
-        for row in 0..self.x.len() / cols {
-            let place = row * cols..(row + 1) * cols;
-            let x = match &mut self.sum {
-                None => &self.x[place.clone()],
-                Some((sum, delta)) => {
-                    let (sum, x, delta) = (&mut sum[place.clone()], &self.x[place.clone()], &delta[place.clone()]);
-                    for i in 0..cols {
-                        sum[i] = x[i] + delta[i];
-                    }
-                    &*sum
-                }
-            };
-            let inverse = 1.0 / (sum_of_squares(s, x) / cols as f32 + self.epsilon).sqrt();
-            self.inv_rms[row] = inverse;
-            let out = &mut self.out[place];
-            for i in 0..cols {
-                out[i] = x[i] * inverse * self.weight[i];
-            }
-        }
+/// `out = x · inverse · weight`.
+#[inline(always)]
+fn scale<S: Simd>(s: S, out: &mut [f32], x: &[f32], inverse: f32, weight: &[f32]) {
+    let inverse = s.splat(inverse);
+    let (whole, tail) = out.as_chunks_mut::<LANES>();
+    let at = whole.len() * LANES;
+    for ((out, x), weight) in whole.iter_mut().zip(x.as_chunks::<LANES>().0).zip(weight.as_chunks::<LANES>().0) {
+        s.store(out, s.mul(s.mul(s.load(x), inverse), s.load(weight)));
+    }
+    if !tail.is_empty() {
+        let v = s.mul(s.mul(s.load_part(&x[at..], 0.0), inverse), s.load_part(&weight[at..], 0.0));
+        s.store_part(tail, v);
     }
 }
 

@@ -59,6 +59,9 @@ pub fn each(count: usize, f: impl Fn(usize) + Send + Sync) {
 
 /// Calls `f` for every item, as [`each`] does for numbers: for pieces that come with their own part of the output.
 pub fn each_of<T: Send>(items: impl IntoIterator<Item = T>, f: impl Fn(T) + Send + Sync) {
+    if matches!(MODE.get(), Mode::Alone) {
+        return items.into_iter().for_each(f);
+    }
     let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
     each(items.len(), |i| {
         let item = items[i].lock().unwrap_or_else(PoisonError::into_inner).take();
