@@ -381,6 +381,41 @@ mod tests {
         }
     }
 
+    struct Lanes([f32; LANES]);
+
+    impl Kernel for Lanes {
+        /// (sum, largest)
+        type Output = (f32, f32);
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (f32, f32) {
+            let v = s.load(&self.0);
+            (s.sum(v), s.max_lane(v))
+        }
+    }
+
+    #[test]
+    fn lanes_add_up_and_compare_in_the_same_tree_at_every_level() {
+        let stream = crate::random::Stream::new(2);
+        let numbers =
+            |i: usize| -> [f32; LANES] { std::array::from_fn(|lane| stream.normal((i * LANES + lane) as u64)) };
+        let with_nan = |i: usize| {
+            let mut lanes = numbers(i);
+            lanes[i % LANES] = f32::NAN;
+            lanes
+        };
+        for lanes in (0..64).flat_map(|i| [numbers(i), with_nan(i), numbers(i).map(|x| x * 0.0)]) {
+            // Which bits stand for what is not a number is left open.
+            let bits = |(sum, largest): (f32, f32)| [sum, largest].map(|x| if x.is_nan() { 0 } else { x.to_bits() });
+            let reference = run_at(Level::Portable, Lanes(lanes));
+            if !lanes.iter().any(|x| x.is_nan()) {
+                assert_eq!(reference.1, lanes.into_iter().fold(f32::NEG_INFINITY, f32::max));
+            }
+            for level in Level::available() {
+                assert_eq!(bits(run_at(level, Lanes(lanes))), bits(reference), "{level:?}, {lanes:?}");
+            }
+        }
+    }
+
     struct Dots<'a> {
         x: &'a [[f32; LANES]],
         from: *const f32,
