@@ -32,7 +32,7 @@ impl<T> Default for Aligned<T> {
 
 impl<T: Pod> Aligned<T> {
     /// A buffer is cast from whole lines.
-    const FITS: () = assert!(64 % size_of::<T>() == 0 || size_of::<T>() % 64 == 0);
+    const FITS: () = assert!(64 % size_of::<T>() == 0 || size_of::<T>().is_multiple_of(64));
 
     /// `len` zeros.
     pub fn zeros(len: usize) -> Result<Self, DeviceError> {
