@@ -172,7 +172,7 @@ fn norm_rotate_heads<S: Simd>(
 ) {
     let dim = weight.len();
     for ((inverse, to), x) in inv_rms.iter_mut().zip(to.chunks_exact_mut(dim)).zip(x.chunks_exact(dim)) {
-        *inverse = norm_rotate(s, &mut to[..dim], &x[..dim], weight, rope, epsilon);
+        *inverse = norm_rotate(s, to, x, weight, rope, epsilon);
     }
 }
 

@@ -206,9 +206,9 @@ impl Rows<'_> {
         sums.fill(0.0);
         let weights: [&[f32]; R] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
         // Keys that all rows see, then the few that only later ones do: what is hidden is never touched.
-        let (seen_by_all, by_all) = (weights.map(|w| &w[..seen[0]]), &self.offsets[..seen[0]]);
+        let (of_all, offsets) = (weights.map(|w| &w[..seen[0]]), &self.offsets[..seen[0]]);
         // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
-        unsafe { add_weighted(s, seen_by_all, self.v.as_ptr(), by_all, dim, sums) };
+        unsafe { add_weighted(s, of_all, self.v.as_ptr(), offsets, dim, sums) };
         for (k, offset) in self.offsets.iter().enumerate().take(seen[R - 1]).skip(seen[0]) {
             let value = &self.v[*offset..][..dim];
             for r in (0..R).filter(|r| k < seen[*r]) {

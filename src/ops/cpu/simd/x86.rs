@@ -278,8 +278,10 @@ impl Simd for Avx2 {
             for (folded, out) in folded.iter().zip(out.as_chunks_mut::<8>().0) {
                 // Safety: all parts have eight elements.
                 unsafe {
-                    let [a, b, c, d] = [0, 1, 2, 3].map(|i| _mm256_loadu_ps(folded[i].as_ptr()));
-                    let sums = fold_to_one(fold_to_two(a, b), fold_to_two(c, d));
+                    let [a, b, c, d] = folded;
+                    let low = fold_to_two(_mm256_loadu_ps(a.as_ptr()), _mm256_loadu_ps(b.as_ptr()));
+                    let high = fold_to_two(_mm256_loadu_ps(c.as_ptr()), _mm256_loadu_ps(d.as_ptr()));
+                    let sums = fold_to_one(low, high);
                     _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(sums, _mm256_set1_ps(scale)));
                 }
             }
