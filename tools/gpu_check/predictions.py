@@ -1,0 +1,56 @@
+"""What the model of the machine says a step should take (benches/predictions.toml), held against what it took."""
+
+import dataclasses
+
+try:
+    import tomllib
+except ImportError:  # Python before 3.11
+    tomllib = None
+
+# Beyond this factor the model of the machine is wrong somewhere, and the log must say where.
+OFF = 1.5
+# Units, the key of a bench's JSON line that has them, and whether less is better.
+UNITS = {"tokens_per_s": ("tokens_per_s", False), "ms": ("step_ms", True), "s": ("run_ms", True)}
+
+
+@dataclasses.dataclass
+class Told:
+    unit: str
+    value: float
+    low: float
+    high: float
+    floor: float
+
+    @property
+    def off(self):
+        return self.value > OFF * self.high or self.value < self.low / OFF
+
+    def as_dict(self):
+        return {**dataclasses.asdict(self), "off": self.off}
+
+    def words(self):
+        unit = self.unit.replace("_per_s", "/s")
+        spread = f"{self.low:g}" if self.low == self.high else f"{self.low:g}–{self.high:g}"
+        return f"{self.value:.4g} {unit}, expected {spread}, floor {self.floor:g}{' — OFF BY MORE THAN 1.5 ×' if self.off else ''}"
+
+
+class Predictions:
+    def __init__(self, steps):
+        self.steps = {step["name"]: step for step in steps}
+
+    def of(self, name, result):
+        step = self.steps.get(name.removeprefix("profile "))
+        if step is None or step["unit"] not in UNITS:
+            return None
+        key, _ = UNITS[step["unit"]]
+        if key not in result:
+            return None
+        value = result[key] / 1e3 if step["unit"] == "s" else result[key]
+        return Told(step["unit"], value, step["low"], step["high"], step["floor"])
+
+
+def load(path):
+    if tomllib is None or not path.is_file():
+        return Predictions([])
+    with open(path, "rb") as file:
+        return Predictions(tomllib.load(file).get("step", []))
