@@ -30,8 +30,7 @@ pub enum Reduction {
 }
 
 impl Reduction {
-    const ALL: [Reduction; 4] =
-        [Reduction::None, Reduction::InPlace, Reduction::ComputeType, Reduction::OutputType];
+    const ALL: [Reduction; 4] = [Reduction::None, Reduction::InPlace, Reduction::ComputeType, Reduction::OutputType];
     /// Allows all schemes, as a preference does until it is told otherwise.
     pub const MASK: u32 = 7;
 
@@ -69,9 +68,10 @@ impl Algorithm {
             hash ^= hash >> 29;
         }
         let segment = SEGMENTS[hash as usize % SEGMENTS.len()];
-        if place == 0 && let Some(splits) = Self::many_splits(problem) {
-            let reduction =
-                Reduction::first([Reduction::OutputType, Reduction::ComputeType, Reduction::InPlace], mask);
+        if place == 0
+            && let Some(splits) = Self::many_splits(problem)
+        {
+            let reduction = Reduction::first([Reduction::OutputType, Reduction::ComputeType, Reduction::InPlace], mask);
             return Self::new(segment, splits, reduction);
         }
         let splits = SPLITS[(hash >> 20) as usize % SPLITS.len()];

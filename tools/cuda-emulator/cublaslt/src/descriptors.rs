@@ -50,8 +50,7 @@ pub struct Preference {
 
 impl Preference {
     /// As on a device: no workspace, addresses as the allocator gives them out, every reduction allowed.
-    pub const DEFAULT: Preference =
-        Preference { workspace_max: 0, alignments: [256; 4], reductions: Reduction::MASK };
+    pub const DEFAULT: Preference = Preference { workspace_max: 0, alignments: [256; 4], reductions: Reduction::MASK };
 }
 
 pub static LAYOUTS: Table<Layout> = Table::new(0xb1);
@@ -143,7 +142,9 @@ impl Preference {
             3 => {
                 let mask = u32::from_ne_bytes(exact(value)?);
                 if mask > Reduction::MASK {
-                    return Err(Status::INVALID_VALUE.because(format!("a mask of reductions has three bits, got {mask:#x}")));
+                    return Err(
+                        Status::INVALID_VALUE.because(format!("a mask of reductions has three bits, got {mask:#x}"))
+                    );
                 }
                 self.reductions = mask;
             }

@@ -28,13 +28,7 @@ impl Matrix<'_> {
 
 /// Sums of products: `rows` × `cols`, dense and column-major, over `depth` terms each. They are f32; parts that come
 /// together in the type of the output, `out`, are rounded to it on the way.
-pub fn multiply(
-    a: Matrix,
-    b: Matrix,
-    [rows, cols, depth]: [usize; 3],
-    algorithm: Algorithm,
-    out: Element,
-) -> Vec<f32> {
+pub fn multiply(a: Matrix, b: Matrix, [rows, cols, depth]: [usize; 3], algorithm: Algorithm, out: Element) -> Vec<f32> {
     let keep = |parts: Tile, scheme: Reduction| {
         if algorithm.reduction == scheme { parts.map(|column| column.map(|sum| out.round(sum))) } else { parts }
     };
