@@ -481,10 +481,9 @@ mod child {
         }
         let device = open(0, Emulation::Allowed).unwrap();
         let master = device.upload(&[1.0f32; 64]).unwrap();
-        let nowhere = Argument::Pointer(0x1000);
         let grid = Grid { blocks: 1, threads: (kernels::LINEAR_PREPARE_THREADS, 1), dynamic_shared_bytes: 0 };
-        let arguments = [nowhere, device.view(&master, 0..64).argument(), Argument::Size(64)];
-        // Safety: none is needed: the device refuses the address, which the process never had.
+        let arguments = [Argument::NULL, device.view(&master, 0..64).argument(), Argument::Size(64)];
+        // Safety: the device refuses to write to address 0, and this process ends with the test.
         unsafe { device.launch(&kernels::LINEAR_PREPARE_BF16, grid, arguments) }.unwrap();
         println!("{}", device.synchronize().unwrap_err());
         println!("{}", device.upload(&[1.0f32]).err().expect("a broken context writes nothing"));
