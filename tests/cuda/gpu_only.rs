@@ -212,7 +212,7 @@ fn update(device: &Cuda, len: usize, start: usize) -> [Vec<f32>; 4] {
     let updated = product(&prepared);
     // The copy made from the master weights is the one that the update made.
     device.linear_prepare(&mut prepared, device.view(&weight, range.clone()), MATRIX).unwrap();
-    assert_eq!(product(&prepared), updated, "the copy of weights from {start} on");
+    assert!(product(&prepared) == updated, "the copy of weights from {start} on is not the one that the update made");
     let [weight, moment1, moment2] =
         [weight, moment1, moment2].map(|buffer| device.download(device.view(&buffer, range.clone())).unwrap());
     [weight, moment1, moment2, updated]
@@ -232,7 +232,7 @@ fn norm_of_the_end(device: &Cuda, len: usize) -> f64 {
 fn a_weight_is_updated_alike_wherever_it_lies_in_the_arena() {
     let device = open(0, Emulation::Allowed).unwrap();
     let len = 30_000;
-    assert_eq!(update(&device, len, 0), update(&device, len, len - MATRIX.len()));
+    assert!(update(&device, len, 0) == update(&device, len, len - MATRIX.len()));
     assert_eq!(norm_of_the_end(&device, len), 5.0);
 }
 
@@ -242,8 +242,8 @@ fn weights_of_an_arena_beyond_two_to_the_31_elements() {
     let (device, _alone) = gpu();
     let len = (1 << 31) + 2 * MATRIX.len();
     let low = update(&device, len, 0);
-    assert_eq!(low, update(&device, len, (1 << 31) - MATRIX.len() / 2), "across 2³¹");
-    assert_eq!(low, update(&device, len, len - MATRIX.len()), "beyond 2³¹");
+    assert!(low == update(&device, len, (1 << 31) - MATRIX.len() / 2), "across 2³¹");
+    assert!(low == update(&device, len, len - MATRIX.len()), "beyond 2³¹");
     assert_eq!(norm_of_the_end(&device, (1 << 32) + 4099), 5.0);
 }
 
@@ -400,7 +400,6 @@ fn every_decode_step_is_a_graph_however_few_logits_fit() {
 #[test]
 #[ignore = "needs a GPU: graphs of the real driver, over 200 steps"]
 fn graphs_of_200_decode_steps() {
-    drop(gpu());
     graphs_draw_what_kernels_draw(&|| gpu().0, 200);
 }
 
@@ -461,7 +460,7 @@ fn a_fault_is_named_and_sticks() {
     let child = Command::new(program).args(["--exact", name, "--nocapture"]).env(child::FAULT, "1").output().unwrap();
     let said = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "{said}");
-    for what in ["waiting for the device", "copying 4 bytes to the device", "allocating 268435456 bytes"] {
+    for what in ["waiting for the device", "clearing 4 bytes", "allocating 268435456 bytes"] {
         let line = said.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what:?} in:\n{said}"));
         assert!(line.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{said}");
     }

@@ -141,3 +141,59 @@ impl Algorithm {
         alignments
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::{Element, Epilogue, Operand};
+
+    fn problem(rows: u64, cols: u64, depth: u64, out: Element) -> Problem {
+        let operand = |element, rows, cols| Operand { element, rows, cols, leading: rows, stride: 0 };
+        Problem {
+            rows,
+            cols,
+            depth,
+            batch: 1,
+            a: operand(Element::Bf16, rows, depth),
+            b: operand(Element::Bf16, depth, cols),
+            c: operand(out, rows, cols),
+            d: operand(out, rows, cols),
+            transpose_a: false,
+            transpose_b: false,
+            tf32: false,
+            epilogue: Epilogue { bias: None, relu: false },
+        }
+    }
+
+    #[test]
+    fn a_long_sum_for_a_small_output_is_split_as_the_mask_allows() {
+        let long = problem(1024, 8, 12_288, Element::Bf16);
+        let first = |problem: &Problem, mask| Algorithm::choose(problem, 0, 0, mask);
+        let scheme = |mask| (first(&long, mask).splits, first(&long, mask).reduction);
+        assert_eq!(scheme(Reduction::MASK), (8, Reduction::OutputType));
+        assert_eq!(scheme(2), (8, Reduction::ComputeType));
+        assert_eq!(scheme(1), (8, Reduction::InPlace));
+        assert_eq!(scheme(0), (1, Reduction::None));
+        assert_eq!(first(&long, Reduction::MASK).workspace(&long), 2 * 8 * 1024 * 8);
+        assert_eq!(first(&long, 2).workspace(&long), 4 * 8 * 1024 * 8);
+        // Other places, short sums and large outputs have f32 parts wherever these are allowed.
+        for problem in [problem(64, 8, 512, Element::Bf16), problem(4096, 4096, 4096, Element::Bf16)] {
+            assert!((0..COUNT).all(|place| {
+                let reduction = Algorithm::choose(&problem, 0, place, Reduction::MASK).reduction;
+                matches!(reduction, Reduction::None | Reduction::ComputeType)
+            }));
+        }
+    }
+
+    #[test]
+    fn an_algorithm_survives_the_host_and_made_up_ones_do_not() {
+        let algorithm = Algorithm { segment: 64, splits: 16, reduction: Reduction::OutputType };
+        let opaque = algorithm.encode([16, 32, 64, 128]);
+        assert_eq!(Algorithm::decode(&opaque), Some(algorithm));
+        assert_eq!(Algorithm::alignments(&opaque), [16, 32, 64, 128]);
+        for splits_without_reduction in [2, 16] {
+            let made_up = Algorithm { splits: splits_without_reduction, reduction: Reduction::None, ..algorithm };
+            assert_eq!(Algorithm::decode(&made_up.encode([1; 4])), None);
+        }
+    }
+}
