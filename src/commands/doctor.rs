@@ -83,7 +83,7 @@ fn cuda(args: &DoctorArgs) -> Vec<Finding> {
     };
     findings.push(driver);
     findings.push(match &found.blas {
-        Ok(()) => finding("cuBLASLt", true, "found"),
+        Ok(blas) => finding("cuBLASLt", true, format!("{} in {}", blas.version, blas.path)),
         Err(error) => finding("cuBLASLt", false, error.to_string()),
     });
     if found.devices.is_empty() {

@@ -1,5 +1,7 @@
 //! Matrix products by cuBLASLt.
 //!
+//! All sums are f32, also those of a product that is split along k: see [`reductions`].
+//!
 //! A product's algorithm comes from the library's heuristic, never from timing, and is kept per shape: the same shape is
 //! always summed in the same order, so a resumed run is the run. Another number of rows may mean another algorithm: unlike on
 //! the CPU, a row's bits may depend on the rows beside it.
@@ -114,17 +116,60 @@ impl Drop for Blas {
     }
 }
 
-/// Whether the library can be loaded.
-pub(super) fn is_present() -> bool {
+/// The library that was found.
+#[derive(Debug)]
+pub struct BlasFacts {
+    /// "13.0.2"
+    pub version: String,
+    /// The file it was loaded from.
+    pub path: String,
+}
+
+/// Loads the library.
+///
+/// # Errors
+/// [`CudaError::NoBlas`] with where it was looked for.
+pub(super) fn find() -> Result<(), CudaError> {
     // Safety: loads the library that all later calls use, and runs its initialisers.
-    unsafe { sys::is_culib_present() }
+    if unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let path = if path.is_empty() { "which is not set".to_owned() } else { format!("which is {path}") };
+    Err(CudaError::NoBlas { searched: format!("LD_LIBRARY_PATH, {path}, and the system's own folders") })
+}
+
+/// Loads the library and asks it what it is.
+pub(super) fn facts() -> Result<BlasFacts, CudaError> {
+    find()?;
+    // Safety: the library is there; the function takes nothing and has no effect.
+    let version = unsafe { sys::cublasLtGetVersion() };
+    // 130002 is 13.0.2.
+    let version = format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100);
+    // Safety: only the address is used. The library stays loaded for as long as the process lives.
+    let function = unsafe { sys::culib().get::<unsafe extern "C" fn() -> usize>(b"cublasLtGetVersion\0") };
+    let path = function.ok().and_then(|function| file_of(*function as *const c_void));
+    Ok(BlasFacts { version, path: path.unwrap_or_else(|| "a file that the linker does not name".into()) })
+}
+
+/// The file that a function was loaded from.
+fn file_of(function: *const c_void) -> Option<String> {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // Safety: `dladdr` looks the address up and fills the struct, which zeros are a value of.
+    let info = unsafe {
+        let found = libc::dladdr(function, info.as_mut_ptr()) != 0;
+        found.then(|| info.assume_init())?
+    };
+    // Safety: a name that is not null is a C string of the linker's, which lives as long as the library.
+    let name = (!info.dli_fname.is_null()).then(|| unsafe { std::ffi::CStr::from_ptr(info.dli_fname) })?;
+    let name = name.to_string_lossy().into_owned();
+    // The system's folders are full of links that say more once they are followed.
+    Some(std::fs::canonicalize(&name).map_or(name, |path| path.display().to_string()))
 }
 
 impl Blas {
     pub fn new(arena: &Arc<Arena>) -> Result<Self, CudaError> {
-        if !is_present() {
-            return Err(CudaError::NoBlas);
-        }
+        find()?;
         let failed = CudaError::product("making a handle");
         let handle = result::create_handle().map_err(failed)?;
         let workspace = ledger::under("products", || arena.lend(WORKSPACE_BYTES))?;
@@ -178,6 +223,20 @@ impl Blas {
     }
 }
 
+/// How the parts of a product that is split along k may come together, as a mask of the library's reduction schemes. The
+/// default allows all, and decode steps, whose products have few rows and long sums, are split the most.
+///
+/// - `COMPUTE_TYPE` (the parts wait in the workspace in the compute type, f32, and are added in a step of their own): always.
+/// - `OUTPUT_TYPE` (they wait in the type of the output): only where that is f32. Else each part would be rounded to bf16.
+/// - `INPLACE` (each part is added to the output, in the output's type): never. For bf16 it rounds after every part, and the
+///   documentation promises that the parts come one after another, not in which order, so the same bits are not promised.
+/// - `NONE` is no bit: a sum in one part is always allowed.
+fn reductions(out: DType) -> u32 {
+    use sys::cublasLtReductionScheme_t as Scheme;
+    let f32_parts = Scheme::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+    if out == DType::F32 { f32_parts | Scheme::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32 } else { f32_parts }
+}
+
 impl Plan {
     fn new(handle: sys::cublasLtHandle_t, shape: &Shape) -> Result<Self, CublasError> {
         let Shape { sizes: [m, n, k], leading, transposed, out, .. } = *shape;
@@ -217,6 +276,7 @@ impl Plan {
             (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, b),
             (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
             (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
+            (Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions(shape.out)),
         ];
         let [first, second, out] = self.layouts;
         let bytes = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;

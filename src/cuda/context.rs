@@ -148,6 +148,12 @@ impl Cuda {
         self.round_trips().count()
     }
 
+    /// How many writes were too large for page-locked memory ([`Staging::BYTES_MAX`]): for each of them the driver waits for
+    /// all work so far before it copies.
+    pub fn pageable_write_count(&self) -> u64 {
+        self.staging().pageable_count()
+    }
+
     pub(super) fn round_trips(&self) -> &RoundTrips {
         &self.opened.round_trips
     }

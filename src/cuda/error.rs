@@ -34,10 +34,11 @@ pub enum CudaError {
         held: String,
     },
     #[error(
-        "no cuBLASLt: libcublasLt is not installed on this machine (the CUDA 13 toolkit brings it, and so does the Python \
-             package nvidia-cublas)"
+        "no cuBLASLt: libcublasLt.so.13 is in none of these: {searched}. The CUDA 13 toolkit brings it (lib64), and so does the \
+         Python package nvidia-cublas (nvidia/cu13/lib or nvidia/cublas/lib of its site-packages): put that folder on \
+         LD_LIBRARY_PATH"
     )]
-    NoBlas,
+    NoBlas { searched: String },
     #[error("cuBLASLt, {what}: {source}")]
     Product { what: String, source: CublasError },
     #[error("{what}: {source}")]

@@ -8,7 +8,6 @@ use half::bf16;
 
 use super::arena::Block;
 use super::landing::Landing;
-use super::staging::Staging;
 use super::work::{Notes, Work};
 use super::{Argument, Cuda, CudaError, ledger, nvtx};
 use crate::tensor::{self, Device, DeviceError, Element, Fetch};
@@ -58,6 +57,10 @@ impl<T> tensor::View for ViewMut<'_, T> {
 
 /// Bytes that a kernel may load at once from an aligned view.
 const WIDEST_LOAD_BYTES: u64 = 16;
+
+/// 512 MiB: 880 rows of 151,936. A card has it to spare, and a second product for the rows beyond would read the vocabulary's
+/// weights a second time.
+const LOGITS_MAX: usize = 128 << 20;
 
 impl<T> View<'_, T> {
     pub(super) fn address(&self) -> u64 {
@@ -181,17 +184,10 @@ impl Device for Cuda {
         if from.is_empty() {
             return Ok(());
         }
-        let failed = || CudaError::driver(format!("copying {} bytes to the device", size_of_val(from)));
-        self.context().bind_to_thread().map_err(failed())?;
+        self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
         self.round_trips().ask();
-        let bytes: &[u8] = bytemuck::cast_slice(from);
-        if bytes.len() <= Staging::BYTES_MAX {
-            // Safety: the view lies inside its buffer and is borrowed for writing.
-            return Ok(unsafe { self.staging().write(to.address, bytes, self.stream()) }?);
-        }
-        // Safety: as above; the driver takes the bytes of `from`, which is pageable memory, before it returns.
-        unsafe { result::memcpy_htod_async(to.address, from, self.stream().cu_stream()) }.map_err(failed())?;
-        Ok(())
+        // Safety: the view lies inside its buffer and is borrowed for writing.
+        Ok(unsafe { self.staging().write(to.address, bytemuck::cast_slice(from), self.stream()) }?)
     }
 
     fn read<T: Element>(&self, from: View<'_, T>, to: &mut [T]) -> Result<(), DeviceError> {
@@ -233,6 +229,10 @@ impl Device for Cuda {
 
     fn replay_size(&self, rows: usize) -> usize {
         super::replay_size(rows)
+    }
+
+    fn logits_max(&self) -> Option<usize> {
+        Some(LOGITS_MAX)
     }
 
     fn range<R>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {

@@ -43,6 +43,8 @@ pub(super) struct Replays {
     /// Graphs are captured on a stream of their own, so that another thread's work does not end up in them.
     capturing: Option<Arc<CudaStream>>,
     counts: ReplayCounts,
+    /// Work is sent as it is asked for.
+    off: bool,
 }
 
 struct Remembered {
@@ -69,6 +71,9 @@ impl Drop for Noting {
 impl Cuda {
     /// Runs work whose kernels are the same from call to call: see [`crate::tensor::Device::replayed`].
     pub(super) fn replay<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if self.lock_replays(|replays| replays.off) {
+            return work();
+        }
         Notes::begin(self.stream());
         let noting = Noting;
         let done = work();
@@ -134,7 +139,16 @@ impl Cuda {
 
     /// How often work was replayed on this device.
     pub fn replay_counts(&self) -> ReplayCounts {
-        self.replays().lock().unwrap_or_else(PoisonError::into_inner).counts
+        self.lock_replays(|replays| replays.counts)
+    }
+
+    /// Switches replays off, or on again: for comparisons, and to see single kernels in a profile.
+    pub fn set_replays(&self, on: bool) {
+        self.lock_replays(|replays| replays.off = !on);
+    }
+
+    fn lock_replays<R>(&self, look: impl FnOnce(&mut Replays) -> R) -> R {
+        look(&mut self.replays().lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn replays(&self) -> Arc<Mutex<Replays>> {

@@ -6,6 +6,8 @@ use super::context::{DRIVER_VERSION_MIN, check_driver, driver_version};
 use super::kernels::{ARCHITECTURES, NVCC_VERSION};
 use super::{CudaError, blas};
 
+pub use super::blas::BlasFacts;
+
 /// Driver, libraries and devices.
 #[derive(Debug)]
 pub struct Survey {
@@ -17,7 +19,7 @@ pub struct Survey {
     pub driver_needed: String,
     /// "13.1", or why there is none that will do.
     pub driver: Result<String, CudaError>,
-    pub blas: Result<(), CudaError>,
+    pub blas: Result<BlasFacts, CudaError>,
     pub devices: Vec<DeviceFacts>,
 }
 
@@ -51,7 +53,7 @@ pub fn survey() -> Survey {
         nvcc_version: NVCC_VERSION,
         architectures: ARCHITECTURES,
         driver_needed: version_text(DRIVER_VERSION_MIN),
-        blas: if blas::is_present() { Ok(()) } else { Err(CudaError::NoBlas) },
+        blas: blas::facts(),
         devices: (0..count).filter_map(facts).collect(),
         driver,
     }

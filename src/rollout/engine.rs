@@ -33,6 +33,8 @@ pub struct EngineLimits {
     pub max_batch_tokens: usize,
     /// Whether the members of a prompt share its keys and values (off: for tests).
     pub share_prompts: bool,
+    /// Rows whose logits are made at a time, at most (for tests: memory sets a limit of its own, see [`logit_rows`]).
+    pub logit_rows: usize,
 }
 
 impl EngineLimits {
@@ -42,7 +44,7 @@ impl EngineLimits {
         let member = new.next_multiple_of(page_size);
         let rows = max_running * (prompt.next_multiple_of(page_size) + member);
         let max_batch_tokens = (2 * max_running).max(512);
-        Self { cache_rows: rows, page_size, max_running, max_batch_tokens, share_prompts: true }
+        Self { cache_rows: rows, page_size, max_running, max_batch_tokens, share_prompts: true, logit_rows: usize::MAX }
     }
 }
 
@@ -83,6 +85,17 @@ struct Lane<B: Backend> {
     /// [draws], as many as are made at a time
     ids: B::Buffer<u32>,
     logprobs: B::Buffer<f32>,
+}
+
+/// Logits that are made at a time, at most, on every device: 128 MiB.
+const LOGITS: usize = 32 << 20;
+
+/// Rows whose logits fit at the same time. A device with memory to spare ([`crate::tensor::Device::logits_max`]) has room for
+/// all rows of a decode step, which is then one piece of work with its logits: 256 rows of 151,936 take 148 MiB.
+fn logit_rows<B: Backend>(backend: &B, vocab: usize, limits: &EngineLimits) -> usize {
+    let decode_rows = backend.replay_size(limits.max_running).min(backend.logits_max().unwrap_or(LOGITS) / vocab);
+    let rows = (LOGITS / vocab).clamp(1, 2 * limits.max_running.max(64)).max(decode_rows);
+    rows.min(limits.logit_rows).max(1)
 }
 
 /// Tokens and their log-probabilities on their way from the device.
@@ -164,9 +177,7 @@ impl<B: Backend> Engine<B> {
 impl<B: Backend> Lane<B> {
     fn new(model: &Qwen3<B>, limits: EngineLimits, worth_rows: usize) -> Result<Self, EngineError> {
         let (b, c) = (&model.backend, &model.config);
-        // At most 32 Mi logits at a time, whatever the vocabulary.
-        let logit_rows = (32 << 20) / c.vocab_size;
-        let logit_rows = logit_rows.clamp(1, 2 * limits.max_running.max(64));
+        let logit_rows = logit_rows(b, c.vocab_size, &limits);
         let draws = limits.max_running.max(64);
         let pages = Pages::new(limits.cache_rows, limits.page_size);
         let fillers = (1..=limits.max_running).map(|rows| b.replay_size(rows) - rows).max().unwrap_or(0);
@@ -248,9 +259,8 @@ impl<B: Backend> Lane<B> {
         schedule.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
         assert!(batch.tokens() > 0, "the engine has work but nothing to run");
         let decodes_alone = batch.tokens() == schedule.running.len();
-        let size = model.backend.replay_size(batch.tokens());
-        let drawn = if decodes_alone && size <= self.logit_rows {
-            self.fill_up(size, &mut batch, &mut pending);
+        let drawn = if decodes_alone {
+            self.fill_up(model.backend.replay_size(batch.tokens()), &mut batch);
             self.decode(model, &batch, &pending)?
         } else {
             batch.read_from(first_read);
@@ -267,21 +277,27 @@ impl<B: Backend> Lane<B> {
 
     /// Fills a batch of decodes up with tokens that nobody asked for, each a sequence of its own in a row behind the pages:
     /// the device then meets few different batches, and can replay them.
-    fn fill_up(&self, size: usize, batch: &mut Batch, pending: &mut Pending) {
+    fn fill_up(&self, size: usize, batch: &mut Batch) {
         for row in (self.pages.rows() as u32..).take(size - batch.tokens()) {
             batch.ids.push(0);
             batch.positions.push(0);
             batch.kv_rows.push(row);
             batch.segments.push(1, [Run { start: row, len: 1 }]);
-            pending.rows.push(batch.tokens() as u32 - 1);
         }
     }
 
     /// One step of decoding: the forward pass and the logits of all rows as one piece of work for the device, then the draws.
+    /// Where the logits do not fit at the same time, the forward pass alone is that piece.
     fn decode(&mut self, model: &Qwen3<B>, batch: &Batch, pending: &Pending) -> Result<Vec<Drawn>, EngineError> {
-        let (b, n) = (&model.backend, pending.rows.len());
+        let (b, n) = (&model.backend, batch.tokens());
         model.load(batch, &self.pool, &mut self.acts)?;
-        b.write(b.view_mut(&mut self.rows, 0..n), &pending.rows).map_err(OpError::from)?;
+        if n > self.logit_rows {
+            b.replayed(|| model.forward_loaded(batch, &mut self.pool, &mut self.acts))?;
+            return self.draw(model, n, pending);
+        }
+        // Those that fill the batch up have logits too, so that the work is the same.
+        let rows: Vec<u32> = pending.rows.iter().copied().chain(pending.rows.len() as u32..n as u32).collect();
+        b.write(b.view_mut(&mut self.rows, 0..n), &rows).map_err(OpError::from)?;
         b.replayed(|| {
             model.forward_loaded(batch, &mut self.pool, &mut self.acts)?;
             let out = b.view_mut(&mut self.logits, 0..n * model.config.vocab_size);

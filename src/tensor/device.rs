@@ -94,6 +94,11 @@ pub trait Device: Clone + Send + Sync + 'static {
         rows
     }
 
+    /// Logits that a buffer may hold for the sake of one [`Self::replayed`] piece of work; `None`: as many as anywhere else.
+    fn logits_max(&self) -> Option<usize> {
+        None
+    }
+
     /// Runs work that a profiler's timeline shows as a range of this name.
     fn range<R>(&self, _name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
         work()

@@ -24,6 +24,18 @@ fn doctor_never_fails_and_says_what_is_missing() {
     let json = world.succeed(&["doctor", "--json"]).out;
     let findings: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
     assert!(findings.len() >= 5 && findings.iter().all(|f| f["fine"].is_boolean()), "{json}");
+    // Where cuBLASLt lies, or where it was looked for.
+    #[cfg(has_cuda)]
+    {
+        let said = world.run_with(&["doctor", "--json"], &[("LD_LIBRARY_PATH", "/nowhere/at/all")]).out;
+        let findings: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+        let blas = findings.iter().find(|f| f["what"] == "cuBLASLt").unwrap();
+        let words: &[&str] = match blas["fine"].as_bool().unwrap() {
+            true => &["/libcublasLt.so"],
+            false => &["libcublasLt.so.13", "/nowhere/at/all", "nvidia/cu13/lib", "put that folder on LD_LIBRARY_PATH"],
+        };
+        assert!(words.iter().all(|word| blas["found"].as_str().unwrap().contains(word)), "{blas}");
+    }
 }
 
 #[cfg(has_cuda)]
@@ -34,9 +46,15 @@ mod emulated {
     fn doctor_lists_the_devices_and_what_they_can_run() {
         let world = World::new();
         let lines = world.succeed(&["doctor", "--emulated"]).out;
-        for words in
-            ["Emulated A100", "Emulated H100", "compute capability 9.0", "runs the code", "80,90a", "CUDA 13.0"]
-        {
+        for words in [
+            "Emulated A100",
+            "Emulated H100",
+            "capability 9.0",
+            "runs the code",
+            "80,90a",
+            "CUDA 13.0",
+            "libcuda_emulator_cublaslt.so",
+        ] {
             assert!(lines.contains(words), "{words:?} is missing in:\n{lines}");
         }
         let old = world.run_with(&["doctor", "--emulated"], &[("PATARM_EMULATOR_TARGET", "75")]).out;

@@ -2,6 +2,7 @@
 //! Present where the build had nvcc.
 #![cfg(has_cuda)]
 
+mod gpu_only;
 mod replays;
 mod resources;
 
@@ -10,6 +11,7 @@ use std::sync::LazyLock;
 
 use half::bf16;
 use patarm::cuda::{Argument, Buffer, Cuda, CudaError, Emulation, Grid, kernels};
+use patarm::ops::attention::{Attention, AttentionSizes, Run, SegmentTable};
 use patarm::tensor::Device;
 
 /// The emulator as a device, or with `PATARM_TEST_DEVICE=gpu` the machine's device 0.
@@ -174,8 +176,8 @@ fn results_on_their_way_are_those_of_their_turn() {
 #[test]
 fn writes_beyond_the_ring_of_page_locked_memory_arrive() {
     let device = open(0, Emulation::Allowed).unwrap();
-    // Some of each kind: below and above what goes through the ring, more than it holds, nothing in between waited for.
-    let sizes = [1, 3, 60_000, 65_536, 65_537, 300_000];
+    // Some of each kind: less than a part of the ring, more, more than it holds, nothing in between waited for.
+    let sizes = [1, 3, 60_000, 65_536, 65_537, 300_000, 1_200_000];
     let mut buffers: Vec<_> = sizes.iter().map(|len| device.zeros::<u32>(*len).unwrap()).collect();
     let mut kept = device.zeros::<u32>(40 * 60_000).unwrap();
     for turn in 0..40usize {
@@ -193,6 +195,24 @@ fn writes_beyond_the_ring_of_page_locked_memory_arrive() {
     let all = device.download(device.view(&kept, 0..40 * 60_000)).unwrap();
     let wrong = (0..all.len()).find(|i| all[*i] as usize != i % 60_000 * 31 + i / 60_000);
     assert_eq!(wrong, None, "a write was overtaken by the ring's next round");
+}
+
+/// The lists of a decode step: 300 sequences of 300 keys have 360,000 bytes of key rows.
+#[test]
+fn no_write_of_a_decode_step_goes_through_pageable_memory() {
+    let device = open(0, Emulation::Allowed).unwrap();
+    let mut segments = SegmentTable::default();
+    for sequence in 0..300 {
+        segments.push(1, [Run { start: 7 * sequence, len: 300 }]);
+    }
+    let sizes = AttentionSizes { q_heads: 2, kv_heads: 1, head_dim: 32, pool_rows: 2400, scale: 0.2 };
+    device.attention_prepare(&segments, &sizes).unwrap();
+    assert_eq!(device.pageable_write_count(), 0);
+    // Weights of a checkpoint do, and arrive.
+    let len = (64 << 20) / 4 + 1;
+    let weights = device.upload(&(0..len as u32).collect::<Vec<_>>()).unwrap();
+    assert_eq!(device.pageable_write_count(), 1);
+    assert_eq!(device.download(device.view(&weights, len - 2..len)).unwrap(), [len as u32 - 2, len as u32 - 1]);
 }
 
 #[test]

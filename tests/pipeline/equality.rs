@@ -99,6 +99,7 @@ proptest! {
             max_running,
             max_batch_tokens: max_running + extra_tokens,
             share_prompts,
+            logit_rows: 1 + extra_tokens % 5,
         };
         let other = generate(&model, cramped, &groups);
         prop_assert_eq!(&plain, &other, "a completion depends on the schedule");

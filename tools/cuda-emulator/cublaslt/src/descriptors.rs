@@ -4,6 +4,7 @@
 
 use std::ffi::c_void;
 
+use crate::algorithm::Reduction;
 use crate::driver;
 use crate::entry::{Answer, In, Out, Status, Table, answer_attribute, attribute_bytes, entry};
 
@@ -43,11 +44,13 @@ pub struct Preference {
     pub workspace_max: u64,
     /// Bytes that the addresses of A, B, C and D will be multiples of.
     pub alignments: [u32; 4],
+    /// Bits of [`Reduction`] that are allowed; a sum in one part always is.
+    pub reductions: u32,
 }
 
 impl Preference {
-    /// As on a device: no workspace, and addresses as the allocator gives them out.
-    pub const DEFAULT: Preference = Preference { workspace_max: 0, alignments: [256; 4] };
+    /// As on a device: no workspace, addresses as the allocator gives them out, every reduction allowed.
+    pub const DEFAULT: Preference = Preference { workspace_max: 0, alignments: [256; 4], reductions: Reduction::MASK };
 }
 
 pub static LAYOUTS: Table<Layout> = Table::new(0xb1);
@@ -131,12 +134,21 @@ impl Descriptor {
 }
 
 impl Preference {
-    /// Search mode, masks of reductions and a limit of waves only narrow a search that does not happen here.
+    /// Search mode and a limit of waves only narrow a search that does not happen here.
     fn set(&mut self, attribute: u32, value: &[u8]) -> Answer {
         match attribute {
             1 => self.workspace_max = u64::from_ne_bytes(exact(value)?),
             5..=8 => self.alignments[attribute as usize - 5] = u32::from_ne_bytes(exact(value)?),
-            0 | 3 | 9 => {}
+            3 => {
+                let mask = u32::from_ne_bytes(exact(value)?);
+                if mask > Reduction::MASK {
+                    return Err(
+                        Status::INVALID_VALUE.because(format!("a mask of reductions has three bits, got {mask:#x}"))
+                    );
+                }
+                self.reductions = mask;
+            }
+            0 | 9 => {}
             _ => return unknown("preference", attribute),
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::algorithm::{Algorithm, COUNT, Opaque};
+use crate::algorithm::{Algorithm, COUNT, Opaque, Reduction};
 use crate::descriptors::{DESCRIPTORS, HANDLES, LAYOUTS, PREFERENCES, Preference};
 use crate::driver::{self, MemoryFault, MemoryTable};
 use crate::entry::{Answer, In, Out, Status, entry};
@@ -45,7 +45,7 @@ impl Job {
             let a = Matrix { values: &a, rows: problem.a.rows as usize, transposed: problem.transpose_a };
             let b = Matrix { values: &b, rows: problem.b.rows as usize, transposed: problem.transpose_b };
             let size = [rows as usize, cols as usize, depth as usize];
-            let mut sums = product::multiply(a, b, size, self.algorithm);
+            let mut sums = product::multiply(a, b, size, self.algorithm, self.problem.d.element);
             sums.iter_mut().for_each(|sum| *sum *= self.alpha);
             if self.beta != 0.0 {
                 let c = load(memory, &problem.c, self.c, matrix, false)?;
@@ -109,7 +109,7 @@ fn widen(element: Element, bytes: &[u8], values: &mut [f32]) {
     }
 }
 
-/// Rounds once and writes, column by column, so that the gaps between columns stay as they are.
+/// Rounds and writes, column by column, so that the gaps between columns stay as they are.
 fn store(memory: &MemoryTable, d: &Operand, base: u64, matrix: u64, sums: &[f32]) -> Result<(), MemoryFault> {
     let dense = d.leading == d.rows;
     let length = if dense { sums.len() } else { d.rows as usize };
@@ -151,16 +151,16 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
             return Err(Status::INVALID_VALUE.because("no algorithm asked for"));
         }
         let problem = problem(descriptor, [a, b, c, d])?;
-        let Preference { workspace_max, alignments } = PREFERENCES.get(preference)?;
+        let Preference { workspace_max, alignments, reductions } = PREFERENCES.get(preference)?;
         let mut offered: Vec<Algorithm> = Vec::new();
         for place in 0..COUNT {
-            let algorithm = Algorithm::choose(&problem, driver::seed(), place);
+            let algorithm = Algorithm::choose(&problem, driver::seed(), place, reductions);
             if algorithm.workspace(&problem) <= workspace_max && !offered.contains(&algorithm) {
                 offered.push(algorithm);
             }
         }
         if offered.is_empty() {
-            offered.push(Algorithm { splits: 1, ..Algorithm::choose(&problem, driver::seed(), 0) });
+            offered.push(Algorithm::choose(&problem, driver::seed(), 0, reductions).whole());
         }
         offered.truncate(asked as usize);
         for (index, algorithm) in offered.iter().enumerate() {
@@ -179,7 +179,7 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
 }
 
 /// D = α·op(A)·op(B) + β·C with the epilogue, as a task of the stream. With β = 0 C is not read. Without an algorithm
-/// the heuristic's first one that fits the workspace is taken.
+/// the heuristic's first one that fits the workspace is taken, whatever its reduction.
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtMatmul(
     handle: *mut c_void,
@@ -227,9 +227,9 @@ fn choose(problem: &Problem, wanted: In<Opaque>, workspace: u64, workspace_bytes
             Ok(algorithm)
         }
         None => {
-            let mut offers = (0..COUNT).map(|place| Algorithm::choose(problem, driver::seed(), place));
-            let fits = offers.find(|algorithm| algorithm.workspace(problem) <= room);
-            Ok(fits.unwrap_or(Algorithm { splits: 1, ..Algorithm::choose(problem, driver::seed(), 0) }))
+            let choose = |place| Algorithm::choose(problem, driver::seed(), place, Reduction::MASK);
+            let fits = (0..COUNT).map(choose).find(|algorithm| algorithm.workspace(problem) <= room);
+            Ok(fits.unwrap_or_else(|| choose(0).whole()))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A checked product D = f(α·op(A)·op(B) + β·C): what is allowed, with the reason for every refusal.
 
+use half::{bf16, f16};
+
 use crate::descriptors::{Descriptor, Layout};
 use crate::entry::{Answer, Status};
 
@@ -21,6 +23,15 @@ impl Element {
             2 => Ok(Element::F16),
             14 => Ok(Element::Bf16),
             _ => Err(Status::NOT_SUPPORTED.because(format!("data type {code}: only f32 (0), f16 (2), bf16 (14)"))),
+        }
+    }
+
+    /// The nearest value that the type holds.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Element::F32 => value,
+            Element::F16 => f16::from_f32(value).to_f32(),
+            Element::Bf16 => bf16::from_f32(value).to_f32(),
         }
     }
 

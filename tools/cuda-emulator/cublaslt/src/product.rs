@@ -1,7 +1,8 @@
 //! The sums: f32 fused multiply-adds over packed panels, in exactly the order that the algorithm says, so that the bits
 //! do not depend on the instructions that the host's processor has.
 
-use crate::algorithm::Algorithm;
+use crate::algorithm::{Algorithm, Reduction};
+use crate::problem::Element;
 
 /// Rows of A in a panel: one AVX-512 register, two of AVX2.
 const PANEL_ROWS: usize = 16;
@@ -25,8 +26,12 @@ impl Matrix<'_> {
     }
 }
 
-/// Sums of products: `rows` × `cols`, dense and column-major, over `depth` terms each.
-pub fn multiply(a: Matrix, b: Matrix, [rows, cols, depth]: [usize; 3], algorithm: Algorithm) -> Vec<f32> {
+/// Sums of products: `rows` × `cols`, dense and column-major, over `depth` terms each. They are f32; parts that come
+/// together in the type of the output, `out`, are rounded to it on the way.
+pub fn multiply(a: Matrix, b: Matrix, [rows, cols, depth]: [usize; 3], algorithm: Algorithm, out: Element) -> Vec<f32> {
+    let keep = |parts: Tile, scheme: Reduction| {
+        if algorithm.reduction == scheme { parts.map(|column| column.map(|sum| out.round(sum))) } else { parts }
+    };
     let a_panels = pack::<PANEL_ROWS>(rows, depth, |row, term| a.at(row, term));
     let b_panels = pack::<PANEL_COLS>(cols, depth, |col, term| b.at(term, col));
     let mut sums = vec![0.0; rows * cols];
@@ -37,10 +42,12 @@ pub fn multiply(a: Matrix, b: Matrix, [rows, cols, depth]: [usize; 3], algorithm
             for start in (0..depth).step_by(part) {
                 let end = (start + part).min(depth);
                 let sum = sum_part(a_panel, b_panel, start..end, algorithm.segment as usize);
-                total = Some(match total {
+                let sum = keep(sum, Reduction::OutputType);
+                let total_now = match total {
                     None => sum,
                     Some(total) => add(&total, &sum),
-                });
+                };
+                total = Some(keep(total_now, Reduction::InPlace));
             }
             let (first_row, first_col) = (row_panel * PANEL_ROWS, col_panel * PANEL_COLS);
             let height = PANEL_ROWS.min(rows - first_row);
@@ -141,6 +148,26 @@ mod tests {
         (0..count).map(|_| next(&mut state)).collect()
     }
 
+    fn order(segment: u32, splits: u32) -> Algorithm {
+        let reduction = if splits == 1 { Reduction::None } else { Reduction::ComputeType };
+        Algorithm { segment, splits, reduction }
+    }
+
+    #[test]
+    fn parts_are_rounded_where_the_reduction_is_in_the_type_of_the_output() {
+        // Parts of 256 + 1, 1 and 1: bf16 holds 256 and 258, and 257 goes to the even 256.
+        let mut a = vec![0.0; 96];
+        [a[0], a[1], a[32], a[64]] = [256.0, 1.0, 1.0, 1.0];
+        let ones = vec![1.0; 96];
+        let a = Matrix { values: &a, rows: 1, transposed: false };
+        let b = Matrix { values: &ones, rows: 96, transposed: false };
+        let sum = |reduction, out| multiply(a, b, [1, 1, 96], Algorithm { segment: 32, splits: 3, reduction }, out)[0];
+        assert_eq!(sum(Reduction::ComputeType, Element::Bf16), 259.0);
+        assert_eq!(sum(Reduction::OutputType, Element::Bf16), 258.0);
+        assert_eq!(sum(Reduction::InPlace, Element::Bf16), 256.0);
+        assert_eq!(sum(Reduction::InPlace, Element::F32), 259.0);
+    }
+
     #[test]
     fn sums_are_those_of_the_definition_for_every_transpose_and_ragged_shape() {
         for (rows, cols, depth) in [(1, 1, 1), (17, 7, 33), (16, 6, 64), (5, 20, 100)] {
@@ -149,8 +176,8 @@ mod tests {
                 let (a, b) = (numbers(rows * depth, 1), numbers(depth * cols, 2));
                 let a = Matrix { values: &a, rows: if ta { depth } else { rows }, transposed: ta };
                 let b = Matrix { values: &b, rows: if tb { cols } else { depth }, transposed: tb };
-                for algorithm in [Algorithm { segment: 32, splits: 1 }, Algorithm { segment: 32, splits: 2 }] {
-                    let sums = multiply(a, b, [rows, cols, depth], algorithm);
+                for splits in [1, 2] {
+                    let sums = multiply(a, b, [rows, cols, depth], order(32, splits), Element::F32);
                     for col in 0..cols {
                         for row in 0..rows {
                             let exact: f64 =
@@ -173,7 +200,7 @@ mod tests {
         let ones = vec![1.0; 64];
         let a = Matrix { values: &a, rows: 1, transposed: false };
         let b = Matrix { values: &ones, rows: 64, transposed: false };
-        let sum = |segment, splits| multiply(a, b, [1, 1, 64], Algorithm { segment, splits })[0] - 16_777_216.0;
+        let sum = |segment, splits| multiply(a, b, [1, 1, 64], order(segment, splits), Element::F32)[0] - 16_777_216.0;
         assert_eq!(sum(64, 1), 0.0);
         assert_eq!(sum(32, 1), 32.0);
         assert_eq!(sum(64, 2), 32.0);
