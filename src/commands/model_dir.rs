@@ -66,7 +66,7 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) ->
 
 /// Writes a model and its tokenizer as a directory that transformers loads.
 pub fn export<B: Backend>(folder: &Path, model: &Qwen3<B>, tokenizer: &Tokenizer) -> anyhow::Result<()> {
-    let weights = model.backend.download(model.backend.view(&model.master, 0..model.table.arena_len()))?;
+    let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
     directory::save(folder, &model.config, &weights, DType::F32)?;
     tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))
 }

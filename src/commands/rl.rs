@@ -74,7 +74,7 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
 
     let model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
-    let reference = if s.policy.kl_coefficient > 0.0 { Some(model.duplicate()?) } else { None };
+    let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
     let (mut run, mut progress) = super::sft::open_run(out, "rl", settings, args.train.resume, &mut learner)?;

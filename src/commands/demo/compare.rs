@@ -210,7 +210,7 @@ fn training<B: Backend>(
     if world.teach(&mut learner, settings, run, &mut guard, stop)? == Ending::Stopped {
         bail!("stopped");
     }
-    let reference = learner.model.duplicate()?;
+    let reference = learner.model.frozen()?;
     let mut learner = Learner::new(learner.model, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
     if world.reinforce(&mut learner, &reference, settings, run, &mut guard, stop)? == Ending::Stopped {
         bail!("stopped");

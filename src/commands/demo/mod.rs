@@ -128,7 +128,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     model_dir::export(&out.join(SFT_MODEL), &learner.model, &world.tokenizer)?;
     stages.add("sft", world.evaluate(&learner.model, settings, VOTES, stop)?);
 
-    let reference = learner.model.duplicate()?;
+    let reference = learner.model.frozen()?;
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
     if world.reinforce(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
