@@ -188,10 +188,7 @@ impl<B: Backend> Qwen3<B> {
 }
 
 /// Memory for the prepared weights of every layer and of the head.
-fn unprepared<B: Backend>(
-    backend: &B,
-    table: &ParameterTable,
-) -> Result<(Vec<LayerWeights<B>>, B::Weight), OpError> {
+fn unprepared<B: Backend>(backend: &B, table: &ParameterTable) -> Result<(Vec<LayerWeights<B>>, B::Weight), OpError> {
     let weight = |matrix: &Matrix| backend.linear_weight(matrix.sizes);
     let layer = |layer: &LayerTable| {
         Ok(LayerWeights {

@@ -188,7 +188,8 @@ impl<D: Linear> HeadLoss<'_, D> {
     /// read once for its sum of exponentials and again for its gradient, because a vocabulary is larger than a processor holds.
     /// Its flops are a few a logit, where the products have thousands, and count as none.
     pub fn loss_cost(&self) -> Cost {
-        let passes = if self.gradient.is_some() { 2 * size_of::<f32>() + size_of::<D::Compute>() } else { size_of::<f32>() };
+        let passes =
+            if self.gradient.is_some() { 2 * size_of::<f32>() + size_of::<D::Compute>() } else { size_of::<f32>() };
         Cost { bytes: (passes * self.selected() * self.sizes.out_features) as u64, flops: 0 }
     }
 }

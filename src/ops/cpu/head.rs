@@ -62,9 +62,13 @@ impl Head for Cpu {
 
     fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
         args.check()?;
-        args.weight.check("head_embedding", args.sizes)?;
-        let (HeadEmbedding { out, weight, ids, .. }, width) = (args, args.sizes.in_features);
-        check_rows(Check("head_embedding"), ids, args.sizes.out_features)?;
+        let HeadEmbedding { out, weight, ids, sizes } = args;
+        weight.check("head_embedding", sizes)?;
+        let LinearSizes { out_features: vocab, in_features: width } = sizes;
+        if let Some(at) = ids.iter().position(|id| *id as usize >= vocab) {
+            let reason = || format!("`ids[{at}]` must be below the vocabulary of {vocab}, got {}", ids[at]);
+            Check("head_embedding").that(false, reason)?;
+        }
         for_row_blocks(out, width, |first, rows| {
             for (row, id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
                 weight.forward().copy_column(row, *id as usize);
@@ -217,7 +221,8 @@ impl Losses<'_, '_> {
             TokenLoss::CrossEntropy => (-logprob, -1.0),
             TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages } => {
                 let advantages = [advantages[2 * i], advantages[2 * i + 1]];
-                let [old, reference] = [old_logprob, reference_logprob].map(|view| view.map_or(logprob, |view| view[i]));
+                let [old, reference] =
+                    [old_logprob, reference_logprob].map(|view| view.map_or(logprob, |view| view[i]));
                 loss.value_and_slope(logprob, old, reference, advantages)
             }
         };

@@ -389,7 +389,8 @@ mod tests {
         assert_eq!(CARDS.map(|bytes| chunk_rows(bytes, 151_936)), [1280, 4096, 4096]);
         assert_eq!([1, 512, 65_536, 10_000_000].map(|vocab| chunk_rows(CARDS[0], vocab)), [4096, 4096, 2944, 19]);
         assert_eq!((chunk_rows(0, 151_936), chunk_rows(usize::MAX, 0)), (16, 4096));
-        for (bytes, vocab) in CARDS.into_iter().flat_map(|bytes| (1..4_000_000).step_by(1013).map(move |v| (bytes, v))) {
+        for (bytes, vocab) in CARDS.into_iter().flat_map(|bytes| (1..4_000_000).step_by(1013).map(move |v| (bytes, v)))
+        {
             let rows = chunk_rows(bytes, vocab);
             let share = rows * vocab * 4 <= bytes / MEMORY_SHARE || rows == 16;
             assert!(share && (rows < TILE_ROWS || rows.is_multiple_of(TILE_ROWS)), "{bytes}, {vocab}: {rows}");
