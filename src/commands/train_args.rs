@@ -83,8 +83,8 @@ impl TrainArgs {
     }
 }
 
-/// The settings with what depends on the device resolved, before any weight is read: `run.head_chunk_rows` is what the resumed run's
-/// config.toml says, or else what is asked for, or else what suits the device's total memory.
+/// The settings with what depends on the device resolved, before any weight is read: `run.head_chunk_rows` is what the
+/// config.toml of a resumed run says, or else what is asked for, or else what suits the device's total memory.
 pub fn for_device<B: Backend>(
     backend: &B,
     settings: &Settings,
@@ -101,8 +101,8 @@ pub fn for_device<B: Backend>(
             let out = &settings.run.out;
             ensure!(
                 begun == asked,
-                "run.head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its sums; \
-                 leave the setting out"
+                "run.head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its \
+                 sums; leave the setting out"
             );
             begun
         }

@@ -162,8 +162,8 @@ impl<D: Linear> HeadLoss<'_, D> {
     /// All of the op: up to three products and, between the first and the others, the losses.
     ///
     /// Logits are larger than any cache, so each of their uses moves them: written by the product, used by the losses
-    /// ([`Self::loss_cost`]), their gradient read by each product back. What has the size of the weight is moved once a chunk: the
-    /// weight for the logits and for `d_hidden`, and `d_weight` twice, because it is read, added to and written.
+    /// ([`Self::loss_cost`]), their gradient read by each product back. What has the size of the weight is moved once a
+    /// chunk: the weight for the logits and for `d_hidden`, and `d_weight` twice, because it is read, added to and written.
     pub fn cost(&self) -> Cost {
         let (selected, chunks) = (self.selected(), self.selected().div_ceil(self.chunk_rows.max(1)));
         let LinearSizes { out_features: vocab, in_features: width } = self.sizes;

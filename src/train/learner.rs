@@ -23,8 +23,8 @@ impl Targets {
     }
 }
 
-/// What is minimised, with its inputs, all arrays [rows]; [`TokenLoss`] says what it means that one is not there, and [`GrpoLoss`]
-/// what `advantages` are.
+/// What is minimised, with its inputs, all arrays [rows]. [`TokenLoss`] says what it means that one is not there, and
+/// [`GrpoLoss`] what `advantages` are.
 pub enum Loss<'a> {
     CrossEntropy,
     Grpo {

@@ -3,11 +3,11 @@
 //! A step: take pairs → judge both responses n times → verdicts → rewards and advantages, joined by identity → reference
 //! log-probabilities → one or more updates, each on whole pairs → metrics.
 //!
-//! The old log-probabilities of the ratio are those of the policy before the step's first update. With one update a step that is the
-//! policy of the update's own forward pass, so the loss takes them from there. With several they must be kept: they are those
-//! recorded while decoding, where the backend's equal the training forward's bit for bit (the CPU); elsewhere they come from a
-//! scoring pass before the first update, packed as the updates are. How far rollouts were from the first update's forward
-//! pass is a metric of every step.
+//! The old log-probabilities of the ratio are those of the policy before the step's first update. With one update a step
+//! that is the policy of the update's own forward pass, so the loss takes them from there. With several they must be kept:
+//! they are those recorded while decoding, where the backend's equal the training forward's bit for bit (the CPU);
+//! elsewhere they come from a scoring pass before the first update, packed as the updates are. How far rollouts were from
+//! the first update's forward pass is a metric of every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -74,7 +74,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
     let world = World::new();
     let settings = rl_settings();
     let reward = RewardSettings::default();
-    let reference = world.model(backend);
+    let reference = world.model(backend).frozen().unwrap();
     let plan = RlPlan {
         settings: &settings,
         reward: &reward,

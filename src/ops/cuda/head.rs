@@ -15,11 +15,12 @@ use crate::tensor::{Device, View as _};
 
 /// Rows of a chunk, at least and at most; between them a multiple of [`TILE_ROWS`].
 ///
-/// The f32 gradient of the weight is read and written once a chunk: 8 · vocab · hidden bytes, beside 6 · rows · vocab · hidden flops,
-/// a third of them in the product that adds to it. Taking 790 TFLOP/s of bf16 products and 4.3 TB/s of memory (an H200's), that
-/// product takes as long as its traffic at 8 / 4.3e12 · 790e12 / 2 = 735 rows, for any vocabulary and any width; with 440 rows (what
-/// 256 MiB of logits hold for Qwen3) the traffic took 1.7 times as long. Beyond 4096 rows, where it takes 18 %, little is left to gain,
-/// and logits take 2.5 GB. For Qwen3's 151,936 tokens, from these two rates and [`MEMORY_SHARE`]:
+/// The f32 gradient of the weight is read and written once a chunk: 8 · vocab · hidden bytes, beside 6 · rows · vocab · hidden
+/// flops, a third of them in the product that adds to it. Taking 790 TFLOP/s of bf16 products and 4.3 TB/s of memory for an
+/// H200, that product takes as long as its traffic at 8 / 4.3e12 · 790e12 / 2 = 735 rows, for any vocabulary and any width.
+/// With 440 rows (what 256 MiB of logits hold for Qwen3) the traffic takes 1.7 times as long as the product. With 4096 rows
+/// it takes 18 %: more rows gain little, and these take 2.5 GB. For Qwen3's 151,936 tokens, calculated from these two rates,
+/// which are not every card's, and [`MEMORY_SHARE`]:
 ///
 /// | card | rows | logits | 0.6b: traffic, product a chunk | 8b: traffic, product a chunk |
 /// |---|---|---|---|---|
