@@ -2,6 +2,7 @@
 // The two products around it are cuBLASLt's; rows of `hidden` are gathered for them and scattered after them here.
 //
 //   logprob = log softmax(z/T)[target];  loss = -logprob, or with r = exp(logprob - old) and d = reference - logprob
+//   (without `old` r = 1: old is this logprob itself, as a constant; without `reference` d = 0)
 //   loss = -sum over two A of min(r * A, clip(r, ratio_min, ratio_max) * A) + kl_coefficient * KL
 //   KL: k1 -d, k2 d^2 / 2, k3 e^d - d - 1
 //   d_logits = row_weight * dloss/dlogprob * (onehot(target) - softmax(z/T)) / T
@@ -120,7 +121,8 @@ __device__ __forceinline__ void write_gradient(float *logits, const Row &row, co
     }
 }
 
-// One block of ROW_THREADS threads for each row of the chunk. `row_weight` null: no gradient. `old` null: cross-entropy.
+// One block of ROW_THREADS threads for each row of the chunk. `row_weight` null: no gradient. `advantages` null: cross-entropy.
+// `old` or `reference` null: this row's own log-probability.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
                   const float *row_weight, const float *old, const float *reference, const float *advantages, int first,
@@ -137,10 +139,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     }
     const float chosen = stats.logprob(scaled(own[target], inverse_temperature));
     Loss result = {-chosen, -1.0f};
-    if (old != nullptr) {
+    if (advantages != nullptr) {
         const Grpo grpo = {ratio_min, ratio_max, kl, kl_coefficient};
         const float2 both = make_float2(advantages[2 * place], advantages[2 * place + 1]);
-        result = grpo_loss(grpo, chosen, old[place], reference[place], both);
+        result = grpo_loss(grpo, chosen, old != nullptr ? old[place] : chosen,
+                           reference != nullptr ? reference[place] : chosen, both);
     }
     if (threadIdx.x == 0) {
         logprob[place] = chosen;

@@ -52,7 +52,8 @@
 //! - **One forward.** Rollouts, reference, training and judging run [`model::Qwen3::forward`]. On the CPU backend the
 //!   log-probabilities recorded while decoding equal those of the training forward bit for bit, whatever the batch, the
 //!   chunking, the pages, the shared prefix or the threads; every RL step measures it (`mismatch_max`). Where a backend
-//!   cannot promise that ([`ops::Backend::ROLLOUTS_EQUAL_TRAINING`]), training scores its rollouts itself first.
+//!   cannot promise that ([`ops::Backend::ROLLOUTS_EQUAL_TRAINING`]), a step of several updates scores its rollouts
+//!   itself first; the one update of a step takes the old log-probabilities from its own forward pass on every backend.
 //! - **Determinism.** Sums have a fixed order; random numbers are Philox by (seed, stream, position). The number of threads
 //!   changes no bit, and a resumed run is the run.
 //! - **A failure is never a number.** A verdict is a score, a preference or a typed failure; failures are counted and left

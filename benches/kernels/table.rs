@@ -325,10 +325,8 @@ impl Bench {
         let (places, row_weight) = (d.upload(&places).expect("memory"), self.floats(rows));
         let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| self.floats(rows));
         let (mut d_hidden, mut d_weight) = (self.halves(rows * HIDDEN), self.floats(sizes.len()));
-        let flops = 6 * (rows * sizes.len()) as u64;
-        let cost = Cost { bytes: (3 * 2 * sizes.len() + 10 * rows * vocab) as u64, flops };
-        self.row(&format!("head, loss and gradients, {rows} rows"), cost, || {
-            d.head_loss(HeadLoss {
+        let mut loss_of = |run: bool| {
+            let args = HeadLoss::<Cuda> {
                 logprob: d.view_mut(&mut logprob, 0..rows),
                 entropy: d.view_mut(&mut entropy, 0..rows),
                 loss: d.view_mut(&mut loss, 0..rows),
@@ -344,9 +342,14 @@ impl Bench {
                 targets: d.view(&places, 0..rows),
                 temperature: 1.0,
                 tokens: rows,
+                chunk_rows: d.head_chunk_rows(sizes),
                 sizes,
-            })
-        });
+            };
+            let cost = args.cost();
+            (cost, if run { d.head_loss(args) } else { Ok(()) })
+        };
+        let (cost, _) = loss_of(false);
+        self.row(&format!("head, loss and gradients, {rows} rows"), cost, || loss_of(true).1);
     }
 
     fn sampling(&self) {

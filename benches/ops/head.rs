@@ -52,6 +52,7 @@ fn bench(c: &mut Criterion) {
                         targets: &targets,
                         temperature: 1.0,
                         tokens: n,
+                        chunk_rows: Cpu.head_chunk_rows(sizes),
                         sizes,
                     })
                 })

@@ -67,7 +67,7 @@ pub fn save<B: Backend>(root: &Path, state: &RunState, learner: &Learner<B>) -> 
     let (backend, arena_len) = (&learner.model.backend, learner.model.table.arena_len());
     let fetch = |buffer| backend.download(backend.view(buffer, 0..arena_len));
     let arenas = [
-        ("master", fetch(&learner.model.master)?),
+        ("master", fetch(learner.model.master())?),
         ("moment1", fetch(&learner.optimizer.moment1)?),
         ("moment2", fetch(&learner.optimizer.moment2)?),
     ];
@@ -115,7 +115,7 @@ pub fn load<B: Backend>(folder: &Path, learner: &mut Learner<B>) -> Result<RunSt
     let tensors = TensorDirectory::open_file(&file)?;
     let mut arena = vec![0.0; arena_len];
     for (name, buffer) in [
-        ("master", &mut learner.model.master),
+        ("master", learner.model.master_mut()),
         ("moment1", &mut learner.optimizer.moment1),
         ("moment2", &mut learner.optimizer.moment2),
     ] {

@@ -246,7 +246,7 @@ fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> Measured {
 fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let vocab = model.config.vocab_size;
     let backend = model.backend.clone();
-    let reference = model.duplicate()?;
+    let reference = model.frozen()?;
     let sequences = args.prompts * args.generations;
     let one_group = args.prompt + args.generations * args.new;
     let capacity = args.micro_batch_tokens.max(one_group);
@@ -274,13 +274,13 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
             let rows = Rows::gather(&micro, |sequence| {
                 let (weight, advantage) = (1.0 / tokens as f32, advantages[sequence]);
                 let drawn = drawn[sequence].logprobs.as_slice();
-                // The reference's are by row already, below.
-                Inputs { weight, advantage, rollout: drawn, old: drawn, reference: drawn }
+                // One update a step, and the reference's are by row already, below.
+                Inputs { weight, advantage, rollout: drawn, old: None, reference: None }
             });
             let loss = Loss::Grpo {
                 loss: policy,
-                old_logprob: &rows.old,
-                reference_logprob: &reference_logprob,
+                old_logprob: None,
+                reference_logprob: Some(&reference_logprob),
                 advantages: &rows.advantages,
             };
             learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, 1.0, &loss)?;

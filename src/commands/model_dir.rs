@@ -1,6 +1,6 @@
 //! A model with its tokenizer, from a Hugging Face directory or from random weights, and back to a directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
@@ -27,17 +27,39 @@ pub fn load(path: &Path) -> anyhow::Result<ModelDir> {
     Ok(ModelDir { config, weights, tokenizer })
 }
 
+/// Shape and tokenizer of a model whose weights are not read yet.
+pub struct ModelSource {
+    pub config: Qwen3Config,
+    pub tokenizer: Tokenizer,
+    weights: Weights,
+}
+
+enum Weights {
+    Directory(PathBuf),
+    Random { seed: u64 },
+}
+
+impl ModelSource {
+    /// An arena of the weights.
+    pub fn weights(&self) -> anyhow::Result<Vec<f32>> {
+        match &self.weights {
+            Weights::Directory(path) => Ok(directory::load(path)?.1),
+            Weights::Random { seed } => Ok(random_weights(&self.config, *seed)),
+        }
+    }
+}
+
 /// The model that a configuration asks for: a directory, or a named shape with random weights and some tokenizer.
-pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<ModelDir> {
+pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<ModelSource> {
     if settings.init.is_empty() {
         ensure!(!settings.path.is_empty(), "no model: give --model DIR, or --init SHAPE with --tokenizer DIR");
-        let mut model = load(Path::new(&settings.path))?;
-        if !settings.tokenizer.is_empty() {
-            let path = Path::new(&settings.tokenizer);
-            model.tokenizer = Tokenizer::from_dir(path)?;
-            check_vocabulary(&model.tokenizer, &model.config, path)?;
-        }
-        return Ok(model);
+        let path = Path::new(&settings.path);
+        ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
+        let config = Qwen3Config::load(&path.join("config.json"))?;
+        let folder = if settings.tokenizer.is_empty() { path } else { Path::new(&settings.tokenizer) };
+        let tokenizer = Tokenizer::from_dir(folder)?;
+        check_vocabulary(&tokenizer, &config, folder)?;
+        return Ok(ModelSource { config, tokenizer, weights: Weights::Directory(path.to_path_buf()) });
     }
     let Some(mut config) = Qwen3Config::named(&settings.init) else {
         let names: Vec<_> = Qwen3Config::names().collect();
@@ -50,8 +72,7 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Mode
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     config.eos_token_id = Some(tokenizer.eos_id());
     config.pad_token_id = Some(tokenizer.pad_id());
-    let weights = random_weights(&config, seed);
-    Ok(ModelDir { config, weights, tokenizer })
+    Ok(ModelSource { config, tokenizer, weights: Weights::Random { seed } })
 }
 
 fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {
@@ -66,7 +87,7 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) ->
 
 /// Writes a model and its tokenizer as a directory that transformers loads.
 pub fn export<B: Backend>(folder: &Path, model: &Qwen3<B>, tokenizer: &Tokenizer) -> anyhow::Result<()> {
-    let weights = model.backend.download(model.backend.view(&model.master, 0..model.table.arena_len()))?;
+    let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
     directory::save(folder, &model.config, &weights, DType::F32)?;
     tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))
 }

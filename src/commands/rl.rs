@@ -9,8 +9,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
-use super::model_dir::{self, ModelDir};
-use super::train_args::{TrainArgs, files, load_options, report_skipped};
+use super::model_dir::{self, ModelSource};
+use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
 use crate::config::Settings;
 use crate::data::judge::JudgePrompt;
 use crate::data::order::Order;
@@ -60,7 +60,10 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
 
 fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let ModelDir { config, weights, tokenizer } = model_dir::from_settings(&settings.model, settings.run.seed)?;
+    let source = model_dir::from_settings(&settings.model, settings.run.seed)?;
+    let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
+    let weights = source.weights()?;
+    let ModelSource { config, tokenizer, .. } = source;
     let context = settings.model.context.min(config.max_position_embeddings);
     let s = &settings.rl;
     let needed = s.max_prompt_tokens + s.max_new_tokens;
@@ -72,9 +75,10 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
     );
     let pairs = Pairs::load(settings, &tokenizer)?;
 
-    let model = Qwen3::new(backend, config, &weights, context)?;
+    let mut model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
-    let reference = if s.policy.kl_coefficient > 0.0 { Some(model.duplicate()?) } else { None };
+    model.head_chunk_rows = settings.run.head_chunk_rows;
+    let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
     let (mut run, mut progress) = super::sft::open_run(out, "rl", settings, args.train.resume, &mut learner)?;

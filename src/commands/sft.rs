@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::device::with_backend;
 use super::model_dir;
-use super::train_args::{TrainArgs, files, load_options, report_skipped};
+use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
 use crate::checkpoint;
 use crate::config::Settings;
 use crate::data::order::Order;
@@ -57,13 +57,16 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
 
 fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let model = model_dir::from_settings(&settings.model, settings.run.seed)?;
-    let context = settings.model.context.min(model.config.max_position_embeddings);
-    let lessons = Lessons::load(settings, &model.tokenizer, context)?;
+    let source = model_dir::from_settings(&settings.model, settings.run.seed)?;
+    let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
+    let weights = source.weights()?;
+    let context = settings.model.context.min(source.config.max_position_embeddings);
+    let lessons = Lessons::load(settings, &source.tokenizer, context)?;
 
-    let qwen = Qwen3::new(backend, model.config, &model.weights, context)?;
-    drop(model.weights);
-    let mut learner = Learner::new(qwen, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
+    let mut model = Qwen3::new(backend, source.config, &weights, context)?;
+    drop(weights);
+    model.head_chunk_rows = settings.run.head_chunk_rows;
+    let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
     let (mut run, mut progress) = open_run(out, "sft", settings, args.train.resume, &mut learner)?;
     if let Some(table) = backend.memory_table() {
@@ -84,7 +87,7 @@ fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     if ending == Ending::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
-    model_dir::export(&out.join("model"), &learner.model, &model.tokenizer)?;
+    model_dir::export(&out.join("model"), &learner.model, &source.tokenizer)?;
     let report = run.finish(&json!({
         "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
         "examples": lessons.examples.len(), "skipped_rows": lessons.skipped, "too_long": lessons.too_long,

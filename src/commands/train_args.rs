@@ -1,13 +1,16 @@
 //! What `sft` and `rl` have in common: their command line, and how it becomes settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::device::DeviceArgs;
 use crate::config::{Settings, resolve};
 use crate::data::{BadLine, LoadOptions, Skipped};
+use crate::model::Qwen3Config;
+use crate::ops::Backend;
+use crate::ops::linear::LinearSizes;
 
 /// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here.
 #[derive(Debug, Args)]
@@ -78,6 +81,49 @@ impl TrainArgs {
         s.data.skip_bad |= self.skip_bad;
         Ok(s)
     }
+}
+
+/// The settings with what depends on the device resolved, before any weight is read: `run.head_chunk_rows` is what the
+/// config.toml of a resumed run says, or else what is asked for, or else what suits the device's total memory.
+pub fn for_device<B: Backend>(
+    backend: &B,
+    settings: &Settings,
+    resume: bool,
+    model: &Qwen3Config,
+) -> anyhow::Result<Settings> {
+    let sizes = LinearSizes { out_features: model.vocab_size, in_features: model.hidden_size };
+    let asked = settings.run.head_chunk_rows;
+    let begun = if resume { head_chunk_of(Path::new(&settings.run.out))? } else { 0 };
+    let rows = match (begun, asked) {
+        (0, 0) => backend.head_chunk_rows(sizes),
+        (0, rows) | (rows, 0) => rows,
+        (begun, asked) => {
+            let out = &settings.run.out;
+            ensure!(
+                begun == asked,
+                "run.head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its \
+                 sums; leave the setting out"
+            );
+            begun
+        }
+    };
+    backend.head_check_chunk(rows, sizes).with_context(|| format!("run.head_chunk_rows = {rows} cannot work"))?;
+    let mut settings = settings.clone();
+    settings.run.head_chunk_rows = rows;
+    Ok(settings)
+}
+
+/// `run.head_chunk_rows` in the config.toml of a run's folder; 0 where it does not say.
+fn head_chunk_of(out: &Path) -> anyhow::Result<usize> {
+    let path = out.join("config.toml");
+    if !path.exists() {
+        return Ok(0);
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let table: toml::Table = text.parse().with_context(|| format!("{}: is not TOML", path.display()))?;
+    let Some(value) = table.get("run").and_then(|run| run.get("head_chunk_rows")) else { return Ok(0) };
+    let rows = value.as_integer().and_then(|rows| usize::try_from(rows).ok());
+    rows.with_context(|| format!("{}: run.head_chunk_rows = {value} is no number of rows", path.display()))
 }
 
 /// Files of training rows; there must be some.

@@ -34,11 +34,22 @@ pub struct RunSettings {
     pub keep_checkpoints: usize,
     /// Steps in a row whose loss or gradient is not a number before the run stops.
     pub patience: u32,
+    /// Rows of logits that the head works on at a time. Changes memory and speed, and on CUDA the order of sums, so a resume
+    /// takes it from the run's config.toml, whatever card it is on. 0: chosen at the start, from the device's total memory.
+    pub head_chunk_rows: usize,
 }
 
 impl Default for RunSettings {
     fn default() -> Self {
-        Self { out: String::new(), seed: 0, threads: 0, checkpoint_every: 100, keep_checkpoints: 2, patience: 5 }
+        Self {
+            out: String::new(),
+            seed: 0,
+            threads: 0,
+            checkpoint_every: 100,
+            keep_checkpoints: 2,
+            patience: 5,
+            head_chunk_rows: 0,
+        }
     }
 }
 

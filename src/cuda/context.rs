@@ -49,6 +49,7 @@ struct Opened {
     shared_allowed: Vec<AtomicUsize>,
     name: String,
     capability: (i32, i32),
+    memory_bytes: usize,
     /// By its type: see [`Cuda::kept`].
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
@@ -70,6 +71,7 @@ impl Cuda {
             return Err(CudaError::Emulated { ordinal, name });
         }
         let capability = context.compute_capability().map_err(asking())?;
+        let memory_bytes = context.total_mem().map_err(asking())?;
         let stream = context.new_stream().map_err(CudaError::driver("making a stream"))?;
         let functions = kernels::load(&context, IMAGES).map_err(|error| match error {
             CudaError::Driver { source: DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU), .. } => {
@@ -92,6 +94,7 @@ impl Cuda {
             shared_allowed,
             name,
             capability,
+            memory_bytes,
             kept: Mutex::default(),
         };
         Ok(Self { opened: Arc::new(opened) })
@@ -110,6 +113,11 @@ impl Cuda {
     /// Compute capability, such as (9, 0).
     pub fn capability(&self) -> (i32, i32) {
         self.opened.capability
+    }
+
+    /// Bytes of memory that the device has in all, in use or not.
+    pub fn memory_bytes(&self) -> usize {
+        self.opened.memory_bytes
     }
 
     /// Waits for all work so far, and reports a fault that any of it had.

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::activations::two_stages;
-use super::qwen3::Qwen3;
+use super::qwen3::{EmbeddingTable, Qwen3};
 use super::{Activations, Batch, KvPool};
 use crate::ops::attention::{AttentionForward, AttentionSizes};
 use crate::ops::embedding::EmbeddingForward;
-use crate::ops::head::{HeadGradient, HeadLogits, HeadLoss};
+use crate::ops::head::{HeadEmbedding, HeadGradient, HeadLogits, HeadLoss};
 use crate::ops::linear::LinearForward;
 use crate::ops::qk_norm_rope::{HeadSizes, QkNormRopeForward};
 use crate::ops::rmsnorm::{Residual, RmsNormForward};
@@ -72,14 +72,17 @@ impl<B: Backend> Qwen3<B> {
 
     fn embed(&self, t: usize, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
-        b.embedding_forward(EmbeddingForward {
-            out: b.view_mut(&mut acts.residual[0], 0..t * c.hidden_size),
-            table: self.weight(&self.table.embedding.range),
-            ids: b.view(&acts.ids, 0..t),
-            tokens: t,
-            hidden: c.hidden_size,
-            vocab: c.vocab_size,
-        })
+        let out = b.view_mut(&mut acts.residual[0], 0..t * c.hidden_size);
+        let ids = b.view(&acts.ids, 0..t);
+        match self.embedding() {
+            EmbeddingTable::Master(table) => {
+                let (hidden, vocab) = (c.hidden_size, c.vocab_size);
+                b.embedding_forward(EmbeddingForward { out, table, ids, tokens: t, hidden, vocab })
+            }
+            EmbeddingTable::Head(weight) => {
+                b.head_embedding(HeadEmbedding { out, weight, ids, sizes: self.table.head.sizes })
+            }
+        }
     }
 
     /// Stage 2·layer: what the previous MLP added, norm, q k v, attention, output projection into `delta`.
@@ -112,8 +115,8 @@ impl<B: Backend> Qwen3<B> {
             v_pool: b.view_mut(&mut kv.v, 0..pool_len),
             inv_rms: b.view_mut(&mut acts_layer.qk_inv_rms, 0..t * (c.num_attention_heads + c.num_key_value_heads)),
             qkv: b.view(&acts_layer.qkv, 0..t * c.qkv_dim()),
-            q_weight: self.weight(&places.q_norm),
-            k_weight: self.weight(&places.k_norm),
+            q_weight: self.norm(&places.q_norm),
+            k_weight: self.norm(&places.k_norm),
             rope: b.view(&self.rope, 0..self.rope_rows * c.head_dim),
             positions: b.view(positions, 0..t),
             kv_rows: b.view(kv_rows, 0..t),
@@ -160,7 +163,7 @@ impl<B: Backend> Qwen3<B> {
             inv_rms: b.view_mut(&mut buffers.attention_inv_rms, 0..t),
             residual,
             x: b.view(x, size),
-            weight: self.weight(&self.table.layers[layer].attention_norm),
+            weight: self.norm(&self.table.layers[layer].attention_norm),
             rows: t,
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
@@ -181,7 +184,7 @@ impl<B: Backend> Qwen3<B> {
             inv_rms: b.view_mut(&mut acts_layer.mlp_inv_rms, rows.clone()),
             residual: Some(Residual { sum: b.view_mut(after, hidden.clone()), delta: b.view(delta, hidden.clone()) }),
             x: b.view(before, hidden.clone()),
-            weight: self.weight(&places.mlp_norm),
+            weight: self.norm(&places.mlp_norm),
             rows: rows.len(),
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
@@ -218,7 +221,7 @@ impl<B: Backend> Qwen3<B> {
             inv_rms: b.view_mut(final_inv_rms, rows.clone()),
             residual: Some(Residual { sum: b.view_mut(after, size.clone()), delta: b.view(delta, size.clone()) }),
             x: b.view(before, size),
-            weight: self.weight(&self.table.final_norm),
+            weight: self.norm(&self.table.final_norm),
             rows: rows.len(),
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
@@ -274,15 +277,11 @@ impl<B: Backend> Qwen3<B> {
                     targets,
                     temperature,
                     tokens,
+                    chunk_rows: self.head_chunk_rows,
                     sizes: self.table.head.sizes,
                 })
             },
         )
-    }
-
-    /// Master weights of one parameter.
-    pub(super) fn weight(&self, range: &Range<usize>) -> Ref<'_, B, f32> {
-        self.backend.view(&self.master, range.clone())
     }
 
     pub(super) fn head_sizes(&self, tokens: usize, pool_rows: usize) -> HeadSizes {

@@ -1,13 +1,16 @@
 //! The model: its master weights, and the form of them that the backend multiplies with.
+//!
+//! A model that learns holds both. A frozen one, such as RL's reference, holds no master weights of what it multiplies with.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::parameters::Matrix;
+use super::parameters::{LayerTable, Matrix};
 use super::rope::rope_table;
 use super::{ParameterTable, Qwen3Config};
 use crate::ops::adamw::{Prepared, Tensor};
 use crate::ops::{Backend, OpError};
-use crate::tensor::Mut;
+use crate::tensor::{Mut, Ref};
 
 /// Prepared weights of one layer.
 pub struct LayerWeights<B: Backend> {
@@ -17,13 +20,33 @@ pub struct LayerWeights<B: Backend> {
     pub down: B::Weight,
 }
 
+/// What a model holds of its weights in f32.
+enum Master<B: Backend> {
+    /// [arena]: all of them, which an update changes
+    Whole(B::Buffer<f32>),
+    /// What a forward pass reads in f32 and nothing more
+    Frozen {
+        /// The part of the arena that takes no weight decay
+        norms: B::Buffer<f32>,
+        /// [vocab, hidden]; `None` where the head is the embedding and serves as it
+        embedding: Option<B::Buffer<f32>>,
+    },
+}
+
+/// Where a forward pass looks up its tokens.
+pub(super) enum EmbeddingTable<'a, B: Backend> {
+    Master(Ref<'a, B, f32>),
+    Head(&'a B::Weight),
+}
+
 /// A Qwen3 with weights.
 pub struct Qwen3<B: Backend> {
     pub backend: B,
     pub config: Qwen3Config,
     pub table: Arc<ParameterTable>,
-    /// [arena], the master weights; call [`refresh`](Self::refresh) after changing them
-    pub master: B::Buffer<f32>,
+    /// Rows of logits that the head works on at a time, in scoring and in training alike
+    pub head_chunk_rows: usize,
+    master: Master<B>,
     pub(super) layers: Vec<LayerWeights<B>>,
     pub(super) head: B::Weight,
     /// [rope_rows, head_dim]
@@ -40,27 +63,15 @@ impl<B: Backend> Qwen3<B> {
     fn with_buffers(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
         let table = Arc::new(ParameterTable::new(&config));
         assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
-        let weight = |matrix: &Matrix| backend.linear_weight(matrix.sizes);
-        let layers = table
-            .layers
-            .iter()
-            .map(|layer| {
-                Ok(LayerWeights {
-                    qkv: weight(&layer.qkv)?,
-                    o: weight(&layer.o)?,
-                    gate_up: weight(&layer.gate_up)?,
-                    down: weight(&layer.down)?,
-                })
-            })
-            .collect::<Result<_, OpError>>()?;
+        let (layers, head) = unprepared(backend, &table)?;
         let rope_rows = context.clamp(1, config.max_position_embeddings);
-        let rope = backend.upload(&rope_table(rope_rows, config.head_dim, config.rope_theta))?;
         let mut model = Self {
             backend: backend.clone(),
-            head: weight(&table.head)?,
-            master: backend.upload(weights)?,
+            head_chunk_rows: backend.head_chunk_rows(table.head.sizes),
+            master: Master::Whole(backend.upload(weights)?),
             layers,
-            rope,
+            head,
+            rope: backend.upload(&rope_table(rope_rows, config.head_dim, config.rope_theta))?,
             rope_rows,
             table,
             config,
@@ -69,10 +80,71 @@ impl<B: Backend> Qwen3<B> {
         Ok(model)
     }
 
-    /// A second model with the same weights: the frozen reference of RL.
-    pub fn duplicate(&self) -> Result<Self, OpError> {
-        let weights = self.backend.download(self.backend.view(&self.master, 0..self.table.arena_len()))?;
-        Self::new(&self.backend, self.config.clone(), &weights, self.rope_rows)
+    /// A second model with the same weights and the same bits in every forward pass, which never learns: the reference of RL. It
+    /// holds the prepared weights, and in f32 the norms and an embedding that is not the head as well.
+    pub fn frozen(&self) -> Result<Self, OpError> {
+        self.backend.named("reference", || self.freeze())
+    }
+
+    fn freeze(&self) -> Result<Self, OpError> {
+        let Self { backend, table, config, rope_rows, .. } = self;
+        let (mut layers, mut head) = unprepared(backend, table)?;
+        prepare(backend, table, self.master(), &mut layers, &mut head)?;
+        let copy = |range: Range<usize>| -> Result<B::Buffer<f32>, OpError> {
+            Ok(backend.upload(&backend.download(backend.view(self.master(), range))?)?)
+        };
+        let tied = table.embedding == table.head;
+        let embedding = if tied { None } else { Some(copy(table.embedding.range.clone())?) };
+        Ok(Self {
+            backend: backend.clone(),
+            head_chunk_rows: self.head_chunk_rows,
+            master: Master::Frozen { norms: copy(table.decay_ranges().1)?, embedding },
+            layers,
+            head,
+            rope: backend.upload(&rope_table(*rope_rows, config.head_dim, config.rope_theta))?,
+            rope_rows: *rope_rows,
+            table: table.clone(),
+            config: config.clone(),
+        })
+    }
+
+    /// [arena], the master weights. Panics for a frozen model, which has none.
+    pub fn master(&self) -> &B::Buffer<f32> {
+        match &self.master {
+            Master::Whole(master) => master,
+            Master::Frozen { .. } => panic!("a frozen model has no master weights"),
+        }
+    }
+
+    /// [arena], the master weights, to be changed: call [`refresh`](Self::refresh) afterwards. Panics for a frozen model.
+    pub fn master_mut(&mut self) -> &mut B::Buffer<f32> {
+        match &mut self.master {
+            Master::Whole(master) => master,
+            Master::Frozen { .. } => panic!("a frozen model has no master weights"),
+        }
+    }
+
+    /// The weight of a norm, by its range in the arena.
+    pub(super) fn norm(&self, range: &Range<usize>) -> Ref<'_, B, f32> {
+        let Range { start, end } = *range;
+        match &self.master {
+            Master::Whole(master) => self.backend.view(master, start..end),
+            Master::Frozen { norms, .. } => {
+                let first = self.table.decay_ranges().1.start;
+                self.backend.view(norms, start - first..end - first)
+            }
+        }
+    }
+
+    pub(super) fn embedding(&self) -> EmbeddingTable<'_, B> {
+        let Range { start, end } = self.table.embedding.range;
+        match &self.master {
+            Master::Whole(master) => EmbeddingTable::Master(self.backend.view(master, start..end)),
+            Master::Frozen { embedding: Some(table), .. } => {
+                EmbeddingTable::Master(self.backend.view(table, 0..end - start))
+            }
+            Master::Frozen { embedding: None, .. } => EmbeddingTable::Head(&self.head),
+        }
     }
 
     /// Longest sequence the model was made for.
@@ -81,9 +153,10 @@ impl<B: Backend> Qwen3<B> {
     }
 
     /// Master weights and what an update has to know of them: every tensor in the order of the arena, with the prepared weight
-    /// that it brings up to date; matrices decay by `weight_decay`, norm weights do not.
+    /// that it brings up to date; matrices decay by `weight_decay`, norm weights do not. Panics for a frozen model.
     pub fn tensors(&mut self, weight_decay: f32) -> (Mut<'_, B, f32>, Vec<Tensor<'_, B>>) {
         let Self { backend, table, master, layers, head, .. } = self;
+        let Master::Whole(master) = master else { panic!("a frozen model is not updated") };
         let matrix = |weight, matrix: &Matrix| {
             let prepared = Some(Prepared { weight, sizes: matrix.sizes });
             Tensor { range: matrix.range.clone(), weight_decay, prepared }
@@ -109,17 +182,43 @@ impl<B: Backend> Qwen3<B> {
     /// Makes the prepared weights anew from the master weights, after these were changed by other hands than an update's.
     pub fn refresh(&mut self) -> Result<(), OpError> {
         let Self { backend, table, master, layers, head, .. } = self;
-        let prepare = |weight: &mut B::Weight, matrix: &Matrix| {
-            backend.linear_prepare(weight, backend.view(master, matrix.range.clone()), matrix.sizes)
-        };
-        for (weights, places) in layers.iter_mut().zip(&table.layers) {
-            prepare(&mut weights.qkv, &places.qkv)?;
-            prepare(&mut weights.o, &places.o)?;
-            prepare(&mut weights.gate_up, &places.gate_up)?;
-            prepare(&mut weights.down, &places.down)?;
-        }
-        prepare(head, &table.head)
+        let Master::Whole(master) = master else { panic!("a frozen model has no master weights") };
+        prepare(backend, table, master, layers, head)
     }
+}
+
+/// Memory for the prepared weights of every layer and of the head.
+fn unprepared<B: Backend>(backend: &B, table: &ParameterTable) -> Result<(Vec<LayerWeights<B>>, B::Weight), OpError> {
+    let weight = |matrix: &Matrix| backend.linear_weight(matrix.sizes);
+    let layer = |layer: &LayerTable| {
+        Ok(LayerWeights {
+            qkv: weight(&layer.qkv)?,
+            o: weight(&layer.o)?,
+            gate_up: weight(&layer.gate_up)?,
+            down: weight(&layer.down)?,
+        })
+    };
+    Ok((table.layers.iter().map(layer).collect::<Result<_, OpError>>()?, weight(&table.head)?))
+}
+
+/// Fills prepared weights from an arena of master weights.
+fn prepare<B: Backend>(
+    backend: &B,
+    table: &ParameterTable,
+    master: &B::Buffer<f32>,
+    layers: &mut [LayerWeights<B>],
+    head: &mut B::Weight,
+) -> Result<(), OpError> {
+    let prepare = |weight: &mut B::Weight, matrix: &Matrix| {
+        backend.linear_prepare(weight, backend.view(master, matrix.range.clone()), matrix.sizes)
+    };
+    for (weights, places) in layers.iter_mut().zip(&table.layers) {
+        prepare(&mut weights.qkv, &places.qkv)?;
+        prepare(&mut weights.o, &places.o)?;
+        prepare(&mut weights.gate_up, &places.gate_up)?;
+        prepare(&mut weights.down, &places.down)?;
+    }
+    prepare(head, &table.head)
 }
 
 #[cfg(test)]

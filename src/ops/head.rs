@@ -37,10 +37,11 @@ impl KlEstimator {
 
 /// The clipped policy-gradient loss of one token.
 ///
-/// With r = exp(logprob − old): `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, the sum over
-/// two advantages. A token of one sequence has one, and 0. For a token that several sequences share they are the weighted
-/// means over the sequences of A's positive and of its negative part: clipping treats the signs differently, but sequences
-/// of one sign all alike, so this is the weighted mean of the sequences' losses.
+/// With r = exp(logprob − old), where old is the log-probability under the policy before the step's first update:
+/// `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, the sum over two advantages. A token of one
+/// sequence has one, and 0. For a token that several sequences share they are the weighted means over the sequences of A's
+/// positive and of its negative part: clipping treats the signs differently, but sequences of one sign all alike, so this is
+/// the weighted mean of the sequences' losses.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GrpoLoss {
     pub clip_low: f32,
@@ -78,8 +79,11 @@ pub enum TokenLoss<'a, D: Linear> {
     /// See [`GrpoLoss`].
     Grpo {
         loss: GrpoLoss,
-        old_logprob: Ref<'a, D, f32>,
-        reference_logprob: Ref<'a, D, f32>,
+        /// `None`: those that this very call computes, as constants. That is the first update on a rollout batch: the policy
+        /// before it is the one of this forward pass, so every ratio is 1 and its gradient that of the log-probability.
+        old_logprob: Option<Ref<'a, D, f32>>,
+        /// `None`: there is no reference model, and the KL term, whose coefficient must be 0, is that of equal policies.
+        reference_logprob: Option<Ref<'a, D, f32>>,
         /// [selected, 2]
         advantages: Ref<'a, D, f32>,
     },
@@ -115,6 +119,9 @@ pub struct HeadLoss<'a, D: Linear> {
     pub targets: Ref<'a, D, u32>,
     pub temperature: f32,
     pub tokens: usize,
+    /// Rows whose logits exist at the same time; see [`Head::head_chunk_rows`]. On CUDA it changes the order of sums, so calls
+    /// whose log-probabilities must agree have the same.
+    pub chunk_rows: usize,
     /// vocab = `sizes.out_features`, hidden = `sizes.in_features`
     pub sizes: LinearSizes,
 }
@@ -134,25 +141,56 @@ impl<D: Linear> HeadLoss<'_, D> {
         check.that(self.temperature > 0.0 && self.temperature.is_finite(), || {
             format!("`temperature` must be a positive number, got {}", self.temperature)
         })?;
+        check.that(self.chunk_rows > 0, || "`chunk_rows` must be 1 or more, got 0".into())?;
         let Some(gradient) = &self.gradient else { return Ok(()) };
         check.size("gradient.d_hidden", gradient.d_hidden.len(), self.tokens * self.sizes.in_features)?;
         if let Some(d_weight) = &gradient.d_weight {
             check.size("gradient.d_weight", d_weight.len(), self.sizes.len())?;
         }
         check.size("gradient.row_weight", gradient.row_weight.len(), n)?;
-        if let TokenLoss::Grpo { old_logprob, reference_logprob, advantages, .. } = &gradient.loss {
-            check.size("old_logprob", old_logprob.len(), n)?;
-            check.size("reference_logprob", reference_logprob.len(), n)?;
+        if let TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages } = &gradient.loss {
+            check.size("old_logprob", old_logprob.as_ref().map_or(n, |view| view.len()), n)?;
+            check.size("reference_logprob", reference_logprob.as_ref().map_or(n, |view| view.len()), n)?;
+            check.that(reference_logprob.is_some() || loss.kl_coefficient == 0.0, || {
+                format!("a `kl_coefficient` of {} needs a `reference_logprob`", loss.kl_coefficient)
+            })?;
             check.size("advantages", advantages.len(), 2 * n)?;
         }
         Ok(())
     }
 
+    /// All of the op: up to three products and, between the first and the others, the losses.
+    ///
+    /// Logits are larger than any cache, so each of their uses moves them: written by the product, used by the losses
+    /// ([`Self::loss_cost`]), their gradient read by each product back. What has the size of the weight is moved once a
+    /// chunk: the weight for the logits and for `d_hidden`, and `d_weight` twice, because it is read, added to and written.
     pub fn cost(&self) -> Cost {
-        let products = if self.gradient.is_some() { 3 } else { 1 };
-        let work = self.selected() * self.sizes.len();
-        let moved = (self.selected() * self.sizes.in_features + self.sizes.len()) * size_of::<D::Compute>();
-        Cost { bytes: (products * moved) as u64, flops: 2 * (products * work) as u64 }
+        let (selected, chunks) = (self.selected(), self.selected().div_ceil(self.chunk_rows.max(1)));
+        let LinearSizes { out_features: vocab, in_features: width } = self.sizes;
+        let compute = size_of::<D::Compute>();
+        let (hidden, logits, weight) = (selected * width, selected * vocab, chunks * self.sizes.len());
+        let mut bytes = compute * (hidden + weight) + size_of::<f32>() * logits;
+        let mut products = 1;
+        if let Some(gradient) = &self.gradient {
+            bytes += compute * (logits + weight + self.tokens * width);
+            products += 1;
+            if gradient.d_weight.is_some() {
+                bytes += compute * (logits + hidden) + 2 * size_of::<f32>() * weight;
+                products += 1;
+            }
+        }
+        let mut cost = self.loss_cost();
+        cost += Cost { bytes: bytes as u64, flops: 2 * (products * selected * self.sizes.len()) as u64 };
+        cost
+    }
+
+    /// What lies between the products: logits to log-probabilities and losses, and with `gradient` to their gradient. A row is
+    /// read once for its sum of exponentials and again for its gradient, because a vocabulary is larger than a processor holds.
+    /// Its flops are a few a logit, where the products have thousands, and count as none.
+    pub fn loss_cost(&self) -> Cost {
+        let passes =
+            if self.gradient.is_some() { 2 * size_of::<f32>() + size_of::<D::Compute>() } else { size_of::<f32>() };
+        Cost { bytes: (passes * self.selected() * self.sizes.out_features) as u64, flops: 0 }
     }
 }
 
@@ -184,7 +222,35 @@ impl<D: Linear> HeadLogits<'_, D> {
     }
 }
 
+/// Rows of the head's weight as hidden states: `out[t] = W[ids[t]]`. For a model that ties its embedding to the head and keeps no
+/// other copy of it; the same bits as `embedding_forward` from the master weights.
+pub struct HeadEmbedding<'a, D: Linear> {
+    /// [tokens, hidden]
+    pub out: Mut<'a, D, D::Compute>,
+    pub weight: &'a D::Weight,
+    /// [tokens], each below vocab
+    pub ids: Ref<'a, D, u32>,
+    pub sizes: LinearSizes,
+}
+
+impl<D: Linear> HeadEmbedding<'_, D> {
+    pub fn check(&self) -> OpResult {
+        Check("head_embedding").size("out", self.out.len(), self.ids.len() * self.sizes.in_features)
+    }
+
+    pub fn cost(&self) -> Cost {
+        let moved = self.ids.len() * (2 * self.sizes.in_features * size_of::<D::Compute>() + 4);
+        Cost { bytes: moved as u64, flops: 0 }
+    }
+}
+
 pub trait Head: Linear {
+    /// Rows of a chunk that this device works well with. A function of the sizes and of the device's total memory, never of what
+    /// happens to be free: the same card chooses the same, and a run writes it down for a resume on another.
+    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize;
+    /// Refuses a chunk that this device can never work with.
+    fn head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult;
+    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult;
     fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult;
     fn head_loss(&self, args: HeadLoss<'_, Self>) -> OpResult;
 }

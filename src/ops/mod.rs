@@ -46,8 +46,8 @@ pub trait Backend:
     + global_norm::Norm
 {
     /// Whether log-probabilities recorded while decoding are those of the training forward bit for bit, whatever the batch.
-    /// Where they are not, training takes its old log-probabilities from a forward pass of its own, and measures the
-    /// difference.
+    /// Where they are not, a step of several updates takes its old log-probabilities from a forward pass of its own. The
+    /// difference is measured everywhere.
     const ROLLOUTS_EQUAL_TRAINING: bool;
 
     /// What it runs on, for people: "CPU", or the name of the device.

@@ -23,10 +23,16 @@ impl Targets {
     }
 }
 
-/// What is minimised, with its inputs, all arrays [rows]; of `advantages` see [`GrpoLoss`].
+/// What is minimised, with its inputs, all arrays [rows]. [`TokenLoss`] says what it means that one is not there, and
+/// [`GrpoLoss`] what `advantages` are.
 pub enum Loss<'a> {
     CrossEntropy,
-    Grpo { loss: GrpoLoss, old_logprob: &'a [f32], reference_logprob: &'a [f32], advantages: &'a [[f32; 2]] },
+    Grpo {
+        loss: GrpoLoss,
+        old_logprob: Option<&'a [f32]>,
+        reference_logprob: Option<&'a [f32]>,
+        advantages: &'a [[f32; 2]],
+    },
 }
 
 /// Numbers of each target row, on their way from the device: asked for after every micro-batch, waited for at the step's end.
@@ -164,15 +170,16 @@ fn head_pass<B: Backend>(
     let (rows, ids) = (b.upload(&targets.rows)?, b.upload(&targets.ids)?);
     let (mut logprob, mut entropy, mut loss) = (b.zeros::<f32>(n)?, b.zeros::<f32>(n)?, b.zeros::<f32>(n)?);
     let empty: &[f32] = &[];
-    let (weights, inputs) = match &gradient {
-        None => (empty, [empty; 3]),
-        Some((_, weights, Loss::CrossEntropy)) => (*weights, [empty; 3]),
+    let (weights, [old, reference], advantages) = match &gradient {
+        None => (empty, [None; 2], empty),
+        Some((_, weights, Loss::CrossEntropy)) => (*weights, [None; 2], empty),
         Some((_, weights, Loss::Grpo { old_logprob, reference_logprob, advantages, .. })) => {
-            (*weights, [*old_logprob, *reference_logprob, advantages.as_flattened()])
+            (*weights, [*old_logprob, *reference_logprob], advantages.as_flattened())
         }
     };
-    let weights = b.upload(weights)?;
-    let [old, reference, advantages] = [b.upload(inputs[0])?, b.upload(inputs[1])?, b.upload(inputs[2])?];
+    let (weights, advantages) = (b.upload(weights)?, b.upload(advantages)?);
+    let upload = |values: Option<&[f32]>| values.map(|values| b.upload(values)).transpose();
+    let (old, reference) = (upload(old)?, upload(reference)?);
     let whole = |buffer| b.view(buffer, 0..b.len(buffer));
     let gradient = gradient.map(|(gradients, _, kind)| HeadGradient {
         d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
@@ -182,8 +189,8 @@ fn head_pass<B: Backend>(
             Loss::CrossEntropy => TokenLoss::CrossEntropy,
             Loss::Grpo { loss, .. } => TokenLoss::Grpo {
                 loss: *loss,
-                old_logprob: whole(&old),
-                reference_logprob: whole(&reference),
+                old_logprob: old.as_ref().map(whole),
+                reference_logprob: reference.as_ref().map(whole),
                 advantages: whole(&advantages),
             },
         },

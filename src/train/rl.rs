@@ -3,11 +3,14 @@
 //! A step: take pairs → judge both responses n times → verdicts → rewards and advantages, joined by identity → reference
 //! log-probabilities → one or more updates, each on whole pairs → metrics.
 //!
-//! The old log-probabilities of the ratio are those recorded while decoding, where the backend's equal the training
-//! forward's bit for bit (the CPU); elsewhere they come from a scoring pass before the first update, packed as the
-//! updates are, and how far rollouts were from it is a metric of every step.
+//! The old log-probabilities of the ratio are those of the policy before the step's first update. With one update a step
+//! that is the policy of the update's own forward pass, so the loss takes them from there. With several they must be kept:
+//! they are those recorded while decoding, where the backend's equal the training forward's bit for bit (the CPU);
+//! elsewhere they come from a scoring pass before the first update, packed as the updates are. How far rollouts were from
+//! the first update's forward pass is a metric of every step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -64,10 +67,11 @@ pub struct Trajectory {
     pub rollout: usize,
     pub judged: Judged,
     pub rewarded: Rewarded,
-    /// Of each token, under the policy before the step's first update.
-    pub old_logprobs: Vec<f32>,
-    /// Of each token, under the reference model; empty without one.
-    pub reference_logprobs: Vec<f32>,
+    /// Of each token, under the policy before the step's first update; `None` where there is one update, whose own forward pass
+    /// computes them.
+    pub old_logprobs: Option<Vec<f32>>,
+    /// Of each token, under the reference model, if there is one.
+    pub reference_logprobs: Option<Vec<f32>>,
 }
 
 /// What a step did: the line for metrics.jsonl, and the judgements for samples.jsonl.
@@ -99,15 +103,24 @@ pub fn rl_step<B: Backend>(
             || "reference log-probabilities".into(),
             || score(machines.scorer, reference, plan, capacity, &pairs, &trajectories),
         )?;
-        trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.reference_logprobs = logprobs);
+        trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.reference_logprobs = Some(logprobs));
     }
-    if !B::ROLLOUTS_EQUAL_TRAINING {
-        let scored = score(machines.scorer, &machines.learner.model, plan, capacity, &pairs, &trajectories)?;
-        trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.old_logprobs = logprobs);
+    let parts: Vec<Range<usize>> = parts(pairs.len(), plan.settings.updates_per_step).collect();
+    if parts.len() > 1 {
+        let old = if B::ROLLOUTS_EQUAL_TRAINING {
+            trajectories.iter().map(|t| t.judged.completion.logprobs.clone()).collect()
+        } else {
+            let model = &machines.learner.model;
+            backend.range(
+                || "old log-probabilities".into(),
+                || score(machines.scorer, model, plan, capacity, &pairs, &trajectories),
+            )?
+        };
+        trajectories.iter_mut().zip(old).for_each(|(t, logprobs)| t.old_logprobs = Some(logprobs));
     }
     let mut numbers = StepNumbers::new(plan.settings, rewards, resampled);
     let learning_rate = plan.schedule.rate(progress.step);
-    for part in parts(pairs.len(), plan.settings.updates_per_step) {
+    for part in parts {
         let members: Vec<&Trajectory> = trajectories.iter().filter(|t| part.contains(&t.pair)).collect();
         let update = backend.range(
             || "update".into(),
@@ -230,10 +243,10 @@ fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -
                     pair: index,
                     role,
                     rollout,
-                    old_logprobs: judged.completion.logprobs.clone(),
                     judged,
                     rewarded,
-                    reference_logprobs: Vec::new(),
+                    old_logprobs: None,
+                    reference_logprobs: None,
                 });
             }
         }
@@ -242,7 +255,7 @@ fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -
 }
 
 /// `count` pairs in `parts` stretches, as even as can be.
-fn parts(count: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+fn parts(count: usize, parts: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = parts.clamp(1, count.max(1));
     (0..parts).map(move |i| i * count / parts..(i + 1) * count / parts)
 }
@@ -293,15 +306,15 @@ fn learn<B: Backend>(
                 weight: settings.aggregation.token_weight(judged.completion.tokens.len(), of),
                 advantage: rewarded.advantage,
                 rollout: &judged.completion.logprobs,
-                old: old_logprobs,
-                // Without a reference the KL term is off: any value does.
-                reference: if reference_logprobs.is_empty() { old_logprobs } else { reference_logprobs },
+                old: old_logprobs.as_deref(),
+                // Without a reference the KL term is off, and the metric is how far the updates have moved the policy.
+                reference: reference_logprobs.as_deref().or(old_logprobs.as_deref()),
             }
         });
         let loss = Loss::Grpo {
             loss: settings.policy.into(),
-            old_logprob: &rows.old,
-            reference_logprob: &rows.reference,
+            old_logprob: rows.old.as_deref(),
+            reference_logprob: rows.reference.as_deref(),
             advantages: &rows.advantages,
         };
         let results =
@@ -319,8 +332,9 @@ fn learn<B: Backend>(
 /// weights and the weighted mean of their advantages.
 #[derive(Default)]
 pub struct Rows {
-    pub old: Vec<f32>,
-    pub reference: Vec<f32>,
+    /// `None`: those of the forward pass that computes the loss.
+    pub old: Option<Vec<f32>>,
+    pub reference: Option<Vec<f32>>,
     pub advantages: Vec<[f32; 2]>,
     pub weight: Vec<f32>,
     /// The tokens of all trajectories.
@@ -339,23 +353,30 @@ pub struct RowToken {
 pub struct Inputs<'a> {
     pub weight: f32,
     pub advantage: f32,
-    /// Log-probability of each token: while decoding, before the first update, and under the reference.
+    /// Log-probability of each token: while decoding, before the first update, and under the reference. All sequences have the
+    /// last two, or none has.
     pub rollout: &'a [f32],
-    pub old: &'a [f32],
-    pub reference: &'a [f32],
+    pub old: Option<&'a [f32]>,
+    pub reference: Option<&'a [f32]>,
 }
 
 impl Rows {
     /// `inputs`: of the sequence with this number among the packed ones.
     pub fn gather<'a>(micro: &MicroBatch, inputs: impl Fn(usize) -> Inputs<'a>) -> Self {
         let count = micro.targets.rows.len();
-        let mut rows = Self { old: vec![0.0; count], reference: vec![0.0; count], ..Self::default() };
+        let mut rows = Self::default();
+        let zeros = || vec![0.0; count];
         // Per row: Σ weight, Σ weight · advantage of each sign. In f64 the quotient of a single trajectory is its advantage.
         let mut sums = vec![[0.0f64; 3]; count];
         for member in &micro.members {
             let Inputs { weight, advantage, rollout, old, reference } = inputs(member.sequence);
             for (token, row) in member.rows().enumerate() {
-                (rows.old[row], rows.reference[row]) = (old[token], reference[token]);
+                if let Some(old) = old {
+                    rows.old.get_or_insert_with(zeros)[row] = old[token];
+                }
+                if let Some(reference) = reference {
+                    rows.reference.get_or_insert_with(zeros)[row] = reference[token];
+                }
                 sums[row][0] += f64::from(weight);
                 sums[row][if advantage > 0.0 { 1 } else { 2 }] += f64::from(weight) * f64::from(advantage);
                 rows.tokens.push(RowToken { row, rollout: rollout[token], advantage });

@@ -47,7 +47,7 @@ pub struct RlMetrics {
     pub entropy_mean: f64,
     /// Share of tokens whose gradient clipping took away.
     pub clip_share: f64,
-    /// Mean over tokens of the estimator in use.
+    /// Mean over tokens of the estimator in use; without a reference, from the policy before the step's first update.
     pub kl_mean: f64,
     /// Largest |log-probability while decoding − of the training forward|, at the first update on this rollout batch.
     pub mismatch_max: f64,
@@ -114,9 +114,10 @@ impl StepNumbers {
         sums.loss += (results.loss.iter().zip(&rows.weight)).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
         for RowToken { row, rollout, advantage } in &rows.tokens {
             let logprob = results.logprob[*row];
+            let of = |values: &Option<Vec<f32>>| values.as_ref().map_or(logprob, |values| values[*row]);
             sums.entropy += f64::from(results.entropy[*row]);
-            sums.clipped += usize::from(self.loss.clips(logprob, rows.old[*row], *advantage));
-            sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, rows.reference[*row]).0);
+            sums.clipped += usize::from(self.loss.clips(logprob, of(&rows.old), *advantage));
+            sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, of(&rows.reference)).0);
             if first_update {
                 self.mismatch_kl += f64::from(KlEstimator::K3.value_and_slope(*rollout, logprob).0);
                 let mismatch = f64::from((logprob - rollout).abs());

@@ -40,7 +40,11 @@ fn doctor_never_fails_and_says_what_is_missing() {
 
 #[cfg(has_cuda)]
 mod emulated {
+    use std::path::{Path, PathBuf};
+
     use super::*;
+    use crate::runs::timeless;
+    use crate::world::Outcome;
 
     #[test]
     fn doctor_lists_the_devices_and_what_they_can_run() {
@@ -86,12 +90,17 @@ mod emulated {
     }
 
     /// The emulator's library listens like a profiler, and counts what it hears.
+    fn listener() -> PathBuf {
+        let exe = Path::new(env!("CARGO_BIN_EXE_patarm-train"));
+        let listener = exe.with_file_name("deps").join("libcuda_emulator.so");
+        assert!(listener.is_file(), "{}", listener.display());
+        listener
+    }
+
     #[test]
     fn a_timeline_reads_like_the_model() {
         let world = World::new();
-        let exe = std::path::Path::new(env!("CARGO_BIN_EXE_patarm-train"));
-        let listener = exe.with_file_name("deps").join("libcuda_emulator.so");
-        assert!(listener.is_file(), "{}", listener.display());
+        let listener = listener();
         let sft = ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "run", "--set", "sft.steps=2"];
         let steps = ["--set", "sft.examples_per_step=2", "--device", "emulated"];
         let variables = [("NVTX_INJECTION64_PATH", listener.to_str().unwrap()), ("PATARM_EMULATOR_STATS", "1")];
@@ -102,6 +111,102 @@ mod emulated {
         {
             assert!(outcome.err.lines().any(|l| l == line), "{line:?} is missing in: {}", outcome.err);
         }
+    }
+
+    /// What a run's timeline says of a range: how often it was entered.
+    fn entered(outcome: &Outcome, range: &str) -> usize {
+        let counts = outcome.err.lines().filter_map(|line| line.strip_prefix("range ")?.rsplit_once(": "));
+        counts.filter(|(name, _)| *name == range).map(|(_, count)| count.parse::<usize>().unwrap()).sum()
+    }
+
+    /// The head runs once after every forward pass that scores or trains.
+    #[test]
+    fn the_one_update_of_a_step_needs_no_scoring_pass_before_it() {
+        let world = World::new();
+        let listener = listener();
+        let variables = [("NVTX_INJECTION64_PATH", listener.to_str().unwrap()), ("PATARM_EMULATOR_STATS", "1")];
+        let rl = [
+            "rl",
+            "--model",
+            "model",
+            "--data",
+            "train_pairs.jsonl",
+            "--rubrics",
+            "rubrics.toml",
+            "--device",
+            "emulated",
+        ];
+        let run = |out, updates| {
+            let mut args = [&rl[..], &["--out", out]].concat();
+            for setting in [
+                updates,
+                "rl.steps=1",
+                "rl.pairs_per_step=2",
+                "rl.rollouts=2",
+                "rl.max_prompt_tokens=200",
+                "rl.max_new_tokens=4",
+                "rl.micro_batch_tokens=1024",
+                "rl.max_running=8",
+            ] {
+                args.extend(["--set", setting]);
+            }
+            let outcome = world.run_with(&args, &variables);
+            assert!(outcome.ok, "{}", outcome.err);
+            ["reference log-probabilities", "old log-probabilities", "update", "head loss"]
+                .map(|r| entered(&outcome, r))
+        };
+        // The step fits one micro-batch: a pass of the reference and one of the update; two updates are scored first.
+        assert_eq!(run("one", "rl.updates_per_step=1"), [1, 0, 1, 2]);
+        assert_eq!(run("two", "rl.updates_per_step=2"), [1, 1, 2, 4]);
+        let line: serde_json::Value = serde_json::from_str(world.read("one/metrics.jsonl").trim()).unwrap();
+        assert!(line["mismatch_max"].as_f64().unwrap() > 0.0 && line["mismatch_kl"].is_number(), "{line}");
+    }
+
+    /// The chunk of the head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.
+    #[test]
+    fn a_resumed_run_keeps_its_chunk_of_the_head() {
+        let world = World::new();
+        let run = |out: &str, steps: &str, more: &[&str], memory: &str| {
+            let mut args = vec!["sft", "--model", "model", "--data", "sft.jsonl", "--device", "emulated", "--out", out];
+            for setting in [steps, "sft.examples_per_step=2", "sft.micro_batch_tokens=256", "sft.max_length=256"] {
+                args.extend(["--set", setting]);
+            }
+            args.extend(["--set", "sft.decay=constant", "--set", "sft.learning_rate=1e-2"]);
+            let outcome = world.run_with(&[&args, more].concat(), &[("PATARM_EMULATOR_MEMORY", memory)]);
+            assert!(outcome.ok, "{}", outcome.err);
+        };
+        let chunk = |out: &str| {
+            let config: toml::Table = world.read(&format!("{out}/config.toml")).parse().unwrap();
+            config["run"]["head_chunk_rows"].as_integer().unwrap()
+        };
+        let (small, large) = ("80000000", "1000000000");
+        run("whole", "sft.steps=2", &["--set", "run.head_chunk_rows=8"], small);
+        run("parts", "sft.steps=1", &["--set", "run.head_chunk_rows=8"], small);
+        run("parts", "sft.steps=2", &["--resume"], large);
+        run("chosen", "sft.steps=2", &[], small);
+        let metrics = |out: &str| timeless(&world.read(&format!("{out}/metrics.jsonl")));
+        assert_eq!((chunk("whole"), chunk("parts")), (8, 8));
+        assert!(chunk("chosen") > 100 && chunk("chosen") < 4096, "{}", chunk("chosen"));
+        assert_eq!(metrics("whole"), metrics("parts"));
+        assert_ne!(metrics("whole"), metrics("chosen"), "a test that cannot see the chunk shows nothing");
+        let other =
+            ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "parts", "--resume", "--device", "emulated"];
+        world.fail(
+            &[&other[..], &["--set", "run.head_chunk_rows=16"]].concat(),
+            &["run.head_chunk_rows = 16", "begun with 8"],
+        );
+    }
+
+    #[test]
+    fn a_chunk_of_the_head_that_cannot_work_is_refused_before_weights_are_read() {
+        let world = World::new();
+        std::fs::remove_file(world.path("model/model.safetensors")).unwrap();
+        for (command, data) in [("sft", "sft.jsonl"), ("rl", "train_pairs.jsonl")] {
+            let args = [command, "--model", "model", "--data", data, "--out", "run", "--device", "emulated"];
+            let refused = ["--set", "run.head_chunk_rows=1000000000"];
+            world.fail(&[&args[..], &refused].concat(), &["run.head_chunk_rows = 1000000000 cannot work", "in all"]);
+        }
+        assert!(!world.path("run").exists(), "nothing is begun");
     }
 
     #[test]

@@ -11,7 +11,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 /// Metrics without what a clock measured.
-fn timeless(text: &str) -> Vec<Value> {
+pub fn timeless(text: &str) -> Vec<Value> {
     let mut rows = lines(text);
     for row in &mut rows {
         let clock = |key: &String| ["_ms", "_s", "_per_s", "_bytes"].iter().any(|end| key.ends_with(end));

@@ -33,6 +33,8 @@ struct Grpo {
     reference: Vec<f32>,
     /// [selected, 2]
     advantages: Vec<f32>,
+    /// Not given to the op: `old`, and `reference` where the KL term is off. They are then the call's own log-probabilities.
+    own: bool,
 }
 
 struct Out {
@@ -77,8 +79,26 @@ impl Case {
             advantages: (values(n, 13).iter().zip(values(n, 14)).enumerate())
                 .flat_map(|(i, (a, b))| if i % 2 == 0 { [*a, 0.0] } else { [a.abs(), -b.abs()] })
                 .collect(),
+            own: false,
         });
         self
+    }
+
+    /// As before the first update of a step: the policy's log-probabilities are `logprob`, and the op is not given them.
+    fn own(mut self, kl_coefficient: f32, logprob: &[f32]) -> Self {
+        let g = self.grpo.as_mut().expect("a case of GRPO");
+        (g.loss.kl_coefficient, g.own, g.old) = (kl_coefficient, true, logprob.to_vec());
+        if kl_coefficient == 0.0 {
+            g.reference.clone_from(&g.old);
+        }
+        self
+    }
+
+    /// The same with everything given.
+    fn given(&self) -> Self {
+        let mut given = self.clone();
+        given.grpo.as_mut().expect("a case of GRPO").own = false;
+        given
     }
 
     fn run(&self, gradient: bool) -> Out {
@@ -95,8 +115,8 @@ impl Case {
             None => TokenLoss::CrossEntropy,
             Some(g) => TokenLoss::Grpo {
                 loss: g.loss,
-                old_logprob: &g.old[..],
-                reference_logprob: &g.reference[..],
+                old_logprob: (!g.own).then_some(&g.old[..]),
+                reference_logprob: (!g.own || g.loss.kl_coefficient != 0.0).then_some(&g.reference[..]),
                 advantages: &g.advantages[..],
             },
         };
@@ -118,6 +138,7 @@ impl Case {
             targets: &self.targets,
             temperature: self.temperature,
             tokens: self.tokens,
+            chunk_rows: Cpu.head_chunk_rows(self.sizes),
             sizes: self.sizes,
         })
         .unwrap();
@@ -270,6 +291,7 @@ fn the_weight_gradient_accumulates_and_may_be_left_out() {
             targets: &case.targets,
             temperature: case.temperature,
             tokens: case.tokens,
+            chunk_rows: 7,
             sizes: case.sizes,
         })
         .unwrap();
@@ -278,6 +300,87 @@ fn the_weight_gradient_accumulates_and_may_be_left_out() {
         for ((after, before), step) in after.iter().zip(before).zip(&whole.d_weight) {
             assert!((after - before - step).abs() < 1e-5);
         }
+    }
+}
+
+/// Ratios are 1, so clipping is far away, and the gradient is that of −A · logprob.
+#[test]
+fn old_log_probabilities_that_are_not_given_are_the_calls_own() {
+    for (kl, coefficient) in [(KlEstimator::K1, 0.0), (KlEstimator::K3, 0.0), (KlEstimator::K2, 0.1)] {
+        let case = Case::small(0.7).grpo(kl);
+        let own = case.clone().own(coefficient, &case.run(false).logprob);
+        let (got, expected) = (own.run(true), own.given().run(true));
+        let all = |out: &Out| [&out.logprob, &out.entropy, &out.loss, &out.d_hidden, &out.d_weight].map(|x| bits(x));
+        assert!(all(&got) == all(&expected), "{kl:?}, {coefficient}");
+        for i in (0..own.rows.len()).filter(|_| coefficient == 0.0) {
+            let advantage: f32 = own.grpo.as_ref().unwrap().advantages[2 * i..][..2].iter().sum();
+            assert_eq!(got.loss[i], -advantage, "row {i}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_the_weight_are_those_of_the_master_weight() {
+    for sizes in [SIZES, LinearSizes { out_features: 64, in_features: 33 }] {
+        let (master, width) = (values(sizes.len(), 2), sizes.in_features);
+        let weight = prepared(&master, sizes);
+        let last = sizes.out_features as u32 - 1;
+        let ids = [3, 0, last, 3, 31, 32];
+        let mut out = vec![0.5; ids.len() * width];
+        Cpu.head_embedding(HeadEmbedding { out: &mut out, weight: &weight, ids: &ids, sizes }).unwrap();
+        for (row, id) in out.chunks(width).zip(ids) {
+            assert_eq!(bits(row), bits(&master[id as usize * width..][..width]), "row {id}");
+        }
+        let beyond = [last + 1; 6];
+        let result = Cpu.head_embedding(HeadEmbedding { out: &mut out, weight: &weight, ids: &beyond, sizes });
+        assert!(result.unwrap_err().to_string().contains("ids[0]"));
+    }
+}
+
+/// The bytes of the contract, counted by hand: n rows of V logits and H numbers, in f32 as on the CPU.
+#[test]
+fn costs_count_what_moves_once_a_chunk_and_once_a_row() {
+    let (n, v, h) = (60u64, 45u64, 20u64);
+    let case = Case::small(1.0);
+    let weight = prepared(&case.master, case.sizes);
+    let cost = |chunk_rows: usize, d_hidden: Option<&mut [f32]>, d_weight: Option<&mut [f32]>| {
+        let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| vec![0.0; 60]);
+        let args = HeadLoss::<Cpu> {
+            logprob: &mut logprob,
+            entropy: &mut entropy,
+            loss: &mut loss,
+            gradient: d_hidden.map(|d_hidden| HeadGradient {
+                d_hidden,
+                d_weight,
+                row_weight: &case.row_weight,
+                loss: TokenLoss::CrossEntropy,
+            }),
+            hidden: &case.hidden,
+            weight: &weight,
+            rows: &case.rows,
+            targets: &case.targets,
+            temperature: 1.0,
+            tokens: TOKENS,
+            chunk_rows,
+            sizes: SIZES,
+        };
+        args.check().unwrap();
+        (args.loss_cost().bytes, args.cost())
+    };
+    let (mut d_hidden, mut d_weight) = (vec![0.0; case.hidden.len()], vec![0.0; case.master.len()]);
+    for (chunk_rows, chunks) in [(60, 1), (59, 2), (10, 6), (1000, 1)] {
+        // Hidden states in, logits out and in again; the weight once a chunk.
+        let scored = 4 * (n * h + 2 * n * v + chunks * v * h);
+        let (losses, cost_of_scoring) = cost(chunk_rows, None, None);
+        assert_eq!((losses, cost_of_scoring.bytes, cost_of_scoring.flops), (4 * n * v, scored, 2 * n * v * h));
+        // Logits in once more, their gradient out and in again; the weight once a chunk; a gradient for every token.
+        let frozen = scored + 4 * (3 * n * v + chunks * v * h + TOKENS as u64 * h);
+        let (losses, cost_frozen) = cost(chunk_rows, Some(&mut d_hidden), None);
+        assert_eq!((losses, cost_frozen.bytes, cost_frozen.flops), (12 * n * v, frozen, 4 * n * v * h));
+        // The gradient and the hidden states in once more; the weight's gradient in and out once a chunk.
+        let learned = frozen + 4 * (n * v + n * h + 2 * chunks * v * h);
+        let (losses, cost_learned) = cost(chunk_rows, Some(&mut d_hidden), Some(&mut d_weight));
+        assert_eq!((losses, cost_learned.bytes, cost_learned.flops), (12 * n * v, learned, 6 * n * v * h));
     }
 }
 
@@ -388,6 +491,7 @@ fn wrong_arguments_are_named() {
             targets,
             temperature,
             tokens: TOKENS,
+            chunk_rows: 8,
             sizes,
         })
     };

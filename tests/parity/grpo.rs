@@ -41,8 +41,8 @@ fn losses_and_gradients_are_those_of_autograd() {
                     row_weight: &row_weight,
                     loss: TokenLoss::Grpo {
                         loss,
-                        old_logprob: &old,
-                        reference_logprob: &reference,
+                        old_logprob: Some(&old),
+                        reference_logprob: Some(&reference),
                         advantages: &advantages,
                     },
                 }),
@@ -52,6 +52,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                 targets: &targets,
                 temperature,
                 tokens: rows,
+                chunk_rows: Cpu.head_chunk_rows(sizes),
                 sizes,
             })
             .unwrap();

@@ -61,7 +61,7 @@ pub fn updates_leave_no_prepared_weight_behind<B: Backend>(backend: &B) {
 pub fn a_gradient_that_is_not_finite_leaves_no_trace<B: Backend>(backend: &B) {
     let golden = Golden::load("tied_gqa2");
     let state = |learner: &Learner<B>| {
-        let arenas = [&learner.model.master, &learner.optimizer.moment1, &learner.optimizer.moment2];
+        let arenas = [learner.model.master(), &learner.optimizer.moment1, &learner.optimizer.moment2];
         let arenas = arenas.map(|buffer| backend.download(backend.view(buffer, 0..backend.len(buffer))).unwrap());
         (arenas.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>()), learner.optimizer.updates)
     };

@@ -97,10 +97,11 @@ fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64
             weight: 1.0 / (8 * sequences[sequence].completion.len()) as f32,
             advantage: advantages[sequence],
             rollout: &old[sequence],
-            old: &old[sequence],
-            reference: &reference[sequence],
+            old: Some(&old[sequence]),
+            reference: Some(&reference[sequence]),
         });
-        let Rows { old: old_logprob, reference: reference_logprob, advantages, .. } = &rows;
+        let Rows { old, reference, advantages, .. } = &rows;
+        let (old_logprob, reference_logprob) = (old.as_deref(), reference.as_deref());
         let loss = Loss::Grpo { loss, old_logprob, reference_logprob, advantages };
         let results = learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, 1.0, &loss).unwrap();
         let losses = results.get().unwrap().loss;

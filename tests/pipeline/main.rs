@@ -5,7 +5,9 @@
 #[path = "../ops/cuda_device.rs"]
 mod cuda_device;
 mod equality;
+mod frozen;
 mod invariance;
+mod one_update;
 #[cfg(has_cuda)]
 mod replays;
 mod resume;

@@ -24,7 +24,7 @@ fn timeless(metrics: &impl serde::Serialize) -> Value {
 
 fn bits<B: Backend>(learner: &Learner<B>) -> Vec<u32> {
     let (b, len) = (&learner.model.backend, learner.model.table.arena_len());
-    let arenas = [&learner.model.master, &learner.optimizer.moment1, &learner.optimizer.moment2];
+    let arenas = [learner.model.master(), &learner.optimizer.moment1, &learner.optimizer.moment2];
     arenas.into_iter().flat_map(|arena| b.download(b.view(arena, 0..len)).unwrap()).map(f32::to_bits).collect()
 }
 
@@ -74,7 +74,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
     let world = World::new();
     let settings = rl_settings();
     let reward = RewardSettings::default();
-    let reference = world.model(backend);
+    let reference = world.model(backend).frozen().unwrap();
     let plan = RlPlan {
         settings: &settings,
         reward: &reward,

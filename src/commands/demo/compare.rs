@@ -84,6 +84,8 @@ fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Settings> {
     let mut s = resolve(&Settings::default(), Some(&file), std::iter::empty(), &[])?;
     let out = args.out.clone().unwrap_or_else(|| from.join("compare"));
     s.run.out = out.display().to_string();
+    // Not that run's: each backend chooses what suits it.
+    s.run.head_chunk_rows = 0;
     (s.sft.steps, s.sft.examples_per_step, s.sft.warmup, s.sft.micro_batch_tokens) = (20, 4, 5, 1024);
     s.sft.learning_rate = 2e-4;
     (s.rl.steps, s.rl.pairs_per_step, s.rl.rollouts, s.rl.micro_batch_tokens) = (3, 2, 4, 1024);
@@ -210,7 +212,7 @@ fn training<B: Backend>(
     if world.teach(&mut learner, settings, run, &mut guard, stop)? == Ending::Stopped {
         bail!("stopped");
     }
-    let reference = learner.model.duplicate()?;
+    let reference = learner.model.frozen()?;
     let mut learner = Learner::new(learner.model, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
     if world.reinforce(&mut learner, &reference, settings, run, &mut guard, stop)? == Ending::Stopped {
         bail!("stopped");

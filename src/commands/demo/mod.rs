@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
 use super::model_dir;
+use super::train_args::for_device;
 use crate::config::{Settings, resolve};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
@@ -113,10 +114,12 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     let world = World::new(args.score_noise, settings)?;
     let out = Path::new(&settings.run.out);
     prepare_folder(out)?;
+    let (config, weights) = world.model(settings)?;
+    let settings = &for_device(backend, settings, false, &config)?;
     let mut run = RunFolder::create(out, settings)?;
 
-    let (config, weights) = world.model(settings)?;
-    let model = Qwen3::new(backend, config, &weights, settings.model.context)?;
+    let mut model = Qwen3::new(backend, config, &weights, settings.model.context)?;
+    model.head_chunk_rows = settings.run.head_chunk_rows;
     let mut stages = Stages::new();
     stages.add("untrained", world.evaluate(&model, settings, VOTES, stop)?);
 
@@ -128,7 +131,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     model_dir::export(&out.join(SFT_MODEL), &learner.model, &world.tokenizer)?;
     stages.add("sft", world.evaluate(&learner.model, settings, VOTES, stop)?);
 
-    let reference = learner.model.duplicate()?;
+    let reference = learner.model.frozen()?;
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
     if world.reinforce(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Ending::Stopped {

@@ -89,6 +89,12 @@ impl Panels {
         });
     }
 
+    /// Column `n` of [k, n]: row `n` of the matrix that was packed from its transpose.
+    pub fn copy_column(&self, to: &mut [f32], n: usize) {
+        let panel = &self.rows[n / PANEL * self.k..][..self.k];
+        to.iter_mut().zip(panel).for_each(|(to, row)| *to = row.0[n % PANEL]);
+    }
+
     /// Packs a matrix [k, n]: the form of weights for `d_out · W`.
     pub fn pack(&mut self, from: &[f32]) {
         let (n, k) = (self.n, self.k);

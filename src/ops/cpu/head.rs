@@ -10,13 +10,14 @@ use super::Cpu;
 use super::gemm::{add_transposed_product, product};
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::memory::Aligned;
+use super::parallel::for_row_blocks;
 use super::simd::{self, Kernel, LANES, Simd};
 use super::team;
-use crate::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
+use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
 use crate::ops::linear::LinearSizes;
 use crate::ops::{Check, OpResult};
 
-/// Logits of a chunk, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
+/// Logits of a chunk by default, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
 const CHUNK_LOGITS: usize = 4 << 20;
 /// Rows of a chunk: at most 512, where a small vocabulary's chunk stays in the cache; at least 32, where a large one's
 /// weight is read from memory once in 32 rows and the product is no longer bound by that.
@@ -50,6 +51,32 @@ fn chunk_rows(vocab: usize) -> usize {
 }
 
 impl Head for Cpu {
+    /// By what the caches like; memory is the system's.
+    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize {
+        chunk_rows(sizes.out_features)
+    }
+
+    fn head_check_chunk(&self, chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
+        Check("head_loss").that(chunk_rows > 0, || "a chunk must have 1 row or more".into())
+    }
+
+    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
+        args.check()?;
+        let HeadEmbedding { out, weight, ids, sizes } = args;
+        weight.check("head_embedding", sizes)?;
+        let LinearSizes { out_features: vocab, in_features: width } = sizes;
+        if let Some(at) = ids.iter().position(|id| *id as usize >= vocab) {
+            let reason = || format!("`ids[{at}]` must be below the vocabulary of {vocab}, got {}", ids[at]);
+            Check("head_embedding").that(false, reason)?;
+        }
+        for_row_blocks(out, width, |first, rows| {
+            for (row, id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
+                weight.forward().copy_column(row, *id as usize);
+            }
+        });
+        Ok(())
+    }
+
     fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
         args.check()?;
         args.weight.check("head_logits", args.sizes)?;
@@ -65,34 +92,29 @@ impl Head for Cpu {
         Ok(())
     }
 
-    fn head_loss(&self, args: HeadLoss<'_, Self>) -> OpResult {
-        let step = chunk_rows(args.sizes.out_features);
-        head_loss_in_chunks(args, step)
-    }
-}
-
-/// `head_loss` with `step` rows a chunk; the result does not depend on it.
-fn head_loss_in_chunks(mut args: HeadLoss<'_, Cpu>, step: usize) -> OpResult {
-    let check = Check("head_loss");
-    args.check()?;
-    args.weight.check("head_loss", args.sizes)?;
-    check_rows(check, args.rows, args.tokens)?;
-    check_distinct(check, args.rows)?;
-    let vocab = args.sizes.out_features;
-    if let Some(at) = args.targets.iter().position(|t| *t as usize >= vocab) {
-        let target = args.targets[at];
-        check.that(false, || format!("argument `targets`: [{at}] is {target}, expected below vocab = {vocab}"))?;
-    }
-    if let Some(gradient) = &mut args.gradient {
-        gradient.d_hidden.fill(0.0);
-    }
-    with_scratch(|scratch| {
-        let selected = args.rows.len();
-        for first in (0..selected).step_by(step) {
-            chunk(&mut args, first, step.min(selected - first), scratch)?;
+    /// The result does not depend on the size of a chunk.
+    fn head_loss(&self, mut args: HeadLoss<'_, Self>) -> OpResult {
+        let check = Check("head_loss");
+        args.check()?;
+        args.weight.check("head_loss", args.sizes)?;
+        check_rows(check, args.rows, args.tokens)?;
+        check_distinct(check, args.rows)?;
+        let vocab = args.sizes.out_features;
+        if let Some(at) = args.targets.iter().position(|t| *t as usize >= vocab) {
+            let target = args.targets[at];
+            check.that(false, || format!("argument `targets`: [{at}] is {target}, expected below vocab = {vocab}"))?;
         }
-        Ok(())
-    })
+        if let Some(gradient) = &mut args.gradient {
+            gradient.d_hidden.fill(0.0);
+        }
+        with_scratch(|scratch| {
+            let (selected, step) = (args.rows.len(), args.chunk_rows);
+            for first in (0..selected).step_by(step) {
+                chunk(&mut args, first, step.min(selected - first), scratch)?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Every one of `rows` must be below `tokens`.
@@ -199,7 +221,9 @@ impl Losses<'_, '_> {
             TokenLoss::CrossEntropy => (-logprob, -1.0),
             TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages } => {
                 let advantages = [advantages[2 * i], advantages[2 * i + 1]];
-                loss.value_and_slope(logprob, old_logprob[i], reference_logprob[i], advantages)
+                let [old, reference] =
+                    [old_logprob, reference_logprob].map(|view| view.map_or(logprob, |view| view[i]));
+                loss.value_and_slope(logprob, old, reference, advantages)
             }
         };
         let weight = gradient.row_weight[i];
@@ -283,9 +307,10 @@ mod tests {
             targets: &targets[..],
             temperature: 0.7,
             tokens: 100,
+            chunk_rows: step,
             sizes,
         };
-        head_loss_in_chunks(args, step).unwrap();
+        Cpu.head_loss(args).unwrap();
         vec![logprob, entropy, loss, d_hidden, d_weight]
     }
 

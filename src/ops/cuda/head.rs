@@ -2,30 +2,61 @@
 //! logits' place, and two products back.
 //!
 //! Memory beyond the arguments: the logits of one chunk, whose bf16 gradient takes no more, and twice its rows of `hidden` in
-//! bf16. A chunk has [`chunk_rows`] rows: 256 MiB of logits for any vocabulary from 16 Ki tokens on, whatever the batch.
+//! bf16. How many rows a chunk has is the caller's argument; [`chunk_rows`] says what suits a card.
 
 use half::bf16;
 
 use super::{COUNT_MAX, Cuda};
-use crate::cuda::{Argument, Buffer, Factor, Grid, Product, View, kernels};
-use crate::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, KlEstimator, TokenLoss};
+use crate::cuda::{Argument, Buffer, Factor, Grid, Product, View, ViewMut, kernels};
+use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, KlEstimator, TokenLoss};
 use crate::ops::linear::LinearSizes;
 use crate::ops::{Check, OpResult};
 use crate::tensor::{Device, View as _};
 
-/// What the logits of a chunk may take.
-const CHUNK_BYTES: usize = 256 << 20;
-/// Rows of a chunk: few would read the weight too often, many gain nothing.
+/// Rows of a chunk, at least and at most; between them a multiple of [`TILE_ROWS`].
+///
+/// The f32 gradient of the weight is read and written once a chunk: 8 · vocab · hidden bytes, beside 6 · rows · vocab · hidden
+/// flops, a third of them in the product that adds to it. Taking 790 TFLOP/s of bf16 products and 4.3 TB/s of memory for an
+/// H200, that product takes as long as its traffic at 8 / 4.3e12 · 790e12 / 2 = 735 rows, for any vocabulary and any width.
+/// With 440 rows (what 256 MiB of logits hold for Qwen3) the traffic takes 1.7 times as long as the product. With 4096 rows
+/// it takes 18 %: more rows gain little, and these take 2.5 GB. For Qwen3's 151,936 tokens, calculated from these two rates,
+/// which are not every card's, and [`MEMORY_SHARE`]:
+///
+/// | card | rows | logits | 0.6b: traffic, product a chunk | 8b: traffic, product a chunk |
+/// |---|---|---|---|---|
+/// | before, any | 440 | 0.27 GB | 0.29 ms, 0.17 ms | 1.16 ms, 0.69 ms |
+/// | 24 GB | 1280 | 0.78 GB | 0.29 ms, 0.50 ms | 1.16 ms, 2.02 ms |
+/// | 80 GB, 141 GB | 4096 | 2.49 GB | 0.29 ms, 1.61 ms | 1.16 ms, 6.45 ms |
 const CHUNK_ROWS: (usize, usize) = (16, 4096);
-/// Chunks have a multiple of this many rows: what products like.
-const CHUNK_STEP: usize = 8;
+/// The logits of a chunk take at most this part of a card's memory: 1/32.
+const MEMORY_SHARE: usize = 32;
+/// Rows of the tile of a product, so that no chunk but the last has a tile that is not full.
+const TILE_ROWS: usize = 128;
 const VOCAB_MAX: usize = kernels::HEAD_VOCAB_MAX as usize;
 
-/// Rows of a chunk for a vocabulary: as many as 256 MiB of logits hold, at least 16, at most 4096, a multiple of 8. For Qwen3's
-/// 151,936 tokens these are 440 rows.
-fn chunk_rows(vocab: usize) -> usize {
-    let rows = CHUNK_BYTES / (size_of::<f32>() * vocab.max(1));
-    rows.clamp(CHUNK_ROWS.0, CHUNK_ROWS.1) / CHUNK_STEP * CHUNK_STEP
+/// Rows of a chunk that suit a card with `memory_bytes` in all: see [`CHUNK_ROWS`].
+fn chunk_rows(memory_bytes: usize, vocab: usize) -> usize {
+    let rows = memory_bytes / MEMORY_SHARE / (size_of::<f32>() * vocab.max(1));
+    let rows = if rows < TILE_ROWS { rows } else { rows / TILE_ROWS * TILE_ROWS };
+    rows.clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
+}
+
+/// Refuses chunks that a card with `memory_bytes` in all can never work with.
+fn check_chunk(chunk_rows: usize, memory_bytes: usize, sizes: LinearSizes) -> OpResult {
+    let check = Check("head_loss");
+    check.that((1..=COUNT_MAX).contains(&chunk_rows), || {
+        format!("a chunk must have 1 to {COUNT_MAX} rows, got {chunk_rows}")
+    })?;
+    let LinearSizes { out_features: vocab, in_features: width } = sizes;
+    // Logits in f32, the gathered rows and their gradient in bf16.
+    let row_bytes = (size_of::<f32>() * vocab).saturating_add(2 * size_of::<bf16>() * width);
+    check.that(chunk_rows.saturating_mul(row_bytes) <= memory_bytes, || {
+        format!(
+            "a chunk of {chunk_rows} rows of {vocab} logits takes {} MiB, and the device has {} MiB in all",
+            chunk_rows.saturating_mul(row_bytes) >> 20,
+            memory_bytes >> 20
+        )
+    })
 }
 
 /// Sizes that the kernels count in `int`.
@@ -58,13 +89,13 @@ impl Rows<'_> {
     fn gather(
         self,
         cuda: &Cuda,
-        to: &mut Buffer<bf16>,
+        mut to: ViewMut<'_, bf16>,
         hidden: View<'_, bf16>,
         first: usize,
         count: usize,
     ) -> OpResult {
         let Self { rows, tokens, width, ascending } = self;
-        assert!(first + count <= rows.len() && count * width <= cuda.len(to) && tokens * width <= hidden.len());
+        assert!(first + count <= rows.len() && count * width <= to.len() && tokens * width <= hidden.len());
         let arguments = [
             to.argument(),
             hidden.argument(),
@@ -96,6 +127,27 @@ impl Rows<'_> {
 }
 
 impl Head for Cuda {
+    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize {
+        chunk_rows(self.memory_bytes(), sizes.out_features)
+    }
+
+    fn head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult {
+        check_chunk(chunk_rows, self.memory_bytes(), sizes)
+    }
+
+    /// An id that is not below the vocabulary gets a row that is no numbers, as from `embedding_forward`.
+    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
+        args.check()?;
+        let HeadEmbedding { out, weight, ids, sizes } = args;
+        let (count, weight) = (ids.len(), weight.view("head_embedding", self, sizes)?);
+        check_sizes("head_embedding", count, 0, sizes)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let LinearSizes { out_features: tokens, in_features: width } = sizes;
+        Rows { rows: ids, tokens, width, ascending: false }.gather(self, out, weight, 0, count)
+    }
+
     /// A row that is not below `tokens` gets logits that are no numbers: looking at `rows` would wait for the device.
     fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
         args.check()?;
@@ -107,7 +159,8 @@ impl Head for Cuda {
         }
         let LinearSizes { out_features: vocab, in_features: width } = sizes;
         let mut gathered = self.scratch::<bf16>(count * width)?;
-        Rows { rows, tokens, width, ascending: false }.gather(self, &mut gathered, hidden, 0, count)?;
+        let to = self.view_mut(&mut gathered, 0..count * width);
+        Rows { rows, tokens, width, ascending: false }.gather(self, to, hidden, 0, count)?;
         Ok(self.product(Product {
             out,
             a: Factor::plain(self.view(&gathered, 0..count * width), width),
@@ -121,9 +174,27 @@ impl Head for Cuda {
 
     /// What the CPU refuses but only the device can see makes a row's results no numbers: a row that is not below `tokens` or
     /// not above the one before, a target that is not below the vocabulary.
-    fn head_loss(&self, args: HeadLoss<'_, Self>) -> OpResult {
-        let step = chunk_rows(args.sizes.out_features);
-        head_loss_in_chunks(self, args, step)
+    fn head_loss(&self, mut args: HeadLoss<'_, Self>) -> OpResult {
+        args.check()?;
+        let (selected, LinearSizes { out_features: vocab, in_features: width }) = (args.selected(), args.sizes);
+        let weight = args.weight.view("head_loss", self, args.sizes)?;
+        check_sizes("head_loss", selected, args.tokens, args.sizes)?;
+        if let Some(gradient) = &mut args.gradient {
+            self.clear(gradient.d_hidden.reborrow())?;
+        }
+        let step = args.chunk_rows.min(selected);
+        if step == 0 {
+            return Ok(());
+        }
+        let mut scratch = Scratch {
+            logits: self.scratch(step * vocab)?,
+            hidden: self.scratch(step * width)?,
+            d_hidden: if args.gradient.is_some() { Some(self.scratch(step * width)?) } else { None },
+        };
+        for first in (0..selected).step_by(step) {
+            chunk(self, &mut args, weight, &mut scratch, first, step.min(selected - first))?;
+        }
+        Ok(())
     }
 }
 
@@ -137,30 +208,6 @@ struct Scratch {
     d_hidden: Option<Buffer<bf16>>,
 }
 
-/// `head_loss` with at most `step` rows a chunk.
-fn head_loss_in_chunks(cuda: &Cuda, mut args: HeadLoss<'_, Cuda>, step: usize) -> OpResult {
-    args.check()?;
-    let (selected, LinearSizes { out_features: vocab, in_features: width }) = (args.selected(), args.sizes);
-    let weight = args.weight.view("head_loss", cuda, args.sizes)?;
-    check_sizes("head_loss", selected, args.tokens, args.sizes)?;
-    if let Some(gradient) = &mut args.gradient {
-        cuda.clear(gradient.d_hidden.reborrow())?;
-    }
-    let at_once = step.min(selected);
-    if at_once == 0 {
-        return Ok(());
-    }
-    let mut scratch = Scratch {
-        logits: cuda.scratch(at_once * vocab)?,
-        hidden: cuda.scratch(at_once * width)?,
-        d_hidden: if args.gradient.is_some() { Some(cuda.scratch(at_once * width)?) } else { None },
-    };
-    for first in (0..selected).step_by(step) {
-        chunk(cuda, &mut args, weight, &mut scratch, first, step.min(selected - first))?;
-    }
-    Ok(())
-}
-
 /// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
 fn chunk(
     cuda: &Cuda,
@@ -172,7 +219,7 @@ fn chunk(
 ) -> OpResult {
     let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
     let rows = Rows { rows: args.rows, tokens: args.tokens, width, ascending: true };
-    rows.gather(cuda, &mut scratch.hidden, args.hidden, first, count)?;
+    rows.gather(cuda, cuda.view_mut(&mut scratch.hidden, 0..count * width), args.hidden, first, count)?;
     let hidden = cuda.view(&scratch.hidden, 0..count * width);
     cuda.product(Product {
         out: cuda.view_mut(&mut scratch.logits, 0..count * vocab),
@@ -223,7 +270,8 @@ fn losses(
     let row_weight = args.gradient.as_ref().map_or(Argument::NULL, |gradient| gradient.row_weight.argument());
     let (grpo, [old, reference, advantages]) = match &args.gradient {
         Some(HeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages }, .. }) => {
-            (Some(*loss), [old_logprob, reference_logprob, advantages].map(|view| view.argument()))
+            let optional = |view: &Option<View<'_, f32>>| view.map_or(Argument::NULL, |view| view.argument());
+            (Some(*loss), [optional(old_logprob), optional(reference_logprob), advantages.argument()])
         }
         _ => (None, [Argument::NULL; 3]),
     };
@@ -300,9 +348,10 @@ mod tests {
             targets: cuda.view(&targets, 0..n),
             temperature: 0.7,
             tokens: TOKENS,
+            chunk_rows: step,
             sizes: SIZES,
         };
-        head_loss_in_chunks(cuda, args, step).unwrap();
+        cuda.head_loss(args).unwrap();
         let read = |buffer: &Buffer<f32>| cuda.download(cuda.view(buffer, 0..cuda.len(buffer))).unwrap();
         let d_hidden = cuda.download(cuda.view(&d_hidden, 0..TOKENS * WIDTH)).unwrap();
         let d_hidden = d_hidden.iter().map(|x| x.to_f32()).collect();
@@ -332,15 +381,39 @@ mod tests {
         }
     }
 
+    /// Bytes that an RTX 4090, an H100 and an H200 may say they have.
+    const CARDS: [usize; 3] = [25_250_000_000, 85_000_000_000, 150_000_000_000];
+    const QWEN3: LinearSizes = LinearSizes { out_features: 151_936, in_features: 1024 };
+
     #[test]
-    fn chunks_stay_within_their_memory() {
-        assert_eq!([1, 512, 65_536, 151_936, 10_000_000].map(chunk_rows), [4096, 4096, 1024, 440, 16]);
-        for vocab in (1..4_000_000).step_by(1013) {
-            let rows = chunk_rows(vocab);
-            assert!(
-                rows >= 16 && rows.is_multiple_of(8) && (rows * vocab * 4 <= CHUNK_BYTES || rows == 16),
-                "{vocab}: {rows}"
-            );
+    fn a_chunk_is_chosen_from_the_whole_memory_and_stays_within_its_share() {
+        assert_eq!(CARDS.map(|bytes| chunk_rows(bytes, 151_936)), [1280, 4096, 4096]);
+        assert_eq!([1, 512, 65_536, 10_000_000].map(|vocab| chunk_rows(CARDS[0], vocab)), [4096, 4096, 2944, 19]);
+        assert_eq!((chunk_rows(0, 151_936), chunk_rows(usize::MAX, 0)), (16, 4096));
+        for (bytes, vocab) in CARDS.into_iter().flat_map(|bytes| (1..4_000_000).step_by(1013).map(move |v| (bytes, v)))
+        {
+            let rows = chunk_rows(bytes, vocab);
+            let share = rows * vocab * 4 <= bytes / MEMORY_SHARE || rows == 16;
+            assert!(share && (rows < TILE_ROWS || rows.is_multiple_of(TILE_ROWS)), "{bytes}, {vocab}: {rows}");
+            assert!(check_chunk(rows, bytes, LinearSizes { out_features: vocab, in_features: 4096 }).is_ok());
         }
+    }
+
+    #[test]
+    fn what_a_device_chooses_does_not_depend_on_what_is_free() {
+        cuda_emulator::load().unwrap();
+        let cuda = Cuda::open(0, Emulation::Allowed).unwrap();
+        let before = cuda.head_chunk_rows(QWEN3);
+        let _held = cuda.scratch::<f32>(4 << 20).unwrap();
+        assert_eq!(cuda.head_chunk_rows(QWEN3), before);
+        assert_eq!(before, chunk_rows(cuda.memory_bytes(), QWEN3.out_features));
+    }
+
+    #[test]
+    fn a_chunk_that_never_fits_is_refused() {
+        let refused = |rows| check_chunk(rows, CARDS[0], QWEN3).unwrap_err().to_string();
+        assert!(check_chunk(1280, CARDS[0], QWEN3).is_ok());
+        assert!(refused(0).contains("1 to"));
+        assert!(refused(50_000).contains("50000 rows of 151936 logits") && refused(usize::MAX).contains("rows"));
     }
 }

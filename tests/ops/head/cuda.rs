@@ -3,6 +3,7 @@
 use half::bf16;
 use patarm::cuda::Cuda;
 use patarm::ops::OpResult;
+use patarm::ops::embedding::{Embedding, EmbeddingForward};
 use patarm::ops::head::*;
 use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::tensor::Device;
@@ -42,8 +43,8 @@ impl Case {
         let token_loss = match (&self.grpo, &numbers) {
             (Some(g), Some([old, reference, advantages])) => TokenLoss::Grpo {
                 loss: g.loss,
-                old_logprob: device.view(old, 0..n),
-                reference_logprob: device.view(reference, 0..n),
+                old_logprob: (!g.own).then(|| device.view(old, 0..n)),
+                reference_logprob: (!g.own || g.loss.kl_coefficient != 0.0).then(|| device.view(reference, 0..n)),
                 advantages: device.view(advantages, 0..2 * n),
             },
             _ => TokenLoss::CrossEntropy,
@@ -65,6 +66,7 @@ impl Case {
             targets: device.view(&targets, 0..n),
             temperature: self.temperature,
             tokens: self.tokens,
+            chunk_rows: device.head_chunk_rows(self.sizes),
             sizes: self.sizes,
         });
         result.unwrap();
@@ -296,6 +298,45 @@ fn scoring_is_the_same_numbers_and_a_frozen_weight_stays() {
         }
         assert_eq!(bits(&frozen.d_hidden), bits(&whole.d_hidden));
         assert!(scored.d_hidden.iter().all(|x| *x == 0.5), "without gradient nothing is written");
+    }
+}
+
+/// What a scoring pass would have given, without one: the same bits.
+#[test]
+fn old_log_probabilities_that_are_not_given_are_the_calls_own() {
+    for device in devices() {
+        for (kl, coefficient) in [(KlEstimator::K1, 0.0), (KlEstimator::K3, 0.1)] {
+            let case = Case::small(0.7).narrowed().grpo(kl);
+            let own = case.clone().own(coefficient, &case.run_on(device, false, true).logprob);
+            let (got, expected) = (own.run_on(device, true, true), own.given().run_on(device, true, true));
+            let all =
+                |out: &Out| [&out.logprob, &out.entropy, &out.loss, &out.d_hidden, &out.d_weight].map(|x| bits(x));
+            assert!(all(&got) == all(&expected), "{device:?}, {kl:?}, {coefficient}");
+            assert!(got.d_weight.iter().any(|x| *x != 0.0));
+        }
+    }
+}
+
+/// The embedding of a tied model, from the head's copy of it: what the lookup in the master weights gives.
+#[test]
+fn rows_of_the_weight_are_the_embedding_of_the_master_weight() {
+    for device in devices() {
+        for sizes in [SIZES, LinearSizes { out_features: 33, in_features: 7 }] {
+            let LinearSizes { out_features: vocab, in_features: hidden } = sizes;
+            let mut case = Case::new(sizes, 1, vec![0], 1.0);
+            case.master[5] = f32::NAN;
+            let (weight, master) = (case.device_weight(device), upload(device, &case.master));
+            let (ids, tokens) = (upload(device, &[3, 0, vocab as u32 - 1, 3, vocab as u32]), 5);
+            let size = tokens * hidden;
+            let [mut out, mut expected] = [(); 2].map(|()| upload(device, &vec![bf16::ONE; size]));
+            let ids = device.view(&ids, 0..tokens);
+            let args = HeadEmbedding::<Cuda> { out: device.view_mut(&mut out, 0..size), weight: &weight, ids, sizes };
+            device.head_embedding(args).unwrap();
+            let (to, table) = (device.view_mut(&mut expected, 0..size), device.view(&master, 0..sizes.len()));
+            device.embedding_forward(EmbeddingForward::<Cuda> { out: to, table, ids, tokens, hidden, vocab }).unwrap();
+            let [out, expected] = [&out, &expected].map(|x| bits(&widen(&download(device, x))));
+            assert_eq!(out, expected, "{device:?}, {sizes:?}");
+        }
     }
 }
 

@@ -1,0 +1,133 @@
+//! With one update a step, the old log-probabilities are those of the update's own forward pass: no scoring pass, and the bits of
+//! an update that had one.
+
+use std::ops::RangeInclusive;
+
+use patarm::config::RlSettings;
+use patarm::loss::Denominator;
+use patarm::ops::{Backend, Cpu};
+use patarm::optimizer::AdamWConfig;
+use patarm::reward::RewardSettings;
+use patarm::rollout::{Engine, EngineLimits};
+use patarm::train::prefix_tree::{self, Sequence, pack};
+use patarm::train::rl::{Inputs, RlMachines, RlPlan, Rows, StepOutcome, rl_step};
+use patarm::train::sft::Progress;
+use patarm::train::{Guard, Learner, Loss, Scorer};
+
+use crate::world::{World, model, rl_settings};
+
+const CAPACITY: usize = 256;
+
+fn settings() -> RlSettings {
+    RlSettings { updates_per_step: 1, pairs_per_step: 2, rollouts: 2, max_new_tokens: 8, ..rl_settings() }
+}
+
+fn learner<B: Backend>(backend: &B, world: &World) -> Learner<B> {
+    Learner::new(world.model(backend), AdamWConfig::default(), CAPACITY).unwrap()
+}
+
+fn bits<B: Backend>(learner: &Learner<B>) -> Vec<u32> {
+    let (b, len) = (&learner.model.backend, learner.model.table.arena_len());
+    b.download(b.view(learner.model.master(), 0..len)).unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// What `rl_step` makes of a fresh learner, and what it says.
+fn step<B: Backend>(backend: &B, world: &World) -> (StepOutcome, Vec<u32>) {
+    let (settings, reward) = (settings(), RewardSettings::default());
+    // Random weights write no verdict, so advantages are 0 and the pull to another model is what is learned.
+    let other = model(backend, world.model(&Cpu).config.vocab_size, 8);
+    let reference = other.frozen().unwrap();
+    let plan = RlPlan {
+        settings: &settings,
+        reward: &reward,
+        rules: &reward.verdict,
+        tokenizer: &world.tokenizer,
+        schedule: settings.schedule(),
+        seed: 9,
+        stop: None,
+    };
+    let limits = EngineLimits::for_lengths(settings.max_prompt_tokens, settings.max_new_tokens, settings.max_running);
+    let folder = tempfile::tempdir().unwrap();
+    let mut learner = learner(backend, world);
+    let mut machines = RlMachines {
+        reference: Some(&reference),
+        engine: &mut Engine::new(&learner.model, limits).unwrap(),
+        scorer: &mut Scorer::new(&learner.model, CAPACITY).unwrap(),
+        guard: &mut Guard::new(folder.path().to_path_buf(), 1),
+        learner: &mut learner,
+    };
+    let outcome = rl_step(&mut machines, world, &plan, &mut Progress::default()).unwrap();
+    (outcome, bits(&learner))
+}
+
+/// The update of a fresh learner on a step's trajectories, with the old log-probabilities of a scoring pass if `scored`.
+fn update<B: Backend>(
+    backend: &B,
+    world: &World,
+    step: &StepOutcome,
+    scored: bool,
+    advantage: impl Fn(usize) -> f32,
+) -> Vec<u32> {
+    let (settings, mut learner, trajectories) = (settings(), learner(backend, world), &step.trajectories);
+    let mut scorer = Scorer::new(&learner.model, CAPACITY).unwrap();
+    let sequences: Vec<Sequence<'_>> = (trajectories.iter())
+        .map(|t| Sequence {
+            tree: t.pair,
+            prompt: &step.pairs[t.pair].prompts[t.role.index()],
+            completion: &t.judged.completion.tokens,
+        })
+        .collect();
+    let old = prefix_tree::score(&mut scorer, &learner.model, &sequences, CAPACITY, settings.temperature).unwrap();
+    let of = Denominator {
+        tokens: sequences.iter().map(|s| s.completion.len()).sum(),
+        sequences: sequences.len(),
+        max_new_tokens: settings.max_new_tokens,
+    };
+    let micro_batches = pack(&sequences, CAPACITY).unwrap();
+    assert!(micro_batches.len() > 1, "all of them run under the same weights");
+    for mut micro in micro_batches {
+        let rows = Rows::gather(&micro, |i| Inputs {
+            weight: settings.aggregation.token_weight(sequences[i].completion.len(), of),
+            advantage: advantage(i),
+            rollout: &trajectories[i].judged.completion.logprobs,
+            old: scored.then_some(&old[i]),
+            reference: trajectories[i].reference_logprobs.as_deref(),
+        });
+        let loss = Loss::Grpo {
+            loss: settings.policy.into(),
+            old_logprob: rows.old.as_deref(),
+            reference_logprob: rows.reference.as_deref(),
+            advantages: &rows.advantages,
+        };
+        learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, settings.temperature, &loss).unwrap();
+    }
+    learner.update_if(true, step.metrics.learning_rate).unwrap();
+    bits(&learner)
+}
+
+fn one_update_is_the_update_of_two_passes<B: Backend>(backend: &B, mismatch: RangeInclusive<f64>) {
+    let world = World::new();
+    let (outcome, weights) = step(backend, &world);
+    assert!(outcome.trajectories.iter().all(|t| t.old_logprobs.is_none()), "nobody scored them");
+    assert!(mismatch.contains(&outcome.metrics.mismatch_max), "{:?}", outcome.metrics);
+    assert!(outcome.metrics.clip_share == 0.0 && outcome.metrics.kl_mean > 0.0, "{:?}", outcome.metrics);
+    let rewarded = |i: usize| outcome.trajectories[i].rewarded.advantage;
+    assert!(weights == update(backend, &world, &outcome, true, rewarded), "two passes give other weights");
+    // The same where advantages are not 0.
+    let drawn = |i: usize| [0.7, -1.3, 0.4, -0.2][i % 4];
+    let scored = update(backend, &world, &outcome, true, drawn);
+    assert!(scored == update(backend, &world, &outcome, false, drawn), "two passes give other weights");
+    assert!(scored != weights && weights != bits(&learner(backend, &world)), "something was learned");
+}
+
+#[test]
+fn one_update_is_that_of_two_passes_on_the_cpu() {
+    one_update_is_the_update_of_two_passes(&Cpu, 0.0..=0.0);
+}
+
+/// There a difference between decoding and training is measured, by the update's own numbers.
+#[cfg(has_cuda)]
+#[test]
+fn one_update_is_that_of_two_passes_on_cuda() {
+    one_update_is_the_update_of_two_passes(&crate::cuda_device::devices()[0], f64::MIN_POSITIVE..=0.5);
+}
