@@ -67,6 +67,7 @@ pub mod config;
 pub mod cuda;
 pub mod data;
 pub mod eval;
+pub mod judge;
 pub mod log;
 pub mod loss;
 pub mod model;

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
-use super::model_dir;
+use super::pretrained;
 use super::train_args::{TrainArgs, files, load_options, report_skipped};
 use crate::checkpoint;
 use crate::config::Settings;
@@ -57,8 +57,9 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
 
 fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let model = model_dir::from_settings(&settings.model, settings.run.seed)?;
+    let model = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let context = settings.model.context.min(model.config.max_position_embeddings);
+    let judge = pretrained::judge_settings(settings)?;
     let lessons = Lessons::load(settings, &model.tokenizer, context)?;
 
     let qwen = Qwen3::new(backend, model.config, &model.weights, context)?;
@@ -84,7 +85,7 @@ fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     if ending == Ending::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
-    model_dir::export(&out.join("model"), &learner.model, &model.tokenizer)?;
+    pretrained::export(&out.join("model"), &learner.model, &model.tokenizer, &judge)?;
     let report = run.finish(&json!({
         "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
         "examples": lessons.examples.len(), "skipped_rows": lessons.skipped, "too_long": lessons.too_long,
