@@ -68,6 +68,7 @@ pub mod config;
 pub mod cuda;
 pub mod data;
 pub mod eval;
+pub mod judge;
 pub mod log;
 pub mod loss;
 pub mod model;

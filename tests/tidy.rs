@@ -115,7 +115,7 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 14] = [
+const KNOWS: [(&str, &[&str]); 15] = [
     ("random", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
@@ -124,15 +124,16 @@ const KNOWS: [(&str, &[&str]); 14] = [
     ("rollout", &["model", "ops", "tensor", "random"]),
     ("optimizer", &["model", "ops", "tensor"]),
     ("loss", &["ops"]),
-    ("data", &["random", "tensor", "tokenizer", "reward"]),
+    ("data", &["random", "tensor", "tokenizer"]),
     ("tokenizer", &["data", "tensor"]),
+    // The way from a response to its verdict, for training, evaluation and serving alike.
+    ("judge", &["data", "tokenizer", "model", "ops", "rollout", "random", "tensor"]),
     // The arithmetic of rewards is the op `score_margin`.
-    ("reward", &["data", "ops", "tensor", "random"]),
+    ("reward", &["judge", "data", "ops"]),
     // Settings are made of the settings of what they configure.
     ("config", &["loss", "ops", "optimizer", "reward"]),
     ("log", &["ops", "tensor"]),
-    // Judges pairs with the rollouts of `train`, and measures nothing of training itself.
-    ("eval", &["train", "model", "ops", "rollout", "reward", "data", "random"]),
+    ("eval", &["judge", "model", "ops", "rollout"]),
 ];
 
 /// A checkpoint is a learner's state, so it knows `train`.

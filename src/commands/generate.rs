@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
-use super::model_dir::{self, ModelDir};
+use super::pretrained::{self, Pretrained};
 use crate::data::Message;
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::Backend;
@@ -92,7 +92,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, stop: &AtomicBool) -> 
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, min_p: args.min_p };
     sampling.validate().map_err(anyhow::Error::msg)?;
     ensure!(args.samples > 0 && args.max_new_tokens > 0, "--samples and --max-new-tokens must be 1 or more");
-    let ModelDir { config, weights, tokenizer } = model_dir::load(&args.model)?;
+    let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
     let prompt = prompt_ids(args, &tokenizer)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");
     let needed = prompt.len() + args.max_new_tokens;

@@ -9,26 +9,25 @@ use clap::Args;
 use serde::Serialize;
 
 use super::device::{DeviceArgs, with_backend};
-use super::model_dir::{self, ModelDir};
+use super::pretrained::{self, Pretrained};
 use super::train_args::report_skipped;
-use crate::data::judge::JudgePrompt;
-use crate::data::{BadLine, LoadOptions, Message, Response, load_responses};
+use crate::config::resolve;
+use crate::data::{BadLine, LoadOptions, Response, load_responses};
+use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::Progress as Bar;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
-use crate::reward::VerdictRules;
-use crate::rollout::{Engine, EngineLimits, Member, PromptGroup};
+use crate::rollout::{Engine, EngineLimits};
 use crate::tensor::file::write_atomically;
-use crate::tokenizer::{RenderOptions, Tokenizer};
-use crate::train::judgements::{JudgePlan, read};
 
 /// Score responses with a judge.
 ///
 /// Rows are {"prompt": text or messages, "response": text}, with optional `task` and `id`. Every response is judged
 /// --votes times; its score is the mean over the votes that have one, and null where none has. A vote that failed is
-/// named (malformed, out_of_range, truncated, missing), never counted as a number.
+/// named (malformed, out_of_range, truncated, missing), never counted as a number. Prompt, rubrics, score range and thinking
+/// are those that the judge was trained with: its directory carries them in judge.toml.
 #[derive(Debug, Args)]
 pub struct JudgeArgs {
     /// Hugging Face directory of the judge.
@@ -51,7 +50,7 @@ pub struct JudgeArgs {
     /// Longer prompts are kept out and counted.
     #[arg(long, default_value_t = 4096)]
     pub max_prompt_tokens: usize,
-    /// TOML file of the judge's prompt and primary rubrics; without it the built-in ones.
+    /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<PathBuf>,
     /// Task of rows that name none.
@@ -60,9 +59,12 @@ pub struct JudgeArgs {
     /// Count bad rows and go on.
     #[arg(long)]
     pub skip_bad: bool,
-    /// Let the judge think before it writes.
-    #[arg(long)]
-    pub thinking: bool,
+    /// Whether the judge may think before it writes, instead of what its directory says.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub thinking: Option<bool>,
+    /// Overrides a key of judge.toml, for example `--set verdict.max=5`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Write the judgements' texts too.
     #[arg(long)]
     pub texts: bool,
@@ -116,50 +118,55 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
     ] {
         ensure!(value > 0, "{name} must be 1 or more");
     }
-    let sampling = Sampling::temperature(args.temperature);
-    sampling.validate().map_err(anyhow::Error::msg)?;
+    let how = JudgeSampling {
+        sampling: Sampling::temperature(args.temperature),
+        votes: args.votes,
+        max_new_tokens: args.max_new_tokens,
+        stream: Stream::new(args.seed),
+    };
+    how.sampling.validate().map_err(anyhow::Error::msg)?;
+    let settings = judge_settings(args)?;
     let bad_lines = if args.skip_bad { BadLine::Skip } else { BadLine::Refuse };
     let options = LoadOptions { default_task: args.default_task.clone(), bad_lines };
     let loaded = load_responses(&args.input, &options)?;
-    let ModelDir { config, weights, tokenizer } = model_dir::load(&args.model)?;
+    let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
     let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.max_position_embeddings);
     ensure!(
         needed <= limit,
         "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
     );
-    let prompts = Prompts::new(args, &tokenizer, &loaded.rows)?;
-    report_skipped(&loaded.skipped, loaded.rows.len() - prompts.groups.len(), args.max_prompt_tokens);
+    let judge = Judge::new(settings, tokenizer)?;
+    let encode =
+        |r: &Response| judge.encode(&r.task, &r.prompt, &r.response).with_context(|| format!("response {}", r.id));
+    let prompts = loaded.rows.iter().map(encode).collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
+    let fits = |prompt: &[u32]| prompt.len() <= args.max_prompt_tokens;
+    let requests: Vec<JudgeRequest<'_>> = loaded
+        .rows
+        .iter()
+        .zip(&prompts)
+        .filter(|(_, prompt)| fits(prompt))
+        .map(|(response, prompt)| JudgeRequest { prompt, stream: how.stream.fold(response.id) })
+        .collect();
+    report_skipped(&loaded.skipped, prompts.len() - requests.len(), args.max_prompt_tokens);
 
     let model = Qwen3::new(backend, config, &weights, needed)?;
     drop(weights);
-    let longest = prompts.groups.iter().map(|group| group.prompt.len()).max().unwrap_or(1);
+    let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(1);
     let mut engine = Engine::new(&model, EngineLimits::for_lengths(longest, args.max_new_tokens, args.max_running))?;
-    let (mut bar, mut done) = (Bar::new("judge", (prompts.groups.len() * args.votes) as u64, 0), 0);
-    let completions = engine.generate(&model, &prompts.groups, Some(stop), |ended| {
+    let (mut bar, mut done) = (Bar::new("judge", (requests.len() * args.votes) as u64, 0), 0);
+    let judged = judge.judge(&mut engine, &model, &how, &requests, Some(stop), |ended| {
         done += ended as u64;
         bar.update(done, &[]);
     })?;
     bar.finish();
-    let rules = VerdictRules::default();
-    let plan = JudgePlan {
-        tokenizer: &tokenizer,
-        rules: &rules,
-        sampling,
-        votes: args.votes,
-        max_new_tokens: args.max_new_tokens,
-        stream: Stream::new(args.seed),
-    };
-    let mut judged = completions.into_iter();
+    let mut judged = judged.into_iter();
     let rows: Vec<Row> = loaded
         .rows
         .into_iter()
-        .zip(prompts.lengths)
-        .map(|(response, length)| {
-            if length > args.max_prompt_tokens {
-                return skipped(response, length, args.max_prompt_tokens);
-            }
-            let votes = judged.next().into_iter().flatten().map(|completion| vote(&plan, completion, args.texts));
-            row(response, votes.collect())
+        .zip(&prompts)
+        .map(|(response, prompt)| match fits(prompt) {
+            true => row(response, judged.next().into_iter().flatten().map(|j| vote(j, args.texts)).collect()),
+            false => skipped(response, prompt.len(), args.max_prompt_tokens),
         })
         .collect();
     write_rows(&args.output, &rows)?;
@@ -167,41 +174,27 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
     Ok(())
 }
 
-/// The judge's prompts for responses that fit, and the length of every response's prompt.
-struct Prompts {
-    groups: Vec<PromptGroup>,
-    lengths: Vec<usize>,
-}
-
-impl Prompts {
-    fn new(args: &JudgeArgs, tokenizer: &Tokenizer, responses: &[Response]) -> anyhow::Result<Self> {
-        let judge = JudgePrompt::load(args.rubrics.as_deref())?;
-        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(args.thinking) };
-        let (mut groups, mut lengths) = (Vec::new(), Vec::new());
-        for response in responses {
-            let escape = |m: &Message| Message::new(m.role.as_str(), tokenizer.escape(&m.content));
-            let prompt: Vec<Message> = response.prompt.iter().map(escape).collect();
-            let messages = judge.messages(&response.task, &prompt, &tokenizer.escape(&response.response))?;
-            let ids =
-                tokenizer.encode_chat(&messages, &options).with_context(|| format!("response {}", response.id))?;
-            lengths.push(ids.len());
-            if ids.len() <= args.max_prompt_tokens {
-                let stream = Stream::new(args.seed).fold(response.id);
-                let sampling = Sampling::temperature(args.temperature);
-                groups.push(PromptGroup {
-                    prompt: ids,
-                    members: (0..args.votes).map(|i| Member { sampling, stream: stream.fold(i as u64) }).collect(),
-                    stop: tokenizer.eos_ids().to_vec(),
-                    max_new_tokens: args.max_new_tokens,
-                });
-            }
-        }
-        Ok(Self { groups, lengths })
+/// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
+fn judge_settings(args: &JudgeArgs) -> anyhow::Result<JudgeSettings> {
+    let carried = JudgeSettings::read(&args.model)?;
+    if carried.is_none() {
+        let folder = args.model.display();
+        eprintln!(
+            "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in one"
+        );
     }
+    let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;
+    let mut used = resolve(&start, None, std::iter::empty(), &args.set)?;
+    if let Some(file) = &args.rubrics {
+        used.prompt = PromptFile::load(Some(file))?;
+    }
+    used.thinking = args.thinking.unwrap_or(used.thinking);
+    used.validate().map_err(anyhow::Error::msg)?;
+    pretrained::say_differences(&args.model, carried.as_ref(), &used);
+    Ok(used)
 }
 
-fn vote(plan: &JudgePlan<'_>, completion: crate::rollout::Completion, texts: bool) -> Vote {
-    let judged = read(plan, completion);
+fn vote(judged: Judged, texts: bool) -> Vote {
     Vote {
         verdict: judged.verdict.failure().map_or("score", |failure| failure.name()),
         score: judged.verdict.score(),

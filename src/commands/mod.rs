@@ -6,7 +6,7 @@ pub mod device;
 pub mod doctor;
 pub mod generate;
 pub mod judge;
-pub mod model_dir;
+pub mod pretrained;
 pub mod report;
 pub mod rl;
 pub mod sft;

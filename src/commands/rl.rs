@@ -1,6 +1,6 @@
 //! `rl`: GRPO on the Preference-Aware Reward, from preference pairs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -9,19 +9,17 @@ use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
-use super::model_dir::{self, ModelSource};
+use super::pretrained::{self, PretrainedSource};
 use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
 use crate::config::Settings;
-use crate::data::judge::JudgePrompt;
+use crate::data::load_pairs;
 use crate::data::order::Order;
-use crate::data::{Message, Pair, Role, load_pairs};
+use crate::judge::{Judge, JudgePair};
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
-use crate::tokenizer::{RenderOptions, Tokenizer};
-use crate::train::judgements::JudgePair;
 use crate::train::rl::{PairSource, RlMachines, RlPlan};
 use crate::train::stages::{Ending, Saving, run_rl};
 use crate::train::{Guard, Learner, Scorer};
@@ -35,7 +33,8 @@ use crate::train::{Guard, Learner, Scorer};
 pub struct RlArgs {
     #[command(flatten)]
     pub train: TrainArgs,
-    /// TOML file of the judge's prompt and primary rubrics; without it the built-in ones.
+    /// TOML file of the judge's prompt and primary rubrics; without it those that the model's directory carries (judge.toml),
+    /// else the built-in ones.
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<String>,
 }
@@ -60,10 +59,10 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
 
 fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let source = model_dir::from_settings(&settings.model, settings.run.seed)?;
+    let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
     let weights = source.weights()?;
-    let ModelSource { config, tokenizer, .. } = source;
+    let PretrainedSource { config, tokenizer, .. } = source;
     let context = settings.model.context.min(config.max_position_embeddings);
     let s = &settings.rl;
     let needed = s.max_prompt_tokens + s.max_new_tokens;
@@ -73,7 +72,8 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
          model.context (the model's own limit is {})",
         config.max_position_embeddings
     );
-    let pairs = Pairs::load(settings, &tokenizer)?;
+    let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
+    let pairs = Pairs::load(settings, &judge)?;
 
     let mut model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
@@ -92,8 +92,7 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
     let plan = RlPlan {
         settings: s,
         reward: &settings.reward,
-        rules: &settings.reward.verdict,
-        tokenizer: &tokenizer,
+        judge: &judge,
         schedule: s.schedule(),
         seed: settings.run.seed,
         stop: Some(stop),
@@ -113,7 +112,7 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
     if run_rl(&mut machines, &pairs, &plan, &mut run, &mut progress, saving, stop)? == Ending::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
-    model_dir::export(&out.join("model"), &learner.model, &tokenizer)?;
+    pretrained::export(&out.join("model"), &learner.model, judge.tokenizer(), judge.settings())?;
     let report = run.finish(&json!({
         "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
         "pairs": pairs.pairs.len(), "skipped_rows": pairs.skipped, "too_long": pairs.too_long,
@@ -149,17 +148,16 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn load(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
+    fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
         let loaded = load_pairs(&files(settings)?, &load_options(settings))?;
-        let rubrics = (!settings.data.rubrics.is_empty()).then(|| PathBuf::from(&settings.data.rubrics));
-        let judge = JudgePrompt::load(rubrics.as_deref())?;
         let flips = Stream::new(settings.run.seed).fold(0x666c_6970);
         let (mut pairs, mut too_long) = (Vec::new(), 0);
         for mut pair in loaded.rows {
             if f64::from(flips.fold(pair.id).uniform(0)) < settings.data.flip {
                 std::mem::swap(&mut pair.chosen, &mut pair.rejected);
             }
-            let pair = encode(tokenizer, &judge, settings.model.thinking, pair)?;
+            let id = pair.id;
+            let pair = judge.encode_pair(pair).with_context(|| format!("pair {id}"))?;
             if pair.prompts.iter().any(|prompt| prompt.len() > settings.rl.max_prompt_tokens) {
                 too_long += 1;
             } else {
@@ -176,24 +174,6 @@ impl Pairs {
         let order = Order::new(count, settings.run.seed);
         Ok(Self { pairs, order, skipped: loaded.skipped.count, too_long })
     }
-}
-
-/// The judge's prompts for both sides; control tokens in text from outside are made harmless.
-pub(super) fn encode(
-    tokenizer: &Tokenizer,
-    judge: &JudgePrompt,
-    thinking: bool,
-    pair: Pair,
-) -> anyhow::Result<JudgePair> {
-    let prompt: Vec<Message> =
-        pair.prompt.iter().map(|m| Message::new(m.role.as_str(), tokenizer.escape(&m.content))).collect();
-    let side = |role: Role| -> anyhow::Result<Vec<u32>> {
-        let messages = judge.messages(&pair.task, &prompt, &tokenizer.escape(pair.response(role)))?;
-        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking) };
-        tokenizer.encode_chat(&messages, &options).with_context(|| format!("pair {}", pair.id))
-    };
-    let prompts = [side(Role::Chosen)?, side(Role::Rejected)?];
-    Ok(JudgePair { pair, prompts })
 }
 
 impl PairSource for Pairs {

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
-use super::model_dir;
+use super::pretrained;
 use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
 use crate::checkpoint;
 use crate::config::Settings;
@@ -57,10 +57,11 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
 
 fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let source = model_dir::from_settings(&settings.model, settings.run.seed)?;
+    let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
     let weights = source.weights()?;
     let context = settings.model.context.min(source.config.max_position_embeddings);
+    let judge = pretrained::judge_settings(settings)?;
     let lessons = Lessons::load(settings, &source.tokenizer, context)?;
 
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
@@ -87,7 +88,7 @@ fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     if ending == Ending::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
-    model_dir::export(&out.join("model"), &learner.model, &source.tokenizer)?;
+    pretrained::export(&out.join("model"), &learner.model, &source.tokenizer, &judge)?;
     let report = run.finish(&json!({
         "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
         "examples": lessons.examples.len(), "skipped_rows": lessons.skipped, "too_long": lessons.too_long,

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::device::DeviceArgs;
+use super::pretrained;
 use crate::config::{Settings, resolve};
 use crate::data::{BadLine, LoadOptions, Skipped};
 use crate::model::Qwen3Config;
@@ -58,7 +59,22 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// The settings that all sources together give; `stage` names the run's folder where nothing else does.
     pub fn settings(&self, stage: &str) -> anyhow::Result<Settings> {
-        let mut s = resolve(&Settings::default(), self.config.as_deref(), std::env::vars(), &self.set)?;
+        let mut s = self.resolve(&Settings::default())?;
+        // A judge that is trained on keeps its way of judging unless it is told otherwise, so its directory gives the defaults.
+        if let Some(judge) = pretrained::carried(&s.model)? {
+            let mut defaults = Settings::default();
+            (defaults.reward.verdict, defaults.model.thinking) = (judge.verdict, judge.thinking);
+            s = self.resolve(&defaults)?;
+        }
+        if s.run.out.is_empty() {
+            s.run.out = format!("runs/{stage}");
+        }
+        Ok(s)
+    }
+
+    /// File, environment, `--set` and flags over `defaults`.
+    fn resolve(&self, defaults: &Settings) -> anyhow::Result<Settings> {
+        let mut s = resolve(defaults, self.config.as_deref(), std::env::vars(), &self.set)?;
         let flags = [
             (&mut s.model.path, &self.model),
             (&mut s.model.init, &self.init),
@@ -72,9 +88,6 @@ impl TrainArgs {
         }
         if !self.data.is_empty() {
             s.data.train.clone_from(&self.data);
-        }
-        if s.run.out.is_empty() {
-            s.run.out = format!("runs/{stage}");
         }
         s.run.seed = self.seed.unwrap_or(s.run.seed);
         s.run.threads = self.threads.unwrap_or(s.run.threads);

@@ -1,10 +1,9 @@
-//! Preference pairs, dataset formats, judge prompts, packing and the resumable order of examples.
+//! Preference pairs, dataset formats, and the resumable order of examples.
 
 pub mod conversation;
 pub mod error;
 mod formats;
 pub mod jsonl;
-pub mod judge;
 pub mod load;
 pub mod message;
 pub mod order;
@@ -16,7 +15,6 @@ mod turns;
 pub use conversation::{Conversation, pairs_to_conversations};
 pub use error::DataError;
 pub use jsonl::{BadLine, Skipped};
-pub use judge::{JudgePrompt, JudgePromptError};
 pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_responses};
 pub use message::Message;
 pub use pair::{Pair, Role};

@@ -5,12 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use crate::judge::{Judge, JudgePair, JudgeSampling, Judged, Verdict};
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
-use crate::reward::Verdict;
 use crate::rollout::{Engine, EngineError};
-use crate::train::judgements::{JudgePair, JudgePlan, Judged, judge_pairs};
 
 /// What an evaluation found. A tie is never right; a failed judgement makes its comparison wrong, and is counted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,18 +36,19 @@ pub struct PairReport {
 /// Sampled judgements a side in a whole evaluation.
 pub const VOTES: usize = 8;
 
-/// Judges every pair: the sampled judgements that `plan` asks for and a greedy one of each side.
+/// Judges every pair: the sampled judgements that `how` asks for and a greedy one of each response.
 pub fn evaluate_pairs<B: Backend>(
+    judge: &Judge,
     engine: &mut Engine<B>,
     model: &Qwen3<B>,
-    plan: &JudgePlan<'_>,
+    how: &JudgeSampling,
     pairs: &[JudgePair],
     stop: Option<&AtomicBool>,
     mut finished: impl FnMut(usize) + Send,
 ) -> Result<PairReport, EngineError> {
-    let sampled = judge_pairs(engine, model, plan, pairs, stop, &mut finished)?;
-    let greedy_plan = JudgePlan { votes: 1, sampling: Sampling::GREEDY, ..*plan };
-    let greedy = judge_pairs(engine, model, &greedy_plan, pairs, stop, &mut finished)?;
+    let sampled = judge.judge_pairs(engine, model, how, pairs, stop, &mut finished)?;
+    let greedy = JudgeSampling { votes: 1, sampling: Sampling::GREEDY, ..*how };
+    let greedy = judge.judge_pairs(engine, model, &greedy, pairs, stop, &mut finished)?;
     Ok(report(pairs, &sampled, &greedy))
 }
 

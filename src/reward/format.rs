@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Verdict};
+use crate::judge::{Failure, Verdict};
 
 /// Added to the reward; a judgement in the right format costs nothing. The defaults are this project's choice: the paper
 /// has a format penalty, but no source read for this project says how large.

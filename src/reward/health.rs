@@ -3,7 +3,8 @@
 use crate::data::Role;
 use crate::ops::score_margin::RewardShape;
 
-use super::{Failure, Margin, Rewarded};
+use super::{Margin, Rewarded};
+use crate::judge::Failure;
 
 /// Shares are of all judgements unless said otherwise, and 0 where there is nothing to share; `None` is "there was none".
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::RewardSettings;
 use super::health::{Health, is_dead};
-use super::{Failure, RewardSettings, Verdict};
 use crate::data::Role;
+use crate::judge::{Failure, Verdict};
 use crate::ops::OpError;
 use crate::ops::score_margin::{ABSENT, FAILED, ROLLOUTS_MAX, ScoreMargin, ScoreMargins, VALID};
 

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::judge::{Side, VerdictRules};
 use crate::ops::Cpu;
 use crate::ops::score_margin::{AdvantageNorm, MarginKind};
-use crate::reward::{Shape, VerdictRules};
+use crate::reward::Shape;
 
 fn judgement(pair: u64, role: Role, rollout: u32, verdict: Verdict) -> Judgement {
     Judgement { pair, role, rollout, verdict }
@@ -87,7 +88,7 @@ fn what_fits_nowhere_is_refused() {
     assert!(matches!(manager.add(Judgement { pair: 3, ..good }), Err(RewardError::UnknownPair { pair: 3 })));
     let out_of_range = manager.add(Judgement { rollout: 2, ..good }).unwrap_err();
     assert!(out_of_range.to_string().contains("rollout 2 is out of range; expected 0 to 1"), "{out_of_range}");
-    let pairwise = Judgement { rollout: 0, verdict: Verdict::Prefer(crate::reward::Side::First), ..good };
+    let pairwise = Judgement { rollout: 0, verdict: Verdict::Prefer(Side::First), ..good };
     assert!(matches!(manager.add(pairwise), Err(RewardError::Pairwise { .. })));
     assert_eq!(manager.finish(&Cpu).unwrap().judgements.len(), 1, "what was refused left nothing");
     assert!(matches!(

@@ -1,4 +1,4 @@
-//! From a judge's text to a reward: verdicts, the format penalty, and joining pairs by identity.
+//! From verdicts to rewards: the format penalty, and joining pairs by identity.
 //!
 //! The arithmetic of the Preference-Aware Reward and of advantages is the op `score_margin`, and nowhere else.
 
@@ -6,10 +6,8 @@ mod format;
 mod health;
 mod manager;
 mod settings;
-mod verdict;
 
 pub use format::FormatPenalty;
 pub use health::Health;
 pub use manager::{Judgement, Margin, PairRewardManager, RewardError, Rewarded, Rewards};
 pub use settings::{RewardSettings, Shape};
-pub use verdict::{Failure, Side, Verdict, VerdictRules};

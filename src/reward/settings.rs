@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FormatPenalty, VerdictRules};
+use super::FormatPenalty;
+use crate::judge::VerdictRules;
 use crate::ops::score_margin::{AdvantageNorm, MarginKind, PreferenceReward, RewardShape};
 
 /// The kind of f(δ); its numbers are keys of [`RewardSettings`].

@@ -2,7 +2,6 @@
 
 mod error;
 pub mod guard;
-pub mod judgements;
 pub mod learner;
 pub mod prefix_tree;
 pub mod rl;

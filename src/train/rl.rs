@@ -16,21 +16,20 @@ use std::time::Instant;
 
 use super::error::TrainError;
 use super::guard::Guard;
-use super::judgements::{JudgePair, JudgePlan, Judged, judge_pairs};
 use super::learner::{Learner, Loss, Scorer};
 use super::prefix_tree::{self, MicroBatch, Sequence, pack};
 use super::rl_metrics::{RlMetrics, StepNumbers};
 use super::sft::Progress;
 use crate::config::RlSettings;
 use crate::data::Role;
+use crate::judge::{Judge, JudgePair, JudgeSampling, Judged};
 use crate::loss::Denominator;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::{Schedule, Update};
 use crate::random::Stream;
-use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewarded, Rewards, VerdictRules};
+use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewarded, Rewards};
 use crate::rollout::Engine;
-use crate::tokenizer::Tokenizer;
 
 /// Where pairs come from: a pure function of the cursor, so a cursor is all a resume needs. There are at least as many
 /// pairs of different ids as a step takes.
@@ -42,8 +41,7 @@ pub trait PairSource {
 pub struct RlPlan<'a> {
     pub settings: &'a RlSettings,
     pub reward: &'a RewardSettings,
-    pub rules: &'a VerdictRules,
-    pub tokenizer: &'a Tokenizer,
+    pub judge: &'a Judge,
     pub schedule: Schedule,
     pub seed: u64,
     pub stop: Option<&'a AtomicBool>,
@@ -160,16 +158,14 @@ fn collect<B: Backend>(
     for attempt in 0..=settings.resample {
         let wanted = settings.pairs_per_step - pairs.len();
         let fresh = take_distinct(source, cursor, &pairs, wanted);
-        let judge = JudgePlan {
-            tokenizer: plan.tokenizer,
-            rules: plan.rules,
+        let how = JudgeSampling {
             sampling: settings.sampling(),
             votes: settings.rollouts,
             max_new_tokens: settings.max_new_tokens,
             stream: Stream::new(plan.seed).fold(step).fold(attempt as u64),
         };
         let model = &machines.learner.model;
-        let fresh_judged = judge_pairs(machines.engine, model, &judge, &fresh, plan.stop, |_| {})?;
+        let fresh_judged = plan.judge.judge_pairs(machines.engine, model, &how, &fresh, plan.stop, |_| {})?;
         rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
         pairs.extend(fresh);
         judged.extend(fresh_judged);

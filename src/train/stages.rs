@@ -6,12 +6,12 @@ use anyhow::Context;
 
 use super::error::TrainError;
 use super::guard::Guard;
-use super::judgements::JudgePair;
 use super::learner::Learner;
 use super::rl::{PairSource, RlMachines, RlPlan, StepOutcome, Trajectory, rl_step};
 use super::run_folder::RunFolder;
 use super::sft::{ExampleSource, Progress, SftPlan, sft_step};
 use crate::checkpoint::{self, RunState};
+use crate::judge::JudgePair;
 use crate::log::Progress as Bar;
 use crate::ops::Backend;
 use crate::rollout::EngineError;

@@ -91,6 +91,78 @@ fn judge_gives_every_response_a_row_and_failures_no_number() {
     }
 }
 
+/// A judge that writes one judgement, and what it was trained with: its own prompt, and scores up to 5. Answers with the
+/// judgement's score.
+fn strict_judge(world: &World) -> f64 {
+    let score = |row: &Value| -> f64 {
+        let (_, answer) = row["messages"][1]["content"].as_str().unwrap().rsplit_once("<answer>").unwrap();
+        answer.trim_end_matches("</answer>").trim().parse().unwrap()
+    };
+    let rows = lines(&world.read("sft.jsonl"));
+    let row = rows.iter().find(|row| (6.0..10.0).contains(&score(row))).unwrap();
+    world.write("one.jsonl", &row.to_string());
+    world.write("own.toml", "template = \"{{ prompt }}\\n{{ response }}\"\ntasks.chat.rubrics = \"short\"\n");
+    let steps = ["--set", "sft.steps=80", "--set", "sft.examples_per_step=1", "--set", "sft.learning_rate=1e-2"];
+    let way = ["--set", "reward.verdict.max=5", "--set", "data.rubrics=own.toml"];
+    world.succeed(&[&["sft", "--model", "model", "--data", "one.jsonl", "--out", "strict"][..], &steps, &way].concat());
+    let (prompt, response) = row["messages"][0]["content"].as_str().unwrap().split_once('\n').unwrap();
+    world.write("rows.jsonl", &serde_json::json!({ "prompt": prompt, "response": response }).to_string());
+    score(row)
+}
+
+#[test]
+fn a_trained_judge_is_read_as_it_was_trained_without_a_flag() {
+    let world = World::new();
+    let score = strict_judge(&world);
+    let judge = ["judge", "--model", "strict/model", "--input", "rows.jsonl", "--temperature", "0"];
+    // The built-in prompt would not fit.
+    let judge = [&judge[..], &["--max-prompt-tokens", "80", "--max-new-tokens", "100"]].concat();
+    let outcome = world.succeed(&judge);
+    let row = &lines(&outcome.out)[0];
+    assert_eq!((&row["votes"][0]["verdict"], &row["score"]), (&"out_of_range".into(), &Value::Null), "{row}");
+    assert!(!outcome.err.contains("note:"), "{}", outcome.err);
+
+    let outcome = world.succeed(&[&judge[..], &["--set", "verdict.max=10", "--thinking=false"]].concat());
+    assert_eq!(lines(&outcome.out)[0]["score"], score, "{}", outcome.out);
+    assert!(outcome.err.contains("verdict.max: 5.0 there, 10.0 here"), "{}", outcome.err);
+    world.fail(&[&judge[..], &["--set", "verdict.maximum=10"]].concat(), &["verdict.maximum", "did you mean `max`"]);
+    world.fail(&[&judge[..], &["--set", "verdict.max=0"]].concat(), &["min < max"]);
+
+    // A directory that carries nothing is judged with what is built in, and that is said.
+    std::fs::remove_file(world.path("strict/model/judge.toml")).unwrap();
+    let outcome = world.succeed(&judge);
+    assert!(outcome.err.contains("has no judge.toml"), "{}", outcome.err);
+    assert!(lines(&outcome.out)[0]["skipped"].as_str().unwrap().contains("more than 80"), "{}", outcome.out);
+}
+
+#[test]
+fn a_judge_that_is_trained_on_keeps_its_way_of_judging() {
+    let world = World::new();
+    strict_judge(&world);
+    let rl = ["rl", "--model", "strict/model", "--data", "train_pairs.jsonl", "--set", "rl.steps=1"];
+    let chat: String = world
+        .read("train_pairs.jsonl")
+        .lines()
+        .map(|line| {
+            let mut row: Value = serde_json::from_str(line).unwrap();
+            row["task"] = "chat".into();
+            format!("{row}\n")
+        })
+        .collect();
+    world.write("train_pairs.jsonl", &chat);
+    let small = &RL[RL.iter().position(|word| *word == "--set").unwrap()..];
+    let carried = world.succeed(&[&rl[..], small, &["--out", "on"]].concat());
+    assert!(!carried.err.contains("note:"), "{}", carried.err);
+    assert_eq!(world.read("on/model/judge.toml"), world.read("strict/model/judge.toml"));
+    assert!(world.read("on/config.toml").contains("max = 5.0"));
+    let other = ["--out", "other", "--rubrics", "rubrics.toml", "--set", "reward.verdict.max=9"];
+    let other = world.succeed(&[&rl[..], small, &other].concat());
+    for part in ["verdict.max: 5.0 there, 9.0 here", "prompt.template is another"] {
+        assert!(other.err.contains(part), "{part}: {}", other.err);
+    }
+    assert!(world.read("other/model/judge.toml").contains("max = 9.0"));
+}
+
 #[test]
 fn sft_leaves_a_model_and_a_resumed_run_is_the_run() {
     let world = World::new();

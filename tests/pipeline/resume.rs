@@ -78,8 +78,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
     let plan = RlPlan {
         settings: &settings,
         reward: &reward,
-        rules: &reward.verdict,
-        tokenizer: &world.tokenizer,
+        judge: &world.judge,
         schedule: settings.schedule(),
         seed: 9,
         stop: None,

@@ -1,14 +1,13 @@
 //! A tiny model and a tiny world to train it in.
 
 use patarm::config::RlSettings;
-use patarm::data::judge::JudgePrompt;
+use patarm::data::Message;
 use patarm::data::synthetic::{self, Suite, SuiteConfig};
-use patarm::data::{Message, Role};
+use patarm::judge::{Judge, JudgePair, JudgeSettings, PromptFile, VerdictRules};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3, Qwen3Config};
 use patarm::ops::Backend;
-use patarm::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
-use patarm::train::judgements::JudgePair;
+use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use patarm::train::rl::PairSource;
 use patarm::train::sft::{Example, ExampleSource};
 
@@ -35,23 +34,21 @@ pub fn model<B: Backend>(backend: &B, vocab: usize, seed: u64) -> Qwen3<B> {
 /// The synthetic suite with its tokenizer and judge prompt.
 pub struct World {
     pub suite: Suite,
-    pub tokenizer: Tokenizer,
-    judge: JudgePrompt,
+    pub judge: Judge,
 }
 
 impl World {
     pub fn new() -> Self {
         let inner = synthetic::tokenizer().unwrap();
         let template = CHAT_TEMPLATE.to_string();
-        Self {
-            suite: Suite::new(SuiteConfig::default()),
-            tokenizer: Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap(),
-            judge: JudgePrompt::parse(synthetic::RUBRICS).unwrap(),
-        }
+        let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap();
+        let prompt = PromptFile::parse(synthetic::RUBRICS).unwrap();
+        let judge = Judge::new(JudgeSettings::new(prompt, VerdictRules::default(), false), tokenizer).unwrap();
+        Self { suite: Suite::new(SuiteConfig::default()), judge }
     }
 
     pub fn model<B: Backend>(&self, backend: &B) -> Qwen3<B> {
-        model(backend, self.tokenizer.vocab_size().next_multiple_of(16), 3)
+        model(backend, self.judge.tokenizer().vocab_size().next_multiple_of(16), 3)
     }
 }
 
@@ -61,20 +58,14 @@ impl ExampleSource for World {
         let prompt = [Message::user(lesson.example.prompt.as_str())];
         let mut messages = self.judge.messages(lesson.example.task.name(), &prompt, &lesson.example.response).unwrap();
         messages.push(Message::assistant(lesson.judgement));
-        let encoded = self.tokenizer.encode_supervised(&messages, false).unwrap();
+        let encoded = self.judge.tokenizer().encode_supervised(&messages, false).unwrap();
         Example { ids: encoded.ids, mask: encoded.mask }
     }
 }
 
 impl PairSource for World {
     fn pair(&self, cursor: u64) -> JudgePair {
-        let pair = self.suite.train_pair(cursor);
-        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(false) };
-        let prompts = Role::BOTH.map(|role| {
-            let messages = self.judge.messages(&pair.task, &pair.prompt, pair.response(role)).unwrap();
-            self.tokenizer.encode_chat(&messages, &options).unwrap()
-        });
-        JudgePair { pair, prompts }
+        self.judge.encode_pair(self.suite.train_pair(cursor)).unwrap()
     }
 }
 

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::world::World;
 use super::{DemoArgs, MODEL, SFT_MODEL};
-use crate::commands::model_dir::{self, ModelDir};
+use crate::commands::pretrained::{self, Pretrained};
 use crate::config::{Settings, resolve};
+use crate::judge::{JudgePair, JudgeSettings, Judged};
 use crate::log::{TextTable, read_records};
 use crate::model::Qwen3;
 use crate::ops::{Backend, Cpu};
-use crate::train::judgements::{JudgePair, Judged, judge_pairs};
 use crate::train::prefix_tree::{self, Sequence};
 use crate::train::rl::{PairSource, reward};
 use crate::train::run_folder::RunFolder;
@@ -55,7 +55,7 @@ struct Summary {
 
 pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicBool) -> anyhow::Result<()> {
     let settings = settings(args, from)?;
-    let world = World::new(args.score_noise, &settings)?;
+    let world = World::new(args.score_noise, &settings, JudgeSettings::read(&from.join(MODEL))?)?;
     let out = Path::new(&settings.run.out);
     super::prepare_folder(out)?;
     let mut run = RunFolder::create(out, &settings)?;
@@ -95,7 +95,7 @@ fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Settings> {
 }
 
 fn load<B: Backend>(backend: &B, folder: &Path, settings: &Settings) -> anyhow::Result<Qwen3<B>> {
-    let ModelDir { config, weights, .. } = model_dir::load(folder)
+    let Pretrained { config, weights, .. } = pretrained::load(folder)
         .with_context(|| format!("{}: a demo of this version leaves its judges there", folder.display()))?;
     Ok(Qwen3::new(backend, config, &weights, settings.model.context)?)
 }
@@ -133,8 +133,9 @@ fn rollouts<B: Backend>(
 ) -> anyhow::Result<[Check; 3]> {
     let (cpu_model, model) = (load(&Cpu, judge, settings)?, load(backend, judge, settings)?);
     let pairs: Vec<JudgePair> = (0..SHARED_PAIRS as u64).map(|cursor| world.pair(cursor)).collect();
-    let plan = world.judge_plan(settings, SHARED_ROLLOUTS);
-    let judged = judge_pairs(&mut world.engine(&cpu_model, settings)?, &cpu_model, &plan, &pairs, Some(stop), |_| {})?;
+    let how = world.judge_sampling(settings, SHARED_ROLLOUTS);
+    let mut engine = world.engine(&cpu_model, settings)?;
+    let judged = world.judge.judge_pairs(&mut engine, &cpu_model, &how, &pairs, Some(stop), |_| {})?;
     let (rewards, capacity) = (&settings.reward, settings.rl.micro_batch_tokens);
     let here = reward(&Cpu, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
     let there = reward(backend, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;

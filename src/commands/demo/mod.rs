@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
-use super::model_dir;
+use super::pretrained;
 use super::train_args::for_device;
 use crate::config::{Settings, resolve};
 use crate::eval::PairReport;
@@ -111,7 +111,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let world = World::new(args.score_noise, settings)?;
+    let world = World::new(args.score_noise, settings, None)?;
     let out = Path::new(&settings.run.out);
     prepare_folder(out)?;
     let (config, weights) = world.model(settings)?;
@@ -128,7 +128,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     if world.teach(&mut learner, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
         return stopped(out);
     }
-    model_dir::export(&out.join(SFT_MODEL), &learner.model, &world.tokenizer)?;
+    pretrained::export(&out.join(SFT_MODEL), &learner.model, world.judge.tokenizer(), world.judge.settings())?;
     stages.add("sft", world.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.frozen()?;
@@ -140,7 +140,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     stages.add("rl", world.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let folder = out.join(MODEL);
-    model_dir::export(&folder, &learner.model, &world.tokenizer)?;
+    pretrained::export(&folder, &learner.model, world.judge.tokenizer(), world.judge.settings())?;
     let summary = Summary {
         wall_s: start.elapsed().as_secs_f64(),
         seed: args.seed,

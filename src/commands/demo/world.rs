@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 
 use crate::config::Settings;
-use crate::data::judge::JudgePrompt;
 use crate::data::synthetic::{self, Suite, SuiteConfig};
-use crate::data::{Message, Pair, Role};
+use crate::data::{Message, Pair};
 use crate::eval::{PairReport, evaluate_pairs};
+use crate::judge::{Judge, JudgePair, JudgeSampling, JudgeSettings, PromptFile};
 use crate::log::Progress as Bar;
 use crate::model::parameters::random_weights;
 use crate::model::{Qwen3, Qwen3Config};
@@ -16,46 +16,39 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
-use crate::tokenizer::{CHAT_TEMPLATE, RenderOptions, Tokenizer};
-use crate::train::judgements::{JudgePair, JudgePlan};
+use crate::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use crate::train::rl::{PairSource, RlMachines, RlPlan};
 use crate::train::run_folder::RunFolder;
 use crate::train::sft::{Example, ExampleSource, Progress, SftPlan};
 use crate::train::stages::{Ending, Saving, run_rl, run_sft};
 use crate::train::{Guard, Learner, Scorer};
 
-/// Suite, tokenizer and judge prompt.
+/// The suite and the judge that reads it.
 pub struct World {
     suite: Suite,
-    pub tokenizer: Tokenizer,
-    judge: JudgePrompt,
+    pub judge: Judge,
 }
 
 impl World {
-    pub fn new(score_noise: f64, settings: &Settings) -> anyhow::Result<Self> {
+    /// `way`: how an earlier demo's judge judges; `None`: with the suite's rubrics.
+    pub fn new(score_noise: f64, settings: &Settings, way: Option<JudgeSettings>) -> anyhow::Result<Self> {
         let inner = synthetic::tokenizer().map_err(|e| anyhow::anyhow!("the demo's tokenizer cannot be made: {e}"))?;
         let suite =
             Suite::new(SuiteConfig { seed: settings.run.seed, score_noise, flip: settings.data.flip, leave_out: None });
-        Ok(Self {
-            suite,
-            tokenizer: Tokenizer::from_parts(
-                inner,
-                CHAT_TEMPLATE.to_string(),
-                synthetic::EOS_TOKEN,
-                synthetic::PAD_TOKEN,
-            )?,
-            judge: JudgePrompt::parse(synthetic::RUBRICS)?,
-        })
+        let template = CHAT_TEMPLATE.to_string();
+        let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN)?;
+        let own = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS)?, settings.reward.verdict, false);
+        Ok(Self { suite, judge: Judge::new(way.unwrap_or(own), tokenizer)? })
     }
 
     /// The demo's shape with the tokenizer's vocabulary, and random weights.
     pub fn model(&self, settings: &Settings) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
         let mut config = Qwen3Config::named(&settings.model.init)
             .with_context(|| format!("model.init: no shape is called {}", settings.model.init))?;
-        config.vocab_size = self.tokenizer.vocab_size().next_multiple_of(32);
+        config.vocab_size = self.judge.tokenizer().vocab_size().next_multiple_of(32);
         config.max_position_embeddings = 1024;
-        config.eos_token_id = Some(self.tokenizer.eos_id());
-        config.pad_token_id = Some(self.tokenizer.pad_id());
+        config.eos_token_id = Some(self.judge.tokenizer().eos_id());
+        config.pad_token_id = Some(self.judge.tokenizer().pad_id());
         config.initializer_range = 0.06;
         let weights = random_weights(&config, settings.run.seed);
         Ok((config, weights))
@@ -68,23 +61,12 @@ impl World {
     }
 
     fn judge_pair(&self, pair: Pair) -> JudgePair {
-        let prompt = |role: Role| {
-            let messages = self
-                .judge
-                .messages(&pair.task, &pair.prompt, pair.response(role))
-                .expect("the suite's tasks have rubrics");
-            let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(false) };
-            self.tokenizer.encode_chat(&messages, &options).expect("the suite's text can be encoded")
-        };
-        let prompts = Role::BOTH.map(prompt);
-        JudgePair { pair, prompts }
+        self.judge.encode_pair(pair).expect("the suite's tasks have rubrics, and its text can be encoded")
     }
 
     /// How judgements are drawn in evaluations, `votes` a side.
-    pub fn judge_plan<'a>(&'a self, settings: &'a Settings, votes: usize) -> JudgePlan<'a> {
-        JudgePlan {
-            tokenizer: &self.tokenizer,
-            rules: &settings.reward.verdict,
+    pub fn judge_sampling(&self, settings: &Settings, votes: usize) -> JudgeSampling {
+        JudgeSampling {
             sampling: Sampling::temperature(1.0),
             votes,
             max_new_tokens: settings.rl.max_new_tokens,
@@ -105,11 +87,11 @@ impl World {
         votes: usize,
         stop: &AtomicBool,
     ) -> anyhow::Result<PairReport> {
-        let (pairs, plan) = (self.test_pairs(settings.eval.pairs), self.judge_plan(settings, votes));
-        let total = 2 * pairs.len() as u64 * (plan.votes as u64 + 1);
+        let (pairs, how) = (self.test_pairs(settings.eval.pairs), self.judge_sampling(settings, votes));
+        let total = 2 * pairs.len() as u64 * (how.votes as u64 + 1);
         let (mut bar, mut done) = (Bar::new("eval", total, 0), 0);
         let mut engine = self.engine(model, settings)?;
-        let report = evaluate_pairs(&mut engine, model, &plan, &pairs, Some(stop), |ended| {
+        let report = evaluate_pairs(&self.judge, &mut engine, model, &how, &pairs, Some(stop), |ended| {
             done += ended as u64;
             bar.update(done, &[]);
         })?;
@@ -148,8 +130,7 @@ impl World {
         let plan = RlPlan {
             settings: &settings.rl,
             reward: &settings.reward,
-            rules: &settings.reward.verdict,
-            tokenizer: &self.tokenizer,
+            judge: &self.judge,
             schedule: settings.rl.schedule(),
             seed: settings.run.seed,
             stop: Some(stop),
@@ -176,7 +157,8 @@ impl ExampleSource for World {
         let mut messages =
             self.judge.messages(task, &prompt, &lesson.example.response).expect("the suite's tasks have rubrics");
         messages.push(Message::assistant(lesson.judgement));
-        let supervised = self.tokenizer.encode_supervised(&messages, false).expect("the suite's text can be encoded");
+        let supervised =
+            self.judge.tokenizer().encode_supervised(&messages, false).expect("the suite's text can be encoded");
         Example { ids: supervised.ids, mask: supervised.mask }
     }
 }

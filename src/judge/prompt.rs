@@ -1,12 +1,14 @@
 //! The judge's prompt: a template, and a primary rubric for each task, from an editable TOML file.
+//!
+//! It renders what it is given: `Judge` escapes text from outside before it gets here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior, context};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::Message;
+use crate::data::Message;
 
 /// The built-in file, with rubrics for chat, code, math and safety.
 const DEFAULT: &str = include_str!("rubrics.toml");
@@ -25,20 +27,46 @@ pub enum JudgePromptError {
     Render { task: String, reason: String },
 }
 
-/// The file as written.
-#[derive(Deserialize)]
+/// The file as written; a part of `judge.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RubricsFile {
-    template: String,
-    system: Option<String>,
-    default_task: Option<String>,
-    tasks: BTreeMap<String, TaskRubrics>,
+pub struct PromptFile {
+    /// Jinja; sees `task`, `rubrics`, `prompt` and `response`.
+    pub template: String,
+    /// A system message before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Whose rubrics a task without its own takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_task: Option<String>,
+    pub tasks: BTreeMap<String, TaskRubrics>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TaskRubrics {
-    rubrics: String,
+pub struct TaskRubrics {
+    pub rubrics: String,
+}
+
+impl PromptFile {
+    /// Reads a rubrics file; `None`: the built-in one. [`JudgePrompt::new`] checks what it says.
+    pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
+        let Some(path) = path else { return Self::parse(DEFAULT) };
+        let text =
+            std::fs::read_to_string(path).map_err(|source| JudgePromptError::Io { path: path.to_owned(), source })?;
+        let file = Self::parse(&text).and_then(|file| JudgePrompt::new(&file).map(|_| file));
+        file.map_err(|error| match error {
+            JudgePromptError::Invalid { reason, .. } => {
+                JudgePromptError::Invalid { file: Some(path.to_owned()), reason }
+            }
+            other => other,
+        })
+    }
+
+    /// Reads the text of a rubrics file.
+    pub fn parse(toml: &str) -> Result<Self, JudgePromptError> {
+        toml::from_str(toml).map_err(|error| JudgePromptError::Invalid { file: None, reason: error.to_string() })
+    }
 }
 
 /// Turns a task, a prompt and a response into the messages that a pointwise judge reads.
@@ -52,39 +80,26 @@ pub struct JudgePrompt {
 }
 
 impl JudgePrompt {
-    /// Reads a rubrics file; `None`: the built-in one.
-    pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
-        let Some(path) = path else { return Self::parse(DEFAULT) };
-        let text =
-            std::fs::read_to_string(path).map_err(|source| JudgePromptError::Io { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|error| match error {
-            JudgePromptError::Invalid { reason, .. } => {
-                JudgePromptError::Invalid { file: Some(path.to_owned()), reason }
-            }
-            other => other,
-        })
-    }
-
-    /// Reads the text of a rubrics file. Its template is tried once, so that a mistake in it shows here.
-    pub fn parse(toml: &str) -> Result<Self, JudgePromptError> {
+    /// Tries the template once, so that a mistake in it shows here.
+    pub fn new(file: &PromptFile) -> Result<Self, JudgePromptError> {
+        let PromptFile { template, system, default_task, tasks } = file.clone();
         let invalid = |reason: String| JudgePromptError::Invalid { file: None, reason };
-        let file: RubricsFile = toml::from_str(toml).map_err(|error| invalid(error.to_string()))?;
         let mut environment = Environment::new();
         // A misspelt variable is an error, not an empty place in every prompt.
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment
-            .add_template_owned(TEMPLATE, file.template)
+            .add_template_owned(TEMPLATE, template)
             .map_err(|error| invalid(format!("`template`: {error:#}")))?;
         let rubrics: BTreeMap<_, _> =
-            file.tasks.into_iter().map(|(task, entry)| (task, entry.rubrics.trim().to_string())).collect();
+            tasks.into_iter().map(|(task, entry)| (task, entry.rubrics.trim().to_string())).collect();
         if rubrics.is_empty() {
             return Err(invalid("expected at least one table [tasks.NAME] with `rubrics`, got none".into()));
         }
-        if let Some(task) = file.default_task.as_ref().filter(|task| !rubrics.contains_key(*task)) {
+        if let Some(task) = default_task.as_ref().filter(|task| !rubrics.contains_key(*task)) {
             let known = names(&rubrics);
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
-        let judge = Self { environment, system: file.system, default_task: file.default_task, rubrics };
+        let judge = Self { environment, system, default_task, rubrics };
         judge.try_template().map_err(|reason| invalid(format!("`template`: {reason}")))?;
         Ok(judge)
     }
@@ -183,6 +198,10 @@ sums
 """
 "#;
 
+    fn parsed(toml: &str) -> JudgePrompt {
+        JudgePrompt::new(&PromptFile::parse(toml).unwrap()).unwrap()
+    }
+
     fn text(judge: &JudgePrompt, task: &str, prompt: &[Message], response: &str) -> String {
         let mut messages = judge.messages(task, prompt, response).unwrap();
         assert_eq!((messages.len(), messages[0].role.as_str()), (1, "user"));
@@ -190,12 +209,12 @@ sums
     }
 
     fn refused(toml: &str) -> String {
-        JudgePrompt::parse(toml).unwrap_err().to_string()
+        PromptFile::parse(toml).and_then(|file| JudgePrompt::new(&file)).unwrap_err().to_string()
     }
 
     #[test]
     fn the_built_in_prompt_has_the_papers_shape() {
-        let judge = JudgePrompt::load(None).unwrap();
+        let judge = JudgePrompt::new(&PromptFile::load(None).unwrap()).unwrap();
         assert_eq!(judge.tasks().collect::<Vec<_>>(), ["chat", "code", "math", "safety"]);
         let chat = text(&judge, "chat", &[Message::user("Name a <b>bird</b> & {{ task }}.")], "A wren.");
         assert!(chat.starts_with("<task>chat</task>\n<rubrics>\n- Usefulness"), "{chat}");
@@ -212,7 +231,7 @@ sums
 
     #[test]
     fn turns_have_their_speakers() {
-        let judge = JudgePrompt::parse(SMALL).unwrap();
+        let judge = parsed(SMALL);
         let turns =
             [Message::new("system", "Be brief."), Message::user("a\nb"), Message::assistant("c"), Message::user("d")];
         let expected = "<task>math</task>sums|[system]\nBe brief.\n\n[user]\na\nb\n\n[assistant]\nc\n\n[user]\nd|r";
@@ -222,7 +241,7 @@ sums
 
     #[test]
     fn a_system_message_comes_first() {
-        let judge = JudgePrompt::parse(&format!("system = 'You judge.'\n{SMALL}")).unwrap();
+        let judge = parsed(&format!("system = 'You judge.'\n{SMALL}"));
         let messages = judge.messages("math", &[Message::user("p")], "r").unwrap();
         assert_eq!(messages[0], Message::new("system", "You judge."));
         assert_eq!(messages[1], Message::user("<task>math</task>sums|p|r"));
@@ -230,7 +249,7 @@ sums
 
     #[test]
     fn an_unknown_task_is_told_the_nearest() {
-        let judge = JudgePrompt::parse(SMALL).unwrap();
+        let judge = parsed(SMALL);
         let message = judge.messages("maths", &[], "r").unwrap_err().to_string();
         assert!(message.contains("`maths`: did you mean `math`?"), "{message}");
         let message = judge.messages("poetry", &[], "r").unwrap_err().to_string();
@@ -254,9 +273,9 @@ sums
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.toml");
-        assert!(JudgePrompt::load(Some(&path)).unwrap_err().to_string().contains("mine.toml"));
+        assert!(PromptFile::load(Some(&path)).unwrap_err().to_string().contains("mine.toml"));
         std::fs::write(&path, SMALL.replace("{{ prompt }}", "")).unwrap();
-        let message = JudgePrompt::load(Some(&path)).unwrap_err().to_string();
+        let message = PromptFile::load(Some(&path)).unwrap_err().to_string();
         assert!(message.contains("mine.toml") && message.contains("{{ prompt }}"), "{message}");
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::config::ModelSettings;
+use crate::config::{ModelSettings, Settings};
+use crate::judge::{JudgeSettings, PromptFile};
 use crate::model::parameters::random_weights;
 use crate::model::{Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
@@ -12,23 +13,23 @@ use crate::tensor::DType;
 use crate::tokenizer::Tokenizer;
 
 /// Shape, weights (an arena) and tokenizer that belong together.
-pub struct ModelDir {
+pub struct Pretrained {
     pub config: Qwen3Config,
     pub weights: Vec<f32>,
     pub tokenizer: Tokenizer,
 }
 
 /// Reads a directory with config.json, safetensors and tokenizer.json.
-pub fn load(path: &Path) -> anyhow::Result<ModelDir> {
+pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
     ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
     let (config, weights) = directory::load(path)?;
     let tokenizer = Tokenizer::from_dir(path)?;
     check_vocabulary(&tokenizer, &config, path)?;
-    Ok(ModelDir { config, weights, tokenizer })
+    Ok(Pretrained { config, weights, tokenizer })
 }
 
 /// Shape and tokenizer of a model whose weights are not read yet.
-pub struct ModelSource {
+pub struct PretrainedSource {
     pub config: Qwen3Config,
     pub tokenizer: Tokenizer,
     weights: Weights,
@@ -39,7 +40,7 @@ enum Weights {
     Random { seed: u64 },
 }
 
-impl ModelSource {
+impl PretrainedSource {
     /// An arena of the weights.
     pub fn weights(&self) -> anyhow::Result<Vec<f32>> {
         match &self.weights {
@@ -50,7 +51,7 @@ impl ModelSource {
 }
 
 /// The model that a configuration asks for: a directory, or a named shape with random weights and some tokenizer.
-pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<ModelSource> {
+pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<PretrainedSource> {
     if settings.init.is_empty() {
         ensure!(!settings.path.is_empty(), "no model: give --model DIR, or --init SHAPE with --tokenizer DIR");
         let path = Path::new(&settings.path);
@@ -59,7 +60,7 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Mode
         let folder = if settings.tokenizer.is_empty() { path } else { Path::new(&settings.tokenizer) };
         let tokenizer = Tokenizer::from_dir(folder)?;
         check_vocabulary(&tokenizer, &config, folder)?;
-        return Ok(ModelSource { config, tokenizer, weights: Weights::Directory(path.to_path_buf()) });
+        return Ok(PretrainedSource { config, tokenizer, weights: Weights::Directory(path.to_path_buf()) });
     }
     let Some(mut config) = Qwen3Config::named(&settings.init) else {
         let names: Vec<_> = Qwen3Config::names().collect();
@@ -72,7 +73,7 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Mode
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     config.eos_token_id = Some(tokenizer.eos_id());
     config.pad_token_id = Some(tokenizer.pad_id());
-    Ok(ModelSource { config, tokenizer, weights: Weights::Random { seed } })
+    Ok(PretrainedSource { config, tokenizer, weights: Weights::Random { seed } })
 }
 
 fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {
@@ -85,9 +86,50 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) ->
     Ok(())
 }
 
-/// Writes a model and its tokenizer as a directory that transformers loads.
-pub fn export<B: Backend>(folder: &Path, model: &Qwen3<B>, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+/// What the directory of a run's model says of the way it judges; `None` where weights are random or it says nothing.
+pub fn carried(settings: &ModelSettings) -> anyhow::Result<Option<JudgeSettings>> {
+    if !settings.init.is_empty() || settings.path.is_empty() {
+        return Ok(None);
+    }
+    Ok(JudgeSettings::read(Path::new(&settings.path))?)
+}
+
+/// The way of judging of a run: its settings, with the prompt that the model's directory carries where they name none. Says
+/// where it differs from the directory's.
+pub fn judge_settings(settings: &Settings) -> anyhow::Result<JudgeSettings> {
+    let carried = carried(&settings.model)?;
+    let file = Some(settings.data.rubrics.as_str()).filter(|file| !file.is_empty()).map(Path::new);
+    let prompt = match &carried {
+        Some(carried) if file.is_none() => carried.prompt.clone(),
+        _ => PromptFile::load(file)?,
+    };
+    let judge = JudgeSettings::new(prompt, settings.reward.verdict, settings.model.thinking);
+    judge.validate().map_err(anyhow::Error::msg)?;
+    say_differences(Path::new(&settings.model.path), carried.as_ref(), &judge);
+    Ok(judge)
+}
+
+/// Says, on stderr, where a judge is asked to judge otherwise than it was trained to.
+pub fn say_differences(folder: &Path, carried: Option<&JudgeSettings>, used: &JudgeSettings) {
+    let differences = carried.map(|carried| carried.differences(used)).unwrap_or_default();
+    if !differences.is_empty() {
+        let folder = folder.display();
+        eprintln!(
+            "note: {folder} was trained to judge in another way ({folder}/judge.toml): {}",
+            differences.join("; ")
+        );
+    }
+}
+
+/// Writes a model, its tokenizer and its way of judging as a directory that transformers loads.
+pub fn export<B: Backend>(
+    folder: &Path,
+    model: &Qwen3<B>,
+    tokenizer: &Tokenizer,
+    judge: &JudgeSettings,
+) -> anyhow::Result<()> {
     let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
     directory::save(folder, &model.config, &weights, DType::F32)?;
-    tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))
+    tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))?;
+    Ok(judge.write(folder)?)
 }

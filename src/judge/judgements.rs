@@ -1,0 +1,110 @@
+//! Judgements drawn by a model: prompts in, judgements with their token ids and verdicts out.
+
+use std::sync::atomic::AtomicBool;
+
+use super::{Judge, Verdict};
+use crate::data::{Pair, Role};
+use crate::model::Qwen3;
+use crate::ops::Backend;
+use crate::ops::sample::Sampling;
+use crate::random::Stream;
+use crate::rollout::{Completion, Engine, EngineError, Finish, Member, PromptGroup};
+
+/// A pair with the judge's prompt for each of its responses, as token ids.
+#[derive(Clone, Debug)]
+pub struct JudgePair {
+    pub pair: Pair,
+    /// By [`Role::index`].
+    pub prompts: [Vec<u32>; 2],
+}
+
+impl JudgePair {
+    /// The requests of both responses.
+    fn requests(&self, stream: Stream) -> [JudgeRequest<'_>; 2] {
+        let stream = stream.fold(self.pair.id);
+        Role::BOTH
+            .map(|role| JudgeRequest { prompt: &self.prompts[role.index()], stream: stream.fold(role.index() as u64) })
+    }
+}
+
+/// One judgement of one response.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub completion: Completion,
+    pub text: String,
+    pub verdict: Verdict,
+}
+
+/// How judgements are drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgeSampling {
+    pub sampling: Sampling,
+    /// Judgements of each response.
+    pub votes: usize,
+    pub max_new_tokens: usize,
+    /// Folded with what names a response, then with the number of its judgement.
+    pub stream: Stream,
+}
+
+/// A response to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgeRequest<'a> {
+    /// The judge's prompt, from [`Judge::encode`].
+    pub prompt: &'a [u32],
+    /// Folded with the number of a judgement for its random numbers.
+    pub stream: Stream,
+}
+
+impl Judge {
+    /// The judgements of every response, in the order of the requests. `finished` is called with the number of judgements that
+    /// have just ended; `stop` set from elsewhere ends the work with an error.
+    pub fn judge<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        model: &Qwen3<B>,
+        how: &JudgeSampling,
+        requests: &[JudgeRequest<'_>],
+        stop: Option<&AtomicBool>,
+        finished: impl FnMut(usize) + Send,
+    ) -> Result<Vec<Vec<Judged>>, EngineError> {
+        let groups: Vec<PromptGroup> = requests.iter().map(|request| self.group(request, how)).collect();
+        let completions = engine.generate(model, &groups, stop, finished)?;
+        Ok(completions.into_iter().map(|group| group.into_iter().map(|c| self.read(c)).collect()).collect())
+    }
+
+    /// Judgements of both responses of every pair: `[pair][role][rollout]`.
+    pub fn judge_pairs<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        model: &Qwen3<B>,
+        how: &JudgeSampling,
+        pairs: &[JudgePair],
+        stop: Option<&AtomicBool>,
+        finished: impl FnMut(usize) + Send,
+    ) -> Result<Vec<[Vec<Judged>; 2]>, EngineError> {
+        let requests: Vec<JudgeRequest<'_>> = pairs.iter().flat_map(|pair| pair.requests(how.stream)).collect();
+        let mut judged = self.judge(engine, model, how, &requests, stop, finished)?.into_iter();
+        let mut side = || judged.next().expect("a result a request");
+        Ok(pairs.iter().map(|_| [side(), side()]).collect())
+    }
+
+    /// The samples that a response's judgements are.
+    fn group(&self, request: &JudgeRequest<'_>, how: &JudgeSampling) -> PromptGroup {
+        let member = |vote| Member { sampling: how.sampling, stream: request.stream.fold(vote as u64) };
+        PromptGroup {
+            prompt: request.prompt.to_vec(),
+            members: (0..how.votes).map(member).collect(),
+            stop: self.tokenizer().eos_ids().to_vec(),
+            max_new_tokens: how.max_new_tokens,
+        }
+    }
+
+    /// The text and the verdict of a completion; the closing end-of-text token is not part of the text.
+    pub fn read(&self, completion: Completion) -> Judged {
+        let finished = completion.finish == Finish::Stop;
+        let ids = if finished { &completion.tokens[..completion.tokens.len() - 1] } else { &completion.tokens[..] };
+        let text = self.tokenizer().decode(ids, false);
+        let verdict = Verdict::parse(&text, finished, &self.settings().verdict);
+        Judged { completion, text, verdict }
+    }
+}

@@ -1,0 +1,71 @@
+//! The judge: how a response becomes a prompt, and how what the model writes about it becomes a verdict.
+//!
+//! There is one way from a response to its judgement, and training, evaluation and serving all take it: text from outside is
+//! escaped, the template renders it with the task's rubrics, the chat template and the tokenizer make ids of that, the model
+//! writes, and [`Verdict::parse`] reads. The unit is one response; a pair is two of them.
+//!
+//! **Invariant:** nothing outside this module renders a judge's prompt or reads a verdict from text.
+
+mod judgements;
+mod prompt;
+mod settings;
+mod verdict;
+
+use crate::data::{Message, Pair, Role};
+use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
+
+pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
+pub use prompt::{JudgePrompt, JudgePromptError, PromptFile, TaskRubrics};
+pub use settings::{JUDGE_FILE, JudgeFileError, JudgeMode, JudgeSettings};
+pub use verdict::{Failure, Side, Verdict, VerdictRules};
+
+/// Why a response has no prompt.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    #[error(transparent)]
+    Prompt(#[from] JudgePromptError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// A way of judging with the tokenizer of the model that judges.
+pub struct Judge {
+    settings: JudgeSettings,
+    prompt: JudgePrompt,
+    tokenizer: Tokenizer,
+}
+
+impl Judge {
+    pub fn new(settings: JudgeSettings, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
+        Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer })
+    }
+
+    pub fn settings(&self) -> &JudgeSettings {
+        &self.settings
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What the judge reads of a response, as messages. Control tokens in text from outside are made harmless.
+    pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
+        let escape = |turn: &Message| Message::new(turn.role.as_str(), self.tokenizer.escape(&turn.content));
+        let prompt: Vec<Message> = prompt.iter().map(escape).collect();
+        self.prompt.messages(task, &prompt, &self.tokenizer.escape(response))
+    }
+
+    /// The judge's prompt for a response, as token ids.
+    pub fn encode(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<u32>, JudgeError> {
+        let messages = self.messages(task, prompt, response)?;
+        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(self.settings.thinking) };
+        Ok(self.tokenizer.encode_chat(&messages, &options)?)
+    }
+
+    /// A pair with the prompts of its two responses.
+    pub fn encode_pair(&self, pair: Pair) -> Result<JudgePair, JudgeError> {
+        let prompt = |role: Role| self.encode(&pair.task, &pair.prompt, pair.response(role));
+        let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
+        Ok(JudgePair { pair, prompts })
+    }
+}
