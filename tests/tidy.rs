@@ -115,7 +115,7 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 14] = [
+const KNOWS: [(&str, &[&str]); 15] = [
     ("random", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
@@ -130,7 +130,8 @@ const KNOWS: [(&str, &[&str]); 14] = [
     ("reward", &["data", "ops", "tensor", "random"]),
     // Settings are made of the settings of what they configure.
     ("config", &["loss", "ops", "optimizer", "reward"]),
-    ("log", &["ops", "tensor"]),
+    ("log", &["tensor"]),
+    ("report", &["log", "tensor"]),
     // Judges pairs with the rollouts of `train`, and measures nothing of training itself.
     ("eval", &["train", "model", "ops", "rollout", "reward", "data", "random"]),
 ];

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 
-use crate::log::write_report;
+use crate::report::write_report;
 
 /// Write a run's report.html anew, from its metrics, samples and summary.
 #[derive(Debug, Args)]

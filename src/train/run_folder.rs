@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::log::{Environment, MetricsWriter, write_report};
+use crate::log::{Environment, MetricsWriter};
+use crate::report::write_report;
 use crate::tensor::file::write_atomically;
 
 /// Where a run leaves its files.

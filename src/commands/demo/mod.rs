@@ -18,10 +18,11 @@ use super::model_dir;
 use crate::config::{Settings, resolve};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
-use crate::log::{Environment, headline};
+use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::Decay;
+use crate::report::results;
 use crate::train::run_folder::RunFolder;
 use crate::train::stages::Ending;
 use crate::train::{Guard, Learner};
@@ -197,7 +198,7 @@ fn print_results(summary: &Summary, report: &Path, model: &Path) -> anyhow::Resu
         serde_json::Value::Object(record) => record,
         other => anyhow::bail!("a summary is an object, got {other}"),
     };
-    println!("{}", headline::text_table(&record));
+    println!("{}", results::text_table(&record));
     println!("{:.0} s. The trained judge: {}. The report: {}", summary.wall_s, model.display(), report.display());
     Ok(())
 }

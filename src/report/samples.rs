@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::metrics::{MetricsError, Record, for_each_record};
-use super::page::escape_cut;
+use super::html::escape_cut;
+use crate::log::metrics::{MetricsError, Record, for_each_record};
 
 /// Samples shown of each kind.
 const SHOWN: usize = 10;
@@ -159,7 +159,7 @@ fn card(row: &Record, open: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
     fn rows(rows: impl IntoIterator<Item = Value>) -> Samples {

@@ -6,8 +6,8 @@
 
 use serde_json::Value;
 
-use super::metrics::Record;
-use super::page;
+use super::html;
+use crate::log::metrics::Record;
 
 /// Most steps at each end of the run that are averaged; single steps are too noisy to judge by.
 const WINDOW: usize = 10;
@@ -277,7 +277,7 @@ fn mismatch(ends: &Ends) -> Option<Finding> {
 pub fn html(records: &[Record]) -> String {
     let findings = findings(records);
     let Some(worst) = findings.iter().map(|finding| finding.level).max() else {
-        return page::note("No RL steps logged (yet), so there is nothing to judge.");
+        return html::note("No RL steps logged (yet), so there is nothing to judge.");
     };
     let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
     let verdict = match worst {
@@ -298,21 +298,21 @@ pub fn html(records: &[Record]) -> String {
         format!(
             "<li class=\"{class}\"><span class=\"badge {class}\">{word}</span> <strong>{}</strong> {} \
              <span class=\"advice\">{}</span></li>\n",
-            page::escape(finding.sign),
-            page::escape(&finding.found),
-            page::escape(finding.advice)
+            html::escape(finding.sign),
+            html::escape(&finding.found),
+            html::escape(finding.advice)
         )
     };
     let list: String = findings.iter().map(item).collect();
     let steps = window(rl_steps(records).len());
     let window = format!("Means over {steps} steps at the end of RL, compared with {steps} at its start. {verdict}");
-    page::note(&window) + &format!("<ul class=\"health\">\n{list}</ul>\n")
+    html::note(&window) + &format!("<ul class=\"health\">\n{list}</ul>\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
     /// Twenty steps; `first` for the first half, `last` for the second.

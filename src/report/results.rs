@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::metrics::Record;
-use super::page;
-use super::progress::clock;
-use super::table::TextTable;
+use super::html;
+use crate::log::metrics::Record;
+use crate::log::progress::clock;
+use crate::log::table::TextTable;
 
 /// Names of the stages in the order of training; other stages in `summary.json` follow under their own names.
 const STAGES: [(&str, &str); 3] = [("untrained", "Untrained"), ("sft", "SFT"), ("rl", "SFT + RL")];
@@ -60,25 +60,25 @@ pub fn text_table(summary: &Record) -> TextTable {
 pub fn html(summary: &Record) -> String {
     let stages = stages(summary);
     if stages.is_empty() {
-        return page::note("summary.json holds no results (`stages`) yet.");
+        return html::note("summary.json holds no results (`stages`) yet.");
     }
     let mut html = tiles(summary, &stages);
-    let header = std::iter::once(String::new()).chain(COLUMNS.iter().map(|column| page::escape(column.1)));
-    html += &page::table(&header.collect::<Vec<_>>(), &rows(&stages, &COLUMNS.map(|c| (c.0, c.2, c.3)), number));
+    let header = std::iter::once(String::new()).chain(COLUMNS.iter().map(|column| html::escape(column.1)));
+    html += &html::table(&header.collect::<Vec<_>>(), &rows(&stages, &COLUMNS.map(|c| (c.0, c.2, c.3)), number));
     let tasks = tasks(&stages);
     if !tasks.is_empty() {
-        let header = std::iter::once("Accuracy by task".to_owned()).chain(tasks.iter().map(|task| page::escape(task)));
+        let header = std::iter::once("Accuracy by task".to_owned()).chain(tasks.iter().map(|task| html::escape(task)));
         let columns: Vec<_> = tasks.iter().map(|task| (*task, Form::Percent, true)).collect();
-        html += &page::table(&header.collect::<Vec<_>>(), &rows(&stages, &columns, task_accuracy));
+        html += &html::table(&header.collect::<Vec<_>>(), &rows(&stages, &columns, task_accuracy));
     }
-    html += &page::note(
+    html += &html::note(
         "Accuracy: share of held-out pairs whose chosen response got the higher score; mean of 8: by the mean score of eight \
          judgements of each response; greedy: one judgement at temperature 0. Margin: mean score of chosen minus rejected \
          responses, in points. Small figures: change against the untrained model.",
     );
     if let Some(pairs) = stages.iter().filter_map(|(_, stage)| number(stage, "pairs")).find(|pairs| *pairs >= 1.0) {
         let error = 100.0 * (0.25 / pairs).sqrt();
-        html += &page::note(&format!(
+        html += &html::note(&format!(
             "Measured on {pairs:.0} pairs: one standard error of an accuracy near 50 % is {error:.1} points, so differences \
              below about {:.0} points may be chance. By task there are fewer pairs, and more chance.",
             (2.0 * error * std::f64::consts::SQRT_2).round()
@@ -104,7 +104,7 @@ fn tiles(summary: &Record, stages: &[(&str, &Record)]) -> String {
         tiles.push(("Wall time", clock(wall)));
     }
     if let Some(seed) = summary.get("seed").filter(|seed| seed.is_number() || seed.is_string()) {
-        tiles.push(("Seed", page::escape(seed.to_string().trim_matches('"'))));
+        tiles.push(("Seed", html::escape(seed.to_string().trim_matches('"'))));
     }
     let tile = |(name, value): &(&str, String)| format!("<li><span>{name}</span><strong>{value}</strong></li>\n");
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.iter().map(tile).collect::<String>())
@@ -126,7 +126,7 @@ fn rows(
     };
     let row = |(index, (name, stage)): (usize, &(&str, &Record))| {
         let cells = columns.iter().map(|column| cell(index, stage, *column));
-        std::iter::once(page::escape(name)).chain(cells).collect()
+        std::iter::once(html::escape(name)).chain(cells).collect()
     };
     stages.iter().enumerate().map(row).collect()
 }
@@ -175,7 +175,7 @@ fn tasks<'a>(stages: &[(&str, &'a Record)]) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
     fn summary() -> Record {

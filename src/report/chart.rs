@@ -291,7 +291,7 @@ fn draw_guide(context: &mut Context<'_, '_>, guide: &Guide, x: (f64, f64)) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
 
     fn chart(kind: Kind, curves: &[&[(f64, f64)]]) -> Chart {
         let curves = curves.iter().map(|points| Curve { points: points.to_vec() }).collect();

@@ -3,18 +3,24 @@
 //! A pure function of the folder: the same files give the same bytes. Every file may be missing or damaged (a run may be
 //! half way, or have crashed); its section then says so.
 
+pub mod chart;
+pub mod curves;
+pub mod diagnosis;
+pub mod html;
+pub mod results;
+pub mod samples;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::curves::{self, CHARTS, ChartSpec, MORE_CHARTS};
-use super::metrics::{Record, read_records};
-use super::page::{self, escape, escape_cut, note, section};
-use super::samples::Samples;
-use super::{headline, health};
+use crate::log::metrics::{Record, read_records};
 use crate::tensor::file::write_atomically;
+use curves::{CHARTS, ChartSpec, MORE_CHARTS};
+use html::{escape, escape_cut, note, section};
+use samples::Samples;
 
 /// Characters shown of the configuration.
 const CONFIG_MAX: usize = 20_000;
@@ -27,7 +33,7 @@ pub enum ReportError {
     #[error("{path}: cannot write the report: {source}")]
     Write { path: PathBuf, source: io::Error },
     #[error("chart \"{title}\" cannot be drawn: {source}")]
-    Chart { title: &'static str, source: super::chart::ChartError },
+    Chart { title: &'static str, source: chart::ChartError },
 }
 
 /// What the folder holds; where something is missing, the reason in words for the reader.
@@ -93,15 +99,15 @@ fn render(run: &Run) -> Result<String, ReportError> {
     let records = run.metrics.as_ref().map_or(no_records, |(records, _)| records);
     let mut body = header(run, records);
     body += "<main>\n";
-    let results = run.summary.as_ref().map_or_else(|missing| note(missing), headline::html);
+    let results = run.summary.as_ref().map_or_else(|missing| note(missing), results::html);
     body += &section("results", "Results", &results);
-    body += &section("health", "Health of the RL run", &health::html(records));
+    body += &section("health", "Health of the RL run", &diagnosis::html(records));
     body += &section("curves", "Curves", &curves_html(run)?);
     body += &section("samples", "Judgements to read", &samples_html(run));
     body += &section("config", "Configuration", &config_html(run));
     body += &section("environment", "Environment", &environment_html(run));
     body += "</main>\n";
-    Ok(page::document(&format!("{} · patarm-train", run.name), &body))
+    Ok(html::document(&format!("{} · patarm-train", run.name), &body))
 }
 
 fn header(run: &Run, records: &[Record]) -> String {
@@ -129,7 +135,7 @@ fn curves_html(run: &Run) -> Result<String, ReportError> {
         Ok((records, damaged)) => (records, *damaged),
         Err(missing) => return Ok(note(missing)),
     };
-    let untrained = |key: &str| headline::result(run.summary.as_ref().ok()?, "untrained", key);
+    let untrained = |key: &str| results::result(run.summary.as_ref().ok()?, "untrained", key);
     let figures = |charts: &[ChartSpec]| -> Result<String, ReportError> {
         let figure = |spec: &ChartSpec| match curves::figure(spec, records, untrained) {
             Ok(figure) => Ok(figure.unwrap_or_default()),
@@ -204,7 +210,7 @@ fn environment_html(run: &Run) -> String {
         vec![escape(name), escape_cut(&shown, 500)]
     };
     let rows: Vec<_> = known.chain(others.map(|(key, value)| (key.as_str(), value))).map(row).collect();
-    format!("<div class=\"facts\">{}</div>\n", page::table(&[], &rows))
+    format!("<div class=\"facts\">{}</div>\n", html::table(&[], &rows))
 }
 
 fn memory(bytes: &Value) -> String {
@@ -225,7 +231,7 @@ fn plain(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
     const SECTIONS: [&str; 6] = ["results", "health", "curves", "samples", "config", "environment"];

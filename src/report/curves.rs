@@ -4,9 +4,9 @@
 //! like, and the keys of `metrics.jsonl` it draws. A chart none of whose keys occur is left out of the page.
 
 use super::chart::{Chart, ChartError, Curve, Guide, Kind, SERIES, Span};
-use super::metrics::Record;
-use super::page::escape;
-use super::progress::short;
+use super::html::escape;
+use crate::log::metrics::Record;
+use crate::log::progress::short;
 
 /// More steps than this are averaged into bins before they are drawn, which bounds the size of the page.
 const POINTS_MAX: usize = 400;
@@ -302,7 +302,7 @@ fn thin(points: &[(f64, f64)], how: Thin) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
     fn record(value: serde_json::Value) -> Record {
