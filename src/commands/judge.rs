@@ -12,7 +12,7 @@ use super::device::{DeviceArgs, with_backend};
 use super::model_dir::{self, ModelDir};
 use super::train_args::report_skipped;
 use crate::data::judge::JudgePrompt;
-use crate::data::{BadLine, LoadOptions, Message, Response, load_responses};
+use crate::data::{LoadOptions, Message, OnBadRow, Response, load_responses};
 use crate::log::Progress as Bar;
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -118,8 +118,8 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
     }
     let sampling = Sampling::temperature(args.temperature);
     sampling.validate().map_err(anyhow::Error::msg)?;
-    let bad_lines = if args.skip_bad { BadLine::Skip } else { BadLine::Refuse };
-    let options = LoadOptions { default_task: args.default_task.clone(), bad_lines };
+    let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
+    let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
     let loaded = load_responses(&args.input, &options)?;
     let ModelDir { config, weights, tokenizer } = model_dir::load(&args.model)?;
     let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.max_position_embeddings);

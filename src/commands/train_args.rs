@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::device::DeviceArgs;
 use crate::config::{Settings, resolve};
-use crate::data::{BadLine, LoadOptions, Skipped};
+use crate::data::{LoadOptions, OnBadRow, Skipped};
 
 /// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here.
 #[derive(Debug, Args)]
@@ -89,7 +89,7 @@ pub fn files(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
 pub fn load_options(settings: &Settings) -> LoadOptions {
     LoadOptions {
         default_task: settings.data.task.clone(),
-        bad_lines: if settings.data.skip_bad { BadLine::Skip } else { BadLine::Refuse },
+        on_bad_row: if settings.data.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse },
     }
 }
 

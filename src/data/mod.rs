@@ -1,7 +1,8 @@
-//! Preference pairs, dataset formats, judge prompts, packing and the resumable order of examples.
+//! Preference pairs, conversations and responses; dataset formats; judge prompts; the synthetic suite; the resumable order.
 
 pub mod conversation;
 pub mod error;
+mod fields;
 mod formats;
 pub mod jsonl;
 pub mod judge;
@@ -15,7 +16,7 @@ mod turns;
 
 pub use conversation::{Conversation, pairs_to_conversations};
 pub use error::DataError;
-pub use jsonl::{BadLine, Skipped};
+pub use jsonl::{OnBadRow, Skipped};
 pub use judge::{JudgePrompt, JudgePromptError};
 pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_responses};
 pub use message::Message;
