@@ -33,7 +33,7 @@
 //! | [`checkpoint`] | the whole run state on disk, hashed |
 //! | [`eval`] | accuracy on held-out pairs |
 //! | [`train`] | the loops: `sft.rs` and `rl.rs` are a step each, `stages.rs` runs them; `prefix_tree.rs` packs what is trained |
-//! | [`log`] | metrics, progress, environment |
+//! | [`log`] | metrics, progress, environment; how trainers describe their numbers to the report |
 //! | [`report`] | the HTML page of a run: charts, diagnosis, results, samples |
 //! | [`commands`] | one file a subcommand |
 //!
@@ -46,7 +46,9 @@
 //! - **An op**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
 //!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
 //! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
-//!   `src/commands/` and a line in its `mod.rs`. **A chart**: a row in `src/report/curves.rs`.
+//!   `src/commands/` and a line in its `mod.rs`.
+//! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`). A new trainer
+//!   adds its stage to the list in `src/commands/report.rs`; a test holds every key to the struct.
 //!
 //! # Promises
 //!

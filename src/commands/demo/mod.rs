@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
 use super::model_dir;
+use super::report::{CONTENTS, UNTRAINED};
 use crate::config::{Settings, resolve};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
@@ -23,7 +24,9 @@ use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::Decay;
 use crate::report::results;
+use crate::train::rl_report::RL;
 use crate::train::run_folder::RunFolder;
+use crate::train::sft::SFT;
 use crate::train::stages::Ending;
 use crate::train::{Guard, Learner};
 use world::World;
@@ -119,7 +122,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     let (config, weights) = world.model(settings)?;
     let model = Qwen3::new(backend, config, &weights, settings.model.context)?;
     let mut stages = Stages::new();
-    stages.add("untrained", world.evaluate(&model, settings, VOTES, stop)?);
+    stages.add(UNTRAINED, world.evaluate(&model, settings, VOTES, stop)?);
 
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
@@ -127,7 +130,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
         return stopped(out);
     }
     model_dir::export(&out.join(SFT_MODEL), &learner.model, &world.tokenizer)?;
-    stages.add("sft", world.evaluate(&learner.model, settings, VOTES, stop)?);
+    stages.add(SFT.key, world.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.duplicate()?;
     let policy = learner.model;
@@ -135,7 +138,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     if world.reinforce(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
         return stopped(out);
     }
-    stages.add("rl", world.evaluate(&learner.model, settings, VOTES, stop)?);
+    stages.add(RL.key, world.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let folder = out.join(MODEL);
     model_dir::export(&folder, &learner.model, &world.tokenizer)?;
@@ -147,7 +150,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
         stages: stages.0,
         environment: serde_json::to_value(Environment::detect())?,
     };
-    let report = run.finish(&summary)?;
+    let report = run.finish(&summary, &CONTENTS)?;
     print_results(&summary, &report, &folder)
 }
 
@@ -198,7 +201,7 @@ fn print_results(summary: &Summary, report: &Path, model: &Path) -> anyhow::Resu
         serde_json::Value::Object(record) => record,
         other => anyhow::bail!("a summary is an object, got {other}"),
     };
-    println!("{}", results::text_table(&record));
+    println!("{}", results::text_table(&CONTENTS, &record));
     println!("{:.0} s. The trained judge: {}. The report: {}", summary.wall_s, model.display(), report.display());
     Ok(())
 }
