@@ -139,8 +139,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
-         that products alone reach here, peak memory {}",
+        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the \
+         {:.0} GFLOP/s that products alone reach here, peak memory {}",
         report.what,
         report.shape,
         report.parameters as f64 / 1e6,

@@ -115,7 +115,8 @@ fn useless_pairs_are_bad_rows() {
 
 #[test]
 fn conversations_that_do_not_fit_are_bad_rows() {
-    let turns = |question: &str, answer: &str| json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let turns = |question: &str, answer: &str| json!([turn("user", question), turn("assistant", answer)]);
     refuse(json!({"chosen": turns("Q", "G"), "rejected": turns("R", "B")}), "different prompts");
     refuse(json!({"prompt": "P", "chosen": turns("Q", "G"), "rejected": turns("Q", "B")}), "does not hold the prompt");
     let open = json!([{"role": "user", "content": "Q"}]);
