@@ -22,12 +22,13 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 
 /// What is drawn directly under a run's seed: `Stream::new(seed).fold(Purpose::… as u64)`.
 ///
-/// The compiler refuses two purposes of one value. The values are part of every result, so they never change.
+/// The compiler refuses two purposes of one value. Every result depends on the values, so they never change.
 ///
-/// Three draws have a number instead of a purpose under the seed: a weight matrix its index in the parameter table
-/// (`model::parameters`), an RL rollout its step, and then the attempt, pair, role and rollout (`train::rl`), and a
-/// completion of the `judge` and `generate` commands its response and vote. A number may equal a purpose: what is folded
-/// below the two differs in depth, or the two never meet in one run.
+/// Three kinds of streams have a number instead of a purpose under the seed: that of a weight matrix is folded from its index
+/// in the parameter table (`model::parameters`); that of an RL rollout from step, attempt, pair, role and rollout
+/// (`train::rl`); that of a completion of the commands `judge` and `generate` from its response and vote. Such a number may
+/// equal a purpose. The streams still differ, because numbers are drawn only after the last fold and the two have different
+/// numbers of folds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
@@ -155,7 +156,7 @@ mod tests {
         .map(|purpose| purpose as u64);
         assert_eq!(values, [1, 2, 3, 4, 5, 0x666c_6970, 0x6f72_6465, u64::MAX]);
         let ids: std::collections::BTreeSet<u64> = values.iter().map(|value| Stream::new(7).fold(*value).id).collect();
-        assert_eq!(ids.len(), values.len(), "each purpose has a stream of its own");
+        assert_eq!(ids.len(), values.len(), "no two purposes share a stream");
         assert_ne!(bench_seeds::TRAIN, bench_seeds::ROLLOUTS);
     }
 
