@@ -33,7 +33,8 @@
 //! | [`checkpoint`] | the whole run state on disk, hashed |
 //! | [`eval`] | accuracy on held-out pairs |
 //! | [`train`] | the loops: `sft.rs` and `rl.rs` are a step each, `stages.rs` runs them; `prefix_tree.rs` packs what is trained |
-//! | [`log`] | metrics, progress, report |
+//! | [`log`] | metrics, progress, environment; how trainers describe their numbers to the report |
+//! | [`report`] | the HTML page of a run: charts, diagnosis, results, samples |
 //! | [`commands`] | one file a subcommand |
 //!
 //! Who may know whom is a table in `tests/tidy.rs`, and a test.
@@ -45,7 +46,9 @@
 //! - **An op**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
 //!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
 //! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
-//!   `src/commands/` and a line in its `mod.rs`. **A chart**: a row in `src/log/curves.rs`.
+//!   `src/commands/` and a line in its `mod.rs`.
+//! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`). A new trainer
+//!   adds its stage to the list in `src/commands/report.rs`; a test holds every key to the struct.
 //!
 //! # Promises
 //!
@@ -75,6 +78,7 @@ pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod random;
+pub mod report;
 pub mod reward;
 pub mod rollout;
 pub mod tensor;

@@ -1,7 +1,7 @@
 //! Counter-based random numbers: Philox4x32-10 by (seed, stream, position), the same on every backend.
 //!
-//! Nothing here has state: a number is a pure function of its key and counter, so batches, threads and devices
-//! may be split in any way without changing a draw. (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.)
+//! Nothing here has state: a number is a pure function of its key and counter, so splitting work over batches, threads or
+//! devices changes no draw. (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.)
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -20,9 +20,47 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// What is drawn directly under a run's seed: `Stream::new(seed).fold(Purpose::… as u64)`.
+///
+/// The compiler refuses two purposes of one value. Every result depends on the values, so they never change.
+///
+/// Three kinds of streams have a number instead of a purpose under the seed: that of a weight matrix is folded from its index
+/// in the parameter table (`model::parameters`); that of an RL rollout from step, attempt, pair, role and rollout
+/// (`train::rl`); that of a completion of the commands `judge` and `generate` from its response and vote. Such a number may
+/// equal a purpose. The streams still differ, because numbers are drawn only after the last fold and the two have different
+/// numbers of folds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Purpose {
+    /// The synthetic suite: requests, responses and their mistakes in SFT examples, by index (`data::synthetic`).
+    SftExample = 1,
+    /// The same for training pairs.
+    TrainPair = 2,
+    /// The same for test pairs.
+    TestPair = 3,
+    /// Scores of the synthetic teacher that are random, by index of the SFT example.
+    ScoreNoise = 4,
+    /// Synthetic training pairs whose labels are swapped, by index.
+    SuiteFlip = 5,
+    /// Pairs from files whose labels are swapped (`data.flip`), by pair id ("flip" in ASCII).
+    Flip = 0x666c_6970,
+    /// The order of training rows, by epoch (`data::order`; "orde" in ASCII).
+    Order = 0x6f72_6465,
+    /// Judgements of an evaluation in the demo, by pair, role and vote.
+    Evaluation = u64::MAX,
+}
+
+/// Seeds of the `bench` command, whose runs have none of their own.
+pub mod bench_seeds {
+    /// Token ids of training sequences, by sequence.
+    pub const TRAIN: u64 = 1;
+    /// Token ids of prompts, by prompt, and draws of their completions, by run and completion below it.
+    pub const ROLLOUTS: u64 = 2;
+}
+
 /// A named source of random numbers: a seed, and a stream folded from what the draw is for.
 ///
-/// `Stream::new(seed).fold(step).fold(pair).fold(role).fold(rollout)` names the draws of one rollout;
+/// `Stream::new(seed).fold(step).fold(attempt).fold(pair).fold(role).fold(rollout)` names the draws of one rollout;
 /// `block(position, lane)` are its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Stream {
@@ -31,11 +69,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// The stream that all others of a seed are folded from.
     pub fn new(seed: u64) -> Self {
         Self { seed, id: 0 }
     }
 
-    /// The stream for one more part of the key; the order of the parts matters.
+    /// The stream with one more part of the key folded in. The order of the parts matters.
     pub fn fold(self, part: u64) -> Self {
         // The finaliser of splitmix64: a bijection of u64 that mixes every bit.
         let mut z = self.id.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part).wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -99,6 +138,26 @@ mod tests {
             philox4x32([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    /// Results depend on these values: a changed one would change every number of a run.
+    #[test]
+    fn purposes_keep_their_values() {
+        let values = [
+            Purpose::SftExample,
+            Purpose::TrainPair,
+            Purpose::TestPair,
+            Purpose::ScoreNoise,
+            Purpose::SuiteFlip,
+            Purpose::Flip,
+            Purpose::Order,
+            Purpose::Evaluation,
+        ]
+        .map(|purpose| purpose as u64);
+        assert_eq!(values, [1, 2, 3, 4, 5, 0x666c_6970, 0x6f72_6465, u64::MAX]);
+        let ids: std::collections::BTreeSet<u64> = values.iter().map(|value| Stream::new(7).fold(*value).id).collect();
+        assert_eq!(ids.len(), values.len(), "no two purposes share a stream");
+        assert_ne!(bench_seeds::TRAIN, bench_seeds::ROLLOUTS);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Rules of the house that a compiler does not hold: one op in all its places, who may know whom, and the shape of files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -115,7 +115,7 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 15] = [
+const KNOWS: [(&str, &[&str]); 16] = [
     ("random", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
@@ -132,40 +132,244 @@ const KNOWS: [(&str, &[&str]); 15] = [
     ("reward", &["judge", "data", "ops"]),
     // Settings are made of the settings of what they configure.
     ("config", &["loss", "ops", "optimizer", "reward"]),
-    ("log", &["ops", "tensor"]),
-    ("eval", &["judge", "model", "ops", "rollout"]),
+    ("log", &["tensor"]),
+    // Draws what it is given: the commands hand the trainers' descriptions over.
+    ("report", &["log", "tensor"]),
+    ("eval", &["judge", "log", "model", "ops", "rollout"]),
 ];
 
 /// A checkpoint is a learner's state, so it knows `train`.
 const SEES_ALL: [&str; 5] = ["train", "commands", "checkpoint", "lib", "main"];
+
+/// The module of a file of `src`.
+fn module_of(file: &str) -> &str {
+    file.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default()
+}
+
+/// The modules that a line of code names as `crate::NAME`.
+fn used_modules(line: &str) -> Vec<String> {
+    let code = line.split("//").next().unwrap_or("");
+    let name = |part: &str| part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    code.split("crate::").skip(1).map(name).collect()
+}
 
 #[test]
 fn modules_use_only_the_modules_that_they_may_know() {
     let mut faults = Vec::new();
     let mut seen = BTreeSet::new();
     for path in files("src", &["rs"]) {
-        let inside = relative(&path);
-        let module = inside.trim_start_matches("src/").split(['/', '.']).next().unwrap().to_string();
-        seen.insert(module.clone());
-        if SEES_ALL.contains(&module.as_str()) {
+        let file = relative(&path);
+        let module = module_of(&file);
+        seen.insert(module.to_string());
+        if SEES_ALL.contains(&module) {
             continue;
         }
         let Some((_, allowed)) = KNOWS.iter().find(|(name, _)| *name == module) else {
-            faults.push(format!("{inside}: module `{module}` is not in the table"));
+            faults.push(format!("{file}: module `{module}` is not in the table"));
             continue;
         };
         for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-            let code = line.split("//").next().unwrap_or("");
-            for part in code.split("crate::").skip(1) {
-                let used: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            for used in used_modules(line) {
                 if used != module && !allowed.contains(&used.as_str()) {
-                    faults.push(format!("{inside}:{}: `{module}` must not know `{used}`", number + 1));
+                    faults.push(format!("{file}:{}: `{module}` must not know `{used}`", number + 1));
                 }
             }
         }
     }
     assert!(seen.len() >= 15, "modules found: {seen:?}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A permission that nothing uses invites a use that nobody has thought about.
+#[test]
+fn every_permission_is_used() {
+    let mut used = BTreeSet::new();
+    for path in files("src", &["rs"]) {
+        let file = relative(&path);
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            used.extend(used_modules(line).into_iter().map(|name| (module_of(&file).to_string(), name)));
+        }
+    }
+    let unused: Vec<_> = KNOWS
+        .iter()
+        .flat_map(|(module, allowed)| allowed.iter().map(move |name| (module.to_string(), name.to_string())))
+        .filter(|permission| !used.contains(permission))
+        .collect();
+    assert!(unused.is_empty(), "(module, module that it may know and does not use): {unused:?}");
+}
+
+/// Folders inside which no module may use a module that uses it, directly or through others.
+const WITHOUT_CYCLES: [&str; 3] = ["src/data", "src/rollout", "src/train"];
+
+/// Cycles that are still to be opened: folder and two modules. Must be empty; an entry that nothing needs fails the test.
+const CYCLES_TO_OPEN: &[(&str, &str, &str)] = &[("src/train", "rl", "rl_metrics")];
+
+/// The names that follow each `prefix` in `code`: `prefix::a::b` gives a, `prefix::{a::b, c}` gives a and c.
+fn names_after(code: &str, prefix: &str) -> Vec<String> {
+    let ident = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut names = Vec::new();
+    for (start, _) in code.match_indices(prefix) {
+        // `super::super::` is another prefix than `super::`.
+        if code[..start].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+            continue;
+        }
+        let rest = &code[start + prefix.len()..];
+        if rest.starts_with("super::") {
+            continue;
+        }
+        if !rest.starts_with('{') {
+            names.push(ident(rest));
+            continue;
+        }
+        let mut depth = 0;
+        for (at, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            if (c == '{' || c == ',') && depth == 1 {
+                names.push(ident(rest[at + 1..].trim_start()));
+            }
+        }
+    }
+    names
+}
+
+/// A file's code without comments and without its tests, which may use anything.
+fn code_of(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("mod tests {").next().unwrap_or("");
+    text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+/// Which module of a folder uses which other one, names that `mod.rs` exports again counted for the module that has them.
+fn uses_inside(folder: &str) -> BTreeSet<(String, String)> {
+    let mut modules = modules(folder);
+    modules.remove("mod");
+    let mut exported = BTreeMap::new();
+    let table_of_contents = code_of(&root().join(folder).join("mod.rs"));
+    for module in &modules {
+        for prefix in [format!("{module}::"), format!("self::{module}::")] {
+            for name in names_after(&table_of_contents, &prefix) {
+                exported.insert(name, module.clone());
+            }
+        }
+    }
+    let inside_crate = format!("crate::{}::", folder.trim_start_matches("src/").replace('/', "::"));
+    let mut uses = BTreeSet::new();
+    for path in files(folder, &["rs"]) {
+        let file = path.strip_prefix(root().join(folder)).unwrap();
+        let parts: Vec<String> = file.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let user = parts[0].trim_end_matches(".rs").to_string();
+        // A `tests.rs` is a test module of its folder.
+        if user == "mod" || parts.last().is_some_and(|name| name.ends_with("tests.rs")) {
+            continue;
+        }
+        // `super` of src/data/x.rs and of src/data/x/mod.rs is the folder; a file deeper needs one more.
+        let depth = parts.len() - usize::from(parts.last().is_some_and(|name| name == "mod.rs"));
+        let code = code_of(&path);
+        for name in [names_after(&code, &"super::".repeat(depth)), names_after(&code, &inside_crate)].concat() {
+            let used = exported.get(&name).unwrap_or(&name);
+            if modules.contains(used) && *used != user {
+                uses.insert((user.clone(), used.clone()));
+            }
+        }
+    }
+    uses
+}
+
+/// Modules that use each other in a ring, if there are any.
+fn cycle(uses: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
+    fn walk(at: &str, path: &mut Vec<String>, uses: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
+        if let Some(start) = path.iter().position(|module| module == at) {
+            return Some(path[start..].to_vec());
+        }
+        path.push(at.to_string());
+        for (_, next) in uses.iter().filter(|(user, _)| user == at) {
+            if let Some(found) = walk(next, path, uses) {
+                return Some(found);
+            }
+        }
+        path.pop();
+        None
+    }
+    uses.iter().find_map(|(user, _)| walk(user, &mut Vec::new(), uses))
+}
+
+#[test]
+fn modules_of_a_folder_do_not_use_each_other_in_a_cycle() {
+    let mut faults = Vec::new();
+    for folder in WITHOUT_CYCLES {
+        let mut uses = uses_inside(folder);
+        assert!(uses.len() >= 4, "{folder}: {uses:?}");
+        for (_, a, b) in CYCLES_TO_OPEN.iter().filter(|(at, _, _)| *at == folder) {
+            let [there, back] = [(a, b), (b, a)].map(|(a, b)| uses.remove(&(a.to_string(), b.to_string())));
+            if !(there && back) {
+                faults.push(format!("{folder}: `{a}` and `{b}` are no cycle (any more): take the exception out"));
+            }
+        }
+        if let Some(ring) = cycle(&uses) {
+            faults.push(format!("{folder}: {} use each other in a ring: {uses:?}", ring.join(" → ")));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The search for cycles can fail, and reads all spellings of a use.
+#[test]
+fn cycles_are_found() {
+    let uses = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+    assert_eq!(cycle(&uses(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
+    assert_eq!(cycle(&uses(&[("a", "b"), ("b", "c"), ("c", "b")])), Some(vec!["b".to_string(), "c".to_string()]));
+    let code = "use super::a::X;\nuse super::{b::{Y, Z}, C,\n    d};\nsuper::super::e::f(); crate::data::g()";
+    assert_eq!(names_after(code, "super::"), ["a", "b", "C", "d"]);
+    assert_eq!(names_after(code, "super::super::"), ["e"]);
+    assert_eq!(names_after(code, "crate::data::"), ["g"]);
+}
+
+/// Rust, CUDA, Python and shell files of the repository; what tools have downloaded or built is not.
+fn sources() -> Vec<PathBuf> {
+    let mut found = vec![root().join("build.rs")];
+    let mut open: Vec<PathBuf> =
+        ["src", "tests", "benches", "kernels", "tools", ".ci"].iter().map(|folder| root().join(folder)).collect();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let ending = path.extension().map(|ending| ending.to_string_lossy().into_owned());
+            match ending.as_deref() {
+                _ if name.starts_with('.') || name == "target" || name == "__pycache__" => {}
+                _ if path.is_dir() => open.push(path),
+                Some("rs" | "cu" | "cuh" | "py" | "sh") => found.push(path),
+                None if fs::read(&path).is_ok_and(|bytes| bytes.starts_with(b"#!")) => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Characters of the longest line.
+const COLUMNS_MAX: usize = 130;
+
+#[test]
+fn lines_fit_their_width() {
+    let sources = sources();
+    assert!(sources.len() > 200, "{} files", sources.len());
+    let mut faults = Vec::new();
+    for path in sources {
+        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX {
+                faults.push(format!("{}:{}: {columns} characters", relative(&path), number + 1));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "lines of more than {COLUMNS_MAX} characters:\n{}", faults.join("\n"));
 }
 
 /// The driver's name appears where the device is, and nowhere else.

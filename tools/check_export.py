@@ -50,7 +50,8 @@ def main():
     row, column = divmod(worst.argmax().item(), expected[1])
     agree = (ours.argmax(-1) == theirs.argmax(-1)).sum().item()
     print(f"model      {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters")
-    print(f"tokenizer  {type(tokenizer).__name__}, {len(tokenizer)} tokens for a vocabulary of {expected[1]}; these ids read {tokenizer.decode(ids)[:80]!r}")
+    sizes = f"{len(tokenizer)} tokens for a vocabulary of {expected[1]}"
+    print(f"tokenizer  {type(tokenizer).__name__}, {sizes}; these ids read {tokenizer.decode(ids)[:80]!r}")
     print(f"best token the same in {agree} of {len(ids)} rows")
     print(
         f"largest relative difference {worst[row, column]:.2e} at token {row}, vocabulary entry {column}: "

@@ -319,8 +319,9 @@ def grpo_loss_case(folder):
     drift = 0.6 * torch.randn(rows, generator=generator)
     tensors = {"hidden": hidden, "weight": weight, "advantage": advantage, "row_weight": row_weight}
     scalars = {
-        "how": "loss = −min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient·KL per row, r = exp(logprob − old_logprob), "
-        "logprob = log_softmax(hidden·weightᵀ / temperature)[target]; d = ref_logprob − logprob: k1 = −d, k2 = d²/2, k3 = e^d − d − 1; "
+        "how": "loss = −min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient·KL per row, "
+        "r = exp(logprob − old_logprob), logprob = log_softmax(hidden·weightᵀ / temperature)[target]; "
+        "d = ref_logprob − logprob: k1 = −d, k2 = d²/2, k3 = e^d − d − 1; "
         "total = Σ row_weight · loss; d_hidden, d_weight are of the total, and d_logprob[i] of loss[i] alone by logprob[i]; "
         "entropy of softmax(logits / temperature) in nats; clipped: rows that get no gradient through the ratio",
         "rows": rows, "vocab": vocab, "hidden": hidden_size,

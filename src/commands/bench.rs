@@ -15,7 +15,7 @@ use crate::ops::Backend;
 use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::ops::sample::Sampling;
 use crate::optimizer::AdamWConfig;
-use crate::random::Stream;
+use crate::random::{Stream, bench_seeds};
 use crate::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
 use crate::train::prefix_tree::{Sequence, pack};
 use crate::train::rl::{Inputs, Rows};
@@ -139,8 +139,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
-         that products alone reach here, peak memory {}",
+        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the \
+         {:.0} GFLOP/s that products alone reach here, peak memory {}",
         report.what,
         report.shape,
         report.parameters as f64 / 1e6,
@@ -192,8 +192,9 @@ type Measured = anyhow::Result<(usize, f64, f64)>;
 
 fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let vocab = model.config.vocab_size;
-    let sequences: Vec<Vec<u32>> =
-        (0..args.batch as u64).map(|i| random_ids(vocab, Stream::new(1).fold(i), args.length)).collect();
+    let sequences: Vec<Vec<u32>> = (0..args.batch as u64)
+        .map(|i| random_ids(vocab, Stream::new(bench_seeds::TRAIN).fold(i), args.length))
+        .collect();
     let per_batch = (args.micro_batch_tokens / args.length).max(1);
     let backend = model.backend.clone();
     let mut learner = Learner::new(model, AdamWConfig::default(), per_batch.min(args.batch) * args.length)?;
@@ -217,7 +218,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
 
 fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u64) -> Vec<PromptGroup> {
     let group = |i: u64| {
-        let stream = Stream::new(2).fold(i);
+        let stream = Stream::new(bench_seeds::ROLLOUTS).fold(i);
         let member =
             |m: usize| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(run).fold(m as u64) };
         PromptGroup {

@@ -1,13 +1,26 @@
-//! `report`: writes a run's page anew.
+//! `report`: writes a run's page again. Also the list of what there is to show: every trainer and the evaluation.
 
 use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
 
-use crate::log::write_report;
+use crate::eval::pairs::PAIRS;
+use crate::report::{Contents, write_report};
+use crate::train::rl_report::RL;
+use crate::train::sft::SFT;
 
-/// Write a run's report.html anew, from its metrics, samples and summary.
+/// What reports show. A new trainer adds its stage here.
+pub const CONTENTS: Contents = Contents {
+    stages: &[&SFT, &RL],
+    evaluation: &PAIRS,
+    rows: &[(UNTRAINED, "Untrained"), (SFT.key, SFT.name), (RL.key, "SFT + RL")],
+};
+
+/// Key in summary.json of the untrained model's evaluation.
+pub const UNTRAINED: &str = "untrained";
+
+/// Write a run's report.html again, from its metrics, samples and summary.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
     /// Folder of the run.
@@ -16,6 +29,78 @@ pub struct ReportArgs {
 
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
-    println!("{}", write_report(&args.run)?.display());
+    println!("{}", write_report(&args.run, &CONTENTS)?.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::metrics::Record;
+    use crate::log::signs::Ends;
+    use crate::report::{curves, results};
+    use serde_json::{Value, json};
+
+    /// Two lines of a stage in which every key of its metrics struct is a number.
+    fn lines(stage: &str, keys: &[String]) -> Vec<Record> {
+        let line = |step: u64| {
+            let mut line: Record = keys.iter().map(|key| (key.clone(), json!(0.25))).collect();
+            line.insert("stage".into(), json!(stage));
+            line.insert("step".into(), json!(step));
+            line
+        };
+        vec![line(1), line(2)]
+    }
+
+    #[test]
+    fn charts_signs_and_columns_name_only_keys_that_their_structs_have() {
+        for stage in CONTENTS.stages {
+            let keys = (stage.keys)();
+            assert!(
+                keys.contains(&"stage".to_owned()) && keys.contains(&"step".to_owned()),
+                "{}: {keys:?}",
+                stage.name
+            );
+            let series = stage.charts.iter().flat_map(|chart| chart.series.iter().map(|s| (chart.title, s.key)));
+            let signs = stage.signs.iter().flat_map(|sign| sign.keys.iter().map(|key| (sign.name, *key)));
+            for (user, key) in series.chain(signs) {
+                assert!(keys.contains(&key.to_owned()), "{}: \"{user}\" names the key `{key}`: {keys:?}", stage.name);
+            }
+        }
+        let keys = (PAIRS.keys)();
+        let untrained = CONTENTS.stages.iter().flat_map(|stage| stage.charts).filter_map(|chart| chart.untrained);
+        let columns = PAIRS.columns.iter().map(|column| column.key);
+        for key in columns.chain(results::READ).chain(untrained) {
+            assert!(keys.contains(&key.to_owned()), "an evaluation has no `{key}`: {keys:?}");
+        }
+    }
+
+    #[test]
+    fn every_chart_is_drawn_and_every_sign_is_judged() {
+        for stage in CONTENTS.stages {
+            let records = lines(stage.key, &(stage.keys)());
+            for chart in stage.charts {
+                let html = curves::figure(stage, chart, &records, |_| Some(0.5)).unwrap();
+                let html = html.unwrap_or_else(|| panic!("{}: nothing is drawn", chart.title));
+                assert_eq!(html.matches("<b>0.250</b>").count(), chart.series.len(), "{}", chart.title);
+                assert_eq!(html.contains("untrained 50.0 %"), chart.untrained.is_some(), "{}", chart.title);
+            }
+            let steps: Vec<&Record> = records.iter().collect();
+            for sign in stage.signs {
+                let judged = (sign.judge)(&Ends::new(&steps, sign.keys));
+                assert!(judged.is_some(), "{}: not judged", sign.name);
+            }
+            let names: Vec<&str> = stage.charts.iter().map(|chart| chart.title).collect();
+            assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn an_evaluation_has_a_row_and_its_votes() {
+        let report = crate::eval::PairReport { pairs: 4, votes: 3, accuracy_mean: 0.75, ..Default::default() };
+        let summary = json!({"stages": {UNTRAINED: report}});
+        let Value::Object(summary) = summary else { unreachable!("an object") };
+        assert!(results::text_table(&CONTENTS, &summary).to_string().contains("75.0 %"));
+        assert!(results::html(&CONTENTS, &summary).contains("Votes: sampled judgements of each response, 3 here."));
+    }
 }

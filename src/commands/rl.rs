@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::device::with_backend;
 use super::pretrained::{self, PretrainedSource};
+use super::report::CONTENTS;
 use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
 use crate::config::Settings;
 use crate::data::load_pairs;
@@ -18,7 +19,7 @@ use crate::judge::{Judge, JudgePair};
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
-use crate::random::Stream;
+use crate::random::{Purpose, Stream};
 use crate::rollout::{Engine, EngineLimits};
 use crate::train::rl::{PairSource, RlMachines, RlPlan};
 use crate::train::stages::{Ending, Saving, run_rl};
@@ -113,11 +114,14 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
     pretrained::export(&out.join("model"), &learner.model, judge.tokenizer(), judge.settings())?;
-    let report = run.finish(&json!({
-        "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
-        "pairs": pairs.pairs.len(), "skipped_rows": pairs.skipped, "too_long": pairs.too_long,
-        "stages": {}, "environment": Environment::detect(),
-    }))?;
+    let report = run.finish(
+        &json!({
+            "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
+            "pairs": pairs.pairs.len(), "skipped_rows": pairs.skipped, "too_long": pairs.too_long,
+            "stages": {}, "environment": Environment::detect(),
+        }),
+        &CONTENTS,
+    )?;
     println!("The trained judge: {}. The report: {}", out.join("model").display(), report.display());
     Ok(())
 }
@@ -150,7 +154,7 @@ struct Pairs {
 impl Pairs {
     fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
         let loaded = load_pairs(&files(settings)?, &load_options(settings))?;
-        let flips = Stream::new(settings.run.seed).fold(0x666c_6970);
+        let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
         let (mut pairs, mut too_long) = (Vec::new(), 0);
         for mut pair in loaded.rows {
             if f64::from(flips.fold(pair.id).uniform(0)) < settings.data.flip {

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::device::with_backend;
 use super::pretrained;
+use super::report::CONTENTS;
 use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
 use crate::checkpoint;
 use crate::config::Settings;
@@ -89,11 +90,14 @@ fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
     pretrained::export(&out.join("model"), &learner.model, &source.tokenizer, &judge)?;
-    let report = run.finish(&json!({
-        "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
-        "examples": lessons.examples.len(), "skipped_rows": lessons.skipped, "too_long": lessons.too_long,
-        "stages": {}, "environment": Environment::detect(),
-    }))?;
+    let report = run.finish(
+        &json!({
+            "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
+            "examples": lessons.examples.len(), "skipped_rows": lessons.skipped, "too_long": lessons.too_long,
+            "stages": {}, "environment": Environment::detect(),
+        }),
+        &CONTENTS,
+    )?;
     println!("The trained model: {}. The report: {}", out.join("model").display(), report.display());
     Ok(())
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::device::DeviceArgs;
 use super::pretrained;
 use crate::config::{Settings, resolve};
-use crate::data::{BadLine, LoadOptions, Skipped};
+use crate::data::{LoadOptions, OnBadRow, Skipped};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
@@ -148,7 +148,7 @@ pub fn files(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
 pub fn load_options(settings: &Settings) -> LoadOptions {
     LoadOptions {
         default_task: settings.data.task.clone(),
-        bad_lines: if settings.data.skip_bad { BadLine::Skip } else { BadLine::Refuse },
+        on_bad_row: if settings.data.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse },
     }
 }
 

@@ -1,4 +1,4 @@
-//! A conversation to imitate: what supervised fine-tuning learns from.
+//! A conversation that supervised fine-tuning learns from.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct Conversation {
     pub messages: Vec<Message>,
 }
 
-/// Every pair's prompt with its chosen response as the answer; the ids are kept.
+/// The prompt of each pair with its chosen response as the answer. The ids are kept.
 pub fn pairs_to_conversations(pairs: &[Pair]) -> Vec<Conversation> {
     let conversation = |pair: &Pair| {
         let mut messages = pair.prompt.clone();

@@ -1,4 +1,4 @@
-//! What can go wrong with a dataset's files.
+//! Faults of dataset files.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 pub enum DataError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    /// A row that is not usable, where bad rows are refused.
+    /// A bad row, where bad rows are refused.
     #[error("{}: {unit} {number}: {reason}", path.display())]
     BadRow { path: PathBuf, unit: &'static str, number: usize, reason: String },
-    /// A file that cannot be read on, whatever the policy for bad rows.
+    /// A file that cannot be read further, even if bad rows are skipped.
     #[error("{}: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
     #[error("{}: no rows; expected JSON lines or a JSON array{skipped}", path.display())]

@@ -1,15 +1,14 @@
-//! Rows of the dataset formats in use, told apart by their fields, to prompts and responses.
+//! The dataset formats in use, recognised by their fields: from a row to a prompt and its responses.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Message;
+use super::fields::{Object, field, keys, text};
 use super::turns::{
     message_of, messages_of, prompt_of, split_common_prefix, split_conversations, system_of, transcript_of,
 };
 
-pub(super) type Object = Map<String, Value>;
-
-/// A row's prompt with its two responses.
+/// The prompt of a row, with its two responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sides {
     pub prompt: Vec<Message>,
@@ -50,7 +49,7 @@ pub(super) fn pair_of(row: &Object) -> Result<Sides, String> {
     check(sides)
 }
 
-/// What every pair must be: a prompt that asks, two responses, and a difference between them.
+/// Every pair must have a prompt that ends with a turn to answer, and two responses that differ.
 fn check(sides: Sides) -> Result<Sides, String> {
     check_prompt(&sides.prompt)?;
     for (name, text) in [("chosen", &sides.chosen), ("rejected", &sides.rejected)] {
@@ -68,14 +67,14 @@ fn check_prompt(prompt: &[Message]) -> Result<(), String> {
     match prompt.last() {
         None => Err("the prompt is empty".to_string()),
         Some(last) if last.role != "user" && last.role != "tool" => {
-            Err(format!("the prompt ends with a turn of {}; expected one of user or tool", last.role))
+            Err(format!("the prompt ends with a turn of {}; expected a turn of user or tool", last.role))
         }
         Some(last) if last.content.trim().is_empty() => Err("the prompt is empty".to_string()),
         Some(_) => Ok(()),
     }
 }
 
-/// `initial_reason_steps` ends with "Step k:"; the full sides go on from there.
+/// `initial_reason_steps` ends with "Step k:"; the full responses continue from there.
 fn math_step_dpo(row: &Object) -> Result<Sides, String> {
     let steps = text(row, "initial_reason_steps")?;
     let side = |name| {
@@ -145,7 +144,7 @@ fn alpaca(row: &Object) -> Result<Sides, String> {
     Ok(Sides { prompt, chosen, rejected })
 }
 
-/// `prompt` is text or messages; a side is text, or messages that follow the prompt or begin with it.
+/// `prompt` is text or messages; a response is text, or messages that follow the prompt or begin with it.
 fn explicit_prompt(row: &Object) -> Result<Sides, String> {
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
     let side = |name| {
@@ -156,7 +155,7 @@ fn explicit_prompt(row: &Object) -> Result<Sides, String> {
         if turns[0].role == "assistant" || turns[0].role == "tool" {
             return Ok([prompt.as_slice(), &turns].concat());
         }
-        // ultrafeedback repeats the prompt (its text, possibly after a system turn) in both sides.
+        // ultrafeedback repeats the prompt (its text, possibly after a system turn) in both responses.
         let repeated = prompt.last().is_some_and(|last| turns.contains(last));
         if repeated { Ok(turns) } else { Err(format!("{name}: is a conversation that does not hold the prompt")) }
     };
@@ -195,14 +194,14 @@ pub(super) fn conversation_of(row: &Object) -> Result<Vec<Message>, String> {
     }
 }
 
-/// `prompt` (text or messages) and `response`. An empty response is a response: the judge is to see it.
+/// `prompt` (text or messages) and `response`. An empty response is allowed: the judge must see it.
 pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String> {
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
     check_prompt(&prompt)?;
     Ok((prompt, text(row, "response")?.to_string()))
 }
 
-/// The row's own `id` if it is an integer. Names for ids that are not integers are passed over.
+/// The row's own `id` if it is an integer. An `id` that is not a number is ignored.
 pub(super) fn id_of(row: &Object) -> Result<Option<u64>, String> {
     match row.get("id") {
         Some(value) if value.is_i64() && !value.is_u64() => Err(format!("id: expected an integer from 0, got {value}")),
@@ -217,31 +216,4 @@ pub(super) fn task_of(row: &Object) -> Result<Option<String>, String> {
         Some(Value::String(task)) if !task.trim().is_empty() => Ok(Some(task.clone())),
         Some(other) => Err(format!("task: expected a name, got {other}")),
     }
-}
-
-fn field<'a>(row: &'a Object, name: &str) -> Result<&'a Value, String> {
-    row.get(name).ok_or_else(|| format!("{name}: is missing; found {}", keys(row)))
-}
-
-fn text<'a>(row: &'a Object, name: &str) -> Result<&'a str, String> {
-    let value = field(row, name)?;
-    value.as_str().ok_or_else(|| format!("{name}: expected text, got {}", kind(value)))
-}
-
-/// What a value is, for messages.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// The field names of a row, for messages; a row with very many is cut.
-pub(super) fn keys(row: &Object) -> String {
-    let names: Vec<&str> = row.keys().map(String::as_str).take(12).collect();
-    if names.is_empty() { "no fields".to_string() } else { names.join(", ") }
 }

@@ -1,4 +1,4 @@
-//! Rows of JSON from a file: one a line, or the elements of one array. Bad rows are refused or counted, never a panic.
+//! Rows of JSON from a file: one per line, or the elements of one array. A bad row is an error or is counted; it never panics.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -11,23 +11,23 @@ use serde_json::Value;
 
 use super::DataError;
 
-/// A row longer than this is no row: it is bad (a line) or ends the reading (an array's element).
+/// The longest row, in bytes. A longer line is a bad row; a longer element of an array ends the reading.
 pub const ROW_BYTES_MAX: usize = 64 << 20;
 
 /// How many reasons of skipped rows are kept.
 const REASONS_MAX: usize = 5;
 
-/// What to do with a row that cannot be used.
+/// What to do with a bad row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BadLine {
-    /// The first one is an error with file, line and reason.
+pub enum OnBadRow {
+    /// It is an error with file, line and reason.
     #[default]
     Refuse,
     /// It is left out and counted.
     Skip,
 }
 
-/// Rows that were left out under [`BadLine::Skip`].
+/// Rows that were left out under [`OnBadRow::Skip`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     pub count: usize,
@@ -44,9 +44,9 @@ impl Skipped {
     }
 }
 
-/// Where a row stands.
+/// Where a row is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     pub path: PathBuf,
     /// `line` in a JSONL file, `row` in an array.
     pub unit: &'static str,
@@ -54,36 +54,36 @@ pub struct Place {
     pub number: usize,
 }
 
-impl Place {
+impl Location {
     fn bad(&self, reason: String) -> DataError {
         DataError::BadRow { path: self.path.clone(), unit: self.unit, number: self.number, reason }
     }
 }
 
-/// What reads a file's rows: the policy for bad ones and the tally of them.
+/// Reads the rows of files, and counts the bad ones.
 pub struct RowReader {
-    policy: BadLine,
+    on_bad_row: OnBadRow,
     pub skipped: Skipped,
     /// Rows seen so far, good or bad, over all files: the next row's position.
     pub rows: u64,
 }
 
-/// Called with a row, its position over all files and its place. The inner error is a reason to call the row bad; the
-/// outer one ends the reading.
-type OnRow<'a> = dyn FnMut(Value, u64, &Place) -> Result<Result<(), String>, DataError> + 'a;
+/// Called with a row, its position over all files, and its location. The inner error says why the row is bad; the outer
+/// one ends the reading.
+type OnRow<'a> = dyn FnMut(Value, u64, &Location) -> Result<Result<(), String>, DataError> + 'a;
 
 impl RowReader {
-    pub fn new(policy: BadLine) -> Self {
-        Self { policy, skipped: Skipped::default(), rows: 0 }
+    pub fn new(on_bad_row: OnBadRow) -> Self {
+        Self { on_bad_row, skipped: Skipped::default(), rows: 0 }
     }
 
-    /// Gives every row of `path` to `on_row`, in order. A first byte `[` means one JSON array, anything else JSON
-    /// lines; blank lines and a byte order mark are passed over. An error also where the file has no rows at all.
+    /// Gives every row of `path` to `on_row`, in order. A file that begins with `[` is one JSON array, any other is JSON
+    /// lines; blank lines and a byte order mark are skipped. A file without rows is an error.
     pub fn read(&mut self, path: &Path, on_row: &mut OnRow) -> Result<(), DataError> {
         let io_error = |source| DataError::Io { path: path.into(), source };
         let mut reader = BufReader::new(File::open(path).map_err(io_error)?);
         let start = self.rows;
-        match first_byte(&mut reader).map_err(io_error)? {
+        match file_start(&mut reader).map_err(io_error)? {
             Start::Array => self.read_array(path, reader, on_row)?,
             Start::Lines => self.read_lines(path, reader, on_row)?,
             Start::Foreign(kind) => {
@@ -98,57 +98,57 @@ impl RowReader {
     }
 
     fn read_lines(&mut self, path: &Path, mut reader: impl BufRead, on_row: &mut OnRow) -> Result<(), DataError> {
-        let mut place = Place { path: path.into(), unit: "line", number: 0 };
+        let mut location = Location { path: path.into(), unit: "line", number: 0 };
         let mut line = Vec::new();
         loop {
             let got = next_line(&mut reader, &mut line);
             let got = got.map_err(|source| DataError::Io { path: path.into(), source })?;
-            place.number += 1;
+            location.number += 1;
             let row = match got {
                 Line::End => return Ok(()),
                 Line::TooLong => Err(format!("is longer than {ROW_BYTES_MAX} bytes")),
                 Line::Whole if line.trim_ascii().is_empty() => continue,
                 Line::Whole => parse_line(&line),
             };
-            self.take(row, &place, on_row)?;
+            self.take(row, &location, on_row)?;
         }
     }
 
-    /// Elements are parsed one at a time. A syntax error ends the reading under either policy: what follows it in an
-    /// array cannot be told apart from it.
+    /// Elements are parsed one at a time. A syntax error ends the reading even if bad rows are skipped: nothing says where
+    /// the next element of the array begins.
     fn read_array(&mut self, path: &Path, reader: impl BufRead, on_row: &mut OnRow) -> Result<(), DataError> {
         let used = Rc::new(Cell::new(0));
         let limited = Limited { inner: reader, used: used.clone() };
         let mut fault = None;
-        let mut place = Place { path: path.into(), unit: "row", number: 0 };
+        let mut location = Location { path: path.into(), unit: "row", number: 0 };
         let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(limited));
         let elements = Elements(|row| {
             used.set(0);
-            place.number += 1;
-            self.take(Ok(row), &place, on_row).map_err(|error| fault = Some(error)).is_ok()
+            location.number += 1;
+            self.take(Ok(row), &location, on_row).map_err(|error| fault = Some(error)).is_ok()
         });
         let result = deserializer.deserialize_seq(elements).and_then(|()| deserializer.end());
         match (fault, result) {
             (Some(error), _) => Err(error),
             (None, Err(error)) => {
-                let reason = format!("JSON array broken after {} whole rows: {error}", place.number);
+                let reason = format!("JSON array broken after {} whole rows: {error}", location.number);
                 Err(DataError::Unreadable { path: path.into(), reason })
             }
             (None, Ok(())) => Ok(()),
         }
     }
 
-    fn take(&mut self, row: Result<Value, String>, place: &Place, on_row: &mut OnRow) -> Result<(), DataError> {
+    fn take(&mut self, row: Result<Value, String>, location: &Location, on_row: &mut OnRow) -> Result<(), DataError> {
         let position = self.rows;
         self.rows += 1;
         let outcome = match row {
-            Ok(value) => on_row(value, position, place)?,
+            Ok(value) => on_row(value, position, location)?,
             Err(reason) => Err(reason),
         };
-        match (outcome, self.policy) {
+        match (outcome, self.on_bad_row) {
             (Ok(()), _) => {}
-            (Err(reason), BadLine::Refuse) => return Err(place.bad(reason)),
-            (Err(reason), BadLine::Skip) => self.skipped.add(place.bad(reason).to_string()),
+            (Err(reason), OnBadRow::Refuse) => return Err(location.bad(reason)),
+            (Err(reason), OnBadRow::Skip) => self.skipped.add(location.bad(reason).to_string()),
         }
         Ok(())
     }
@@ -166,8 +166,8 @@ enum Start {
     Foreign(&'static str),
 }
 
-/// Passes over a byte order mark and says what the rest begins with, white space aside.
-fn first_byte(reader: &mut impl BufRead) -> std::io::Result<Start> {
+/// Skips a byte order mark, and says what kind of file the rest is by its first byte that is not white space.
+fn file_start(reader: &mut impl BufRead) -> std::io::Result<Start> {
     let head = reader.fill_buf()?;
     if head.starts_with(b"PAR1") {
         return Ok(Start::Foreign("a Parquet file"));
@@ -188,7 +188,7 @@ enum Line {
     TooLong,
 }
 
-/// The next line without its newline, in `line`. Of one that is too long no more than the limit is held.
+/// Reads the next line into `line`, without its newline. Of a line that is too long, only the limit is kept in memory.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Line> {
     line.clear();
     let mut length = 0;
@@ -218,7 +218,7 @@ fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<L
     }
 }
 
-/// A reader that fails when one element takes more than [`ROW_BYTES_MAX`]; `used` is set back between elements.
+/// A reader that fails when one element takes more than [`ROW_BYTES_MAX`]. The caller resets `used` between elements.
 struct Limited<R> {
     inner: R,
     used: Rc<Cell<usize>>,
@@ -235,7 +235,7 @@ impl<R: Read> Read for Limited<R> {
     }
 }
 
-/// Gives an array's elements to a function, one by one, until it says false.
+/// Gives the elements of an array to a function, one by one, until it returns false.
 struct Elements<F>(F);
 
 impl<'de, F: FnMut(Value) -> bool> Visitor<'de> for Elements<F> {

@@ -1,34 +1,35 @@
-//! Files of rows to pairs, conversations and responses: ids, tasks, and what to do with bad rows.
+//! Reads files of rows as pairs, conversations and responses, with their ids and tasks.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::formats::{self, Object};
-use super::jsonl::{Place, RowReader};
-use super::{BadLine, Conversation, DataError, Pair, Response, Skipped};
+use super::fields::{Object, kind};
+use super::formats;
+use super::jsonl::{Location, RowReader};
+use super::{Conversation, DataError, OnBadRow, Pair, Response, Skipped};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     /// The task of rows that name none.
     pub default_task: String,
-    pub bad_lines: BadLine,
+    pub on_bad_row: OnBadRow,
 }
 
-/// Usable rows in the order of the files, and what was left out.
+/// Usable rows in the order of the files, and the bad rows that were skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded<T> {
     pub rows: Vec<T>,
     pub skipped: Skipped,
 }
 
-/// Preference pairs in any of the formats of [`formats::pair_of`], told apart row by row.
+/// Preference pairs in any of the formats of [`formats::pair_of`], which is recognised row by row.
 ///
-/// A pair's id is its row's integer `id`, or else the row's position over all files in their order, bad rows included
-/// (so skipping a row renumbers nothing). An id that comes twice, an unreadable file and a file without rows are errors
-/// under either policy for bad rows.
+/// A pair's id is its row's integer `id`, or else the row's position over all files in their order. Bad rows count too, so
+/// skipping one changes no id. A repeated id, an unreadable file and a file without rows are errors even if bad rows are
+/// skipped.
 pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pair>, DataError> {
     load(files, options, |row, id| {
         let sides = formats::pair_of(row)?;
@@ -56,18 +57,18 @@ fn load<T>(
     options: &LoadOptions,
     mut convert: impl FnMut(&Object, u64) -> Result<T, String>,
 ) -> Result<Loaded<T>, DataError> {
-    let mut reader = RowReader::new(options.bad_lines);
+    let mut reader = RowReader::new(options.on_bad_row);
     let mut rows = Vec::new();
     let mut ids = HashSet::new();
     for path in files {
-        reader.read(path, &mut |row, position, place| {
+        reader.read(path, &mut |row, position, location| {
             let converted = object_of(&row).and_then(|row| {
                 let id = formats::id_of(row)?.unwrap_or(position);
                 Ok((id, convert(row, id)?))
             });
             Ok(match converted {
                 Ok((id, item)) => {
-                    check_new(&mut ids, id, place)?;
+                    check_new(&mut ids, id, location)?;
                     rows.push(item);
                     Ok(())
                 }
@@ -85,12 +86,12 @@ fn load<T>(
 }
 
 fn object_of(row: &Value) -> Result<&Object, String> {
-    row.as_object().ok_or_else(|| format!("expected a JSON object, got {}", formats::kind(row)))
+    row.as_object().ok_or_else(|| format!("expected a JSON object, got {}", kind(row)))
 }
 
-fn check_new(ids: &mut HashSet<u64>, id: u64, place: &Place) -> Result<(), DataError> {
+fn check_new(ids: &mut HashSet<u64>, id: u64, location: &Location) -> Result<(), DataError> {
     if ids.insert(id) {
         return Ok(());
     }
-    Err(DataError::DuplicateId { path: place.path.clone(), unit: place.unit, number: place.number, id })
+    Err(DataError::DuplicateId { path: location.path.clone(), unit: location.unit, number: location.number, id })
 }

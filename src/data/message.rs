@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A turn: who speaks (`system`, `user`, `assistant`, `tool`) and what is said. Reasoning stays inside `content`.
+/// A turn: the speaker's role (`system`, `user`, `assistant`, `tool`) and the text. Reasoning is part of `content`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,

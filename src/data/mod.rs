@@ -1,7 +1,8 @@
-//! Preference pairs, dataset formats, and the resumable order of examples.
+//! Preference pairs, conversations and responses; dataset formats; the synthetic suite; the resumable order.
 
 pub mod conversation;
 pub mod error;
+mod fields;
 mod formats;
 pub mod jsonl;
 pub mod load;
@@ -14,7 +15,7 @@ mod turns;
 
 pub use conversation::{Conversation, pairs_to_conversations};
 pub use error::DataError;
-pub use jsonl::{BadLine, Skipped};
+pub use jsonl::{OnBadRow, Skipped};
 pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_responses};
 pub use message::Message;
 pub use pair::{Pair, Role};

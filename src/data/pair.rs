@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Message;
 
-/// The side of a pair that a judgement belongs to.
+/// The response of a pair that a judgement is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -22,14 +22,14 @@ impl Role {
         }
     }
 
-    /// 0 for chosen, 1 for rejected: the order of the two sides in every [pairs, 2, n] array.
+    /// 0 for chosen, 1 for rejected: the order of the two responses in every [pairs, 2, n] array.
     pub fn index(self) -> usize {
         self as usize
     }
 }
 
-/// A prompt with its preferred and its other response. `id` is the pair's identity: unique in a data set, and what
-/// rewards are joined by and random numbers are keyed by.
+/// A prompt with its preferred and its other response. `id` is the pair's identity: it is unique in a data set, rewards are
+/// joined by it, and it is part of the key of random numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     pub id: u64,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Message;
 
-/// A prompt with one response: an input row of the judge.
+/// A prompt with one response: an input row of the `judge` command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// Unique in a data set.

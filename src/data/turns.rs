@@ -1,9 +1,10 @@
-//! Turns out of JSON: message lists under their various names, `Human:`/`Assistant:` transcripts, shared prompts.
+//! Conversations from JSON: lists of messages under their various names, `Human:`/`Assistant:` transcripts, and prompts that
+//! two conversations share.
 
 use serde_json::Value;
 
 use super::Message;
-use super::formats::{Object, kind};
+use super::fields::{Object, keys, kind};
 
 const HUMAN: &str = "\n\nHuman:";
 const ASSISTANT: &str = "\n\nAssistant:";
@@ -17,13 +18,14 @@ pub(super) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, Str
     list.iter().enumerate().map(|(index, item)| message_of(item, &format!("{name}[{index}]"))).collect()
 }
 
-/// One message. Reasoning in a field of its own goes into the content, where it lives here.
+/// One message. Reasoning in a separate field is moved into the content, as everywhere in this program.
 pub(super) fn message_of(value: &Value, name: &str) -> Result<Message, String> {
     let object = value.as_object().ok_or_else(|| format!("{name}: expected a message object, got {}", kind(value)))?;
     let (role_key, content_key) = if object.contains_key("role") { ("role", "content") } else { ("from", "value") };
-    let role = object.get(role_key).and_then(Value::as_str).ok_or_else(|| {
-        format!("{name}: expected a role in \"role\" or \"from\", found {}", super::formats::keys(object))
-    })?;
+    let role = object
+        .get(role_key)
+        .and_then(Value::as_str)
+        .ok_or_else(|| format!("{name}: expected a role in \"role\" or \"from\", found {}", keys(object)))?;
     let role = match role {
         "human" => "user",
         "gpt" => "assistant",
@@ -62,7 +64,7 @@ pub(super) fn prompt_of(value: &Value, name: &str) -> Result<Vec<Message>, Strin
     match value {
         Value::String(text) if text.starts_with(HUMAN) => {
             let mut turns = transcript_of(text).ok_or_else(|| format!("{name}: broken Human/Assistant transcript"))?;
-            // hh-rlhf's prompts end with the bare marker of the answer.
+            // hh-rlhf's prompts end with the marker of the answer and no answer.
             turns.pop_if(|turn| turn.role == "assistant" && turn.content.is_empty());
             Ok(turns)
         }
@@ -90,7 +92,8 @@ pub(super) fn transcript_of(text: &str) -> Option<Vec<Message>> {
     Some(turns)
 }
 
-/// Two full conversations to what they share and how each ends: all but the last turn must be equal.
+/// Splits two full conversations into the prompt that they share and the response that ends each. All turns but the last
+/// must be equal.
 pub(super) fn split_conversations(
     mut chosen: Vec<Message>,
     mut rejected: Vec<Message>,
@@ -99,15 +102,15 @@ pub(super) fn split_conversations(
         let last = turns.pop().filter(|turn| turn.role == "assistant");
         last.map(|turn| turn.content).ok_or_else(|| format!("{name}: does not end with an assistant turn"))
     };
-    let (good, bad) = (answer(&mut chosen, "chosen")?, answer(&mut rejected, "rejected")?);
+    let (chosen_answer, rejected_answer) = (answer(&mut chosen, "chosen")?, answer(&mut rejected, "rejected")?);
     if chosen != rejected {
         return Err("chosen and rejected answer different prompts (they differ before the last turn)".to_string());
     }
-    Ok((chosen, good, bad))
+    Ok((chosen, chosen_answer, rejected_answer))
 }
 
-/// The longest common beginning of two texts as the prompt, cut back to a white space (which goes to the responses),
-/// so that no word is torn: "The sky is" with " blue." and " black.".
+/// The longest common beginning of two texts is the prompt. It ends before white space (which goes to the responses), so
+/// that no word is split: "The sky is" with " blue." and " black.".
 pub(super) fn split_common_prefix(chosen: &str, rejected: &str) -> Result<(String, String, String), String> {
     let same = chosen.char_indices().zip(rejected.chars()).take_while(|((_, a), b)| a == b).last();
     let length = same.map_or(0, |((start, a), _)| start + a.len_utf8());

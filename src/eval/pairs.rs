@@ -1,4 +1,4 @@
-//! Accuracy of a judge on preference pairs: does it score the chosen response above the rejected one?
+//! Accuracy of a judge on preference pairs: how often it scores the chosen response above the rejected one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -6,24 +6,29 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use crate::judge::{Judge, JudgePair, JudgeSampling, Judged, Verdict};
+use crate::log::charts::keys_of;
+use crate::log::columns::{Column, Evaluation, Form};
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::rollout::{Engine, EngineError};
 
-/// What an evaluation found. A tie is never right; a failed judgement makes its comparison wrong, and is counted.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// The results of an evaluation. A pair is right if the score of its chosen response is strictly higher. A tie is not
+/// right; a pair with a failed judgement is not right and counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PairReport {
     pub pairs: usize,
-    /// One sampled judgement a side, strictly higher.
+    /// Sampled judgements of each response.
+    pub votes: usize,
+    /// By the score of one sampled judgement of each response.
     pub accuracy: f64,
-    /// Means of the sampled judgements a side (eight in a whole evaluation), over those that have a score.
-    pub accuracy_mean8: f64,
-    /// One greedy judgement a side.
+    /// By the mean score of all sampled judgements of each response, over those that have a score.
+    pub accuracy_mean: f64,
+    /// By the score of one greedy judgement of each response.
     pub accuracy_greedy: f64,
-    /// Share of pairs whose two sampled scores are equal.
+    /// Share of pairs whose first sampled scores are equal.
     pub tie_rate: f64,
-    /// Mean over pairs of mean score of the chosen − mean score of the rejected side, over pairs where both have one.
+    /// Mean over pairs of (mean score of the chosen − mean score of the rejected response), where both have a score.
     pub margin_mean: f64,
     /// Share of sampled judgements with a verdict.
     pub format_valid: f64,
@@ -33,8 +38,39 @@ pub struct PairReport {
     pub by_task: BTreeMap<String, f64>,
 }
 
-/// Sampled judgements a side in a whole evaluation.
+/// Sampled judgements of each response in a whole evaluation.
 pub const VOTES: usize = 8;
+
+/// The results' columns, for the report.
+pub const PAIRS: Evaluation = Evaluation {
+    columns: &[
+        Column {
+            first: true,
+            meaning: "share of held-out pairs whose chosen response has the higher score",
+            ..column("accuracy", "Accuracy", Form::Percent)
+        },
+        Column {
+            meaning: "the same by the mean score of all votes",
+            ..column("accuracy_mean", "Accuracy, mean of votes", Form::Percent)
+        },
+        Column {
+            meaning: "the same by one judgement at temperature 0",
+            ..column("accuracy_greedy", "Accuracy, greedy", Form::Percent)
+        },
+        Column { more_is_better: false, ..column("tie_rate", "Ties", Form::Percent) },
+        Column {
+            first: true,
+            meaning: "mean score of the chosen minus mean score of the rejected response, in points",
+            ..column("margin_mean", "Margin", Form::Points)
+        },
+        Column { first: true, ..column("format_valid", "Valid format", Form::Percent) },
+    ],
+    keys: keys_of::<PairReport>,
+};
+
+const fn column(key: &'static str, name: &'static str, form: Form) -> Column {
+    Column { key, name, form, more_is_better: true, first: false, meaning: "" }
+}
 
 /// Judges every pair: the sampled judgements that `how` asks for and a greedy one of each response.
 pub fn evaluate_pairs<B: Backend>(
@@ -49,10 +85,10 @@ pub fn evaluate_pairs<B: Backend>(
     let sampled = judge.judge_pairs(engine, model, how, pairs, stop, &mut finished)?;
     let greedy = JudgeSampling { votes: 1, sampling: Sampling::GREEDY, ..*how };
     let greedy = judge.judge_pairs(engine, model, &greedy, pairs, stop, &mut finished)?;
-    Ok(report(pairs, &sampled, &greedy))
+    Ok(report(pairs, how.votes, &sampled, &greedy))
 }
 
-fn report(pairs: &[JudgePair], sampled: &[[Vec<Judged>; 2]], greedy: &[[Vec<Judged>; 2]]) -> PairReport {
+fn report(pairs: &[JudgePair], votes: usize, sampled: &[[Vec<Judged>; 2]], greedy: &[[Vec<Judged>; 2]]) -> PairReport {
     let share = |count: usize, of: usize| if of == 0 { 0.0 } else { count as f64 / of as f64 };
     let count = |test: &dyn Fn(usize) -> bool| share((0..pairs.len()).filter(|i| test(*i)).count(), pairs.len());
     let right = |i: &usize| first_scores(&sampled[*i]).is_some_and(|[chosen, rejected]| chosen > rejected);
@@ -63,14 +99,15 @@ fn report(pairs: &[JudgePair], sampled: &[[Vec<Judged>; 2]], greedy: &[[Vec<Judg
     let by_task = tasks
         .into_iter()
         .map(|task| {
-            let members: Vec<usize> = (0..pairs.len()).filter(|i| pairs[*i].pair.task == task).collect();
-            (task.to_string(), share(members.iter().filter(|i| right(i)).count(), members.len()))
+            let of_task: Vec<usize> = (0..pairs.len()).filter(|i| pairs[*i].pair.task == task).collect();
+            (task.to_string(), share(of_task.iter().filter(|i| right(i)).count(), of_task.len()))
         })
         .collect();
     PairReport {
         pairs: pairs.len(),
+        votes,
         accuracy: count(&|i| right(&i)),
-        accuracy_mean8: count(&|i| margin(&sampled[i]).is_some_and(|m| m > 0.0)),
+        accuracy_mean: count(&|i| margin(&sampled[i]).is_some_and(|m| m > 0.0)),
         accuracy_greedy: count(&|i| first_scores(&greedy[i]).is_some_and(|[chosen, rejected]| chosen > rejected)),
         tie_rate: count(&|i| first_scores(&sampled[i]).is_some_and(|[chosen, rejected]| chosen == rejected)),
         margin_mean: if margins.is_empty() { 0.0 } else { margins.iter().sum::<f64>() / margins.len() as f64 },
@@ -87,12 +124,12 @@ fn score(judged: &Judged) -> Option<f64> {
     }
 }
 
-/// Scores of the first judgement of both sides, if both have one.
+/// Scores of the first judgement of both responses, if both have one.
 fn first_scores(sides: &[Vec<Judged>; 2]) -> Option<[f64; 2]> {
     Some([score(sides[0].first()?)?, score(sides[1].first()?)?])
 }
 
-/// Mean score of the chosen side − mean score of the rejected side, if both have one.
+/// Mean score of the chosen − mean score of the rejected response, if both have one.
 fn margin(sides: &[Vec<Judged>; 2]) -> Option<f64> {
     let mean = |side: &Vec<Judged>| {
         let scores: Vec<f64> = side.iter().filter_map(score).collect();

@@ -1,5 +1,5 @@
-//! On what a run ran: processor and the vector instructions it has, cores and threads, system, crate version, commit,
-//! and the peak of resident memory. Saved as `environment.json` in the run folder.
+//! The machine and the process of a run: processor with its vector instructions, cores and threads, system, crate version,
+//! commit, and the peak of resident memory. Saved as `environment.json` in the run folder.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::tensor::file::write_atomically;
 
-/// What is worth knowing when two runs are compared.
+/// What can explain a difference between two runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// Name of the processor, or "unknown".
     pub cpu: String,
-    /// Vector instruction sets of this processor that the kernels can dispatch to, best first.
+    /// Vector instruction sets that this processor has and the CPU backend can use, best first.
     pub cpu_features: Vec<String>,
     /// Logical cores this process may use.
     pub cores: usize,
@@ -24,12 +24,12 @@ pub struct Environment {
     pub version: String,
     /// Commit the binary was built from, if the build set `PATARM_COMMIT`.
     pub commit: Option<String>,
-    /// Largest resident memory of this process so far, bytes; none where the system does not tell.
+    /// Largest resident memory of this process so far, in bytes; `None` where the system does not report it.
     pub peak_rss_bytes: Option<u64>,
 }
 
 impl Environment {
-    /// Looks at this machine and this process.
+    /// The environment of this process.
     pub fn detect() -> Self {
         Self {
             cpu: cpu_name().unwrap_or_else(|| "unknown".to_owned()),

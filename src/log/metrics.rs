@@ -1,7 +1,7 @@
 //! JSON lines on disk: `metrics.jsonl` (one line per step) and `samples.jsonl` (one line per rollout kept to read).
 //!
-//! A line is one JSON object with at least `stage` ("sft", "rl", "bt", "eval", …) and `step`. It is written by one
-//! `write` call, so a crash can tear the last line only: the reader skips a torn line, and a resumed writer cuts it off.
+//! A line is one JSON object with at least `stage` ("sft", "rl") and `step`. It is written by one `write` call, so only the
+//! last line can be incomplete after a crash: the reader skips it, and a resumed writer removes it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -13,8 +13,7 @@ use serde_json::{Map, Value};
 /// One line of the file.
 pub type Record = Map<String, Value>;
 
-/// The order in which a run goes through its stages. A stage that is not named here ("eval", for instance) belongs to
-/// the place in the file where it stands.
+/// The order of the stages in a run that has several. A line of any other stage is judged by its position in the file.
 const STAGES: [&str; 2] = ["sft", "rl"];
 
 /// Why a log file could not be written or read.
@@ -48,9 +47,9 @@ impl MetricsWriter {
         }
     }
 
-    /// Opens the file of a run that continues after `step` of `stage`, and cuts off what that run will write again:
-    /// everything from the first line of `stage` with a later step, or of a later stage, onward, and a torn last line.
-    /// A file that does not exist is created.
+    /// Opens the file of a run that continues after `step` of `stage`, and removes the lines that the run will write again:
+    /// everything from the first line that belongs to a later step of `stage` or to a later stage, and an incomplete last
+    /// line. Creates the file if it does not exist.
     pub fn resume(path: impl AsRef<Path>, stage: &str, step: u64) -> Result<Self, MetricsError> {
         let path = path.as_ref().to_owned();
         let fail = |action| {
@@ -64,7 +63,7 @@ impl MetricsWriter {
             .open(&path)
             .map_err(fail("open the file for appending"))?;
         let keep = length_until(&mut file, stage, step).map_err(fail("read the file"))?;
-        file.set_len(keep.bytes).map_err(fail("cut off the lines that will be written again"))?;
+        file.set_len(keep.bytes).map_err(fail("remove the lines that will be written again"))?;
         if keep.lacks_newline {
             file.write_all(b"\n").map_err(fail("end the last line"))?;
         }
@@ -72,8 +71,8 @@ impl MetricsWriter {
         Ok(Self { path, file })
     }
 
-    /// Appends one record as one line; it is with the operating system when this returns. Numbers that JSON cannot
-    /// hold (NaN, infinities) become `null`, so a diverging run stays readable.
+    /// Appends one record as one line and hands it to the operating system. Numbers that JSON cannot hold (NaN,
+    /// infinities) become `null`, so the file of a diverging run stays readable.
     pub fn write(&mut self, record: &impl Serialize) -> Result<(), MetricsError> {
         let mut line =
             serde_json::to_vec(record).map_err(|source| MetricsError::Json { path: self.path.clone(), source })?;
@@ -86,7 +85,7 @@ impl MetricsWriter {
         self.file.write_all(&line).map_err(failed)
     }
 
-    /// Where the lines go.
+    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -95,7 +94,7 @@ impl MetricsWriter {
 /// How much of a file a resumed run keeps.
 struct Keep {
     bytes: u64,
-    /// The last kept line is whole but for its newline.
+    /// The last kept line is complete except for its newline.
     lacks_newline: bool,
 }
 
@@ -117,7 +116,7 @@ fn length_until(file: &mut File, stage: &str, step: u64) -> io::Result<Keep> {
     Ok(keep)
 }
 
-/// Whether a line was written after `step` of `stage`.
+/// Whether a line belongs to a later step than `step` of `stage`, or to a later stage.
 fn is_after(record: &Record, stage: &str, step: u64) -> bool {
     let Some(found) = record.get("stage").and_then(Value::as_str) else { return false };
     if found == stage {
@@ -127,15 +126,15 @@ fn is_after(record: &Record, stage: &str, step: u64) -> bool {
     matches!((rank(found), rank(stage)), (Some(found), Some(stage)) if found > stage)
 }
 
-/// Calls `each` with every record, in order, one line in memory at a time. Returns how many lines were not JSON objects
-/// (at most one, the torn last line, unless something else wrote to the file).
+/// Calls `each` with every record, in order, with one line in memory at a time. Returns the number of lines that are not JSON
+/// objects: at most one, the incomplete last line, unless something else wrote to the file.
 pub fn for_each_record(path: &Path, each: impl FnMut(Record)) -> Result<usize, MetricsError> {
     let fail = |action| move |source| MetricsError::Io { path: path.to_owned(), action, source };
     let file = File::open(path).map_err(fail("open the file"))?;
     visit(BufReader::new(file), each).map_err(fail("read the file"))
 }
 
-/// All records of a file, and the number of damaged lines that were skipped.
+/// All records of a file, and the number of lines that were skipped because they are not JSON objects.
 pub fn read_records(path: &Path) -> Result<(Vec<Record>, usize), MetricsError> {
     let mut records = Vec::new();
     let damaged = for_each_record(path, |record| records.push(record))?;
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn resuming_cuts_later_steps_and_later_stages() {
+    fn resuming_removes_later_steps_and_later_stages() {
         let cases: [(&str, u64, usize); 5] = [("rl", 2, 7), ("rl", 1, 5), ("rl", 0, 4), ("sft", 2, 4), ("sft", 1, 2)];
         for (stage, step, kept) in cases {
             let folder = tempfile::tempdir().unwrap();
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn resuming_drops_a_torn_line_and_ends_a_whole_one() {
+    fn resuming_removes_an_incomplete_line_and_ends_a_complete_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         for (tail, kept) in [("{\"stage\":\"rl\",\"st", 2), ("{\"stage\":\"rl\",\"step\":3}", 3)] {

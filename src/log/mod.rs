@@ -1,22 +1,19 @@
-//! What a run leaves to read: metrics and samples (JSON lines), progress on the terminal, and the HTML report.
+//! What a run writes while it runs: metrics and samples (JSON lines), its environment, progress on the terminal.
 //!
-//! The training loops write through [`MetricsWriter`] and [`Progress`]; [`write_report`] turns the run folder into one
-//! self-contained page. Nothing here knows the model, the backend or the loops.
+//! The training loops write through [`MetricsWriter`] and [`Progress`]; `report` turns the run folder into a page. What the
+//! page shows of a trainer's numbers is declared by the trainer, in the words of [`charts`], [`signs`] and [`columns`].
+//! **Invariant:** nothing here knows the model, the backend, the trainers or the report.
 
-pub mod chart;
-pub mod curves;
+pub mod charts;
+pub mod columns;
 pub mod environment;
-pub mod headline;
-pub mod health;
 pub mod metrics;
-pub mod page;
 pub mod progress;
-pub mod report;
-pub mod samples;
+pub mod signs;
 pub mod table;
 
+pub use charts::{AxisRange, Chart, Stage};
 pub use environment::Environment;
 pub use metrics::{MetricsError, MetricsWriter, read_records};
 pub use progress::Progress;
-pub use report::{ReportError, write_report};
 pub use table::TextTable;

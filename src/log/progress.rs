@@ -1,7 +1,7 @@
-//! Progress of one stage on stderr: a bar on a terminal, one plain line per tenth of the way elsewhere (logs, CI).
+//! Progress of one stage on stderr: a bar on a terminal; elsewhere (logs, CI) a plain line after every tenth of the steps.
 //!
-//! Nothing here touches stdout, which belongs to results. The bar's message holds the numbers that matter, as
-//! `loss 0.312 · reward 0.84 · 1.2k tokens/s`; [`Progress::say`] prints a line above the bar without tearing it.
+//! Nothing here writes to stdout, which is for results. The bar's message holds the numbers that matter, as
+//! `loss 0.312 · reward 0.84 · 1.2k tokens/s`; [`Progress::say`] prints a line above the bar without breaking it.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -16,7 +16,7 @@ pub struct Progress {
     stage: String,
     steps: u64,
     started: Instant,
-    /// Steps done when this process began (a resumed run); they do not count for the time that is left.
+    /// Steps done when this process began (a resumed run). They are left out of the estimate of the remaining time.
     first: u64,
     done: u64,
     bar: Option<ProgressBar>,
@@ -27,7 +27,7 @@ impl Progress {
     pub fn new(stage: &str, steps: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
-            // The template is a constant of this file; should it ever be wrong, a plain bar is better than no run.
+            // If the template were wrong, a plain bar would be better than a failed run.
             if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
                 bar.set_style(style.progress_chars("━╸─"));
             }
@@ -64,7 +64,7 @@ impl Progress {
         }
     }
 
-    /// Ends the stage; the bar stays on the screen with its last numbers.
+    /// Ends the stage. The bar stays on the screen with its last numbers.
     pub fn finish(self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
@@ -82,14 +82,14 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // A stage that ends with an error leaves its bar where it was, so that the message starts on a line of its own.
+        // After an error the bar stays where it was, so that the error message starts on a new line.
         if let Some(bar) = &self.bar {
             bar.abandon();
         }
     }
 }
 
-/// A line to stderr; a closed stderr is no reason to stop a run.
+/// Prints a line to stderr. A closed stderr must not stop a run, so errors are ignored.
 fn plain(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
@@ -127,7 +127,7 @@ pub fn clock(duration: Duration) -> String {
     }
 }
 
-/// Whether going from `before` to `done` steps ends the first step, the last one, or a tenth of the way.
+/// Whether the steps from `before` to `done` include the first step, the last one, or the end of a tenth of all steps.
 fn crosses_tenth(before: u64, done: u64, steps: u64) -> bool {
     let tenths = |count: u64| u128::from(count) * 10 / u128::from(steps.max(1));
     done > before && (before == 0 || done == steps || tenths(done) > tenths(before))

@@ -1,4 +1,4 @@
-//! A small aligned table for the terminal: the first column to the left, numbers to the right.
+//! A small aligned table for the terminal: the first column is aligned to the left, the others to the right.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ impl TextTable {
         Self { header: header.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row. Missing cells at its end stay empty; cells beyond the header get a column without a name.
+    /// Adds a row. Missing cells at its end stay empty; cells beyond the header form columns without a name.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
         self.rows.push(cells.into_iter().map(Into::into).collect());
         self

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::pages::Pages;
 use super::schedule::{Pending, Schedule, longest_member};
-use super::{Completion, Member, PromptGroup};
+use super::{Completion, EngineError, Member, PromptGroup};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample};
@@ -46,18 +46,6 @@ impl EngineLimits {
         let max_batch_tokens = (2 * max_running).max(512);
         Self { cache_rows: rows, page_size, max_running, max_batch_tokens, share_prompts: true, logit_rows: usize::MAX }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    #[error(transparent)]
-    Op(#[from] OpError),
-    #[error("rollout: {0}")]
-    Request(String),
-    #[error("rollout: the model's logits are not numbers (prompt {group}, member {member}, position {position})")]
-    NotFinite { group: usize, member: usize, position: usize },
-    #[error("rollout: interrupted")]
-    Interrupted,
 }
 
 /// Completions of a lane below which another lane is not worth its buffers.

@@ -5,9 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::engine::EngineError;
 use super::pages::{Lease, Pages};
-use super::{Completion, Finish, Member, PromptGroup};
+use super::{Completion, EngineError, Finish, Member, PromptGroup};
 use crate::model::Batch;
 use crate::ops::sample::Draw;
 

@@ -1,7 +1,6 @@
-//! The one error of the training layer.
+//! The errors of the training layer.
 
 use super::guard::GuardError;
-use super::prefix_tree::TooLong;
 use crate::ops::OpError;
 use crate::reward::RewardError;
 use crate::rollout::EngineError;
@@ -24,4 +23,16 @@ pub enum TrainError {
          max_length"
     )]
     TooLong { tokens: usize, capacity: usize },
+}
+
+/// A prompt with one completion that no micro-batch can hold.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a prompt of {prompt} and a completion of {completion} tokens do not fit into a micro-batch of {capacity} tokens: \
+     raise micro_batch_tokens"
+)]
+pub struct TooLong {
+    pub prompt: usize,
+    pub completion: usize,
+    pub capacity: usize,
 }

@@ -6,6 +6,7 @@ pub mod learner;
 pub mod prefix_tree;
 pub mod rl;
 mod rl_metrics;
+pub mod rl_report;
 pub mod run_folder;
 pub mod sft;
 pub mod stages;

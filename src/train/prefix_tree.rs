@@ -11,7 +11,8 @@
 
 use std::ops::Range;
 
-use super::{Scorer, Targets, TrainError};
+use super::error::{TooLong, TrainError};
+use super::{Scorer, Targets};
 use crate::model::{Batch, Qwen3};
 use crate::ops::Backend;
 use crate::ops::attention::Run;
@@ -72,18 +73,6 @@ pub struct MicroBatch {
     pub batch: Batch,
     pub targets: Targets,
     pub members: Vec<Member>,
-}
-
-/// A prompt with one completion that no micro-batch can hold.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a prompt of {prompt} and a completion of {completion} tokens do not fit into a micro-batch of {capacity} tokens: \
-     raise micro_batch_tokens"
-)]
-pub struct TooLong {
-    pub prompt: usize,
-    pub completion: usize,
-    pub capacity: usize,
 }
 
 /// Packs sequences into batches of at most `capacity` tokens, tree after tree. A tree that is larger than a batch is cut in

@@ -10,8 +10,11 @@ use crate::optimizer::Update;
 use crate::reward::Rewards;
 use crate::rollout::Finish;
 
+/// `stage` in the lines of RL.
+pub const STAGE: &str = "rl";
+
 /// One line of metrics.jsonl. Shares are of all judgements of the step unless said otherwise; `None` is "there was none".
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct RlMetrics {
     pub stage: &'static str,
     pub step: u64,
@@ -162,7 +165,7 @@ impl StepNumbers {
         let truncated = |t: &Trajectory| f64::from(u8::from(t.judged.completion.finish == Finish::Length));
         let average = |f: &dyn Fn(&Trajectory) -> f64| mean(&|t| Some(f(t))).unwrap_or(0.0);
         RlMetrics {
-            stage: "rl",
+            stage: STAGE,
             step,
             loss: total(|u| u.loss) / self.updates.len().max(1) as f64,
             reward_mean: average(&|t| f64::from(t.rewarded.reward)),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::log::{Environment, MetricsWriter, write_report};
+use crate::log::{Environment, MetricsWriter};
+use crate::report::{Contents, write_report};
 use crate::tensor::file::write_atomically;
 
 /// Where a run leaves its files.
@@ -49,10 +50,10 @@ impl RunFolder {
         self.path.join("checkpoints")
     }
 
-    /// Writes summary.json, then the report; returns the report's path.
-    pub fn finish(&self, summary: &impl Serialize) -> anyhow::Result<PathBuf> {
+    /// Writes summary.json, then the report of `contents`; returns the report's path.
+    pub fn finish(&self, summary: &impl Serialize, contents: &Contents) -> anyhow::Result<PathBuf> {
         let text = serde_json::to_vec_pretty(summary)?;
         write_atomically(&self.path.join("summary.json"), &text)?;
-        Ok(write_report(&self.path)?)
+        Ok(write_report(&self.path, contents)?)
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::error::TrainError;
 use super::guard::Guard;
 use super::learner::{Learner, Loss, Targets};
+use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
 use crate::model::Batch;
 use crate::ops::Backend;
 use crate::optimizer::Schedule;
@@ -43,7 +44,7 @@ pub struct Progress {
 }
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct SftMetrics {
     pub stage: &'static str,
     pub step: u64,
@@ -58,6 +59,51 @@ pub struct SftMetrics {
     pub tokens_per_s: f64,
     pub step_time_ms: f64,
 }
+
+/// Supervised fine-tuning, for the report.
+pub const SFT: Stage = Stage { key: "sft", name: "SFT", charts: CHARTS, signs: &[], keys: keys_of::<SftMetrics> };
+
+const CHARTS: &[Chart] = &[
+    Chart::lines(
+        "SFT loss",
+        "nats per token",
+        AxisRange::Data,
+        "Mean over the target tokens of the step. Healthy: falls fast, then flattens.",
+        &[series("loss", "training")],
+    ),
+    Chart::lines(
+        "SFT gradient norm",
+        "norm before clipping",
+        AxisRange::FromZero,
+        captions::GRADIENT_NORM,
+        &[largest("grad_norm", "SFT")],
+    )
+    .folded(),
+    Chart::lines(
+        "SFT learning rate",
+        "rate",
+        AxisRange::FromZero,
+        captions::LEARNING_RATE,
+        &[series("learning_rate", "SFT")],
+    )
+    .folded(),
+    Chart::lines(
+        "SFT speed",
+        "tokens per second",
+        AxisRange::FromZero,
+        captions::SPEED,
+        &[series("tokens_per_s", "training")],
+    )
+    .folded(),
+    Chart::lines(
+        "Time of an SFT step",
+        "milliseconds",
+        AxisRange::FromZero,
+        captions::STEP_TIME,
+        &[series("step_time_ms", "step")],
+    )
+    .folded(),
+];
 
 /// Runs one step and moves `progress` on.
 pub fn sft_step<B: Backend>(
@@ -89,7 +135,7 @@ pub fn sft_step<B: Backend>(
     guard.check(progress.step, loss, &update, || examples.iter().map(|e| e.ids.clone()).collect())?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(SftMetrics {
-        stage: "sft",
+        stage: SFT.key,
         step: progress.step,
         loss,
         grad_norm: update.gradient_norm,

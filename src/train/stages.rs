@@ -8,8 +8,9 @@ use super::error::TrainError;
 use super::guard::Guard;
 use super::learner::Learner;
 use super::rl::{PairSource, RlMachines, RlPlan, StepOutcome, Trajectory, rl_step};
+use super::rl_report::RL;
 use super::run_folder::RunFolder;
-use super::sft::{ExampleSource, Progress, SftPlan, sft_step};
+use super::sft::{ExampleSource, Progress, SFT, SftPlan, sft_step};
 use crate::checkpoint::{self, RunState};
 use crate::judge::JudgePair;
 use crate::log::Progress as Bar;
@@ -46,7 +47,7 @@ pub fn run_sft<B: Backend>(
     saving: Saving,
     stop: &AtomicBool,
 ) -> anyhow::Result<Ending> {
-    let mut bar = Bar::new("sft", plan.steps, progress.step);
+    let mut bar = Bar::new(SFT.key, plan.steps, progress.step);
     while progress.step < plan.steps {
         let metrics = sft_step(learner, source, plan, guard, progress)?;
         bar.update(
@@ -55,7 +56,7 @@ pub fn run_sft<B: Backend>(
         );
         run.metrics.write(&metrics)?;
         let stopped = stop.load(Ordering::Relaxed);
-        save_if_due("sft", learner, run, progress, saving, stopped || progress.step == plan.steps)?;
+        save_if_due(SFT.key, learner, run, progress, saving, stopped || progress.step == plan.steps)?;
         if stopped {
             return Ok(Ending::Stopped);
         }
@@ -75,12 +76,12 @@ pub fn run_rl<B: Backend>(
     stop: &AtomicBool,
 ) -> anyhow::Result<Ending> {
     let steps = plan.settings.steps;
-    let mut bar = Bar::new("rl", steps, progress.step);
+    let mut bar = Bar::new(RL.key, steps, progress.step);
     while progress.step < steps {
         let outcome = match rl_step(machines, source, plan, progress) {
             // A step that was interrupted has changed nothing.
             Err(TrainError::Engine(EngineError::Interrupted)) => {
-                save_if_due("rl", machines.learner, run, progress, saving, true)?;
+                save_if_due(RL.key, machines.learner, run, progress, saving, true)?;
                 return Ok(Ending::Stopped);
             }
             outcome => outcome?,
@@ -100,7 +101,7 @@ pub fn run_rl<B: Backend>(
         run.metrics.write(m)?;
         write_samples(run, &outcome, plan.settings.samples_per_step)?;
         let stopped = stop.load(Ordering::Relaxed);
-        save_if_due("rl", machines.learner, run, progress, saving, stopped || progress.step == steps)?;
+        save_if_due(RL.key, machines.learner, run, progress, saving, stopped || progress.step == steps)?;
         if stopped {
             return Ok(Ending::Stopped);
         }
@@ -156,7 +157,7 @@ fn write_samples(run: &mut RunFolder, outcome: &StepOutcome, count: usize) -> an
 fn sample<'a>(step: u64, pair: &'a JudgePair, t: &'a Trajectory) -> Sample<'a> {
     let verdict = t.judged.verdict;
     Sample {
-        stage: "rl",
+        stage: RL.key,
         step,
         pair: pair.pair.id,
         role: t.role,

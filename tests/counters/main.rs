@@ -83,8 +83,8 @@ impl Table {
 
     fn text(&self) -> String {
         format!(
-            "What the emulator counts of the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test counters` \
-             writes this file.\nSectors have 32 bytes; conflicts are passes over shared memory beyond the first.\n\n\
+            "What the emulator counts of the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test \
+             counters` writes this file.\nSectors have 32 bytes; conflicts are passes over shared memory beyond the first.\n\n\
              {:28} {:36} {:5} {:>9} {:>12} {:>9} {:>12} {:>9} {:>9} {:>9}\n{}",
             "case",
             "kernel",

@@ -1,5 +1,5 @@
-//! The CUDA device itself, on the emulator or a GPU: opening, memory, launches, and one clear error for each thing that cannot work.
-//! Present where the build had nvcc.
+//! The CUDA device itself, on the emulator or a GPU: opening, memory, launches, and one clear error for each thing that cannot
+//! work. Present where the build had nvcc.
 #![cfg(has_cuda)]
 
 mod gpu_only;

@@ -71,7 +71,8 @@ fn resources_are_those_of_the_committed_table() {
         .collect();
     assert!(
         changed.is_empty(),
-        "kernels take other resources than benches/kernels.txt says; if that is meant, run with PATARM_UPDATE=1 and commit it:\n{}",
+        "kernels take other resources than benches/kernels.txt says; if that is meant, run with PATARM_UPDATE=1 and commit \
+         it:\n{}",
         changed.join("\n")
     );
 }

@@ -40,8 +40,7 @@ fn step<B: Backend>(backend: &B, world: &World) -> (StepOutcome, Vec<u32>) {
     let plan = RlPlan {
         settings: &settings,
         reward: &reward,
-        rules: &reward.verdict,
-        tokenizer: &world.tokenizer,
+        judge: &world.judge,
         schedule: settings.schedule(),
         seed: 9,
         stop: None,

@@ -1,19 +1,19 @@
 //! Every pair format, by rows written by hand, and the rows that must be called bad.
 
-use patarm::data::{BadLine, DataError, LoadOptions, Message, Pair, load_conversations, load_pairs, load_responses};
+use patarm::data::{DataError, LoadOptions, Message, OnBadRow, Pair, load_conversations, load_pairs, load_responses};
 use patarm::data::{Role, pairs_to_conversations};
 use serde_json::{Value, json};
 
 use crate::rows::file_of;
 
-pub fn options(bad_lines: BadLine) -> LoadOptions {
-    LoadOptions { default_task: "chat".into(), bad_lines }
+pub fn options(on_bad_row: OnBadRow) -> LoadOptions {
+    LoadOptions { default_task: "chat".into(), on_bad_row }
 }
 
 fn pairs(rows: &[Value]) -> Result<Vec<Pair>, DataError> {
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let file = file_of("pairs.jsonl", text.as_bytes());
-    load_pairs(&[file.path()], &options(BadLine::Refuse)).map(|loaded| loaded.rows)
+    load_pairs(&[file.path()], &options(OnBadRow::Refuse)).map(|loaded| loaded.rows)
 }
 
 /// The pair of one row as (prompt, chosen, rejected), the prompt as "role: content" lines.
@@ -115,7 +115,8 @@ fn useless_pairs_are_bad_rows() {
 
 #[test]
 fn conversations_that_do_not_fit_are_bad_rows() {
-    let turns = |question: &str, answer: &str| json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let turns = |question: &str, answer: &str| json!([turn("user", question), turn("assistant", answer)]);
     refuse(json!({"chosen": turns("Q", "G"), "rejected": turns("R", "B")}), "different prompts");
     refuse(json!({"prompt": "P", "chosen": turns("Q", "G"), "rejected": turns("Q", "B")}), "does not hold the prompt");
     let open = json!([{"role": "user", "content": "Q"}]);
@@ -136,7 +137,7 @@ fn conversations_that_do_not_fit_are_bad_rows() {
 fn sft_rows_end_with_an_answer() {
     let load = |row: Value| {
         let file = file_of("sft.jsonl", row.to_string().as_bytes());
-        load_conversations(&[file.path()], &options(BadLine::Refuse)).map(|loaded| loaded.rows)
+        load_conversations(&[file.path()], &options(OnBadRow::Refuse)).map(|loaded| loaded.rows)
     };
     let user = json!({"role": "user", "content": [{"type": "text", "text": "Q"}]});
     let answer = json!({"role": "assistant", "content": "A", "reasoning_content": "why"});
@@ -155,7 +156,7 @@ fn responses_take_text_or_messages() {
     let text = "{\"prompt\": \"Q\", \"response\": \"\", \"task\": \"math\"}\n\
                 {\"prompt\": [{\"role\": \"user\", \"content\": \"R\"}], \"response\": \"A\", \"id\": 9}";
     let file = file_of("responses.jsonl", text.as_bytes());
-    let rows = load_responses(&[file.path()], &options(BadLine::Refuse)).unwrap().rows;
+    let rows = load_responses(&[file.path()], &options(OnBadRow::Refuse)).unwrap().rows;
     assert_eq!((rows[0].id, rows[0].task.as_str(), rows[0].response.as_str()), (0, "math", ""));
     assert_eq!((rows[1].id, rows[1].task.as_str(), &rows[1].prompt), (9, "chat", &vec![Message::user("R")]));
 }

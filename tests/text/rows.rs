@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use patarm::data::jsonl::ROW_BYTES_MAX;
-use patarm::data::{BadLine, DataError, Loaded, Pair, load_pairs};
+use patarm::data::{DataError, Loaded, OnBadRow, Pair, load_pairs};
 use proptest::prelude::*;
 
 use crate::formats::options;
@@ -27,9 +27,9 @@ pub fn file_of(name: &'static str, bytes: &[u8]) -> File {
     file
 }
 
-fn load(bytes: &[u8], bad_lines: BadLine) -> Result<Loaded<Pair>, DataError> {
+fn load(bytes: &[u8], on_bad_row: OnBadRow) -> Result<Loaded<Pair>, DataError> {
     let file = file_of("rows.jsonl", bytes);
-    load_pairs(&[file.path()], &options(bad_lines))
+    load_pairs(&[file.path()], &options(on_bad_row))
 }
 
 fn good(id: &str) -> String {
@@ -43,15 +43,15 @@ fn ids(loaded: &Loaded<Pair>) -> Vec<u64> {
 #[test]
 fn a_bad_line_is_refused_with_its_place_or_skipped_and_counted() {
     let text = format!("{}\n\n{{broken\n[1]\r\n{}\r\n", good(""), good(""));
-    let error = load(text.as_bytes(), BadLine::Refuse).unwrap_err().to_string();
+    let error = load(text.as_bytes(), OnBadRow::Refuse).unwrap_err().to_string();
     assert!(error.contains("rows.jsonl: line 3: is not JSON"), "{error}");
-    let loaded = load(text.as_bytes(), BadLine::Skip).unwrap();
+    let loaded = load(text.as_bytes(), OnBadRow::Skip).unwrap();
     // Bad rows keep their number; blank lines have none.
     assert_eq!(ids(&loaded), [0, 3]);
     assert_eq!(loaded.skipped.count, 2);
     assert!(loaded.skipped.reasons[1].contains("line 4: expected a JSON object, got a list"), "{:?}", loaded.skipped);
     let many = format!("{}\n{}", good(""), "x\n".repeat(20));
-    let skipped = load(many.as_bytes(), BadLine::Skip).unwrap().skipped;
+    let skipped = load(many.as_bytes(), OnBadRow::Skip).unwrap().skipped;
     assert_eq!((skipped.count, skipped.reasons.len()), (20, 5));
 }
 
@@ -59,9 +59,9 @@ fn a_bad_line_is_refused_with_its_place_or_skipped_and_counted() {
 fn bytes_that_are_not_utf8_are_a_bad_line() {
     let mut bytes = good("").into_bytes();
     bytes.extend(b"\n{\"prompt\": \"\xff\"}\n");
-    let error = load(&bytes, BadLine::Refuse).unwrap_err().to_string();
+    let error = load(&bytes, OnBadRow::Refuse).unwrap_err().to_string();
     assert!(error.contains("line 2: is not UTF-8"), "{error}");
-    assert_eq!(load(&bytes, BadLine::Skip).unwrap().skipped.count, 1);
+    assert_eq!(load(&bytes, OnBadRow::Skip).unwrap().skipped.count, 1);
 }
 
 #[test]
@@ -73,11 +73,11 @@ fn an_absurd_line_is_a_bad_line() {
         writer.write_all(&block).unwrap();
     }
     writer.write_all(format!("\n{}", good("")).as_bytes()).unwrap();
-    let error = load_pairs(&[file.path()], &options(BadLine::Refuse)).unwrap_err().to_string();
+    let error = load_pairs(&[file.path()], &options(OnBadRow::Refuse)).unwrap_err().to_string();
     assert!(error.contains("line 1: is longer than"), "{error}");
-    assert_eq!(ids(&load_pairs(&[file.path()], &options(BadLine::Skip)).unwrap()), [1]);
+    assert_eq!(ids(&load_pairs(&[file.path()], &options(OnBadRow::Skip)).unwrap()), [1]);
     let array = [b"[\"", vec![b'a'; ROW_BYTES_MAX + 1].as_slice(), b"\"]"].concat();
-    let error = load(&array, BadLine::Skip).unwrap_err().to_string();
+    let error = load(&array, OnBadRow::Skip).unwrap_err().to_string();
     assert!(error.contains("a row is longer than"), "{error}");
 }
 
@@ -85,47 +85,47 @@ fn an_absurd_line_is_a_bad_line() {
 fn the_limit_is_for_a_row_not_for_the_file() {
     let long = good(&format!(r#", "note": "{}""#, "x".repeat(ROW_BYTES_MAX / 5 * 3)));
     for text in [format!("{long}\n{long}"), format!("[{long},{long}]")] {
-        assert_eq!(ids(&load(text.as_bytes(), BadLine::Refuse).unwrap()), [0, 1]);
+        assert_eq!(ids(&load(text.as_bytes(), OnBadRow::Refuse).unwrap()), [0, 1]);
     }
 }
 
 #[test]
 fn an_array_is_read_row_by_row() {
     let text = format!("\u{feff} [{},\n 3, {}]\n", good(""), good(""));
-    let error = load(text.as_bytes(), BadLine::Refuse).unwrap_err().to_string();
+    let error = load(text.as_bytes(), OnBadRow::Refuse).unwrap_err().to_string();
     assert!(error.contains("row 2: expected a JSON object, got a number"), "{error}");
-    assert_eq!(ids(&load(text.as_bytes(), BadLine::Skip).unwrap()), [0, 2]);
+    assert_eq!(ids(&load(text.as_bytes(), OnBadRow::Skip).unwrap()), [0, 2]);
     for cut in [text.trim_end().len() - 1, text.len() - 12, 6] {
-        let error = load(&text.as_bytes()[..cut], BadLine::Skip).unwrap_err();
+        let error = load(&text.as_bytes()[..cut], OnBadRow::Skip).unwrap_err();
         assert!(matches!(error, DataError::Unreadable { .. }), "{error}");
     }
-    let error = load(format!("[{}] x", good("")).as_bytes(), BadLine::Skip).unwrap_err().to_string();
+    let error = load(format!("[{}] x", good("")).as_bytes(), OnBadRow::Skip).unwrap_err().to_string();
     assert!(error.contains("after 1 whole rows"), "{error}");
 }
 
 #[test]
 fn a_byte_order_mark_is_passed_over() {
-    assert_eq!(ids(&load(format!("\u{feff}{}", good("")).as_bytes(), BadLine::Refuse).unwrap()), [0]);
+    assert_eq!(ids(&load(format!("\u{feff}{}", good("")).as_bytes(), OnBadRow::Refuse).unwrap()), [0]);
 }
 
 #[test]
 fn files_without_rows_are_errors_that_name_the_file() {
     for bytes in [&b""[..], b"\n \n", b"[]", b"\xef\xbb\xbf"] {
-        let error = load(bytes, BadLine::Skip).unwrap_err();
+        let error = load(bytes, OnBadRow::Skip).unwrap_err();
         assert!(matches!(error, DataError::Empty { .. }) && error.to_string().contains("rows.jsonl"), "{error}");
     }
-    let error = load(b"x\n", BadLine::Skip).unwrap_err().to_string();
+    let error = load(b"x\n", OnBadRow::Skip).unwrap_err().to_string();
     assert!(error.contains("all 1 rows were bad") && error.contains("is not JSON"), "{error}");
-    assert!(matches!(load_pairs(&[], &options(BadLine::Skip)), Err(DataError::NoFiles)));
-    let missing = load_pairs(&["no/such/file.jsonl".into()], &options(BadLine::Skip)).unwrap_err();
+    assert!(matches!(load_pairs(&[], &options(OnBadRow::Skip)), Err(DataError::NoFiles)));
+    let missing = load_pairs(&["no/such/file.jsonl".into()], &options(OnBadRow::Skip)).unwrap_err();
     assert!(missing.to_string().contains("no/such/file.jsonl"), "{missing}");
 }
 
 #[test]
 fn other_formats_are_named() {
-    let error = load(b"PAR1....", BadLine::Skip).unwrap_err().to_string();
+    let error = load(b"PAR1....", OnBadRow::Skip).unwrap_err().to_string();
     assert!(error.contains("Parquet"), "{error}");
-    let error = load(&[0x1f, 0x8b, 8, 0], BadLine::Skip).unwrap_err().to_string();
+    let error = load(&[0x1f, 0x8b, 8, 0], OnBadRow::Skip).unwrap_err().to_string();
     assert!(error.contains("gzip"), "{error}");
 }
 
@@ -133,19 +133,19 @@ fn other_formats_are_named() {
 fn ids_run_over_files_and_are_unique() {
     let (first, second) =
         (file_of("a.jsonl", good("").as_bytes()), file_of("b.json", format!("[{}]", good("")).as_bytes()));
-    let loaded = load_pairs(&[first.path(), second.path()], &options(BadLine::Refuse)).unwrap();
+    let loaded = load_pairs(&[first.path(), second.path()], &options(OnBadRow::Refuse)).unwrap();
     assert_eq!(ids(&loaded), [0, 1]);
     let text = [good(r#", "id": 40"#), good(r#", "id": "x""#), good("")].join("\n");
-    assert_eq!(ids(&load(text.as_bytes(), BadLine::Refuse).unwrap()), [40, 1, 2]);
+    assert_eq!(ids(&load(text.as_bytes(), OnBadRow::Refuse).unwrap()), [40, 1, 2]);
     let text = [good(r#", "id": 1"#), good("")].join("\n");
-    let error = load(text.as_bytes(), BadLine::Skip).unwrap_err();
+    let error = load(text.as_bytes(), OnBadRow::Skip).unwrap_err();
     assert!(matches!(error, DataError::DuplicateId { id: 1, number: 2, .. }), "{error}");
 }
 
 #[test]
 fn tasks_come_from_the_row_or_the_default() {
     let text = [good(r#", "task": "math""#), good(r#", "task": null"#)].join("\n");
-    let rows = load(text.as_bytes(), BadLine::Refuse).unwrap().rows;
+    let rows = load(text.as_bytes(), OnBadRow::Refuse).unwrap().rows;
     assert_eq!((rows[0].task.as_str(), rows[1].task.as_str()), ("math", "chat"));
 }
 
@@ -178,8 +178,8 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in any_bytes()) {
-        let refused = load(&bytes, BadLine::Refuse);
-        let skipped = load(&bytes, BadLine::Skip);
+        let refused = load(&bytes, OnBadRow::Refuse);
+        let skipped = load(&bytes, OnBadRow::Skip);
         if let Ok(all) = refused {
             prop_assert_eq!(Some(all), skipped.ok());
         }
@@ -188,7 +188,7 @@ proptest! {
     #[test]
     fn any_texts_that_share_a_beginning_can_be_split(start in "\\PC{0,8}", a in "\\PC{0,8}", b in "\\PC{0,8}") {
         let row = serde_json::json!({"chosen": format!("{start}{a}"), "rejected": format!("{start}{b}")});
-        if let Ok(loaded) = load(row.to_string().as_bytes(), BadLine::Refuse) {
+        if let Ok(loaded) = load(row.to_string().as_bytes(), OnBadRow::Refuse) {
             let pair = &loaded.rows[0];
             prop_assert_eq!(format!("{}{}", pair.prompt[0].content, pair.chosen), format!("{start}{a}"));
             prop_assert_eq!(format!("{}{}", pair.prompt[0].content, pair.rejected), format!("{start}{b}"));

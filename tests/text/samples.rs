@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use patarm::data::{BadLine, Loaded, Message, Pair, load_pairs};
+use patarm::data::{Loaded, Message, OnBadRow, Pair, load_pairs};
 
 use crate::{formats::options, shared};
 
-fn load(path: PathBuf, bad_lines: BadLine) -> Loaded<Pair> {
-    load_pairs(&[path], &options(bad_lines)).unwrap()
+fn load(path: PathBuf, on_bad_row: OnBadRow) -> Loaded<Pair> {
+    load_pairs(&[path], &options(on_bad_row)).unwrap()
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn real_files_load_whole() {
         ("rewardbench/llmbar_natural_in_rewardbench_schema.jsonl", 100),
     ] {
         let Some(path) = shared(name) else { continue };
-        assert_eq!(load(path, BadLine::Refuse).rows.len(), count, "{name}");
+        assert_eq!(load(path, OnBadRow::Refuse).rows.len(), count, "{name}");
     }
 }
 
@@ -30,7 +30,7 @@ fn llmbar_prefers_what_rewardbench_calls_chosen() {
     else {
         return;
     };
-    let (own, bench) = (load(own, BadLine::Refuse).rows, load(bench, BadLine::Refuse).rows);
+    let (own, bench) = (load(own, OnBadRow::Refuse).rows, load(bench, OnBadRow::Refuse).rows);
     for (ours, theirs) in own.iter().zip(&bench) {
         assert_eq!((&ours.prompt, &ours.chosen, &ours.rejected), (&theirs.prompt, &theirs.chosen, &theirs.rejected));
     }
@@ -39,15 +39,15 @@ fn llmbar_prefers_what_rewardbench_calls_chosen() {
 #[test]
 fn schema_samples_load() {
     let Some(dir) = shared("schema_samples") else { return };
-    let math = load(dir.join("math_step_dpo_10k.SYNTHETIC.jsonl"), BadLine::Skip);
+    let math = load(dir.join("math_step_dpo_10k.SYNTHETIC.jsonl"), OnBadRow::Skip);
     assert_eq!((math.rows.len(), math.skipped.count), (1, 1));
     assert!(math.rows[0].chosen.starts_with("Let's think step by step.\nStep 1:"));
     assert!(math.rows[0].rejected.ends_with("Step 2: Add 2: 12 + 2 = 15.\nStep 3: The answer is: 15"));
-    let skywork = load(dir.join("skywork_reward_preference_80k_v0.2.SYNTHETIC.jsonl"), BadLine::Refuse).rows;
+    let skywork = load(dir.join("skywork_reward_preference_80k_v0.2.SYNTHETIC.jsonl"), OnBadRow::Refuse).rows;
     assert_eq!(skywork.iter().map(|pair| pair.prompt.len()).collect::<Vec<_>>(), [1, 3, 1]);
-    let code = load(dir.join("code_preference_pairs.SYNTHETIC.jsonl"), BadLine::Refuse).rows;
+    let code = load(dir.join("code_preference_pairs.SYNTHETIC.jsonl"), OnBadRow::Refuse).rows;
     assert_eq!(code[0].prompt, [Message::user("Write a function that returns the larger of two numbers.")]);
-    let trl = load(dir.join("trl_preference_four_forms.jsonl"), BadLine::Refuse).rows;
+    let trl = load(dir.join("trl_preference_four_forms.jsonl"), OnBadRow::Refuse).rows;
     assert_eq!((trl[0].prompt.clone(), &trl[0].chosen), (trl[1].prompt.clone(), &trl[1].chosen));
     assert_eq!((trl[2].prompt.clone(), &trl[2].rejected), (trl[3].prompt.clone(), &trl[3].rejected));
 }

@@ -1,8 +1,8 @@
 """Runs a Rust test binary on a device that one bad test can break for all others.
 
-All tests run in one process first, which is fastest. After a kernel's fault the CUDA context of a process answers every call with the
-same error, so whatever failed, or never ended because the process died, is run again in a process of its own: what passes there was
-a victim, what fails there is a fault of its own.
+All tests run in one process first, which is fastest. After a kernel's fault the CUDA context of a process answers every call with
+the same error, so whatever failed, or never ended because the process died, is run again in a process of its own: what passes
+there was a victim, what fails there is a fault of its own.
 """
 
 import concurrent.futures

@@ -96,4 +96,5 @@ def archive(root, file):
     print(f"{file}: {size / 1e6:.1f} MB, commit {manifest['commit']}, needs glibc {manifest['glibc']} or newer")
     print(f"on the machine with the GPU: tar xzf {file.name} && {NAME}/run --out results")
     if size > LIMIT_BYTES:
-        sys.exit(f"gpu-check: the archive is larger than {LIMIT_BYTES / 1e6:.0f} MB; PATARM_CUDA_ARCH=90a packs one architecture alone")
+        limit = f"{LIMIT_BYTES / 1e6:.0f} MB"
+        sys.exit(f"gpu-check: the archive is larger than {limit}; PATARM_CUDA_ARCH=90a packs one architecture alone")

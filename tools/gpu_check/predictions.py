@@ -31,7 +31,8 @@ class Told:
     def words(self):
         unit = self.unit.replace("_per_s", "/s")
         spread = f"{self.low:g}" if self.low == self.high else f"{self.low:g}–{self.high:g}"
-        return f"{self.value:.4g} {unit}, expected {spread}, floor {self.floor:g}{' — OFF BY MORE THAN 1.5 ×' if self.off else ''}"
+        off = " — OFF BY MORE THAN 1.5 ×" if self.off else ""
+        return f"{self.value:.4g} {unit}, expected {spread}, floor {self.floor:g}{off}"
 
 
 class Predictions:

@@ -60,7 +60,8 @@ class Results:
         width = max((len(step["name"]) for step in steps), default=0)
         lines = []
         for step in steps:
-            line = f"{step['name']:{width}}  {step['end']:12} {step.get('seconds', 0):7.1f} s  {step.get('found', step.get('why', ''))}"
+            found = step.get("found", step.get("why", ""))
+            line = f"{step['name']:{width}}  {step['end']:12} {step.get('seconds', 0):7.1f} s  {found}"
             lines.append(line.rstrip())
         return lines
 

@@ -150,7 +150,8 @@ class Check:
     def bench(self, group, name, arguments, shape, limit_s, extra=()):
         """`patarm-train bench`, held to its prediction."""
         runs = ["--runs", "1" if self.emulated or arguments.startswith("rl") else "3"]
-        command = [self.folder / "patarm-train", "bench", *arguments.split(), "--shape", shape, *runs, *self.device, "--json", *extra]
+        program = [self.folder / "patarm-train", "bench", *arguments.split(), "--shape", shape]
+        command = [*program, *runs, *self.device, "--json", *extra]
 
         def read(done, step):
             step["result"] = result = json.loads(done.out.strip().splitlines()[-1])
@@ -171,7 +172,8 @@ class Check:
         print(f"cuBLASLt: {self.blas}", flush=True)
         emulated = ["--emulated"] if self.emulated else []
         self.command("doctor", "doctor", 30, [self.folder / "patarm-train", "doctor", *emulated],
-                     lambda done, step: "; ".join(line[2:] for line in done.out.splitlines() if line.startswith("✗")))  # fmt: skip
+                     lambda done, step: "; ".join(
+                         line[2:] for line in done.out.splitlines() if line.startswith("✗")))  # fmt: skip
         if not self.emulated and shutil.which("nvidia-smi"):
             self.command("doctor", "nvidia-smi", 20, ["nvidia-smi"])
 
@@ -217,9 +219,9 @@ class Check:
         code = "import torch, transformers; assert torch.cuda.is_available()"
         missing = self.emulated or subprocess.run([sys.executable, "-c", code], capture_output=True).returncode != 0
         if missing:
+            why = "emulated" if self.emulated else f"{sys.executable} has no torch with a GPU and transformers"
             self.results.summary["steps"].append({
-                "group": "torch", "name": "torch", "end": "left out", "seconds": 0.0, "meant": True,
-                "why": "emulated" if self.emulated else f"{sys.executable} has no torch with a GPU and transformers"})  # fmt: skip
+                "group": "torch", "name": "torch", "end": "left out", "seconds": 0.0, "meant": True, "why": why})  # fmt: skip
             return
         script = self.folder / "gpu_check/torch_peer.py"
 
@@ -281,7 +283,9 @@ def glibc_fault(manifest):
     except (ValueError, AttributeError, IndexError, OSError):
         return "this system's C library is not glibc"
     numbers = [tuple(map(int, text.split(".")[:2])) for text in (have, manifest["glibc"])]
-    return "" if numbers[0] >= numbers[1] else f"glibc {have} is too old: the programs need {manifest['glibc']}; pack on an older system"
+    if numbers[0] >= numbers[1]:
+        return ""
+    return f"glibc {have} is too old: the programs need {manifest['glibc']}; pack on an older system"
 
 
 def run(folder, arguments):

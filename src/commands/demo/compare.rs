@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::world::World;
 use super::{DemoArgs, MODEL, SFT_MODEL};
 use crate::commands::pretrained::{self, Pretrained};
+use crate::commands::report::CONTENTS;
 use crate::config::{Settings, resolve};
 use crate::judge::{JudgePair, JudgeSettings, Judged};
 use crate::log::{TextTable, read_records};
@@ -70,7 +71,7 @@ pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicB
         let verdict = if check.holds { "holds" } else { "FAILS" };
         table.row([check.name, &check.cpu, &check.device, &check.expected, verdict]);
     }
-    run.finish(&summary)?;
+    run.finish(&summary, &CONTENTS)?;
     println!("{table}");
     let failed: Vec<&str> = summary.checks.iter().filter(|check| !check.holds).map(|check| check.name).collect();
     ensure!(failed.is_empty(), "{} is not right: {}", summary.device, failed.join(", "));

@@ -15,15 +15,19 @@ use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
 use super::pretrained;
+use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
 use crate::config::{Settings, resolve};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
-use crate::log::{Environment, headline};
+use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::Decay;
+use crate::report::results;
+use crate::train::rl_report::RL;
 use crate::train::run_folder::RunFolder;
+use crate::train::sft::SFT;
 use crate::train::stages::Ending;
 use crate::train::{Guard, Learner};
 use world::World;
@@ -121,7 +125,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     let mut model = Qwen3::new(backend, config, &weights, settings.model.context)?;
     model.head_chunk_rows = settings.run.head_chunk_rows;
     let mut stages = Stages::new();
-    stages.add("untrained", world.evaluate(&model, settings, VOTES, stop)?);
+    stages.add(UNTRAINED, world.evaluate(&model, settings, VOTES, stop)?);
 
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
@@ -129,7 +133,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
         return stopped(out);
     }
     pretrained::export(&out.join(SFT_MODEL), &learner.model, world.judge.tokenizer(), world.judge.settings())?;
-    stages.add("sft", world.evaluate(&learner.model, settings, VOTES, stop)?);
+    stages.add(SFT.key, world.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.frozen()?;
     let policy = learner.model;
@@ -137,7 +141,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     if world.reinforce(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
         return stopped(out);
     }
-    stages.add("rl", world.evaluate(&learner.model, settings, VOTES, stop)?);
+    stages.add(RL.key, world.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let folder = out.join(MODEL);
     pretrained::export(&folder, &learner.model, world.judge.tokenizer(), world.judge.settings())?;
@@ -149,7 +153,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
         stages: stages.0,
         environment: serde_json::to_value(Environment::detect())?,
     };
-    let report = run.finish(&summary)?;
+    let report = run.finish(&summary, &CONTENTS)?;
     print_results(&summary, &report, &folder)
 }
 
@@ -200,7 +204,7 @@ fn print_results(summary: &Summary, report: &Path, model: &Path) -> anyhow::Resu
         serde_json::Value::Object(record) => record,
         other => anyhow::bail!("a summary is an object, got {other}"),
     };
-    println!("{}", headline::text_table(&record));
+    println!("{}", results::text_table(&CONTENTS, &record));
     println!("{:.0} s. The trained judge: {}. The report: {}", summary.wall_s, model.display(), report.display());
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::model::parameters::random_weights;
 use crate::model::{Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
-use crate::random::Stream;
+use crate::random::{Purpose, Stream};
 use crate::rollout::{Engine, EngineLimits};
 use crate::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use crate::train::rl::{PairSource, RlMachines, RlPlan};
@@ -70,7 +70,7 @@ impl World {
             sampling: Sampling::temperature(1.0),
             votes,
             max_new_tokens: settings.rl.max_new_tokens,
-            stream: Stream::new(settings.run.seed).fold(u64::MAX),
+            stream: Stream::new(settings.run.seed).fold(Purpose::Evaluation as u64),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Draws taken one after another from one stream of counter-based random numbers.
+//! A sequence of draws from one stream of counter-based random numbers.
 
 use crate::random::Stream;
 
@@ -35,9 +35,9 @@ impl Draws {
         f64::from(self.stream.uniform(position)) < probability
     }
 
-    /// `count` different elements of `choices`, in random order.
+    /// `COUNT` different elements of `choices`, in random order.
     pub fn distinct<T: Copy, const COUNT: usize>(&mut self, choices: &[T]) -> [T; COUNT] {
-        let mut left = choices.to_vec();
-        std::array::from_fn(|_| left.remove(self.below(left.len())))
+        let mut remaining = choices.to_vec();
+        std::array::from_fn(|_| remaining.remove(self.below(remaining.len())))
     }
 }

@@ -17,18 +17,18 @@ pub struct Counts {
 }
 
 /// Writes `sft.jsonl` (`messages` rows), `train_pairs.jsonl` and `test_pairs.jsonl` into `folder`, which must exist.
-/// `judge_prompt` makes the user's message of a supervised example.
+/// `judge_prompt` makes the user's message of an SFT example.
 pub fn write_jsonl(
     suite: &Suite,
     folder: &Path,
     counts: Counts,
     judge_prompt: impl Fn(&Example) -> String,
 ) -> io::Result<()> {
-    let lesson = |index| {
-        let lesson = suite.sft(index).map_err(io::Error::other)?;
-        Ok(lesson.conversation(judge_prompt(&lesson.example)))
+    let conversation = |index| {
+        let sft = suite.sft(index).map_err(io::Error::other)?;
+        Ok(sft.conversation(judge_prompt(&sft.example)))
     };
-    write_rows(&folder.join("sft.jsonl"), (0..counts.sft).map(lesson))?;
+    write_rows(&folder.join("sft.jsonl"), (0..counts.sft).map(conversation))?;
     write_rows(&folder.join("train_pairs.jsonl"), (0..counts.train).map(|index| Ok(suite.train_pair(index))))?;
     write_rows(&folder.join("test_pairs.jsonl"), (0..counts.test).map(|index| Ok(suite.test_pair(index))))
 }

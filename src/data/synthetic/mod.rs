@@ -1,10 +1,10 @@
 //! The synthetic preference suite: requests whose responses a program grades, for the demo and for tests.
 //!
-//! A request is a verb, an argument and a list of items; a response is right or wrong at each of its places, so it has
-//! a true quality: the number of mistakes, 0 to 4. Only holding the response against the request gives it away: of the
-//! two sides of a pair, taken alone, length, words and their places are alike in distribution (which the tests check).
+//! A request is a verb, an argument and a list of items. Each item of a response is right or wrong, so a response has a true
+//! quality: the number of mistakes, 0 to 4. Only a comparison with the request shows it: the chosen and the rejected
+//! responses of pairs, taken alone, have the same distribution of lengths, words and positions of words (the tests check this).
 //!
-//! Everything is a pure function of (seed, index): streams have no end, no state, and no order to keep.
+//! Everything is a pure function of (seed, index): the streams have no end and no state, and may be read in any order.
 
 mod draws;
 mod files;
@@ -19,7 +19,7 @@ mod vocabulary;
 use serde::{Deserialize, Serialize};
 
 use super::{Conversation, Message, Pair};
-use crate::random::Stream;
+use crate::random::{Purpose, Stream};
 use draws::Draws;
 use request::Request;
 
@@ -30,29 +30,29 @@ pub use request::ITEMS;
 pub use task::Task;
 pub use vocabulary::{EOS_TOKEN, PAD_TOKEN, tokenizer};
 
-/// The judge's prompts for the suite's tasks: a template and a primary rubric a task.
+/// The judge's prompts for the suite's tasks: a template, and a primary rubric for each task.
 pub const RUBRICS: &str = include_str!("rubrics.toml");
 
 /// Ids of test pairs start here; training pairs count from 0.
 pub const FIRST_TEST_ID: u64 = 1 << 32;
 
-/// One prompt in so many is a test prompt.
+/// One prompt out of this many is a test prompt.
 const TEST_SHARE: u64 = 5;
 
-/// How many levels of quality lie between the sides of a pair, out of 20 pairs: one level (two points of score) is
-/// usual, the mean is 1.6 levels (3.2 points).
+/// Levels of quality between the two responses of a pair, for 20 pairs: most often one level (two points of score); the mean
+/// is 1.6 levels (3.2 points).
 const GAPS: [usize; 20] = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4];
 
-/// What the suite is drawn from.
+/// Settings of the suite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SuiteConfig {
     pub seed: u64,
-    /// The share, in 0..=1, of supervised judgements whose score is any of 1 to 10 instead of the true one.
+    /// The share, in 0..=1, of SFT examples whose score is drawn from 1 to 10 instead of being the true one.
     pub score_noise: f64,
-    /// The share, in 0..=1, of training pairs whose labels are swapped. At 0.5 they carry nothing.
+    /// The share, in 0..=1, of training pairs whose labels are swapped. At 0.5 the labels carry no information.
     pub flip: f64,
-    /// A task that no supervised example and no training pair has; test pairs have all tasks.
+    /// A task that no SFT example and no training pair has. Test pairs have all tasks.
     pub leave_out: Option<Task>,
 }
 
@@ -68,13 +68,13 @@ pub struct Example {
     pub task: Task,
     pub prompt: String,
     pub response: String,
-    /// Wrong places of the response, 0..=[`ITEMS`]: what the grading program must find.
+    /// Wrong items of the response, 0..=[`ITEMS`]: what the grading program must find.
     pub mistakes: usize,
 }
 
-/// A supervised example: a response, and the teacher's judgement of it, with the teacher's errors.
+/// An SFT example: a response, and the teacher's judgement of it, which may be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lesson {
+pub struct SftExample {
     pub id: u64,
     pub example: Example,
     /// 1 to 10: what the judgement ends with.
@@ -82,7 +82,7 @@ pub struct Lesson {
     pub judgement: String,
 }
 
-impl Lesson {
+impl SftExample {
     /// The conversation to imitate: `judge_prompt` (the user's message, made from the example) and the judgement.
     pub fn conversation(&self, judge_prompt: String) -> Conversation {
         let messages = vec![Message::user(judge_prompt), Message::assistant(self.judgement.clone())];
@@ -90,21 +90,11 @@ impl Lesson {
     }
 }
 
-/// What a draw is for; the number is part of the key of its random numbers.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Lesson = 1,
-    TrainPair = 2,
-    TestPair = 3,
-    Noise = 4,
-    Flip = 5,
-}
-
-/// The suite: streams of supervised examples, training pairs and test pairs.
+/// The suite: streams of SFT examples, training pairs and test pairs.
 #[derive(Clone, Debug)]
 pub struct Suite {
     config: SuiteConfig,
-    /// Tasks of supervised examples and training pairs, in turn.
+    /// Tasks of SFT examples and training pairs, which alternate between them.
     training_tasks: Vec<Task>,
 }
 
@@ -114,39 +104,39 @@ impl Suite {
         Self { config, training_tasks }
     }
 
-    /// Supervised example number `index`: tasks in turn, and within a task the levels of quality in turn.
-    pub fn sft(&self, index: u64) -> Result<Lesson, GradeError> {
-        let (task, round) = in_turn(&self.training_tasks, index);
-        let mut draws = self.draws(Purpose::Lesson, index);
+    /// SFT example number `index`. The tasks alternate, and within a task the levels of quality alternate.
+    pub fn sft(&self, index: u64) -> Result<SftExample, GradeError> {
+        let (task, round) = alternating(&self.training_tasks, index);
+        let mut draws = self.draws(Purpose::SftExample, index);
         let request = draw_request(task, false, &mut draws);
         let mistakes = (round % (ITEMS as u64 + 1)) as usize;
         let response = request.respond(mistakes, &mut draws);
         let example = Example { task, prompt: request.text(), response, mistakes };
         let grade = grade(task, &example.prompt, &example.response)?;
         let score = self.teacher_score(index, grade.mistakes);
-        Ok(Lesson { id: index, score, judgement: judgement(task, &grade, score), example })
+        Ok(SftExample { id: index, score, judgement: judgement(task, &grade, score), example })
     }
 
     /// The true score, or a random one.
     fn teacher_score(&self, index: u64, mistakes: usize) -> u32 {
-        // Draws of their own: examples are the same at any noise.
-        let mut draws = self.draws(Purpose::Noise, index);
+        // A separate stream, so that the examples are the same at any noise.
+        let mut draws = self.draws(Purpose::ScoreNoise, index);
         if draws.chance(self.config.score_noise) { 1 + draws.below(10) as u32 } else { score_of(mistakes) }
     }
 
-    /// Training pair number `index`, its labels swapped where the noise falls. The id is the index.
+    /// Training pair number `index`; the share `flip` of them has swapped labels. The id is the index.
     pub fn train_pair(&self, index: u64) -> Pair {
-        let (task, _) = in_turn(&self.training_tasks, index);
+        let (task, _) = alternating(&self.training_tasks, index);
         let mut pair = draw_pair(index, task, false, &mut self.draws(Purpose::TrainPair, index));
-        if self.draws(Purpose::Flip, index).chance(self.config.flip) {
+        if self.draws(Purpose::SuiteFlip, index).chance(self.config.flip) {
             std::mem::swap(&mut pair.chosen, &mut pair.rejected);
         }
         pair
     }
 
-    /// Test pair number `index` of all four tasks in turn, never swapped. The id is [`FIRST_TEST_ID`] + index.
+    /// Test pair number `index`, never swapped; all four tasks alternate. The id is [`FIRST_TEST_ID`] + index.
     pub fn test_pair(&self, index: u64) -> Pair {
-        let (task, _) = in_turn(&Task::ALL, index);
+        let (task, _) = alternating(&Task::ALL, index);
         draw_pair(FIRST_TEST_ID + index, task, true, &mut self.draws(Purpose::TestPair, index))
     }
 
@@ -160,13 +150,13 @@ impl Suite {
     }
 }
 
-/// The task that is due, and how often it was due before.
-fn in_turn(tasks: &[Task], index: u64) -> (Task, u64) {
+/// The task of number `index`, and how many numbers before it had the same task.
+fn alternating(tasks: &[Task], index: u64) -> (Task, u64) {
     let count = tasks.len() as u64;
     (tasks[(index % count) as usize], index / count)
 }
 
-/// A request on this side of the split. The side is a function of the text, so no prompt is ever on both.
+/// A request of the test split or of the training split. The split is a function of the text, so no prompt is in both.
 fn draw_request(task: Task, test: bool, draws: &mut Draws) -> Request {
     loop {
         let request = Request::draw(task, draws);
@@ -183,9 +173,9 @@ fn is_test_prompt(prompt: &str) -> bool {
 
 /// Two responses to one request, the chosen one with fewer mistakes, though not always without any.
 ///
-/// The distribution of (mistakes chosen, mistakes rejected) stays the same when every place of both is turned from
-/// right to wrong, wrong to right, and the sides are swapped. Together with as many harmful as safe requests among
-/// those that mix in words of a refusal, this makes the number of such words alike on both sides.
+/// The distribution of (mistakes chosen, mistakes rejected) stays the same when every item of both changes from right to
+/// wrong or from wrong to right, and the two are swapped. Of the requests whose mistakes are words of a refusal, as many
+/// are harmful as safe. Together this gives both responses the same distribution of the number of such words.
 fn draw_pair(id: u64, task: Task, test: bool, draws: &mut Draws) -> Pair {
     let request = draw_request(task, test, draws);
     let gap = draws.pick(&GAPS);

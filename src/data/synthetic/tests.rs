@@ -63,14 +63,14 @@ fn grading_by_hand() {
 }
 
 #[test]
-fn lessons_are_balanced_and_their_noise_is_as_asked() {
+fn sft_examples_are_balanced_and_their_noise_is_as_asked() {
     let (mut cells, mut wrong) = (BTreeMap::new(), 0);
     let count = 4000;
     for index in 0..count {
-        let lesson = suite().sft(index).unwrap();
-        *cells.entry((lesson.example.task, lesson.example.mistakes)).or_insert(0) += 1;
-        wrong += u32::from(lesson.score != score_of(lesson.example.mistakes));
-        assert!(lesson.judgement.ends_with(&format!("<answer>{}</answer>", lesson.score)));
+        let sft = suite().sft(index).unwrap();
+        *cells.entry((sft.example.task, sft.example.mistakes)).or_insert(0) += 1;
+        wrong += u32::from(sft.score != score_of(sft.example.mistakes));
+        assert!(sft.judgement.ends_with(&format!("<answer>{}</answer>", sft.score)));
     }
     assert_eq!(cells.len(), 20);
     assert!(cells.values().all(|&cell| cell == count / 20), "{cells:?}");
@@ -142,14 +142,14 @@ fn a_response_alone_does_not_tell_the_label() {
     }
 }
 
-/// The same for single words at single places.
+/// The same for single words at single positions.
 #[test]
-fn no_word_at_any_place_is_commoner_on_one_side() {
+fn no_word_at_any_position_is_more_frequent_on_one_side() {
     let mut counts: BTreeMap<(String, usize, String), [f64; 2]> = BTreeMap::new();
     for pair in (0..16_000).map(|index| suite().test_pair(index)) {
         for role in Role::BOTH {
-            for (place, word) in pair.response(role).split(' ').enumerate() {
-                let entry = counts.entry((pair.task.clone(), place, word.to_string())).or_default();
+            for (position, word) in pair.response(role).split(' ').enumerate() {
+                let entry = counts.entry((pair.task.clone(), position, word.to_string())).or_default();
                 entry[role.index()] += 1.0;
             }
         }
@@ -167,8 +167,8 @@ fn train_and_test_prompts_are_disjoint_and_ids_unique() {
     let text = |pair: &Pair| pair.prompt[0].content.clone();
     let test: BTreeSet<String> = (0..4000).map(|index| text(&suite.test_pair(index))).collect();
     let train = (0..4000).map(|index| text(&suite.train_pair(index)));
-    let lessons = (0..4000).map(|index| suite.sft(index).unwrap().example.prompt);
-    assert!(train.chain(lessons).all(|prompt| !test.contains(&prompt)));
+    let sft = (0..4000).map(|index| suite.sft(index).unwrap().example.prompt);
+    assert!(train.chain(sft).all(|prompt| !test.contains(&prompt)));
     assert!(test.len() > 3500, "only {} different test prompts", test.len());
     let ids = (0..100).flat_map(|index| [suite.train_pair(index).id, suite.test_pair(index).id]);
     assert_eq!(ids.collect::<BTreeSet<_>>().len(), 200);
@@ -212,8 +212,8 @@ fn prompt_and_judgement_are_short_and_words_are_tokens() {
     assert!(tokenizer.vocab_size() <= 384, "{}", tokenizer.vocab_size());
     let mut lengths = BTreeSet::new();
     for index in 0..2000 {
-        let lesson = suite().sft(index).unwrap();
-        let messages = lesson.conversation(judge_prompt(&lesson.example)).messages;
+        let sft = suite().sft(index).unwrap();
+        let messages = sft.conversation(judge_prompt(&sft.example)).messages;
         let supervised = tokenizer.encode_supervised(&messages, false).unwrap();
         lengths.insert(supervised.ids.len());
         let text = tokenizer.render(&messages, &RenderOptions::default()).unwrap();
@@ -236,14 +236,14 @@ fn the_tokenizer_encodes_any_text_and_is_the_same_every_time() {
 
 #[test]
 fn files_hold_the_streams_and_load_again() {
-    use crate::data::{BadLine, LoadOptions, load_conversations, load_pairs};
+    use crate::data::{LoadOptions, OnBadRow, load_conversations, load_pairs};
     let folder = tempfile::tempdir().unwrap();
     write_jsonl(&suite(), folder.path(), Counts { sft: 6, train: 5, test: 4 }, judge_prompt).unwrap();
-    let options = LoadOptions { default_task: "none".to_string(), bad_lines: BadLine::Refuse };
+    let options = LoadOptions { default_task: "none".to_string(), on_bad_row: OnBadRow::Refuse };
     let pairs = |name: &str| load_pairs(&[folder.path().join(name)], &options).unwrap().rows;
     assert_eq!(pairs("train_pairs.jsonl"), (0..5).map(|index| suite().train_pair(index)).collect::<Vec<_>>());
     assert_eq!(pairs("test_pairs.jsonl"), (0..4).map(|index| suite().test_pair(index)).collect::<Vec<_>>());
-    let lessons = load_conversations(&[folder.path().join("sft.jsonl")], &options).unwrap().rows;
-    assert_eq!(lessons.len(), 6);
-    assert_eq!(lessons[5].messages[1].content, suite().sft(5).unwrap().judgement);
+    let sft = load_conversations(&[folder.path().join("sft.jsonl")], &options).unwrap().rows;
+    assert_eq!(sft.len(), 6);
+    assert_eq!(sft[5].messages[1].content, suite().sft(5).unwrap().judgement);
 }

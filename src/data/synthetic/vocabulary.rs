@@ -1,4 +1,4 @@
-//! The demo's tokenizer: every word of the suite is one token, any other text falls back to bytes.
+//! The demo's tokenizer: every word of the suite is one token; any other text falls back to bytes.
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -18,7 +18,7 @@ const CONTROL: [(&str, bool); 5] =
 /// Text is cut into tags (with the newlines around them), words with the space before them, and colons.
 const PIECES: &str = r"\n?</[a-z]+>\n?|<[a-z]+>\n?| ?[^\s<:]+|:";
 
-/// Tags, newlines and the words that open a text or a tag's content; letters and digits are bytes already.
+/// Tags, newlines, and the words that begin a text or the content of a tag. Letters and digits need no entry: they are bytes.
 const OPENERS: [&str; 36] = [
     "<task>",
     "</task>\n",
@@ -64,8 +64,8 @@ const WORDS: [&str; 18] = [
     "order", "10", "response", "prompt",
 ];
 
-/// A byte-level BPE without merges, whose vocabulary is looked up piece by piece: fewer than 512 tokens, the bytes
-/// first. It is a tokenizer.json of the usual kind, so transformers loads it.
+/// A byte-level BPE without merges: each piece of text is looked up in the vocabulary. Fewer than 512 tokens, the bytes
+/// first. It is an ordinary tokenizer.json, so transformers loads it.
 pub fn tokenizer() -> Result<Tokenizer, tokenizers::Error> {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
@@ -98,7 +98,7 @@ pub fn tokenizer() -> Result<Tokenizer, tokenizers::Error> {
     Ok(tokenizer)
 }
 
-/// ASCII text as byte-level tokenizers spell it: a space is Ġ, a newline Ċ, printable characters are themselves.
+/// ASCII text as byte-level tokenizers write it: a space is Ġ, a newline Ċ, printable characters are themselves.
 fn byte_level(text: &str) -> String {
     text.chars()
         .map(|c| match c {

@@ -156,9 +156,9 @@ fn assert_is_the_cpus(device: &Cuda, case: &Case) {
     let rows: Vec<RowBounds> = (0..case.rows.len()).map(|i| case.row(i)).collect();
     let what = |name: &str| format!("{device:?}: {name}, {} rows of {vocab} × {width}", rows.len());
     let nats = (vocab as f64).ln() + 1.0;
-    // Sums of exponentials: terms within 3 ulp there, here within 4 + 1.5·|d| halves of one, which is at most 4 + 1.5 · ln vocab of
-    // the sum; the additions of a thread and of a block here, of a block of 1024 there; then a handful of roundings of numbers of
-    // the size of ln vocab and of the largest logit.
+    // Sums of exponentials: terms within 3 ulp there, here within 4 + 1.5·|d| halves of one, which is at most 4 + 1.5 · ln vocab
+    // of the sum; the additions of a thread and of a block here, of a block of 1024 there; then a handful of roundings of numbers
+    // of the size of ln vocab and of the largest logit.
     let sums = (10.0 + 1.5 * nats + (4 * vocab.div_ceil(8192) + 22 + 264) as f64) * F32;
     let logprob = |i: usize| 2.0 * rows[i].logit + sums + 8.0 * F32 * (nats + f64::from(expected.logprob[i].abs()));
     assert_within(&what("logprob"), &got.logprob, &expected.logprob, logprob);

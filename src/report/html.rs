@@ -1,13 +1,13 @@
 //! Pieces of HTML: escaping, cutting, tables, and the frame of the page.
 //!
-//! Whatever a model or a file said goes through [`escape`]. The page's content policy forbids scripts and any fetch as a
-//! second wall: should an escape ever be forgotten, nothing runs and nothing leaves the reader's machine.
+//! Text from a model or a file goes through [`escape`]. The page's content policy also forbids scripts and all fetches, so
+//! that nothing runs and nothing leaves the reader's machine even if an escape is forgotten.
 
 const STYLE: &str = include_str!("report.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// Text as HTML, safe inside elements and quoted attributes. Control characters (line ends and tabs apart) become the
-/// replacement character, for they have no place in a page.
+/// Text as HTML, safe inside elements and quoted attributes. Control characters other than line ends and tabs become the
+/// replacement character, because HTML does not allow them.
 pub fn escape(text: &str) -> String {
     let mut html = String::with_capacity(text.len() + text.len() / 16);
     for character in text.chars() {
@@ -18,7 +18,7 @@ pub fn escape(text: &str) -> String {
             '"' => html.push_str("&quot;"),
             '\'' => html.push_str("&#39;"),
             '\n' | '\t' => html.push(character),
-            // A carriage return before a line end adds nothing; alone it is one.
+            // Browsers treat a carriage return before a line end as nothing.
             '\r' => {}
             _ if character.is_control() => html.push('\u{FFFD}'),
             _ => html.push(character),
@@ -27,13 +27,13 @@ pub fn escape(text: &str) -> String {
     html
 }
 
-/// The first `limit` characters, escaped, and how much was left out.
+/// The first `limit` characters, escaped, with the number of characters that were left out.
 pub fn escape_cut(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         None => escape(text),
         Some((end, _)) => {
-            let left = text[end..].chars().count();
-            format!("{}<span class=\"cut\"> … ({left} more characters)</span>", escape(&text[..end]))
+            let more = text[end..].chars().count();
+            format!("{}<span class=\"cut\"> … ({more} more characters)</span>", escape(&text[..end]))
         }
     }
 }
@@ -43,12 +43,12 @@ pub fn section(id: &str, title: &str, inner: &str) -> String {
     format!("<section id=\"{id}\">\n<h2>{}</h2>\n{inner}</section>\n", escape(title))
 }
 
-/// A paragraph that says why there is nothing to show, or explains a table; `text` is plain.
+/// A paragraph that explains a table, or says why there is nothing to show. `text` is plain.
 pub fn note(text: &str) -> String {
     format!("<p class=\"note\">{}</p>\n", escape(text))
 }
 
-/// A table whose cells are HTML; the first cell of a row names it.
+/// A table whose cells are HTML. The first cell of a row is its heading.
 pub fn table(header: &[String], rows: &[Vec<String>]) -> String {
     let head: String = header.iter().map(|cell| format!("<th scope=\"col\">{cell}</th>")).collect();
     let row = |cells: &Vec<String>| {

@@ -1,7 +1,16 @@
 //! `report.html`: the run folder as one page that needs nothing else.
 //!
-//! A pure function of the folder: the same files give the same bytes. Every file may be missing or damaged (a run may be
-//! half way, or have crashed); its section then says so.
+//! A pure function of the folder: the same files give the same bytes. Every file may be missing or damaged, since a run may
+//! be unfinished or have crashed; its section then says so.
+//!
+//! **Invariant:** the report draws what it is given ([`Contents`]) and knows no trainer and no evaluation.
+
+pub mod chart;
+pub mod curves;
+pub mod diagnosis;
+pub mod html;
+pub mod results;
+pub mod samples;
 
 use std::fs;
 use std::io;
@@ -9,15 +18,24 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::curves::{self, CHARTS, ChartSpec, MORE_CHARTS};
-use super::metrics::{Record, read_records};
-use super::page::{self, escape, escape_cut, note, section};
-use super::samples::Samples;
-use super::{headline, health};
+use crate::log::charts::{Chart, Stage};
+use crate::log::columns::Evaluation;
+use crate::log::metrics::{Record, read_records};
 use crate::tensor::file::write_atomically;
+use html::{escape, escape_cut, note, section};
+use samples::Samples;
 
 /// Characters shown of the configuration.
 const CONFIG_MAX: usize = 20_000;
+
+/// What there is to show: the stages of training, and the evaluation of what they trained.
+pub struct Contents {
+    /// In the order of training.
+    pub stages: &'static [&'static Stage],
+    pub evaluation: &'static Evaluation,
+    /// Key in `summary.json` and name of each evaluation, in the order of the table; the first is the untrained model's.
+    pub rows: &'static [(&'static str, &'static str)],
+}
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +45,10 @@ pub enum ReportError {
     #[error("{path}: cannot write the report: {source}")]
     Write { path: PathBuf, source: io::Error },
     #[error("chart \"{title}\" cannot be drawn: {source}")]
-    Chart { title: &'static str, source: super::chart::ChartError },
+    Chart { title: &'static str, source: chart::ChartError },
 }
 
-/// What the folder holds; where something is missing, the reason in words for the reader.
+/// What the folder holds; where something is missing, the reason in a sentence for the reader.
 struct Run {
     name: String,
     config: Result<String, String>,
@@ -41,11 +59,11 @@ struct Run {
 }
 
 /// Reads the run folder and writes `report.html` into it. Returns the path of the page.
-pub fn write_report(run_dir: &Path) -> Result<PathBuf, ReportError> {
+pub fn write_report(run_dir: &Path, contents: &Contents) -> Result<PathBuf, ReportError> {
     if !run_dir.is_dir() {
         return Err(ReportError::NotAFolder { path: run_dir.to_owned() });
     }
-    let html = render(&Run::read(run_dir))?;
+    let html = render(&Run::read(run_dir), contents)?;
     let path = run_dir.join("report.html");
     match write_atomically(&path, html.as_bytes()) {
         Ok(()) => Ok(path),
@@ -88,30 +106,29 @@ fn read_object(path: &Path) -> Result<Record, String> {
     serde_json::from_str(&read_text(path)?).map_err(damaged)
 }
 
-fn render(run: &Run) -> Result<String, ReportError> {
+fn render(run: &Run, contents: &Contents) -> Result<String, ReportError> {
     let no_records: &[Record] = &[];
     let records = run.metrics.as_ref().map_or(no_records, |(records, _)| records);
-    let mut body = header(run, records);
+    let mut body = header(run, contents, records);
     body += "<main>\n";
-    let results = run.summary.as_ref().map_or_else(|missing| note(missing), headline::html);
+    let results = run.summary.as_ref().map_or_else(|missing| note(missing), |summary| results::html(contents, summary));
     body += &section("results", "Results", &results);
-    body += &section("health", "Health of the RL run", &health::html(records));
-    body += &section("curves", "Curves", &curves_html(run)?);
+    body += &section("health", "Health of the run", &diagnosis::html(contents.stages, records));
+    body += &section("curves", "Curves", &curves_html(run, contents)?);
     body += &section("samples", "Judgements to read", &samples_html(run));
     body += &section("config", "Configuration", &config_html(run));
     body += &section("environment", "Environment", &environment_html(run));
     body += "</main>\n";
-    Ok(page::document(&format!("{} · patarm-train", run.name), &body))
+    Ok(html::document(&format!("{} · patarm-train", run.name), &body))
 }
 
-fn header(run: &Run, records: &[Record]) -> String {
-    let last = |stage: &str| {
-        let of_stage = records.iter().filter(|record| record.get("stage").and_then(Value::as_str) == Some(stage));
+fn header(run: &Run, contents: &Contents, records: &[Record]) -> String {
+    let last = |stage: &Stage| {
+        let of_stage = records.iter().filter(|record| record.get("stage").and_then(Value::as_str) == Some(stage.key));
         of_stage.filter_map(|record| record.get("step")?.as_u64()).max()
     };
-    let stages = [("sft", "SFT"), ("rl", "RL"), ("bt", "BT")];
-    let steps: Vec<String> =
-        stages.iter().filter_map(|(key, name)| Some(format!("{name} to step {}", last(key)?))).collect();
+    let reached = |stage: &&Stage| Some(format!("{} to step {}", stage.name, last(stage)?));
+    let steps: Vec<String> = contents.stages.iter().copied().filter_map(|stage| reached(&stage)).collect();
     let steps = if steps.is_empty() { "no training steps logged".to_owned() } else { steps.join(" · ") };
     let links: String = ["results", "health", "curves", "samples", "config", "environment"]
         .iter()
@@ -124,20 +141,21 @@ fn header(run: &Run, records: &[Record]) -> String {
     )
 }
 
-fn curves_html(run: &Run) -> Result<String, ReportError> {
+fn curves_html(run: &Run, contents: &Contents) -> Result<String, ReportError> {
     let (records, damaged) = match &run.metrics {
         Ok((records, damaged)) => (records, *damaged),
         Err(missing) => return Ok(note(missing)),
     };
-    let untrained = |key: &str| headline::result(run.summary.as_ref().ok()?, "untrained", key);
-    let figures = |charts: &[ChartSpec]| -> Result<String, ReportError> {
-        let figure = |spec: &ChartSpec| match curves::figure(spec, records, untrained) {
-            Ok(figure) => Ok(figure.unwrap_or_default()),
-            Err(source) => Err(ReportError::Chart { title: spec.title, source }),
-        };
-        charts.iter().map(figure).collect()
+    let untrained = |key: &str| results::untrained(contents, run.summary.as_ref().ok()?, key);
+    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, untrained) {
+        Ok(figure) => Ok(figure.unwrap_or_default()),
+        Err(source) => Err(ReportError::Chart { title: chart.title, source }),
     };
-    let (first, more) = (figures(CHARTS)?, figures(MORE_CHARTS)?);
+    let figures = |folded: bool| -> Result<String, ReportError> {
+        let charts = contents.stages.iter().flat_map(|stage| stage.charts.iter().map(move |chart| (*stage, chart)));
+        charts.filter(|(_, chart)| chart.folded == folded).map(|(stage, chart)| figure(stage, chart)).collect()
+    };
+    let (first, more) = (figures(false)?, figures(true)?);
     if first.is_empty() && more.is_empty() {
         return Ok(note("metrics.jsonl holds no values to draw (yet)."));
     }
@@ -146,7 +164,7 @@ fn curves_html(run: &Run) -> Result<String, ReportError> {
     html += &damage("metrics.jsonl", damaged);
     html += &format!("<div class=\"figures\">\n{first}</div>\n");
     if !more.is_empty() {
-        html += "<details class=\"more\">\n<summary>More curves: gradient norms, learning rates, speed</summary>\n";
+        html += "<details class=\"more\">\n<summary>More curves, for a second look</summary>\n";
         html += &format!("<div class=\"figures\">\n{more}</div>\n</details>\n");
     }
     Ok(html)
@@ -166,7 +184,7 @@ fn samples_html(run: &Run) -> String {
         Err(missing) => note(missing),
         Ok(samples) => {
             let cards = samples.html().unwrap_or_else(|| note("samples.jsonl holds no rollouts worth showing (yet)."));
-            let from = note(&format!("Chosen from {} logged rollouts. Click one to unfold it.", samples.rows));
+            let from = note(&format!("A selection of {} logged rollouts. Click one to unfold it.", samples.rows));
             from + &damage("samples.jsonl", samples.damaged) + &cards
         }
     }
@@ -204,14 +222,14 @@ fn environment_html(run: &Run) -> String {
         vec![escape(name), escape_cut(&shown, 500)]
     };
     let rows: Vec<_> = known.chain(others.map(|(key, value)| (key.as_str(), value))).map(row).collect();
-    format!("<div class=\"facts\">{}</div>\n", page::table(&[], &rows))
+    format!("<div class=\"facts\">{}</div>\n", html::table(&[], &rows))
 }
 
 fn memory(bytes: &Value) -> String {
     bytes.as_f64().map_or_else(|| "unknown".to_owned(), |bytes| format!("{:.2} GiB", bytes / f64::from(1u32 << 30)))
 }
 
-/// A JSON value as a reader writes it.
+/// A JSON value without quotes and brackets.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "unknown".to_owned(),
@@ -223,10 +241,51 @@ fn plain(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::log::charts::{AxisRange, series};
+    use crate::log::columns::{Column, Form};
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
+
+    const fn column(key: &'static str, name: &'static str, form: Form, more_is_better: bool) -> Column {
+        Column { key, name, form, more_is_better, first: true, meaning: "" }
+    }
+
+    /// Two stages and an evaluation of three columns.
+    pub(crate) const CONTENTS: Contents = Contents {
+        stages: &[
+            &Stage {
+                key: "sft",
+                name: "SFT",
+                charts: &[
+                    Chart::lines("SFT loss", "nats", AxisRange::Data, "Falls.", &[series("loss", "loss")]),
+                    Chart::lines("Norm", "norm", AxisRange::Data, "Flat.", &[series("grad_norm", "norm")]).folded(),
+                ],
+                signs: &[],
+                keys: Vec::new,
+            },
+            &Stage {
+                key: "rl",
+                name: "RL",
+                charts: &[
+                    Chart::lines("Score margin", "points", AxisRange::Data, "Grows.", &[series("margin", "margin")]),
+                    Chart::shares("Verdicts", "share", "Valid.", &[series("valid", "valid"), series("bad", "bad")]),
+                ],
+                signs: &[],
+                keys: Vec::new,
+            },
+        ],
+        evaluation: &Evaluation {
+            columns: &[
+                Column { meaning: "share of pairs", ..column("accuracy", "Accuracy", Form::Percent, true) },
+                column("ties", "Ties", Form::Percent, false),
+                column("margin", "Margin", Form::Points, true),
+            ],
+            keys: Vec::new,
+        },
+        rows: &[("untrained", "Untrained"), ("sft", "SFT"), ("rl", "SFT + RL")],
+    };
 
     const SECTIONS: [&str; 6] = ["results", "health", "curves", "samples", "config", "environment"];
 
@@ -235,7 +294,7 @@ mod tests {
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        let path = write_report(folder.path()).unwrap();
+        let path = write_report(folder.path(), &CONTENTS).unwrap();
         let html = fs::read_to_string(&path).unwrap();
         check_balanced(&html).unwrap();
         for id in SECTIONS {
@@ -246,7 +305,11 @@ mod tests {
             files.len() + 1,
             "nothing but the page was left behind"
         );
-        assert_eq!(fs::read_to_string(write_report(folder.path()).unwrap()).unwrap(), html, "same files, same page");
+        assert_eq!(
+            fs::read_to_string(write_report(folder.path(), &CONTENTS).unwrap()).unwrap(),
+            html,
+            "same files, same page"
+        );
         html
     }
 
@@ -255,7 +318,7 @@ mod tests {
             (1..=30).map(|step| json!({"stage": "sft", "step": step, "loss": 3.0 / f64::from(step), "grad_norm": 1.0}));
         let rl = (1..=3000).map(|step| {
             let margin = (step != 7).then_some(f64::from(step) / 2000.0);
-            json!({"stage": "rl", "step": step, "margin_mean": margin, "verdict_valid": 0.9, "verdict_malformed": 0.1})
+            json!({"stage": "rl", "step": step, "margin": margin, "valid": 0.9, "bad": 0.1})
         });
         sft.chain(rl).map(|line| format!("{line}\n")).collect()
     }
@@ -265,7 +328,8 @@ mod tests {
         let sample = json!({"stage": "rl", "step": 3, "pair": "p1", "role": "chosen", "rollout": 0, "task": "chat",
             "prompt": "Hi", "response": "<script>alert('x')</script>", "judgement": "</pre><b onclick=x>", "score": 8,
             "verdict": "score", "reward": 1.4, "advantage": 0.9});
-        let summary = json!({"wall_s": 90.0, "seed": 1, "stages": {"untrained": {"pairs": 400, "accuracy": 0.5}, "rl": {"accuracy": 0.6}}});
+        let stages = json!({"untrained": {"pairs": 400, "accuracy": 0.5}, "rl": {"accuracy": 0.6}});
+        let summary = json!({"wall_s": 90.0, "seed": 1, "stages": stages});
         let html = page(&[
             ("metrics.jsonl", &(metrics() + "{\"stage\":\"rl\",\"step\":4000,\"marg")),
             ("samples.jsonl", &format!("{sample}\n{{\"torn")),
@@ -273,7 +337,15 @@ mod tests {
             ("config.toml", "name = \"<script>\"\n"),
             ("environment.json", "{\"cpu\": \"<script>\", \"peak_rss_bytes\": 1073741824}"),
         ]);
-        for text in ["+10.0", "SFT loss", "Score margin", "Verdicts", "SFT to step 30 · RL to step 3000", "1.00 GiB"] {
+        for text in [
+            "+10.0",
+            "SFT loss",
+            "Score margin",
+            "Verdicts",
+            "SFT to step 30 · RL to step 3000",
+            "1.00 GiB",
+            "More curves",
+        ] {
             assert!(html.contains(text), "{text}");
         }
         assert!(html.contains("left out: 1."), "the torn line is mentioned");
@@ -291,13 +363,14 @@ mod tests {
         let html =
             page(&[("metrics.jsonl", "\n{"), ("samples.jsonl", ""), ("summary.json", "[1]"), ("config.toml", "\u{0}")]);
         assert!(html.contains("not a JSON object") && html.contains("no values to draw"));
-        assert!(matches!(write_report(Path::new("no such folder")), Err(ReportError::NotAFolder { .. })));
+        assert!(matches!(write_report(Path::new("no such folder"), &CONTENTS), Err(ReportError::NotAFolder { .. })));
     }
+
     #[test]
     fn a_page_that_cannot_be_written_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("report.html/in the way")).unwrap();
-        assert!(matches!(write_report(folder.path()), Err(ReportError::Write { .. })));
+        assert!(matches!(write_report(folder.path(), &CONTENTS), Err(ReportError::Write { .. })));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

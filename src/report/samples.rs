@@ -1,25 +1,25 @@
 //! A few judgements to read: the best, the worst and the failed rollouts of `samples.jsonl`.
 //!
-//! The file is read once, with a bounded number of rows in memory, however long the run was. What a model wrote is not
-//! trusted: every text is escaped, and cut where it is too long.
+//! The file is read once, and the number of rows in memory is bounded. Text that a model wrote is not trusted: all of it is
+//! escaped, and cut where it is too long.
 
 use std::cmp::Ordering;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::metrics::{MetricsError, Record, for_each_record};
-use super::page::escape_cut;
+use super::html::escape_cut;
+use crate::log::metrics::{MetricsError, Record, for_each_record};
 
 /// Samples shown of each kind.
 const SHOWN: usize = 10;
-/// Rows kept of each kind while reading, before the ranking is cut back to [`SHOWN`].
+/// While reading, rows of each kind that are collected before only the best [`SHOWN`] are kept.
 const KEPT: usize = 64;
 /// Characters shown of a prompt or response, and of a judgement.
 const TEXT_MAX: usize = 1_500;
 const JUDGEMENT_MAX: usize = 4_000;
 
-/// The rows worth showing.
+/// The rows to show.
 #[derive(Debug, Default)]
 pub struct Samples {
     best: Vec<Record>,
@@ -55,7 +55,7 @@ impl Samples {
         }
     }
 
-    /// Sorts each kind, the most telling first, and keeps `limit` of it, no two of the same response.
+    /// Sorts each kind by how much it tells, and keeps `limit` rows of it, at most one of each response.
     fn rank(&mut self, limit: usize) {
         keep(&mut self.best, limit, |a, b| value(b).total_cmp(&value(a)).then(newest(a, b)));
         keep(&mut self.worst, limit, |a, b| value(a).total_cmp(&value(b)).then(newest(a, b)));
@@ -69,12 +69,12 @@ impl Samples {
             ("Worst", "Lowest advantage among valid verdicts: what training discourages.", &self.worst),
             (
                 "Failed",
-                "No verdict could be read; newest first. They earn only the penalty and are left out of every mean.",
+                "No verdict could be read. Newest first. They earn only the penalty and are left out of all means.",
                 &self.failed,
             ),
         ];
         let kind = |(title, why, rows): &(&str, &str, &Vec<Record>)| {
-            // The very first card is open, so that a reader sees at once what a judgement looks like.
+            // The first card is open, so that a reader sees at once what a judgement looks like.
             let cards: String =
                 rows.iter().enumerate().map(|(index, row)| card(row, index == 0 && *title == "Best")).collect();
             format!("<h3>{title}</h3>\n<p class=\"note\">{why}</p>\n{cards}")
@@ -111,12 +111,12 @@ fn number(row: &Record, key: &str) -> Option<f64> {
     row.get(key).and_then(Value::as_f64)
 }
 
-/// Whether no verdict came out of a rollout: it has no score, and prefers no side either (pairwise mode).
+/// Whether a rollout has no verdict: it has no score, and in pairwise mode it prefers no response.
 fn failed(row: &Record) -> bool {
     number(row, "score").is_none() && !text(row, "verdict").to_lowercase().contains("prefer")
 }
 
-/// A field as text; anything but a string as JSON, a missing one as nothing.
+/// A field as text: a string as it is, any other value as JSON, and a missing field as an empty string.
 fn text(row: &Record, key: &str) -> String {
     match row.get(key) {
         None | Some(Value::Null) => String::new(),
@@ -136,7 +136,7 @@ fn card(row: &Record, open: bool) -> String {
         Some(score) => format!("score {score}"),
         None => field("verdict"),
     };
-    let place =
+    let origin =
         format!("{} step {} · pair {} · rollout {}", field("stage"), field("step"), field("pair"), field("rollout"));
     let part = |title: &str, key: &str, limit: usize| match text(row, key) {
         text if text.is_empty() => format!("<h4>{title}</h4>\n<p class=\"note\">(empty)</p>\n"),
@@ -145,7 +145,7 @@ fn card(row: &Record, open: bool) -> String {
     format!(
         "<details class=\"sample\"{open}>\n<summary><span class=\"badge {badge}\">{verdict}</span> \
          <span>{} response</span> <span>{}</span> <span>reward {}</span> <span>advantage {}</span> \
-         <span class=\"place\">{place}</span></summary>\n{}{}{}</details>\n",
+         <span class=\"origin\">{origin}</span></summary>\n{}{}{}</details>\n",
         field("role"),
         field("task"),
         show("reward"),
@@ -159,7 +159,7 @@ fn card(row: &Record, open: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
     fn rows(rows: impl IntoIterator<Item = Value>) -> Samples {

@@ -1,7 +1,7 @@
 //! One SVG chart, drawn by `plotters`: lines with gaps where a value is missing, or stacked shares.
 //!
 //! The SVG carries light-mode colours; the page's style sheet overrides each of them by attribute selector
-//! (`svg [fill="#52514E"]`), which is how one drawing serves light and dark. Keep [`INK`], [`GRID`] and [`SERIES`] in
+//! (`svg [fill="#52514E"]`), so one drawing serves light and dark mode. Keep [`INK`], [`GRID`] and [`SERIES`] in
 //! step with `report.css`; a test compares them.
 
 use plotters::coord::Shift;
@@ -9,11 +9,13 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::log::charts::{AxisRange, Kind};
+
 /// Text and axis descriptions.
 pub const INK: RGBColor = RGBColor(0x52, 0x51, 0x4E);
 /// Grid lines and axes.
 pub const GRID: RGBColor = RGBColor(0xE1, 0xE0, 0xD9);
-/// Colours of the curves, in order; told apart by readers with any common colour vision.
+/// Colours of the curves, in order. Readers with any of the common colour blindnesses can tell them apart.
 pub const SERIES: [RGBColor; 6] = [
     RGBColor(0x2A, 0x78, 0xD6),
     RGBColor(0xEB, 0x68, 0x34),
@@ -36,45 +38,25 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// How the curves share the chart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Every curve against the axis; the steps faint, their moving average strong.
-    Lines,
-    /// Areas on top of each other, the first curve at the bottom; moving averages, if there are many steps.
-    Stacked,
-}
-
-/// What the value axis must show besides the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// Only the data.
-    Data,
-    /// The data and zero.
-    FromZero,
-    /// At least zero to one.
-    Unit,
-}
-
-/// A horizontal line with a name: a threshold, or the untrained model.
+/// A horizontal line with a label: a threshold, or the untrained model.
 #[derive(Clone, Debug)]
 pub struct Guide {
     pub at: f64,
     pub label: String,
 }
 
-/// All that is drawn.
+/// All that is drawn of one chart.
 #[derive(Clone, Debug)]
-pub struct Chart {
+pub struct Drawing {
     pub kind: Kind,
-    pub span: Span,
+    pub range: AxisRange,
     /// Description of the value axis, with its unit.
     pub unit: &'static str,
     pub curves: Vec<Curve>,
     pub guides: Vec<Guide>,
 }
 
-/// What `plotters` says when it cannot draw.
+/// The message of `plotters` when it cannot draw.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ChartError(String);
@@ -87,7 +69,7 @@ impl<E: std::error::Error + Send + Sync> From<DrawingAreaErrorKind<E>> for Chart
 
 type Context<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-impl Chart {
+impl Drawing {
     /// The chart as an `<svg>` element. A chart without any finite value is drawn empty.
     pub fn svg(&self) -> Result<String, ChartError> {
         let mut svg = String::new();
@@ -128,21 +110,21 @@ impl Chart {
         if high > low { (low, high) } else { (low - 0.5, high + 0.5) }
     }
 
-    /// The value axis: data, guides and [`Span`], with some air, never empty.
+    /// The value axis: data, guides and [`AxisRange`], with some space around them, never empty.
     fn values(&self, layers: &[Vec<(f64, f64)>]) -> (f64, f64) {
-        let required: &[f64] = match self.span {
-            Span::Data => &[],
-            Span::FromZero => &[0.0],
-            Span::Unit => &[0.0, 1.0],
+        let required: &[f64] = match self.range {
+            AxisRange::Data => &[],
+            AxisRange::FromZero => &[0.0],
+            AxisRange::Unit => &[0.0, 1.0],
         };
         let data = layers.iter().flatten().map(|point| point.1);
         let all = data.chain(self.guides.iter().map(|guide| guide.at)).chain(required.iter().copied());
         let (low, high) = bounds(all).unwrap_or((0.0, 1.0));
-        let air = if high > low { (high - low) * 0.06 } else { low.abs().max(1.0) * 0.1 };
-        // Shares and counts start on the axis itself: air below zero would suggest negative values.
-        let keep_floor = self.span != Span::Data && low == 0.0;
-        let keep_ceiling = self.span == Span::Unit && high <= 1.0;
-        (if keep_floor { low } else { low - air }, if keep_ceiling { 1.0 } else { high + air })
+        let padding = if high > low { (high - low) * 0.06 } else { low.abs().max(1.0) * 0.1 };
+        // Shares and counts start on the axis itself: space below zero would suggest negative values.
+        let keep_floor = self.range != AxisRange::Data && low == 0.0;
+        let keep_ceiling = self.range == AxisRange::Unit && high <= 1.0;
+        (if keep_floor { low } else { low - padding }, if keep_ceiling { 1.0 } else { high + padding })
     }
 }
 
@@ -168,16 +150,16 @@ fn mesh(context: &mut Context<'_, '_>, unit: &str, y: (f64, f64)) -> Result<(), 
         .y_desc(unit)
         .x_labels(8)
         .y_labels(6)
-        // Steps are whole numbers; a short run has ticks between them, which stay blank.
+        // Steps are whole numbers. In a short run some ticks fall between them; those get no label.
         .x_label_formatter(&|x| if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() })
         .y_label_formatter(&|y| tick(*y, digits))
         .draw()?;
     Ok(())
 }
 
-/// Digits after the point that tell about six ticks over `span` apart.
-fn decimals(span: f64) -> usize {
-    (1.0 - (span / 2.0).log10().floor()).clamp(0.0, 6.0) as usize
+/// Digits after the point that about six ticks need on an axis of this length.
+fn decimals(length: f64) -> usize {
+    (1.0 - (length / 2.0).log10().floor()).clamp(0.0, 6.0) as usize
 }
 
 fn tick(value: f64, digits: usize) -> String {
@@ -185,7 +167,7 @@ fn tick(value: f64, digits: usize) -> String {
         size if size >= 1e6 => format!("{:.1}M", value / 1e6),
         size if size >= 1e4 => format!("{:.0}k", value / 1e3),
         size if size > 0.0 && size < 1e-3 && digits > 3 => format!("{value:.0e}"),
-        // Rounds a tick that is zero but for rounding errors to plain zero, never "-0.00".
+        // A tick that should be zero is not exactly zero; it is shown as "0", not as "-0.00".
         size if size < 1e-12 => "0".to_owned(),
         _ => format!("{value:.digits$}"),
     }
@@ -229,11 +211,11 @@ fn smoothed(curve: &Curve) -> Curve {
     Curve { points: if points.len() >= SMOOTH_FROM { moving_average(points) } else { points.clone() } }
 }
 
-/// Mean over a twelfth of the curve around each point; gaps stay gaps and count for nothing.
+/// Mean over a twelfth of the curve around each point. Gaps stay gaps and are left out of the means.
 fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let reach = (points.len() / 24).max(1);
+    let radius = (points.len() / 24).max(1);
     let mean = |at: usize| {
-        let near = &points[at.saturating_sub(reach)..(at + reach + 1).min(points.len())];
+        let near = &points[at.saturating_sub(radius)..(at + radius + 1).min(points.len())];
         let finite: Vec<f64> = near.iter().map(|point| point.1).filter(|value| value.is_finite()).collect();
         finite.iter().sum::<f64>() / finite.len() as f64
     };
@@ -241,7 +223,7 @@ fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(at).collect()
 }
 
-/// Running sums over the curves at each step; a missing share counts as none. Curves of equal length by construction.
+/// Running sums over the curves at each step; a missing share counts as 0. The curves have equal lengths.
 fn stack(curves: &[Curve]) -> Vec<Vec<(f64, f64)>> {
     let mut sum: Vec<f64> = vec![0.0; curves.iter().map(|curve| curve.points.len()).max().unwrap_or(0)];
     let layer = |curve: &Curve| {
@@ -268,7 +250,7 @@ fn areas(context: &mut Context<'_, '_>, layers: &[Vec<(f64, f64)>]) -> Result<()
     Ok(())
 }
 
-/// A single step as a band of width one, so that it can be seen as an area.
+/// A single step becomes a band of width one: an area without width would be invisible.
 fn widen(layer: &[(f64, f64)]) -> Vec<(f64, f64)> {
     match layer {
         [(x, y)] => vec![(x - 0.5, *y), (x + 0.5, *y)],
@@ -291,11 +273,17 @@ fn draw_guide(context: &mut Context<'_, '_>, guide: &Guide, x: (f64, f64)) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::page::tests::check_balanced;
+    use crate::report::html::tests::check_balanced;
 
-    fn chart(kind: Kind, curves: &[&[(f64, f64)]]) -> Chart {
+    fn drawing(kind: Kind, curves: &[&[(f64, f64)]]) -> Drawing {
         let curves = curves.iter().map(|points| Curve { points: points.to_vec() }).collect();
-        Chart { kind, span: Span::Unit, unit: "share", curves, guides: vec![Guide { at: 0.5, label: "half".into() }] }
+        Drawing {
+            kind,
+            range: AxisRange::Unit,
+            unit: "share",
+            curves,
+            guides: vec![Guide { at: 0.5, label: "half".into() }],
+        }
     }
 
     #[test]
@@ -304,7 +292,7 @@ mod tests {
         let cases: [&[&[(f64, f64)]]; 5] = [&[], &[&[]], &[&[(7.0, 0.5)]], &[&wild, &wild], &[&[(1.0, f64::NAN)]]];
         for curves in cases {
             for kind in [Kind::Lines, Kind::Stacked] {
-                let svg = chart(kind, curves).svg().unwrap();
+                let svg = drawing(kind, curves).svg().unwrap();
                 check_balanced(&svg).unwrap();
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }
@@ -315,7 +303,7 @@ mod tests {
     fn a_gap_splits_the_line() {
         let points = [(0.0, 0.1), (1.0, 0.2), (2.0, f64::NAN), (3.0, 0.3), (4.0, 0.4)];
         let color = format!("stroke=\"#{:02X}{:02X}{:02X}\"", SERIES[0].0, SERIES[0].1, SERIES[0].2);
-        let count = |points: &[(f64, f64)]| chart(Kind::Lines, &[points]).svg().unwrap().matches(&color).count();
+        let count = |points: &[(f64, f64)]| drawing(Kind::Lines, &[points]).svg().unwrap().matches(&color).count();
         assert_eq!(count(&points), 2);
         assert_eq!(count(&points[..2]), 1);
     }

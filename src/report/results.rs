@@ -1,0 +1,215 @@
+//! Results: what the judge could do before training and after each stage, as tables for the page and the terminal.
+
+use serde_json::Value;
+
+use super::{Contents, html};
+use crate::log::columns::{Column, Form};
+use crate::log::metrics::Record;
+use crate::log::progress::clock;
+use crate::log::table::TextTable;
+
+/// Keys of an evaluation that are read besides its columns: pairs, judgements of each side, and accuracy by task.
+const PAIRS: &str = "pairs";
+const VOTES: &str = "votes";
+const BY_TASK: &str = "by_task";
+/// All of them: a test holds them to the evaluation's struct.
+pub const READ: [&str; 3] = [PAIRS, VOTES, BY_TASK];
+
+/// The evaluations in a summary with their names, in the order of [`Contents::rows`]; others follow under their own names.
+fn evaluations<'a>(contents: &Contents, summary: &'a Record) -> Vec<(&'a str, &'a Record)> {
+    let Some(found) = summary.get("stages").and_then(Value::as_object) else { return Vec::new() };
+    let known = contents.rows.iter().filter_map(|(key, name)| Some((*name, found.get(*key)?.as_object()?)));
+    let others = found.iter().filter(|(key, _)| contents.rows.iter().all(|(known, _)| known != key));
+    known.chain(others.filter_map(|(key, value)| Some((key.as_str(), value.as_object()?)))).collect()
+}
+
+/// A result of the untrained model, which is the first row.
+pub fn untrained(contents: &Contents, summary: &Record, key: &str) -> Option<f64> {
+    summary.get("stages")?.get(contents.rows.first()?.0)?.get(key)?.as_f64()
+}
+
+/// The results as a table for the terminal, tasks included.
+pub fn text_table(contents: &Contents, summary: &Record) -> TextTable {
+    let evaluations = evaluations(contents, summary);
+    let (columns, tasks) = (contents.evaluation.columns, tasks(&evaluations));
+    let names = columns.iter().map(|column| column.name).chain(tasks.iter().copied());
+    let mut table = TextTable::new(std::iter::once("stage").chain(names));
+    for (name, evaluation) in &evaluations {
+        let numbers = columns.iter().map(|column| show(number(evaluation, column.key), column.form));
+        let by_task = tasks.iter().map(|task| show(task_accuracy(evaluation, task), Form::Percent));
+        table.row(std::iter::once((*name).to_owned()).chain(numbers).chain(by_task));
+    }
+    table
+}
+
+/// The section of the page: tiles, the table, the table by task, and how large a difference may be chance.
+pub fn html(contents: &Contents, summary: &Record) -> String {
+    let evaluations = evaluations(contents, summary);
+    if evaluations.is_empty() {
+        return html::note("summary.json holds no results (`stages`) yet.");
+    }
+    let columns = contents.evaluation.columns;
+    let mut html = tiles(columns, summary, &evaluations);
+    let header = std::iter::once(String::new()).chain(columns.iter().map(|column| html::escape(column.name)));
+    let shown: Vec<_> = columns.iter().map(|column| (column.key, column.form, column.more_is_better)).collect();
+    html += &html::table(&header.collect::<Vec<_>>(), &rows(&evaluations, &shown, number));
+    let tasks = tasks(&evaluations);
+    if !tasks.is_empty() {
+        let header = std::iter::once("Accuracy by task".to_owned()).chain(tasks.iter().map(|task| html::escape(task)));
+        let shown: Vec<_> = tasks.iter().map(|task| (*task, Form::Percent, true)).collect();
+        html += &html::table(&header.collect::<Vec<_>>(), &rows(&evaluations, &shown, task_accuracy));
+    }
+    html += &html::note(&explanation(columns, &evaluations));
+    if let Some(pairs) = largest(&evaluations, PAIRS).filter(|pairs| *pairs >= 1.0) {
+        let error = 100.0 * (0.25 / pairs).sqrt();
+        html += &html::note(&format!(
+            "Measured on {pairs:.0} pairs: one standard error of an accuracy near 50 % is {error:.1} points, so differences \
+             below about {:.0} points may be chance. By task there are fewer pairs, and more chance.",
+            (2.0 * error * std::f64::consts::SQRT_2).round()
+        ));
+    }
+    html
+}
+
+/// What the columns mean, how many votes there were, and what the small figures are.
+fn explanation(columns: &[Column], evaluations: &[(&str, &Record)]) -> String {
+    let meaning = |column: &Column| format!("{}: {}. ", column.name, column.meaning);
+    let mut text: String = columns.iter().filter(|column| !column.meaning.is_empty()).map(meaning).collect();
+    if let Some(votes) = largest(evaluations, VOTES) {
+        text += &format!("Votes: sampled judgements of each response, {votes:.0} here. ");
+    }
+    text + "Small figures: change against the first row."
+}
+
+/// The few numbers that a reader wants first.
+fn tiles(columns: &[Column], summary: &Record, evaluations: &[(&str, &Record)]) -> String {
+    let mut tiles = Vec::new();
+    for column in columns.iter().filter(|column| column.first) {
+        let mut values = evaluations.iter().filter_map(|(_, evaluation)| number(evaluation, column.key));
+        if let Some(first) = values.next() {
+            let last = values.next_back();
+            let from =
+                last.map_or_else(String::new, |_| format!("<small>{} → </small>", show(Some(first), column.form)));
+            tiles.push((column.name, format!("{from}{}", show(last.or(Some(first)), column.form))));
+        }
+    }
+    if let Some(wall) = summary.get("wall_s").and_then(Value::as_f64)
+        && let Ok(wall) = std::time::Duration::try_from_secs_f64(wall)
+    {
+        tiles.push(("Wall time", clock(wall)));
+    }
+    if let Some(seed) = summary.get("seed").filter(|seed| seed.is_number() || seed.is_string()) {
+        tiles.push(("Seed", html::escape(seed.to_string().trim_matches('"'))));
+    }
+    let tile = |(name, value): &(&str, String)| format!("<li><span>{name}</span><strong>{value}</strong></li>\n");
+    format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.iter().map(tile).collect::<String>())
+}
+
+/// One row per evaluation; cells after the first row carry the change against it. `columns`: key, form, whether more is
+/// better.
+fn rows(
+    evaluations: &[(&str, &Record)],
+    columns: &[(&str, Form, bool)],
+    value: impl Fn(&Record, &str) -> Option<f64>,
+) -> Vec<Vec<String>> {
+    let Some(((_, first), _)) = evaluations.split_first() else { return Vec::new() };
+    let cell = |row: usize, evaluation: &Record, (key, form, more): (&str, Form, bool)| {
+        let now = value(evaluation, key);
+        let change = now.zip(value(first, key)).filter(|_| row > 0).map(|(now, then)| now - then);
+        // An empty figure keeps the first row in line with those that have one.
+        show(now, form)
+            + &change.map_or_else(|| " <small></small>".to_owned(), |change| show_change(change, form, more))
+    };
+    let row = |(index, (name, evaluation)): (usize, &(&str, &Record))| {
+        let cells = columns.iter().map(|column| cell(index, evaluation, *column));
+        std::iter::once(html::escape(name)).chain(cells).collect()
+    };
+    evaluations.iter().enumerate().map(row).collect()
+}
+
+fn show_change(change: f64, form: Form, more_is_better: bool) -> String {
+    let text = match form {
+        Form::Percent => format!("{:+.1}", change * 100.0),
+        Form::Points => format!("{change:+.2}"),
+    };
+    let class = match (change > 0.0) == more_is_better {
+        _ if text.trim_start_matches(['+', '-', '0', '.']).is_empty() => "same",
+        true => "better",
+        false => "worse",
+    };
+    format!(" <small class=\"{class}\">{text}</small>")
+}
+
+fn show(value: Option<f64>, form: Form) -> String {
+    match (value, form) {
+        (None, _) => "–".to_owned(),
+        (Some(value), Form::Percent) => format!("{:.1} %", value * 100.0),
+        (Some(value), Form::Points) => format!("{value:+.2}"),
+    }
+}
+
+fn number(evaluation: &Record, key: &str) -> Option<f64> {
+    evaluation.get(key).and_then(Value::as_f64)
+}
+
+fn largest(evaluations: &[(&str, &Record)], key: &str) -> Option<f64> {
+    evaluations.iter().filter_map(|(_, evaluation)| number(evaluation, key)).reduce(f64::max)
+}
+
+fn task_accuracy(evaluation: &Record, task: &str) -> Option<f64> {
+    match evaluation.get(BY_TASK)?.get(task)? {
+        Value::Object(object) => number(object, "accuracy"),
+        value => value.as_f64(),
+    }
+}
+
+/// Names of all tasks, sorted.
+fn tasks<'a>(evaluations: &[(&str, &'a Record)]) -> Vec<&'a str> {
+    let tables = evaluations.iter().filter_map(|(_, evaluation)| evaluation.get(BY_TASK).and_then(Value::as_object));
+    let mut names: Vec<&str> = tables.flat_map(|table| table.keys().map(String::as_str)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::html::tests::check_balanced;
+    use crate::report::tests::CONTENTS;
+    use serde_json::json;
+
+    fn summary() -> Record {
+        let by_task = json!({"math": 0.7, "chat": {"accuracy": 0.5}});
+        let value = json!({"wall_s": 187.0, "seed": 7, "stages": {
+            "rl": {"pairs": 400, "votes": 3, "accuracy": 0.63, "margin": 1.5, "ties": 0.05, "by_task": by_task},
+            "untrained": {"pairs": 400, "accuracy": 0.5, "margin": null, "ties": 0.4},
+            "a <b>": {"accuracy": 0.5},
+        }});
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn evaluations_come_in_the_order_of_training_and_changes_say_better_or_worse() {
+        let html = html(&CONTENTS, &summary());
+        check_balanced(&html).unwrap();
+        let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("{text} in {html}"));
+        assert!(at("scope=\"row\">Untrained") < at("scope=\"row\">SFT + RL"));
+        assert!(html.contains("63.0 % <small class=\"better\">+13.0</small>"));
+        assert!(html.contains("5.0 % <small class=\"better\">-35.0</small>"), "fewer ties are better");
+        assert!(html.contains("50.0 % <small class=\"same\">+0.0</small>"));
+        assert!(html.contains("a &lt;b&gt;") && html.contains("3m07s") && html.contains("2.5 points"));
+        assert!(html.contains("<th scope=\"col\">chat</th><th scope=\"col\">math</th>"));
+        assert!(html.contains("Accuracy: share of pairs. Votes: sampled judgements of each response, 3 here."));
+        assert_eq!(untrained(&CONTENTS, &summary(), "accuracy"), Some(0.5));
+    }
+
+    #[test]
+    fn the_terminal_gets_the_same_numbers() {
+        let text = text_table(&CONTENTS, &summary()).to_string();
+        let row = text.lines().find(|line| line.starts_with("SFT + RL")).unwrap();
+        let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["SFT + RL", "63.0 %", "5.0 %", "+1.50", "50.0 %", "70.0 %"]);
+        assert!(text_table(&CONTENTS, &Record::new()).to_string().starts_with("stage"));
+    }
+}
