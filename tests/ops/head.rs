@@ -352,7 +352,7 @@ fn costs_count_what_moves_once_a_chunk_and_once_a_row() {
             gradient: d_hidden.map(|d_hidden| HeadGradient {
                 d_hidden,
                 d_weight,
-                row_weight: &case.row_weight,
+                row_weight: &case.row_weight[..],
                 loss: TokenLoss::CrossEntropy,
             }),
             hidden: &case.hidden,
