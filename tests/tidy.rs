@@ -115,7 +115,7 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 16] = [
+const KNOWS: [(&str, &[&str]); 18] = [
     ("random", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
@@ -136,10 +136,32 @@ const KNOWS: [(&str, &[&str]); 16] = [
     // Draws what it is given: the commands hand the trainers' descriptions over.
     ("report", &["log", "tensor"]),
     ("eval", &["judge", "log", "model", "ops", "rollout"]),
+    // Takes named arenas and knows no trainer.
+    ("checkpoint", &["ops", "tensor"]),
+    (
+        "train",
+        &[
+            "checkpoint",
+            "config",
+            "data",
+            "judge",
+            "log",
+            "loss",
+            "model",
+            "ops",
+            "optimizer",
+            "random",
+            "report",
+            "reward",
+            "rollout",
+            "tensor",
+            "tokenizer",
+        ],
+    ),
 ];
 
-/// A checkpoint is a learner's state, so it knows `train`.
-const SEES_ALL: [&str; 5] = ["train", "commands", "checkpoint", "lib", "main"];
+/// The top: everything comes together here, and nothing below may use these.
+const SEES_ALL: [&str; 3] = ["commands", "lib", "main"];
 
 /// The module of a file of `src`.
 fn module_of(file: &str) -> &str {
@@ -202,7 +224,7 @@ fn every_permission_is_used() {
 const WITHOUT_CYCLES: [&str; 3] = ["src/data", "src/rollout", "src/train"];
 
 /// Cycles that are still to be opened: folder and two modules. Must be empty; an entry that nothing needs fails the test.
-const CYCLES_TO_OPEN: &[(&str, &str, &str)] = &[("src/train", "rl", "rl_metrics")];
+const CYCLES_TO_OPEN: &[(&str, &str, &str)] = &[];
 
 /// The names that follow each `prefix` in `code`: `prefix::a::b` gives a, `prefix::{a::b, c}` gives a and c.
 fn names_after(code: &str, prefix: &str) -> Vec<String> {

@@ -1,9 +1,10 @@
 //! Run state on disk: everything a resumed run needs, whole or not there.
 //!
 //! `checkpoints/step-N/` holds `manifest.json` (stage, progress, a BLAKE3 hash of every other file) and
-//! `state.safetensors` (weights and both moments as flat arenas, in f32). A checkpoint is written to a folder aside, flushed,
+//! `state.safetensors` (flat arenas in f32, such as the weights and both moments). A checkpoint is written to a folder aside, flushed,
 //! and renamed; a folder without a manifest is not a checkpoint.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,17 +12,29 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::Backend;
-use crate::tensor::DType;
 use crate::tensor::safetensors::{NamedTensor, TensorDirectory, TensorFileError, write_tensors};
-use crate::train::Learner;
-use crate::train::sft::Progress;
+use crate::tensor::{DType, Device};
 
 const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
-/// Raised when the meaning of a file changes.
-const FORMAT: u32 = 1;
+/// Raised when the meaning of a file changes. 2: the manifest lists the arenas.
+const FORMAT: u32 = 2;
 
-/// Where a run stands, beside the learner's weights and moments.
+/// An arena of a trainer, by the name that it has in a checkpoint.
+pub type NamedArena<'a, B> = (&'static str, &'a <B as Device>::Buffer<f32>);
+/// An arena of a trainer, to be read from a checkpoint.
+pub type NamedArenaMut<'a, B> = (&'static str, &'a mut <B as Device>::Buffer<f32>);
+
+/// Where training stands; with the trainer's arenas this is all a resume needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Examples taken.
+    pub cursor: u64,
+}
+
+/// Where a run stands, beside its arenas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// `sft` or `rl`.
@@ -36,10 +49,16 @@ pub struct RunState {
 struct Manifest {
     format: u32,
     state: RunState,
-    /// Elements of each arena.
-    arena_len: usize,
+    /// Elements of each arena, by its name.
+    arenas: BTreeMap<String, usize>,
     /// BLAKE3 of state.safetensors, in hex.
     hash: String,
+}
+
+/// Read before the rest, which another format may not have.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,21 +80,25 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + '_ {
 }
 
 /// Writes `root/step-N` for the step that `state` names and returns its path; one that is there is replaced.
-pub fn save<B: Backend>(root: &Path, state: &RunState, learner: &Learner<B>) -> Result<PathBuf, CheckpointError> {
+pub fn save<B: Backend>(
+    root: &Path,
+    state: &RunState,
+    backend: &B,
+    arenas: &[NamedArena<'_, B>],
+) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(io_error(root))?;
     let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(root).map_err(io_error(root))?;
-    let (backend, arena_len) = (&learner.model.backend, learner.model.table.arena_len());
-    let fetch = |buffer| backend.download(backend.view(buffer, 0..arena_len));
-    let arenas = [
-        ("master", fetch(learner.model.master())?),
-        ("moment1", fetch(&learner.optimizer.moment1)?),
-        ("moment2", fetch(&learner.optimizer.moment2)?),
-    ];
-    let shape = [arena_len];
-    let tensors: Vec<_> = arenas.iter().map(|(name, values)| NamedTensor { name, shape: &shape, values }).collect();
+    let fetched = arenas
+        .iter()
+        .map(|(name, buffer)| Ok((*name, backend.download(backend.view(buffer, 0..backend.len(buffer)))?)))
+        .collect::<Result<Vec<(&str, Vec<f32>)>, CheckpointError>>()?;
+    let shapes: Vec<[usize; 1]> = fetched.iter().map(|(_, values)| [values.len()]).collect();
+    let lengths = fetched.iter().map(|(name, values)| (name.to_string(), values.len())).collect();
+    let tensors: Vec<_> =
+        fetched.iter().zip(&shapes).map(|((name, values), shape)| NamedTensor { name, shape, values }).collect();
     let file = aside.path().join(STATE);
     write_tensors(&file, &tensors, DType::F32)?;
-    let manifest = Manifest { format: FORMAT, state: state.clone(), arena_len, hash: hash(&file)? };
+    let manifest = Manifest { format: FORMAT, state: state.clone(), arenas: lengths, hash: hash(&file)? };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| unusable(&file, e))?;
     let path = aside.path().join(MANIFEST);
     crate::tensor::file::write_atomically(&path, &text).map_err(io_error(&path))?;
@@ -90,19 +113,25 @@ pub fn save<B: Backend>(root: &Path, state: &RunState, learner: &Learner<B>) -> 
     Ok(target)
 }
 
-/// Reads a checkpoint into a learner of the same model shape.
-pub fn load<B: Backend>(folder: &Path, learner: &mut Learner<B>) -> Result<RunState, CheckpointError> {
+/// Reads a checkpoint into arenas, which must be those that it was made of.
+pub fn load<B: Backend>(
+    folder: &Path,
+    backend: &B,
+    arenas: &mut [NamedArenaMut<'_, B>],
+) -> Result<RunState, CheckpointError> {
     let path = folder.join(MANIFEST);
     let text = fs::read(&path).map_err(io_error(&path))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| unusable(&path, e))?;
-    if manifest.format != FORMAT {
-        let got = manifest.format;
+    let format: Format = serde_json::from_slice(&text).map_err(|e| unusable(&path, e))?;
+    if format.format != FORMAT {
+        let got = format.format;
         return Err(unusable(&path, format!("is of format {got}, and this program reads format {FORMAT}")));
     }
-    let arena_len = learner.model.table.arena_len();
-    if manifest.arena_len != arena_len {
-        let got = manifest.arena_len;
-        return Err(unusable(&path, format!("is of another model: expected {arena_len} elements, got {got}")));
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| unusable(&path, e))?;
+    let expected: BTreeMap<String, usize> =
+        arenas.iter().map(|(name, buffer)| (name.to_string(), backend.len(buffer))).collect();
+    if manifest.arenas != expected {
+        let got = manifest.arenas;
+        return Err(unusable(&path, format!("is of another model: expected arenas {expected:?}, got {got:?}")));
     }
     let file = folder.join(STATE);
     if hash(&file)? != manifest.hash {
@@ -111,19 +140,12 @@ pub fn load<B: Backend>(folder: &Path, learner: &mut Learner<B>) -> Result<RunSt
             "does not have the hash that manifest.json gives: the file was changed or is damaged",
         ));
     }
-    let backend = learner.model.backend.clone();
     let tensors = TensorDirectory::open_file(&file)?;
-    let mut arena = vec![0.0; arena_len];
-    for (name, buffer) in [
-        ("master", learner.model.master_mut()),
-        ("moment1", &mut learner.optimizer.moment1),
-        ("moment2", &mut learner.optimizer.moment2),
-    ] {
-        tensors.read(name, &[arena_len], &mut arena)?;
-        backend.write(backend.view_mut(buffer, 0..arena_len), &arena)?;
+    for (name, buffer) in arenas {
+        let mut arena = vec![0.0; backend.len(buffer)];
+        tensors.read(name, &[arena.len()], &mut arena)?;
+        backend.write(backend.view_mut(buffer, 0..arena.len()), &arena)?;
     }
-    learner.optimizer.updates = manifest.state.updates;
-    learner.model.refresh()?;
     Ok(manifest.state)
 }
 

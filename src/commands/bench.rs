@@ -18,8 +18,8 @@ use crate::optimizer::AdamWConfig;
 use crate::random::{Stream, bench_seeds};
 use crate::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
 use crate::train::prefix_tree::{Sequence, pack};
-use crate::train::rl::{Inputs, Rows};
-use crate::train::{Learner, Loss, Scorer, Targets};
+use crate::train::trajectory::{Inputs, Rows};
+use crate::train::{Learner, Loss, Scorer, Targets, TokenObjective};
 
 /// Measure training, decoding or a whole RL step on this machine.
 ///
@@ -208,7 +208,13 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
                 ids[1..].iter().enumerate().for_each(|(place, id)| targets.push(first + place, *id));
             }
             let weights = vec![1.0 / tokens as f32; targets.rows.len()];
-            learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?;
+            let objective = TokenObjective {
+                targets: &targets,
+                row_weights: &weights,
+                temperature: 1.0,
+                loss: &Loss::CrossEntropy,
+            };
+            learner.accumulate(&mut batch, &objective)?;
         }
         learner.update_if(true, 1e-4)?;
         Ok(backend.wait()?)
@@ -284,7 +290,9 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
                 reference_logprob: Some(&reference_logprob),
                 advantages: &rows.advantages,
             };
-            learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, 1.0, &loss)?;
+            let objective =
+                TokenObjective { targets: &micro.targets, row_weights: &rows.weight, temperature: 1.0, loss: &loss };
+            learner.accumulate(&mut micro.batch, &objective)?;
         }
         learner.update_if(true, 1e-6)?;
         Ok(backend.wait()?)

@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::device::{DeviceArgs, with_backend};
 use super::pretrained::{self, Pretrained};
-use super::train_args::report_skipped;
 use crate::config::resolve;
 use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
 use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
@@ -21,6 +20,7 @@ use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
 use crate::tensor::file::write_atomically;
+use crate::train::dataset::report_skipped;
 
 /// Score responses with a judge.
 ///

@@ -4,25 +4,25 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
 use super::pretrained::{self, PretrainedSource};
 use super::report::CONTENTS;
-use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
+use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
-use crate::data::load_pairs;
-use crate::data::order::Order;
-use crate::judge::{Judge, JudgePair};
+use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
-use crate::random::{Purpose, Stream};
 use crate::rollout::{Engine, EngineLimits};
-use crate::train::rl::{PairSource, RlMachines, RlPlan};
-use crate::train::stages::{Ending, Saving, run_rl};
+use crate::train::dataset::PairDataset;
+use crate::train::rl::{RlContext, RlPlan, RlTrainer};
+use crate::train::rl_report::RL;
+use crate::train::run::{CheckpointPolicy, Outcome, train};
+use crate::train::run_folder::open_run;
 use crate::train::{Guard, Learner, Scorer};
 
 /// Train a judge from preference pairs: GRPO on the Preference-Aware Reward.
@@ -54,11 +54,11 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
-        || with_backend!(device, backend => reinforce(backend, args, &settings, &stop)),
+        || with_backend!(device, backend => train_rl(backend, args, &settings, &stop)),
     )
 }
 
-fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
@@ -74,7 +74,7 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
         config.max_position_embeddings
     );
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
-    let pairs = Pairs::load(settings, &judge)?;
+    let pairs = PairDataset::load(settings, &judge)?;
 
     let mut model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
@@ -82,7 +82,7 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
-    let (mut run, mut progress) = super::sft::open_run(out, "rl", settings, args.train.resume, &mut learner)?;
+    let (mut folder, mut progress) = open_run(out, RL.key, settings, args.train.resume, &mut learner)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
     let mut engine = Engine::new(&learner.model, limits)?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
@@ -98,23 +98,20 @@ fn reinforce<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: 
         seed: settings.run.seed,
         stop: Some(stop),
     };
-    let mut machines = RlMachines {
+    let context = RlContext {
         learner: &mut learner,
         reference: reference.as_ref(),
         engine: &mut engine,
         scorer: &mut scorer,
         guard: &mut guard,
     };
-    let saving = Saving {
-        every: Some(settings.run.checkpoint_every),
-        keep: settings.run.keep_checkpoints,
-        seed: settings.run.seed,
-    };
-    if run_rl(&mut machines, &pairs, &plan, &mut run, &mut progress, saving, stop)? == Ending::Stopped {
+    let mut trainer = RlTrainer { context, source: &pairs, plan };
+    let policy = CheckpointPolicy::new(&settings.run);
+    if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
     pretrained::export(&out.join("model"), &learner.model, judge.tokenizer(), judge.settings())?;
-    let report = run.finish(
+    let report = folder.finish(
         &json!({
             "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
             "pairs": pairs.pairs.len(), "skipped_rows": pairs.skipped, "too_long": pairs.too_long,
@@ -141,47 +138,4 @@ fn check(settings: &Settings) -> anyhow::Result<()> {
     ensure!(s.temperature > 0.0, "rl.temperature must be above 0: equal judgements teach nothing");
     s.sampling().validate().map_err(|reason| anyhow::anyhow!("rl: {reason}"))?;
     settings.reward.validate().map_err(|reason| anyhow::anyhow!("reward: {reason}"))
-}
-
-/// Pairs with their prompts, in a resumable order.
-struct Pairs {
-    pairs: Vec<JudgePair>,
-    order: Order,
-    skipped: usize,
-    too_long: usize,
-}
-
-impl Pairs {
-    fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
-        let loaded = load_pairs(&files(settings)?, &load_options(settings))?;
-        let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
-        let (mut pairs, mut too_long) = (Vec::new(), 0);
-        for mut pair in loaded.rows {
-            if f64::from(flips.fold(pair.id).uniform(0)) < settings.data.flip {
-                std::mem::swap(&mut pair.chosen, &mut pair.rejected);
-            }
-            let id = pair.id;
-            let pair = judge.encode_pair(pair).with_context(|| format!("pair {id}"))?;
-            if pair.prompts.iter().any(|prompt| prompt.len() > settings.rl.max_prompt_tokens) {
-                too_long += 1;
-            } else {
-                pairs.push(pair);
-            }
-        }
-        report_skipped(&loaded.skipped, too_long, settings.rl.max_prompt_tokens);
-        let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
-        ensure!(
-            count >= wanted,
-            "{count} usable pairs are fewer than rl.pairs_per_step = {wanted}: lower it, give more pairs, or raise \
-             rl.max_prompt_tokens"
-        );
-        let order = Order::new(count, settings.run.seed);
-        Ok(Self { pairs, order, skipped: loaded.skipped.count, too_long })
-    }
-}
-
-impl PairSource for Pairs {
-    fn pair(&self, cursor: u64) -> JudgePair {
-        self.pairs[self.order.row(cursor)].clone()
-    }
 }

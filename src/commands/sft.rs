@@ -4,25 +4,22 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
 use super::pretrained;
 use super::report::CONTENTS;
-use super::train_args::{TrainArgs, files, for_device, load_options, report_skipped};
-use crate::checkpoint;
+use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
-use crate::data::order::Order;
-use crate::data::{Conversation, load_conversations, load_pairs, pairs_to_conversations};
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
-use crate::tokenizer::Tokenizer;
-use crate::train::run_folder::RunFolder;
-use crate::train::sft::{Example, ExampleSource, Progress, SftPlan};
-use crate::train::stages::{Ending, Saving, run_sft};
+use crate::train::dataset::SftDataset;
+use crate::train::run::{CheckpointPolicy, Outcome, train};
+use crate::train::run_folder::open_run;
+use crate::train::sft::{SFT, SftPlan, SftTrainer};
 use crate::train::{Guard, Learner};
 
 /// Fine-tune a Qwen3 on what assistants said.
@@ -52,25 +49,25 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
-        || with_backend!(device, backend => fine_tune(backend, args, &settings, &stop)),
+        || with_backend!(device, backend => train_sft(backend, args, &settings, &stop)),
     )
 }
 
-fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
     let weights = source.weights()?;
     let context = settings.model.context.min(source.config.max_position_embeddings);
     let judge = pretrained::judge_settings(settings)?;
-    let lessons = Lessons::load(settings, &source.tokenizer, context)?;
+    let dataset = SftDataset::load(settings, &source.tokenizer, context)?;
 
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
     drop(weights);
     model.head_chunk_rows = settings.run.head_chunk_rows;
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
-    let (mut run, mut progress) = open_run(out, "sft", settings, args.train.resume, &mut learner)?;
+    let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;
     if let Some(table) = backend.memory_table() {
         eprintln!("{table}");
     }
@@ -80,93 +77,20 @@ fn fine_tune<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
         schedule: settings.sft.schedule(),
     };
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
-    let saving = Saving {
-        every: Some(settings.run.checkpoint_every),
-        keep: settings.run.keep_checkpoints,
-        seed: settings.run.seed,
-    };
-    let ending = run_sft(&mut learner, &lessons, &plan, &mut run, &mut guard, &mut progress, saving, stop)?;
-    if ending == Ending::Stopped {
+    let mut trainer = SftTrainer { learner: &mut learner, source: &dataset, plan, guard: &mut guard };
+    let policy = CheckpointPolicy::new(&settings.run);
+    if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
     pretrained::export(&out.join("model"), &learner.model, &source.tokenizer, &judge)?;
-    let report = run.finish(
+    let report = folder.finish(
         &json!({
             "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
-            "examples": lessons.examples.len(), "skipped_rows": lessons.skipped, "too_long": lessons.too_long,
+            "examples": dataset.examples.len(), "skipped_rows": dataset.skipped, "too_long": dataset.too_long,
             "stages": {}, "environment": Environment::detect(),
         }),
         &CONTENTS,
     )?;
     println!("The trained model: {}. The report: {}", out.join("model").display(), report.display());
     Ok(())
-}
-
-/// Encoded conversations in a resumable order.
-struct Lessons {
-    examples: Vec<Example>,
-    order: Order,
-    skipped: usize,
-    too_long: usize,
-}
-
-impl Lessons {
-    fn load(settings: &Settings, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Self> {
-        let (files, options) = (files(settings)?, load_options(settings));
-        let (conversations, skipped): (Vec<Conversation>, _) = match settings.sft.target.as_str() {
-            "messages" => {
-                let loaded = load_conversations(&files, &options)?;
-                (loaded.rows, loaded.skipped)
-            }
-            "chosen" => {
-                let loaded = load_pairs(&files, &options)?;
-                (pairs_to_conversations(&loaded.rows), loaded.skipped)
-            }
-            other => bail!("sft.target must be `messages` or `chosen`, got `{other}`"),
-        };
-        let limit = settings.sft.max_length.min(context).min(settings.sft.micro_batch_tokens);
-        let (mut examples, mut too_long) = (Vec::new(), 0);
-        for conversation in &conversations {
-            let encoded = tokenizer
-                .encode_supervised(&conversation.messages, settings.model.thinking)
-                .with_context(|| format!("row {}", conversation.id))?;
-            if encoded.ids.len() > limit {
-                too_long += 1;
-            } else {
-                examples.push(Example { ids: encoded.ids, mask: encoded.mask });
-            }
-        }
-        report_skipped(&skipped, too_long, limit);
-        ensure!(!examples.is_empty(), "no row has at most {limit} tokens: raise sft.max_length or model.context");
-        let order = Order::new(examples.len(), settings.run.seed);
-        Ok(Self { examples, order, skipped: skipped.count, too_long })
-    }
-}
-
-impl ExampleSource for Lessons {
-    fn example(&self, cursor: u64) -> Example {
-        self.examples[self.order.row(cursor)].clone()
-    }
-}
-
-/// Starts a run's folder, or goes on from its latest checkpoint.
-pub(super) fn open_run<B: Backend>(
-    out: &Path,
-    stage: &str,
-    settings: &Settings,
-    resume: bool,
-    learner: &mut Learner<B>,
-) -> anyhow::Result<(RunFolder, Progress)> {
-    if !resume {
-        return Ok((RunFolder::create(out, settings)?, Progress::default()));
-    }
-    let root = out.join("checkpoints");
-    let folder =
-        checkpoint::latest(&root).with_context(|| format!("{}: holds no checkpoint to resume from", root.display()))?;
-    let state = checkpoint::load(&folder, learner)?;
-    ensure!(state.stage == stage, "{}: is a checkpoint of `{}`, not of `{stage}`", folder.display(), state.stage);
-    let (seed, asked) = (state.seed, settings.run.seed);
-    ensure!(seed == asked, "{}: was made with seed {seed}, and this run has seed {asked}", folder.display());
-    eprintln!("resuming after step {} ({})", state.progress.step, folder.display());
-    Ok((RunFolder::resume(out, stage, state.progress.step)?, state.progress))
 }

@@ -8,7 +8,6 @@ use clap::Args;
 use super::device::DeviceArgs;
 use super::pretrained;
 use crate::config::{Settings, resolve};
-use crate::data::{LoadOptions, OnBadRow, Skipped};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
@@ -137,28 +136,4 @@ fn head_chunk_of(out: &Path) -> anyhow::Result<usize> {
     let Some(value) = table.get("run").and_then(|run| run.get("head_chunk_rows")) else { return Ok(0) };
     let rows = value.as_integer().and_then(|rows| usize::try_from(rows).ok());
     rows.with_context(|| format!("{}: run.head_chunk_rows = {value} is no number of rows", path.display()))
-}
-
-/// Files of training rows; there must be some.
-pub fn files(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
-    ensure!(!settings.data.train.is_empty(), "no training rows: give --data FILE, or data.train in the configuration");
-    Ok(settings.data.train.iter().map(PathBuf::from).collect())
-}
-
-pub fn load_options(settings: &Settings) -> LoadOptions {
-    LoadOptions {
-        default_task: settings.data.task.clone(),
-        on_bad_row: if settings.data.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse },
-    }
-}
-
-/// Says what was left out, on stderr.
-pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
-    if skipped.count > 0 {
-        eprintln!("{} bad rows were skipped, for example:", skipped.count);
-        skipped.reasons.iter().for_each(|reason| eprintln!("  {reason}"));
-    }
-    if too_long > 0 {
-        eprintln!("{too_long} rows of more than {limit} tokens were kept out");
-    }
 }

@@ -1,92 +1,10 @@
 //! A model that learns: buffers of a training step, micro-batches in, one update out.
 
-use crate::model::forward::HeadOutput;
+use super::token_loss::Objective;
+use crate::checkpoint::{NamedArena, NamedArenaMut};
 use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
-use crate::ops::head::{GrpoLoss, HeadGradient, TokenLoss};
 use crate::ops::{Backend, OpError};
 use crate::optimizer::{AdamWConfig, Optimizer, Update};
-use crate::tensor::Fetch;
-
-/// Tokens whose successors are predicted, all arrays [rows].
-#[derive(Clone, Debug, Default)]
-pub struct Targets {
-    /// Rows of the batch, ascending and distinct.
-    pub rows: Vec<u32>,
-    /// The token that each row should predict.
-    pub ids: Vec<u32>,
-}
-
-impl Targets {
-    pub fn push(&mut self, row: usize, id: u32) {
-        self.rows.push(row as u32);
-        self.ids.push(id);
-    }
-}
-
-/// What is minimised, with its inputs, all arrays [rows]. [`TokenLoss`] says what it means that one is not there, and
-/// [`GrpoLoss`] what `advantages` are.
-pub enum Loss<'a> {
-    CrossEntropy,
-    Grpo {
-        loss: GrpoLoss,
-        old_logprob: Option<&'a [f32]>,
-        reference_logprob: Option<&'a [f32]>,
-        advantages: &'a [[f32; 2]],
-    },
-}
-
-/// Numbers of each target row, on their way from the device: asked for after every micro-batch, waited for at the step's end.
-pub struct RowFetch {
-    logprob: Fetch<f32>,
-    entropy: Fetch<f32>,
-    loss: Fetch<f32>,
-}
-
-impl RowFetch {
-    pub fn get(self) -> Result<RowResults, OpError> {
-        Ok(RowResults { logprob: self.logprob.get()?, entropy: self.entropy.get()?, loss: self.loss.get()? })
-    }
-}
-
-/// Numbers of each target row.
-#[derive(Clone, Debug, Default)]
-pub struct RowResults {
-    pub logprob: Vec<f32>,
-    /// In nats.
-    pub entropy: Vec<f32>,
-    /// Before the row's weight.
-    pub loss: Vec<f32>,
-}
-
-/// Buffers for forward passes that score tokens and keep nothing else.
-pub struct Scorer<B: Backend> {
-    pool: KvPool<B>,
-    acts: Activations<B>,
-}
-
-impl<B: Backend> Scorer<B> {
-    /// For batches of up to `capacity` tokens of models of this shape.
-    pub fn new(model: &Qwen3<B>, capacity: usize) -> Result<Self, OpError> {
-        Ok(Self {
-            pool: KvPool::with_layers(&model.backend, &model.config, capacity, 1)?,
-            acts: Activations::for_inference(&model.backend, &model.config, capacity)?,
-        })
-    }
-
-    /// Log-probabilities of targets under a model.
-    pub fn score(
-        &mut self,
-        model: &Qwen3<B>,
-        batch: &Batch,
-        targets: &Targets,
-        temperature: f32,
-    ) -> Result<RowFetch, OpError> {
-        model.backend.together(|| {
-            model.forward(batch, &mut self.pool, &mut self.acts)?;
-            head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
-        })
-    }
-}
 
 /// A model with its gradients, optimizer and the activations of a training step.
 pub struct Learner<B: Backend> {
@@ -117,24 +35,15 @@ impl<B: Backend> Learner<B> {
         self.capacity
     }
 
-    /// Adds the gradient of Σ row_weight · loss over the targets of one micro-batch.
-    ///
-    /// Weights carry the mask and the global denominator, so any split into micro-batches gives the same sum.
-    pub fn accumulate(
-        &mut self,
-        batch: &mut Batch,
-        targets: &Targets,
-        row_weights: &[f32],
-        temperature: f32,
-        loss: &Loss<'_>,
-    ) -> Result<RowFetch, OpError> {
+    /// Adds the gradient of the objective over one micro-batch. The objective's weights carry the mask and the global
+    /// denominator, so any split into micro-batches gives the same sum.
+    pub fn accumulate<O: Objective<B>>(&mut self, batch: &mut Batch, objective: &O) -> Result<O::Results, OpError> {
         batch.segments.group();
         let tokens = batch.tokens();
         let backend = self.model.backend.clone();
         backend.together(|| {
             self.model.forward(batch, &mut self.pool, &mut self.acts)?;
-            let gradient = Some((&mut self.gradients, row_weights, loss));
-            let results = head_pass(&self.model, &self.acts, tokens, targets, temperature, gradient)?;
+            let results = objective.gradient(&self.model, &self.acts, tokens, &mut self.gradients)?;
             self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients)?;
             Ok(results)
         })
@@ -153,54 +62,22 @@ impl<B: Backend> Learner<B> {
         self.gradients.clear(&self.model.backend)?;
         Ok(update)
     }
-}
 
-type GradientRequest<'a, B> = (&'a mut Gradients<B>, &'a [f32], &'a Loss<'a>);
+    /// What a checkpoint holds of it.
+    pub fn arenas(&self) -> [NamedArena<'_, B>; 3] {
+        let Self { model, optimizer, .. } = self;
+        [("master", model.master()), ("moment1", &optimizer.moment1), ("moment2", &optimizer.moment2)]
+    }
 
-/// The head over chosen rows of the last forward pass, with the loss and its gradient when asked for.
-fn head_pass<B: Backend>(
-    model: &Qwen3<B>,
-    acts: &Activations<B>,
-    tokens: usize,
-    targets: &Targets,
-    temperature: f32,
-    gradient: Option<GradientRequest<'_, B>>,
-) -> Result<RowFetch, OpError> {
-    let (b, n) = (&model.backend, targets.rows.len());
-    let (rows, ids) = (b.upload(&targets.rows)?, b.upload(&targets.ids)?);
-    let (mut logprob, mut entropy, mut loss) = (b.zeros::<f32>(n)?, b.zeros::<f32>(n)?, b.zeros::<f32>(n)?);
-    let empty: &[f32] = &[];
-    let (weights, [old, reference], advantages) = match &gradient {
-        None => (empty, [None; 2], empty),
-        Some((_, weights, Loss::CrossEntropy)) => (*weights, [None; 2], empty),
-        Some((_, weights, Loss::Grpo { old_logprob, reference_logprob, advantages, .. })) => {
-            (*weights, [*old_logprob, *reference_logprob], advantages.as_flattened())
-        }
-    };
-    let (weights, advantages) = (b.upload(weights)?, b.upload(advantages)?);
-    let upload = |values: Option<&[f32]>| values.map(|values| b.upload(values)).transpose();
-    let (old, reference) = (upload(old)?, upload(reference)?);
-    let whole = |buffer| b.view(buffer, 0..b.len(buffer));
-    let gradient = gradient.map(|(gradients, _, kind)| HeadGradient {
-        d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
-        d_weight: Some(b.view_mut(&mut gradients.weights, model.table.head.range.clone())),
-        row_weight: whole(&weights),
-        loss: match kind {
-            Loss::CrossEntropy => TokenLoss::CrossEntropy,
-            Loss::Grpo { loss, .. } => TokenLoss::Grpo {
-                loss: *loss,
-                old_logprob: old.as_ref().map(whole),
-                reference_logprob: reference.as_ref().map(whole),
-                advantages: whole(&advantages),
-            },
-        },
-    });
-    let out = HeadOutput {
-        logprob: b.view_mut(&mut logprob, 0..n),
-        entropy: b.view_mut(&mut entropy, 0..n),
-        loss: b.view_mut(&mut loss, 0..n),
-    };
-    model.head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
-    let fetch = |buffer| b.fetch(b.view(buffer, 0..n));
-    Ok(RowFetch { logprob: fetch(&logprob)?, entropy: fetch(&entropy)?, loss: fetch(&loss)? })
+    /// The same, to be read into: call [`Self::restored`] afterwards.
+    pub fn arenas_mut(&mut self) -> [NamedArenaMut<'_, B>; 3] {
+        let Self { model, optimizer, .. } = self;
+        [("master", model.master_mut()), ("moment1", &mut optimizer.moment1), ("moment2", &mut optimizer.moment2)]
+    }
+
+    /// Takes over that its arenas were read from a checkpoint made after so many updates.
+    pub fn restored(&mut self, updates: u64) -> Result<(), OpError> {
+        self.optimizer.updates = updates;
+        self.model.refresh()
+    }
 }

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::error::{TooLong, TrainError};
-use super::{Scorer, Targets};
+use super::token_loss::{Scorer, Targets};
 use crate::model::{Batch, Qwen3};
 use crate::ops::Backend;
 use crate::ops::attention::Run;

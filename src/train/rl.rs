@@ -9,26 +9,33 @@
 //! elsewhere they come from a scoring pass before the first update, packed as the updates are. How far rollouts were from
 //! the first update's forward pass is a metric of every step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::error::TrainError;
 use super::guard::Guard;
-use super::learner::{Learner, Loss, Scorer};
-use super::prefix_tree::{self, MicroBatch, Sequence, pack};
+use super::learner::Learner;
+use super::prefix_tree::{self, pack};
 use super::rl_metrics::{RlMetrics, StepNumbers};
-use super::sft::Progress;
+use super::rl_report::RL;
+use super::run::{StepReport, Trainer};
+use super::token_loss::{Loss, Scorer, TokenObjective};
+use super::trajectory::{Inputs, Rows, Trajectory, join, sequences};
+use crate::checkpoint::Progress;
 use crate::config::RlSettings;
 use crate::data::Role;
 use crate::judge::{Judge, JudgePair, JudgeSampling, Judged};
+use crate::log::charts::Stage;
 use crate::loss::Denominator;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::{Schedule, Update};
 use crate::random::Stream;
-use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewarded, Rewards};
+use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewards};
 use crate::rollout::Engine;
 
 /// Where pairs come from: a pure function of the cursor, so a cursor is all a resume needs. There are at least as many
@@ -47,8 +54,8 @@ pub struct RlPlan<'a> {
     pub stop: Option<&'a AtomicBool>,
 }
 
-/// The machines of a step.
-pub struct RlMachines<'a, B: Backend> {
+/// What a step works with.
+pub struct RlContext<'a, B: Backend> {
     pub learner: &'a mut Learner<B>,
     /// The frozen SFT model; `None` when the KL coefficient is 0.
     pub reference: Option<&'a Qwen3<B>>,
@@ -57,19 +64,81 @@ pub struct RlMachines<'a, B: Backend> {
     pub guard: &'a mut Guard,
 }
 
-/// A judgement with all that an update needs of it.
-pub struct Trajectory {
-    /// Place of the pair in the step, and role.
-    pub pair: usize,
-    pub role: Role,
-    pub rollout: usize,
-    pub judged: Judged,
-    pub rewarded: Rewarded,
-    /// Of each token, under the policy before the step's first update; `None` where there is one update, whose own forward pass
-    /// computes them.
-    pub old_logprobs: Option<Vec<f32>>,
-    /// Of each token, under the reference model, if there is one.
-    pub reference_logprobs: Option<Vec<f32>>,
+/// RL as the loop of [`super::run`] sees it.
+pub struct RlTrainer<'a, B: Backend> {
+    pub context: RlContext<'a, B>,
+    pub source: &'a dyn PairSource,
+    pub plan: RlPlan<'a>,
+}
+
+impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
+    type Metrics = RlMetrics;
+    type Sample = RlSample;
+    const STAGE: &'static Stage = &RL;
+
+    fn steps(&self) -> u64 {
+        self.plan.settings.steps
+    }
+
+    fn learner(&self) -> &Learner<B> {
+        self.context.learner
+    }
+
+    fn step(&mut self, progress: &mut Progress) -> Result<StepReport<RlMetrics, RlSample>, TrainError> {
+        let StepOutcome { metrics, pairs, trajectories } =
+            rl_step(&mut self.context, self.source, &self.plan, progress)?;
+        // The first rollouts of as many responses as asked for, those of a pair one after the other.
+        let first = trajectories.iter().filter(|t| t.rollout == 0).take(self.plan.settings.samples_per_step);
+        let samples = first.map(|t| RlSample::new(metrics.step, &pairs[t.pair], t)).collect();
+        let shown = vec![
+            ("reward", metrics.reward_mean),
+            ("margin", metrics.margin_mean.unwrap_or(f64::NAN)),
+            ("right", metrics.pair_accuracy),
+            ("valid", metrics.verdict_valid),
+            ("kl", metrics.kl_mean),
+            ("dead", 0.5 * (metrics.dead_groups_chosen + metrics.dead_groups_rejected)),
+        ];
+        Ok(StepReport { metrics, shown, samples })
+    }
+}
+
+/// A judgement in samples.jsonl.
+#[derive(Serialize)]
+pub struct RlSample {
+    stage: &'static str,
+    step: u64,
+    pair: u64,
+    role: Role,
+    rollout: usize,
+    task: String,
+    prompt: String,
+    response: String,
+    judgement: String,
+    verdict: &'static str,
+    score: Option<f64>,
+    reward: f32,
+    advantage: f32,
+}
+
+impl RlSample {
+    fn new(step: u64, pair: &JudgePair, t: &Trajectory) -> Self {
+        let verdict = t.judged.verdict;
+        Self {
+            stage: RL.key,
+            step,
+            pair: pair.pair.id,
+            role: t.role,
+            rollout: t.rollout,
+            task: pair.pair.task.clone(),
+            prompt: pair.pair.prompt.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+            response: pair.pair.response(t.role).to_string(),
+            judgement: t.judged.text.clone(),
+            verdict: verdict.failure().map_or("score", |failure| failure.name()),
+            score: verdict.score(),
+            reward: t.rewarded.reward,
+            advantage: t.rewarded.advantage,
+        }
+    }
 }
 
 /// What a step did: the line for metrics.jsonl, and the judgements for samples.jsonl.
@@ -81,25 +150,25 @@ pub struct StepOutcome {
 
 /// Runs one step and moves `progress` on.
 pub fn rl_step<B: Backend>(
-    machines: &mut RlMachines<'_, B>,
+    context: &mut RlContext<'_, B>,
     source: &dyn PairSource,
     plan: &RlPlan<'_>,
     progress: &mut Progress,
 ) -> Result<StepOutcome, TrainError> {
     let start = Instant::now();
     let mut cursor = progress.cursor;
-    let backend = machines.learner.model.backend.clone();
+    let backend = context.learner.model.backend.clone();
     let collected = backend.range(
         || format!("step {} rollouts and rewards", progress.step + 1),
-        || collect(machines, source, plan, progress.step, &mut cursor),
+        || collect(context, source, plan, progress.step, &mut cursor),
     )?;
     let rollout_s = start.elapsed().as_secs_f64();
     let Collected { pairs, mut trajectories, rewards, resampled, rollout_tokens } = collected;
-    let capacity = machines.learner.capacity();
-    if let Some(reference) = machines.reference {
+    let capacity = context.learner.capacity();
+    if let Some(reference) = context.reference {
         let scored = backend.range(
             || "reference log-probabilities".into(),
-            || score(machines.scorer, reference, plan, capacity, &pairs, &trajectories),
+            || score(context.scorer, reference, plan, capacity, &pairs, &trajectories),
         )?;
         trajectories.iter_mut().zip(scored).for_each(|(t, logprobs)| t.reference_logprobs = Some(logprobs));
     }
@@ -108,10 +177,10 @@ pub fn rl_step<B: Backend>(
         let old = if B::ROLLOUTS_EQUAL_TRAINING {
             trajectories.iter().map(|t| t.judged.completion.logprobs.clone()).collect()
         } else {
-            let model = &machines.learner.model;
+            let model = &context.learner.model;
             backend.range(
                 || "old log-probabilities".into(),
-                || score(machines.scorer, model, plan, capacity, &pairs, &trajectories),
+                || score(context.scorer, model, plan, capacity, &pairs, &trajectories),
             )?
         };
         trajectories.iter_mut().zip(old).for_each(|(t, logprobs)| t.old_logprobs = Some(logprobs));
@@ -122,10 +191,10 @@ pub fn rl_step<B: Backend>(
         let members: Vec<&Trajectory> = trajectories.iter().filter(|t| part.contains(&t.pair)).collect();
         let update = backend.range(
             || "update".into(),
-            || learn(machines.learner, plan, &pairs, &members, learning_rate, &mut numbers),
+            || learn(context.learner, plan, &pairs, &members, learning_rate, &mut numbers),
         )?;
         let ids = || members.iter().map(|t| t.judged.completion.tokens.clone()).collect();
-        machines.guard.check(progress.step + 1, numbers.last_loss(), &update, ids)?;
+        context.guard.check(progress.step + 1, numbers.last_loss(), &update, ids)?;
         numbers.end_update(&update);
     }
     progress.step += 1;
@@ -146,7 +215,7 @@ struct Collected {
 
 /// Judges pairs and rewards the judgements; with `resample`, pairs whose groups are all dead are replaced.
 fn collect<B: Backend>(
-    machines: &mut RlMachines<'_, B>,
+    context: &mut RlContext<'_, B>,
     source: &dyn PairSource,
     plan: &RlPlan<'_>,
     step: u64,
@@ -164,8 +233,8 @@ fn collect<B: Backend>(
             max_new_tokens: settings.max_new_tokens,
             stream: Stream::new(plan.seed).fold(step).fold(attempt as u64),
         };
-        let model = &machines.learner.model;
-        let fresh_judged = plan.judge.judge_pairs(machines.engine, model, &how, &fresh, plan.stop, |_| {})?;
+        let model = &context.learner.model;
+        let fresh_judged = plan.judge.judge_pairs(context.engine, model, &how, &fresh, plan.stop, |_| {})?;
         rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
         pairs.extend(fresh);
         judged.extend(fresh_judged);
@@ -228,42 +297,10 @@ pub fn reward<B: Backend>(
     Ok(manager.finish(backend)?)
 }
 
-fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Rewards) -> Vec<Trajectory> {
-    let by_identity: BTreeMap<_, _> = rewards.judgements.iter().map(|r| ((r.pair, r.role, r.rollout), r)).collect();
-    let mut trajectories = Vec::new();
-    for (index, (pair, sides)) in pairs.iter().zip(judged).enumerate() {
-        for (role, side) in Role::BOTH.into_iter().zip(sides) {
-            for (rollout, judged) in side.into_iter().enumerate() {
-                let rewarded = *by_identity[&(pair.pair.id, role, rollout as u32)];
-                trajectories.push(Trajectory {
-                    pair: index,
-                    role,
-                    rollout,
-                    judged,
-                    rewarded,
-                    old_logprobs: None,
-                    reference_logprobs: None,
-                });
-            }
-        }
-    }
-    trajectories
-}
-
 /// `count` pairs in `parts` stretches, as even as can be.
 fn parts(count: usize, parts: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = parts.clamp(1, count.max(1));
     (0..parts).map(move |i| i * count / parts..(i + 1) * count / parts)
-}
-
-/// Trajectories as sequences that share what they have in common within a pair.
-fn sequences<'a>(pairs: &'a [JudgePair], trajectories: &[&'a Trajectory]) -> Vec<Sequence<'a>> {
-    let sequence = |t: &&'a Trajectory| Sequence {
-        tree: t.pair,
-        prompt: &pairs[t.pair].prompts[t.role.index()],
-        completion: &t.judged.completion.tokens,
-    };
-    trajectories.iter().map(sequence).collect()
 }
 
 /// Log-probabilities of every trajectory's tokens under a model.
@@ -313,8 +350,13 @@ fn learn<B: Backend>(
             reference_logprob: rows.reference.as_deref(),
             advantages: &rows.advantages,
         };
-        let results =
-            learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, settings.temperature, &loss)?;
+        let objective = TokenObjective {
+            targets: &micro.targets,
+            row_weights: &rows.weight,
+            temperature: settings.temperature,
+            loss: &loss,
+        };
+        let results = learner.accumulate(&mut micro.batch, &objective)?;
         micro_batches.push((rows, results));
     }
     numbers.begin_update();
@@ -322,67 +364,6 @@ fn learn<B: Backend>(
         numbers.add(&rows, &results.get()?);
     }
     Ok(learner.update_if(numbers.last_loss().is_finite(), learning_rate)?)
-}
-
-/// Inputs of the loss for every target row of a micro-batch. A row that several trajectories share has the sum of their
-/// weights and the weighted mean of their advantages.
-#[derive(Default)]
-pub struct Rows {
-    /// `None`: those of the forward pass that computes the loss.
-    pub old: Option<Vec<f32>>,
-    pub reference: Option<Vec<f32>>,
-    pub advantages: Vec<[f32; 2]>,
-    pub weight: Vec<f32>,
-    /// The tokens of all trajectories.
-    pub tokens: Vec<RowToken>,
-}
-
-/// A trajectory's token.
-pub struct RowToken {
-    pub row: usize,
-    /// Log-probability as recorded while decoding.
-    pub rollout: f32,
-    pub advantage: f32,
-}
-
-/// What a trajectory brings to the rows of its tokens.
-pub struct Inputs<'a> {
-    pub weight: f32,
-    pub advantage: f32,
-    /// Log-probability of each token: while decoding, before the first update, and under the reference. All sequences have the
-    /// last two, or none has.
-    pub rollout: &'a [f32],
-    pub old: Option<&'a [f32]>,
-    pub reference: Option<&'a [f32]>,
-}
-
-impl Rows {
-    /// `inputs`: of the sequence with this number among the packed ones.
-    pub fn gather<'a>(micro: &MicroBatch, inputs: impl Fn(usize) -> Inputs<'a>) -> Self {
-        let count = micro.targets.rows.len();
-        let mut rows = Self::default();
-        let zeros = || vec![0.0; count];
-        // Per row: Σ weight, Σ weight · advantage of each sign. In f64 the quotient of a single trajectory is its advantage.
-        let mut sums = vec![[0.0f64; 3]; count];
-        for member in &micro.members {
-            let Inputs { weight, advantage, rollout, old, reference } = inputs(member.sequence);
-            for (token, row) in member.rows().enumerate() {
-                if let Some(old) = old {
-                    rows.old.get_or_insert_with(zeros)[row] = old[token];
-                }
-                if let Some(reference) = reference {
-                    rows.reference.get_or_insert_with(zeros)[row] = reference[token];
-                }
-                sums[row][0] += f64::from(weight);
-                sums[row][if advantage > 0.0 { 1 } else { 2 }] += f64::from(weight) * f64::from(advantage);
-                rows.tokens.push(RowToken { row, rollout: rollout[token], advantage });
-            }
-        }
-        rows.weight = sums.iter().map(|[weight, ..]| *weight as f32).collect();
-        let mean = |sum: f64, weight: f64| if weight > 0.0 { (sum / weight) as f32 } else { 0.0 };
-        rows.advantages = sums.iter().map(|[weight, up, down]| [mean(*up, *weight), mean(*down, *weight)]).collect();
-        rows
-    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::learner::RowResults;
-use super::rl::{RowToken, Rows, Trajectory};
+use super::token_loss::RowResults;
+use super::trajectory::{RowToken, Rows, Trajectory};
 use crate::config::RlSettings;
 use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::optimizer::Update;

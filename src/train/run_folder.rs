@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
+use super::learner::Learner;
+use crate::checkpoint::{self, Progress};
+use crate::config::Settings;
 use crate::log::{Environment, MetricsWriter};
+use crate::ops::Backend;
 use crate::report::{Contents, write_report};
 use crate::tensor::file::write_atomically;
 
@@ -56,4 +60,27 @@ impl RunFolder {
         write_atomically(&self.path.join("summary.json"), &text)?;
         Ok(write_report(&self.path, contents)?)
     }
+}
+
+/// Starts a run's folder, or goes on from its latest checkpoint.
+pub fn open_run<B: Backend>(
+    out: &Path,
+    stage: &str,
+    settings: &Settings,
+    resume: bool,
+    learner: &mut Learner<B>,
+) -> anyhow::Result<(RunFolder, Progress)> {
+    if !resume {
+        return Ok((RunFolder::create(out, settings)?, Progress::default()));
+    }
+    let root = out.join("checkpoints");
+    let folder =
+        checkpoint::latest(&root).with_context(|| format!("{}: holds no checkpoint to resume from", root.display()))?;
+    let state = checkpoint::load(&folder, &learner.model.backend.clone(), &mut learner.arenas_mut())?;
+    learner.restored(state.updates)?;
+    ensure!(state.stage == stage, "{}: is a checkpoint of `{}`, not of `{stage}`", folder.display(), state.stage);
+    let (seed, asked) = (state.seed, settings.run.seed);
+    ensure!(seed == asked, "{}: was made with seed {seed}, and this run has seed {asked}", folder.display());
+    eprintln!("resuming after step {} ({})", state.progress.step, folder.display());
+    Ok((RunFolder::resume(out, stage, state.progress.step)?, state.progress))
 }

@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use super::error::TrainError;
 use super::guard::Guard;
-use super::learner::{Learner, Loss, Targets};
+use super::learner::Learner;
+use super::run::{StepReport, Trainer};
+use super::token_loss::{Loss, Targets, TokenObjective};
+use crate::checkpoint::Progress;
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
 use crate::model::Batch;
 use crate::ops::Backend;
@@ -32,15 +35,6 @@ pub struct SftPlan {
     pub steps: u64,
     pub examples_per_step: usize,
     pub schedule: Schedule,
-}
-
-/// Where training stands; with the learner's state this is all a resume needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct Progress {
-    /// Steps done.
-    pub step: u64,
-    /// Examples taken.
-    pub cursor: u64,
 }
 
 /// One line of `metrics.jsonl`.
@@ -105,6 +99,35 @@ const CHARTS: &[Chart] = &[
     .folded(),
 ];
 
+/// SFT as the loop of [`super::run`] sees it.
+pub struct SftTrainer<'a, B: Backend> {
+    pub learner: &'a mut Learner<B>,
+    pub source: &'a dyn ExampleSource,
+    pub plan: SftPlan,
+    pub guard: &'a mut Guard,
+}
+
+impl<B: Backend> Trainer<B> for SftTrainer<'_, B> {
+    type Metrics = SftMetrics;
+    /// There are none.
+    type Sample = ();
+    const STAGE: &'static Stage = &SFT;
+
+    fn steps(&self) -> u64 {
+        self.plan.steps
+    }
+
+    fn learner(&self) -> &Learner<B> {
+        self.learner
+    }
+
+    fn step(&mut self, progress: &mut Progress) -> Result<StepReport<SftMetrics, ()>, TrainError> {
+        let metrics = sft_step(self.learner, self.source, &self.plan, self.guard, progress)?;
+        let shown = vec![("loss", metrics.loss), ("lr", metrics.learning_rate), ("tokens/s", metrics.tokens_per_s)];
+        Ok(StepReport { metrics, shown, samples: Vec::new() })
+    }
+}
+
 /// Runs one step and moves `progress` on.
 pub fn sft_step<B: Backend>(
     learner: &mut Learner<B>,
@@ -121,7 +144,9 @@ pub fn sft_step<B: Backend>(
     let mut results = Vec::new();
     for (mut batch, targets) in micro_batches(&examples, learner.capacity())? {
         let weights = vec![1.0 / target_tokens.max(1) as f32; targets.rows.len()];
-        results.push(learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy)?);
+        let objective =
+            TokenObjective { targets: &targets, row_weights: &weights, temperature: 1.0, loss: &Loss::CrossEntropy };
+        results.push(learner.accumulate(&mut batch, &objective)?);
     }
     let mut loss = 0.0;
     for micro_batch in results {

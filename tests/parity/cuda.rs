@@ -40,7 +40,17 @@ fn packed_sequences_and_shared_prompts_have_the_gradients_of_transformers() {
         let golden = Golden::load("packed");
         let mut taught = learner(device, &golden);
         let (mut batch, targets, weights) = packed(&golden);
-        taught.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
+        taught
+            .accumulate(
+                &mut batch,
+                &TokenObjective {
+                    targets: &targets,
+                    row_weights: &weights,
+                    temperature: 1.0,
+                    loss: &Loss::CrossEntropy,
+                },
+            )
+            .unwrap();
         assert_gradients(&golden, &taught, GRADIENT);
 
         let golden = Golden::load("shared_prefix");

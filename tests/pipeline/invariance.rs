@@ -5,9 +5,9 @@ use patarm::ops::head::{GrpoLoss, KlEstimator};
 use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
 use patarm::train::prefix_tree::{Sequence, pack};
-use patarm::train::rl::{Inputs, Rows};
 use patarm::train::sft::{Example, micro_batches};
-use patarm::train::{Learner, Loss};
+use patarm::train::trajectory::{Inputs, Rows};
+use patarm::train::{Learner, Loss, TokenObjective};
 
 use crate::world::model;
 
@@ -27,7 +27,17 @@ fn sft(examples: &[Example], capacity: usize) -> (f64, Vec<f32>) {
     let mut loss = 0.0;
     for (mut batch, targets) in micro_batches(examples, capacity).unwrap() {
         let weights = vec![1.0 / count as f32; targets.rows.len()];
-        let results = learner.accumulate(&mut batch, &targets, &weights, 1.0, &Loss::CrossEntropy).unwrap();
+        let results = learner
+            .accumulate(
+                &mut batch,
+                &TokenObjective {
+                    targets: &targets,
+                    row_weights: &weights,
+                    temperature: 1.0,
+                    loss: &Loss::CrossEntropy,
+                },
+            )
+            .unwrap();
         loss += results.get().unwrap().loss.iter().map(|x| f64::from(*x)).sum::<f64>() / count as f64;
     }
     (loss, learner.gradients.weights.to_vec())
@@ -103,7 +113,12 @@ fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64
         let Rows { old, reference, advantages, .. } = &rows;
         let (old_logprob, reference_logprob) = (old.as_deref(), reference.as_deref());
         let loss = Loss::Grpo { loss, old_logprob, reference_logprob, advantages };
-        let results = learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, 1.0, &loss).unwrap();
+        let results = learner
+            .accumulate(
+                &mut micro.batch,
+                &TokenObjective { targets: &micro.targets, row_weights: &rows.weight, temperature: 1.0, loss: &loss },
+            )
+            .unwrap();
         let losses = results.get().unwrap().loss;
         total += losses.iter().zip(&rows.weight).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
         rows_trained += losses.len();

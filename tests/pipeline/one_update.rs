@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use patarm::checkpoint::Progress;
 use patarm::config::RlSettings;
 use patarm::loss::Denominator;
 use patarm::ops::{Backend, Cpu};
@@ -10,9 +11,9 @@ use patarm::optimizer::AdamWConfig;
 use patarm::reward::RewardSettings;
 use patarm::rollout::{Engine, EngineLimits};
 use patarm::train::prefix_tree::{self, Sequence, pack};
-use patarm::train::rl::{Inputs, RlMachines, RlPlan, Rows, StepOutcome, rl_step};
-use patarm::train::sft::Progress;
-use patarm::train::{Guard, Learner, Loss, Scorer};
+use patarm::train::rl::{RlContext, RlPlan, StepOutcome, rl_step};
+use patarm::train::trajectory::{Inputs, Rows};
+use patarm::train::{Guard, Learner, Loss, Scorer, TokenObjective};
 
 use crate::world::{World, model, rl_settings};
 
@@ -48,14 +49,14 @@ fn step<B: Backend>(backend: &B, world: &World) -> (StepOutcome, Vec<u32>) {
     let limits = EngineLimits::for_lengths(settings.max_prompt_tokens, settings.max_new_tokens, settings.max_running);
     let folder = tempfile::tempdir().unwrap();
     let mut learner = learner(backend, world);
-    let mut machines = RlMachines {
+    let mut context = RlContext {
         reference: Some(&reference),
         engine: &mut Engine::new(&learner.model, limits).unwrap(),
         scorer: &mut Scorer::new(&learner.model, CAPACITY).unwrap(),
         guard: &mut Guard::new(folder.path().to_path_buf(), 1),
         learner: &mut learner,
     };
-    let outcome = rl_step(&mut machines, world, &plan, &mut Progress::default()).unwrap();
+    let outcome = rl_step(&mut context, world, &plan, &mut Progress::default()).unwrap();
     (outcome, bits(&learner))
 }
 
@@ -98,7 +99,17 @@ fn update<B: Backend>(
             reference_logprob: rows.reference.as_deref(),
             advantages: &rows.advantages,
         };
-        learner.accumulate(&mut micro.batch, &micro.targets, &rows.weight, settings.temperature, &loss).unwrap();
+        learner
+            .accumulate(
+                &mut micro.batch,
+                &TokenObjective {
+                    targets: &micro.targets,
+                    row_weights: &rows.weight,
+                    temperature: settings.temperature,
+                    loss: &loss,
+                },
+            )
+            .unwrap();
     }
     learner.update_if(true, step.metrics.learning_rate).unwrap();
     bits(&learner)

@@ -7,7 +7,7 @@ use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::{AdamWConfig, Decay, Schedule};
 use patarm::reward::RewardSettings;
 use patarm::rollout::{Engine, EngineLimits};
-use patarm::train::rl::{RlMachines, RlPlan, rl_step};
+use patarm::train::rl::{RlContext, RlPlan, rl_step};
 use patarm::train::sft::{Progress, SftPlan, sft_step};
 use patarm::train::{Guard, Learner, Scorer};
 use serde_json::Value;
@@ -41,13 +41,15 @@ fn assert_resumes<B: Backend>(
         step(&mut learner, &mut progress, folder.path());
     }
     let state = RunState { stage: stage.into(), seed: 1, progress, updates: learner.optimizer.updates };
-    let saved = checkpoint::save(folder.path(), &state, &learner).unwrap();
+    let saved = checkpoint::save(folder.path(), &state, &learner.model.backend, &learner.arenas()).unwrap();
     let lines: Vec<Value> = (0..steps).map(|_| step(&mut learner, &mut progress, folder.path())).collect();
 
     let mut resumed = fresh();
     assert_ne!(bits(&resumed), bits(&learner), "three steps that change nothing test nothing");
     assert_eq!(checkpoint::latest(folder.path()).as_deref(), Some(saved.as_path()));
-    let state = checkpoint::load(&saved, &mut resumed).unwrap();
+    let backend = resumed.model.backend.clone();
+    let state = checkpoint::load(&saved, &backend, &mut resumed.arenas_mut()).unwrap();
+    resumed.restored(state.updates).unwrap();
     let mut progress = state.progress;
     let again: Vec<Value> = (0..steps).map(|_| step(&mut resumed, &mut progress, folder.path())).collect();
     assert_eq!(lines, again);
@@ -92,14 +94,14 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
         || Learner::new(world.model(backend), AdamWConfig::default(), 256).unwrap(),
         |learner, progress, folder| {
             let mut guard = Guard::new(folder.to_path_buf(), 1);
-            let mut machines = RlMachines {
+            let mut context = RlContext {
                 learner,
                 reference: Some(&reference),
                 engine: &mut engine,
                 scorer: &mut scorer,
                 guard: &mut guard,
             };
-            let metrics = rl_step(&mut machines, &world, &plan, progress).unwrap().metrics;
+            let metrics = rl_step(&mut context, &world, &plan, progress).unwrap().metrics;
             assert!(metrics.mismatch_max <= mismatch, "{metrics:?}");
             timeless(&metrics)
         },
@@ -132,15 +134,15 @@ fn a_damaged_or_foreign_checkpoint_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let learner = || Learner::new(world.model(&Cpu), AdamWConfig::default(), 64).unwrap();
     let state = RunState { stage: "sft".into(), seed: 1, progress: Progress::default(), updates: 0 };
-    let saved = checkpoint::save(folder.path(), &state, &learner()).unwrap();
+    let saved = checkpoint::save(folder.path(), &state, &Cpu, &learner().arenas()).unwrap();
     let file = saved.join("state.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &bytes).unwrap();
-    let message = checkpoint::load(&saved, &mut learner()).unwrap_err().to_string();
+    let message = checkpoint::load(&saved, &Cpu, &mut learner().arenas_mut()).unwrap_err().to_string();
     assert!(message.contains("state.safetensors") && message.contains("hash"), "{message}");
     let mut other = Learner::new(crate::world::model(&Cpu, 61, 1), AdamWConfig::default(), 64).unwrap();
-    let message = checkpoint::load(&saved, &mut other).unwrap_err().to_string();
+    let message = checkpoint::load(&saved, &Cpu, &mut other.arenas_mut()).unwrap_err().to_string();
     assert!(message.contains("another model"), "{message}");
     // A folder without a manifest is not a checkpoint: what a kill in the middle of writing leaves behind.
     std::fs::remove_file(saved.join("manifest.json")).unwrap();

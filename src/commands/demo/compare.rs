@@ -19,8 +19,8 @@ use crate::model::Qwen3;
 use crate::ops::{Backend, Cpu};
 use crate::train::prefix_tree::{self, Sequence};
 use crate::train::rl::{PairSource, reward};
+use crate::train::run::Outcome;
 use crate::train::run_folder::RunFolder;
-use crate::train::stages::Ending;
 use crate::train::{Guard, Learner, Scorer};
 
 /// Pairs whose accuracy is compared.
@@ -206,17 +206,17 @@ fn training<B: Backend>(
     let mut cpu_run = RunFolder::create(&cpu_folder, settings)?;
     let mut guard = Guard::new(run.path().to_path_buf(), settings.run.patience);
     let mut cpu = Learner::new(load(&Cpu, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
-    if world.teach(&mut cpu, settings, &mut cpu_run, &mut guard, stop)? == Ending::Stopped {
+    if world.run_sft(&mut cpu, settings, &mut cpu_run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let mut learner =
         Learner::new(load(backend, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
-    if world.teach(&mut learner, settings, run, &mut guard, stop)? == Ending::Stopped {
+    if world.run_sft(&mut learner, settings, run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let reference = learner.model.frozen()?;
     let mut learner = Learner::new(learner.model, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
-    if world.reinforce(&mut learner, &reference, settings, run, &mut guard, stop)? == Ending::Stopped {
+    if world.run_rl(&mut learner, &reference, settings, run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let losses = column(run.path(), "sft", "loss")?;

@@ -26,9 +26,9 @@ use crate::ops::Backend;
 use crate::optimizer::Decay;
 use crate::report::results;
 use crate::train::rl_report::RL;
+use crate::train::run::Outcome;
 use crate::train::run_folder::RunFolder;
 use crate::train::sft::SFT;
-use crate::train::stages::Ending;
 use crate::train::{Guard, Learner};
 use world::World;
 
@@ -129,7 +129,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
 
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
-    if world.teach(&mut learner, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
+    if world.run_sft(&mut learner, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
     }
     pretrained::export(&out.join(SFT_MODEL), &learner.model, world.judge.tokenizer(), world.judge.settings())?;
@@ -138,7 +138,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     let reference = learner.model.frozen()?;
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
-    if world.reinforce(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Ending::Stopped {
+    if world.run_rl(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
     }
     stages.add(RL.key, world.evaluate(&learner.model, settings, VOTES, stop)?);

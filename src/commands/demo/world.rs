@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 
+use crate::checkpoint::Progress;
 use crate::config::Settings;
 use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
@@ -17,10 +18,10 @@ use crate::ops::sample::Sampling;
 use crate::random::{Purpose, Stream};
 use crate::rollout::{Engine, EngineLimits};
 use crate::tokenizer::{CHAT_TEMPLATE, Tokenizer};
-use crate::train::rl::{PairSource, RlMachines, RlPlan};
+use crate::train::rl::{PairSource, RlContext, RlPlan, RlTrainer};
+use crate::train::run::{CheckpointPolicy, Outcome, train};
 use crate::train::run_folder::RunFolder;
-use crate::train::sft::{Example, ExampleSource, Progress, SftPlan};
-use crate::train::stages::{Ending, Saving, run_rl, run_sft};
+use crate::train::sft::{Example, ExampleSource, SftPlan, SftTrainer};
 use crate::train::{Guard, Learner, Scorer};
 
 /// The suite and the judge that reads it.
@@ -100,33 +101,33 @@ impl World {
     }
 
     /// The SFT stage, without checkpoints.
-    pub fn teach<B: Backend>(
+    pub fn run_sft<B: Backend>(
         &self,
         learner: &mut Learner<B>,
         settings: &Settings,
-        run: &mut RunFolder,
+        folder: &mut RunFolder,
         guard: &mut Guard,
         stop: &AtomicBool,
-    ) -> anyhow::Result<Ending> {
+    ) -> anyhow::Result<Outcome> {
         let plan = SftPlan {
             steps: settings.sft.steps,
             examples_per_step: settings.sft.examples_per_step,
             schedule: settings.sft.schedule(),
         };
-        let saving = Saving { every: None, keep: 1, seed: settings.run.seed };
-        run_sft(learner, self, &plan, run, guard, &mut Progress::default(), saving, stop)
+        let mut trainer = SftTrainer { learner, source: self, plan, guard };
+        train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, stop)
     }
 
     /// The RL stage, without checkpoints.
-    pub fn reinforce<B: Backend>(
+    pub fn run_rl<B: Backend>(
         &self,
         learner: &mut Learner<B>,
         reference: &Qwen3<B>,
         settings: &Settings,
-        run: &mut RunFolder,
+        folder: &mut RunFolder,
         guard: &mut Guard,
         stop: &AtomicBool,
-    ) -> anyhow::Result<Ending> {
+    ) -> anyhow::Result<Outcome> {
         let plan = RlPlan {
             settings: &settings.rl,
             reward: &settings.reward,
@@ -137,15 +138,15 @@ impl World {
         };
         let mut engine = self.engine(&learner.model, settings)?;
         let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
-        let mut machines = RlMachines {
+        let context = RlContext {
             learner,
             reference: (settings.rl.policy.kl_coefficient > 0.0).then_some(reference),
             engine: &mut engine,
             scorer: &mut scorer,
             guard,
         };
-        let saving = Saving { every: None, keep: 1, seed: settings.run.seed };
-        run_rl(&mut machines, self, &plan, run, &mut Progress::default(), saving, stop)
+        let mut trainer = RlTrainer { context, source: self, plan };
+        train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, stop)
     }
 }
 

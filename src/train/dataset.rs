@@ -1,0 +1,134 @@
+//! Training rows as a trainer takes them: loaded, encoded, held to a length, in a resumable order.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+
+use super::rl::PairSource;
+use super::sft::{Example, ExampleSource};
+use crate::config::Settings;
+use crate::data::order::Order;
+use crate::data::{
+    Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs, pairs_to_conversations,
+};
+use crate::judge::{Judge, JudgePair};
+use crate::random::{Purpose, Stream};
+use crate::tokenizer::Tokenizer;
+
+/// Pairs with their prompts.
+pub struct PairDataset {
+    pub pairs: Vec<JudgePair>,
+    order: Order,
+    /// Bad rows that were left out.
+    pub skipped: usize,
+    /// Pairs that were left out because a prompt is too long.
+    pub too_long: usize,
+}
+
+impl PairDataset {
+    pub fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
+        let loaded = load_pairs(&files(settings)?, &load_options(settings))?;
+        let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
+        let (mut pairs, mut too_long) = (Vec::new(), 0);
+        for mut pair in loaded.rows {
+            if f64::from(flips.fold(pair.id).uniform(0)) < settings.data.flip {
+                std::mem::swap(&mut pair.chosen, &mut pair.rejected);
+            }
+            let id = pair.id;
+            let pair = judge.encode_pair(pair).with_context(|| format!("pair {id}"))?;
+            if pair.prompts.iter().any(|prompt| prompt.len() > settings.rl.max_prompt_tokens) {
+                too_long += 1;
+            } else {
+                pairs.push(pair);
+            }
+        }
+        report_skipped(&loaded.skipped, too_long, settings.rl.max_prompt_tokens);
+        let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
+        ensure!(
+            count >= wanted,
+            "{count} usable pairs are fewer than rl.pairs_per_step = {wanted}: lower it, give more pairs, or raise \
+             rl.max_prompt_tokens"
+        );
+        let order = Order::new(count, settings.run.seed);
+        Ok(Self { pairs, order, skipped: loaded.skipped.count, too_long })
+    }
+}
+
+impl PairSource for PairDataset {
+    fn pair(&self, cursor: u64) -> JudgePair {
+        self.pairs[self.order.row(cursor)].clone()
+    }
+}
+
+/// Encoded conversations.
+pub struct SftDataset {
+    pub examples: Vec<Example>,
+    order: Order,
+    /// Bad rows that were left out.
+    pub skipped: usize,
+    /// Conversations that were left out because they are too long.
+    pub too_long: usize,
+}
+
+impl SftDataset {
+    pub fn load(settings: &Settings, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Self> {
+        let (files, options) = (files(settings)?, load_options(settings));
+        let (conversations, skipped): (Vec<Conversation>, _) = match settings.sft.target.as_str() {
+            "messages" => {
+                let loaded = load_conversations(&files, &options)?;
+                (loaded.rows, loaded.skipped)
+            }
+            "chosen" => {
+                let loaded = load_pairs(&files, &options)?;
+                (pairs_to_conversations(&loaded.rows), loaded.skipped)
+            }
+            other => bail!("sft.target must be `messages` or `chosen`, got `{other}`"),
+        };
+        let limit = settings.sft.max_length.min(context).min(settings.sft.micro_batch_tokens);
+        let (mut examples, mut too_long) = (Vec::new(), 0);
+        for conversation in &conversations {
+            let encoded = tokenizer
+                .encode_supervised(&conversation.messages, settings.model.thinking)
+                .with_context(|| format!("row {}", conversation.id))?;
+            if encoded.ids.len() > limit {
+                too_long += 1;
+            } else {
+                examples.push(Example { ids: encoded.ids, mask: encoded.mask });
+            }
+        }
+        report_skipped(&skipped, too_long, limit);
+        ensure!(!examples.is_empty(), "no row has at most {limit} tokens: raise sft.max_length or model.context");
+        let order = Order::new(examples.len(), settings.run.seed);
+        Ok(Self { examples, order, skipped: skipped.count, too_long })
+    }
+}
+
+impl ExampleSource for SftDataset {
+    fn example(&self, cursor: u64) -> Example {
+        self.examples[self.order.row(cursor)].clone()
+    }
+}
+
+/// Files of training rows; there must be some.
+fn files(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
+    ensure!(!settings.data.train.is_empty(), "no training rows: give --data FILE, or data.train in the configuration");
+    Ok(settings.data.train.iter().map(PathBuf::from).collect())
+}
+
+fn load_options(settings: &Settings) -> LoadOptions {
+    LoadOptions {
+        default_task: settings.data.task.clone(),
+        on_bad_row: if settings.data.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse },
+    }
+}
+
+/// Says what was left out, on stderr.
+pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
+    if skipped.count > 0 {
+        eprintln!("{} bad rows were skipped, for example:", skipped.count);
+        skipped.reasons.iter().for_each(|reason| eprintln!("  {reason}"));
+    }
+    if too_long > 0 {
+        eprintln!("{too_long} rows of more than {limit} tokens were kept out");
+    }
+}

@@ -1,0 +1,126 @@
+//! The one loop of all trainers: steps with progress, metrics, samples, checkpoints, and a stop that loses nothing.
+//!
+//! **Invariant:** the loop knows no trainer, and a trainer knows nothing of folders, files or signals.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::error::TrainError;
+use super::learner::Learner;
+use super::run_folder::RunFolder;
+use crate::checkpoint::{self, Progress, RunState};
+use crate::config::RunSettings;
+use crate::log::Progress as Bar;
+use crate::log::charts::Stage;
+use crate::ops::Backend;
+use crate::rollout::EngineError;
+
+/// What the loop asks of a trainer.
+pub trait Trainer<B: Backend> {
+    /// A line of metrics.jsonl.
+    type Metrics: Serialize;
+    /// A line of samples.jsonl.
+    type Sample: Serialize;
+    /// Its name, and what the report shows of it.
+    const STAGE: &'static Stage;
+
+    /// Steps of the whole run.
+    fn steps(&self) -> u64;
+    /// What checkpoints hold.
+    fn learner(&self) -> &Learner<B>;
+    /// Runs one step and moves `progress` on; a step that ends in an error has changed nothing.
+    fn step(&mut self, progress: &mut Progress) -> Result<StepReport<Self::Metrics, Self::Sample>, TrainError>;
+}
+
+/// What a step has to say.
+pub struct StepReport<M, S> {
+    pub metrics: M,
+    /// Numbers beside the progress bar.
+    pub shown: Vec<(&'static str, f64)>,
+    pub samples: Vec<S>,
+}
+
+/// When to save.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointPolicy {
+    /// Steps between checkpoints; 0: at the end alone; `None`: never.
+    pub every: Option<u64>,
+    /// Checkpoints kept.
+    pub keep: usize,
+    pub seed: u64,
+}
+
+impl CheckpointPolicy {
+    pub fn new(settings: &RunSettings) -> Self {
+        Self { every: Some(settings.checkpoint_every), keep: settings.keep_checkpoints, seed: settings.seed }
+    }
+
+    /// For runs that take no longer than what they would save.
+    pub const NONE: Self = Self { every: None, keep: 1, seed: 0 };
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Complete,
+    /// Stopped from outside; the state is saved.
+    Stopped,
+}
+
+/// Runs a trainer from `progress` to its last step.
+pub fn train<B: Backend, T: Trainer<B>>(
+    trainer: &mut T,
+    folder: &mut RunFolder,
+    progress: &mut Progress,
+    policy: CheckpointPolicy,
+    stop: &AtomicBool,
+) -> anyhow::Result<Outcome> {
+    let steps = trainer.steps();
+    let mut bar = Bar::new(T::STAGE.key, steps, progress.step);
+    while progress.step < steps {
+        let report = match trainer.step(progress) {
+            Err(TrainError::Engine(EngineError::Interrupted)) => {
+                save(trainer, folder, progress, policy)?;
+                return Ok(Outcome::Stopped);
+            }
+            report => report?,
+        };
+        bar.update(progress.step, &report.shown);
+        folder.metrics.write(&report.metrics)?;
+        report.samples.iter().try_for_each(|sample| folder.samples.write(sample))?;
+        let stopped = stop.load(Ordering::Relaxed);
+        let due = policy.every.is_some_and(|every| every > 0 && progress.step.is_multiple_of(every));
+        if due || stopped || progress.step == steps {
+            save(trainer, folder, progress, policy)?;
+        }
+        if stopped {
+            return Ok(Outcome::Stopped);
+        }
+    }
+    bar.finish();
+    Ok(Outcome::Complete)
+}
+
+fn save<B: Backend, T: Trainer<B>>(
+    trainer: &T,
+    folder: &RunFolder,
+    progress: &Progress,
+    policy: CheckpointPolicy,
+) -> anyhow::Result<()> {
+    if policy.every.is_none() {
+        return Ok(());
+    }
+    let learner = trainer.learner();
+    let state = RunState {
+        stage: T::STAGE.key.into(),
+        seed: policy.seed,
+        progress: *progress,
+        updates: learner.optimizer.updates,
+    };
+    let root = folder.checkpoints();
+    checkpoint::save(&root, &state, &learner.model.backend, &learner.arenas())
+        .context("the checkpoint cannot be saved")?;
+    checkpoint::prune(&root, policy.keep.max(1)).context("an old checkpoint cannot be deleted")
+}
