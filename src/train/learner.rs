@@ -75,10 +75,11 @@ impl<B: Backend> Scorer<B> {
         targets: &Targets,
         temperature: f32,
     ) -> Result<RowFetch, OpError> {
-        model.backend.together(|| {
+        let score = || {
             model.forward(batch, &mut self.pool, &mut self.acts)?;
             head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
-        })
+        };
+        model.backend.together(|| model.backend.range(|| "score".into(), score))
     }
 }
 
@@ -129,7 +130,8 @@ impl<B: Backend> Learner<B> {
             self.model.forward(batch, &mut self.pool, &mut self.acts)?;
             let gradient = Some((&mut self.gradients, row_weights, loss));
             let results = head_pass(&self.model, &self.acts, tokens, targets, temperature, gradient)?;
-            self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients)?;
+            let backward = || self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients);
+            backend.range(|| "backward".into(), backward)?;
             Ok(results)
         })
     }
@@ -144,7 +146,8 @@ impl<B: Backend> Learner<B> {
         } else {
             Update { gradient_norm: f64::NAN, applied: false }
         };
-        self.gradients.clear(&self.model.backend)?;
+        let backend = self.model.backend.clone();
+        backend.range(|| "optimizer".into(), || self.gradients.clear(&backend))?;
         Ok(update)
     }
 }
