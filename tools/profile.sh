@@ -133,7 +133,8 @@ collect() {
     local ask=()
     while [ "$1" != -- ]; do ask+=("$1"); shift; done
     shift
-    report="$out/$kernel-$(date +%Y%m%d-%H%M%S)-$$-${#ask[@]}"
+    attempt=$((attempt + 1))
+    report="$out/${kernel//[^A-Za-z0-9_]/_}-$started-$attempt"
     # How the program ends does not matter: ncu stops it once it has seen enough.
     ncu --clock-control none --kernel-name "$kernel" --launch-skip "$skip" --launch-count "$count" --kill yes \
         --force-overwrite --export "$report" "${ask[@]}" "$@" >"$report.log" 2>&1 || true
@@ -187,7 +188,10 @@ if [ "$mode" = timeline ]; then
 fi
 
 need python3
+python3 -c '' || die "python3 is there and does not run; it makes the table"
 program kernels
+attempt=0
+started="$(date +%Y%m%d-%H%M%S)-$$"
 sections=(SpeedOfLight MemoryWorkloadAnalysis WarpStateStats Occupancy LaunchStats)
 if ! collect --metrics "$(IFS=,; echo "${METRICS[*]}")" -- "$found" --bench "$@"; then
     echo "ncu does not take all of these metrics by name; trying its full set (slower):"

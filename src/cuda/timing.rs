@@ -7,7 +7,8 @@
 //! Two events around a command measure the device only if it never waits for the host between them. On a stream that has
 //! run dry it would: the first event passes at once, and the kernel arrives some microseconds later, which is longer than many
 //! kernels of a decode step take. So a gate, a host function in the stream, holds the device back until the command and both
-//! events stand behind it. (A recorded graph would do it as well, but only for what is replayed.)
+//! events stand behind it. (A recorded graph would do it as well, but only for what is replayed.) The device rests between
+//! commands, so one that the card slows down under steady load, for its power, may look faster here than it is in a run.
 //!
 //! [`Device::profiled`]: crate::tensor::Device::profiled
 //! [`Device::range`]: crate::tensor::Device::range

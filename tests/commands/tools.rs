@@ -19,7 +19,7 @@ struct Ended {
 }
 
 /// What the scripts use of the system.
-const SYSTEM: [&str; 16] = [
+const SYSTEM: [&str; 15] = [
     "bash", "dirname", "cat", "sed", "grep", "awk", "date", "mkdir", "tail", "head", "tr", "timeout", "python3",
     "sleep", "env", "touch",
 ];
@@ -85,6 +85,12 @@ fn write_program(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+fn on_path(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{program} is not on PATH"))
+}
+
 impl Pack {
     fn new(tools: &[&str]) -> Self {
         let pack = Self { folder: tempfile::tempdir().unwrap() };
@@ -96,12 +102,15 @@ impl Pack {
             std::fs::copy(&from, here.join(script)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
         }
         for program in SYSTEM {
-            let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
-                .map(|folder| folder.join(program))
-                .find(|path| path.is_file())
-                .unwrap_or_else(|| panic!("{program} is not on PATH"));
-            std::os::unix::fs::symlink(found, stubs.join(program)).unwrap();
+            std::os::unix::fs::symlink(on_path(program), stubs.join(program)).unwrap();
         }
+        // The interpreter itself: what lies on PATH may be a script that looks around there.
+        let python = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        let python = String::from_utf8(python.stdout).unwrap();
+        write_program(
+            &stubs.join("python3"),
+            &format!("#!{}\nexec '{}' \"$@\"\n", on_path("bash").display(), python.trim()),
+        );
         let noted = |name: &str, text: &str| {
             format!("#!/usr/bin/env bash\nset -u\necho \"{name} $*\" >>\"$STUBS/calls\"\n{text}")
         };
@@ -133,8 +142,6 @@ impl Pack {
             .arg(self.path("pack").join(script))
             .args(args)
             .env_clear()
-            // A shim of python3 may look for itself.
-            .envs(std::env::vars_os().filter(|(name, _)| name == "HOME" || name == "PYENV_ROOT"))
             .env("PATH", &stubs)
             .env("STUBS", &stubs)
             .env("STUB_MODE", mode)
