@@ -20,8 +20,8 @@ struct Ended {
 
 /// What the scripts use of the system.
 const SYSTEM: [&str; 15] = [
-    "bash", "dirname", "cat", "sed", "grep", "awk", "date", "mkdir", "tail", "head", "tr", "timeout", "python3",
-    "sleep", "env", "touch",
+    "bash", "dirname", "cat", "sed", "grep", "awk", "date", "mkdir", "tail", "head", "tr", "timeout", "sleep", "env",
+    "touch",
 ];
 
 const NCU: &str = r#"
