@@ -7,6 +7,8 @@ mod cuda_device;
 mod equality;
 mod invariance;
 #[cfg(has_cuda)]
+mod profiles;
+#[cfg(has_cuda)]
 mod replays;
 mod resume;
 #[cfg(has_cuda)]
