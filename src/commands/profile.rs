@@ -134,8 +134,8 @@ impl ProfileReport {
             text += "emulated: counts, not speed\n";
         }
         text += &format!(
-            "device time of one run: {device_ms:.3} ms in {commands} commands; the run without a profile takes {run_ms:.3} ms, so \
-             {idle_or_launch_bound_ms:.3} ms are device idle or launch-bound\n\
+            "device time of one run: {device_ms:.3} ms in {commands} commands; the run without a profile takes {run_ms:.3} ms, \
+             so {idle_or_launch_bound_ms:.3} ms are device idle or launch-bound\n\
              Each command was measured alone, graphs kernel by kernel: this run's own wall time is no speed. An empty \
              measurement reads {event_us:.1} µs, which is in each call. Host times are of another run, in which the device \
              works as always, graphs included.\n"
