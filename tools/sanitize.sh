@@ -1,34 +1,134 @@
 #!/usr/bin/env bash
-# Runs the CUDA tests on a GPU under compute-sanitizer: memory, races, uninitialised reads, barriers.
+# Runs the tests of the CUDA ops on a GPU under compute-sanitizer: memory, races, uninitialised reads, barriers.
+# Works in a checkout, and in the folder that tools/gpu-check packs, where the test program lies beside this script.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-    cat <<'EOF'
-tools/sanitize.sh [FILTER]    all four tools over the CUDA tests whose names contain FILTER (default: cuda)
+    cat <<'TEXT'
+sanitize.sh [--minutes N] [--out DIR] [FILTER]
 
-For example: tools/sanitize.sh attention::cuda_backward
-Needs compute-sanitizer, which comes with the CUDA toolkit, and a GPU. Slow: name one op where you can.
-EOF
+All four tools of compute-sanitizer over the CUDA tests of the ops whose names contain FILTER (default: all), within N minutes
+(default 10). Each tool has its share of the time and takes the ops in order of worth: attention and the LM head first, which
+share memory between threads; what a tool had no time for is listed. Ends with 1 only when a tool found something, and with 2
+when nothing could be checked.
+
+Limits: buffers lie in an arena, of which memcheck sees the chunks and not the buffers, so a write into the next buffer is no
+error to it (the emulator's checks find that one); initcheck knows memory as written for good.
+For example: sanitize.sh --minutes 3 attention::cuda_backward
+Needs compute-sanitizer, which comes with the CUDA toolkit, and a GPU.
+TEXT
 }
 
-if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-    usage
-    exit 0
-fi
-if ! command -v compute-sanitizer >/dev/null; then
-    echo "compute-sanitizer is missing: it comes with the CUDA toolkit; add it to PATH" >&2
-    exit 1
-fi
-filter=${1:-cuda}
-# The path of the test binary stands in the message that cargo prints for it.
-binary=$(cargo test --release --no-run --test ops --message-format=json 2>/dev/null |
-    sed -n 's/.*"executable":"\([^"]*\/ops-[^"]*\)".*/\1/p' | tail -n 1)
-[ -x "$binary" ] || { echo "the tests do not build: run cargo test --release --no-run --test ops" >&2; exit 1; }
-failed=0
-for tool in memcheck racecheck initcheck synccheck; do
-    printf '\n== %s\n' "$tool"
-    PATARM_TEST_DEVICE=gpu compute-sanitizer --tool "$tool" --error-exitcode 3 \
-        "$binary" "$filter" --test-threads 1 || failed=1
+die() {
+    echo "$*" >&2
+    exit "${code:-1}"
+}
+
+minutes=10 out="" filter=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        --minutes) minutes=${2:?minutes} && shift ;;
+        --out) out=${2:?folder} && shift ;;
+        -*) code=2 die "unknown option $1 (--help lists them)" ;;
+        *) filter=$1 ;;
+    esac
+    shift
 done
-exit "$failed"
+command -v compute-sanitizer >/dev/null || die "compute-sanitizer is missing: it comes with the CUDA toolkit; add it to PATH"
+
+binary="$here/ops"
+if [ -x "$binary" ] && [ ! -d "$binary" ]; then
+    export PATARM_ROOT="$here"
+    : "${out:=$here/results/sanitizer}"
+else
+    command -v cargo >/dev/null || die "there is no program ops beside $0, and no cargo to build it"
+    : "${out:=$here/../target/sanitizer}"
+    # The path of the test binary stands in the message that cargo prints for it.
+    binary=$(cd "$here/.." && cargo test --release --no-run --test ops --message-format=json 2>/dev/null |
+        sed -n 's/.*"executable":"\([^"]*\/ops-[^"]*\)".*/\1/p' | tail -n 1)
+    [ -x "$binary" ] || die "the tests do not build: run cargo test --release --no-run --test ops"
+fi
+mkdir -p "$out"
+export PATARM_TEST_DEVICE=gpu
+
+# A program for each group, because libtest orders by name what it is given; and a fault takes only its own group along.
+GROUPS_BY_WORTH=('^attention::' '^(head|sample)::' '^(linear|qk_norm_rope|rmsnorm)::' '.')
+TOOLS=(memcheck racecheck initcheck synccheck)
+# racecheck is the slowest by far.
+declare -A WEIGHT=([memcheck]=3 [racecheck]=4 [initcheck]=2 [synccheck]=1)
+declare -A OPTIONS=([memcheck]="--report-api-errors no" [racecheck]="--racecheck-report all" [initcheck]="" [synccheck]="")
+
+# What a tool prints when it finds something; of a program that was stopped there is no exit code and no summary.
+FOUND='========= (ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]|Invalid |Misaligned|Uninitialized |(Error|Warning): (Race|Potential)|Barrier error|Illegal)'
+
+# Tests that are not marked as ignored: those need more memory or time than a sanitizer leaves.
+ignored=$("$binary" --list --ignored 2>/dev/null | sed -n 's/: test$//p')
+tests=$("$binary" --list 2>/dev/null | sed -n 's/: test$//p' | grep cuda | grep -F -- "$filter" |
+    grep -vxF -- "${ignored:-:none:}" || true)
+[ -n "$tests" ] || code=2 die "no CUDA test of the ops has '$filter' in its name"
+
+end=$((SECONDS + $(awk -v m="$minutes" 'BEGIN { print int(60 * m) }')))
+weights=0
+for tool in "${TOOLS[@]}"; do weights=$((weights + WEIGHT[$tool])); done
+found_something=0 checked=0
+summary=()
+
+for tool in "${TOOLS[@]}"; do
+    left=$((end - SECONDS))
+    tool_end=$((SECONDS + (left > 0 ? left * WEIGHT[$tool] / weights : 0)))
+    weights=$((weights - WEIGHT[$tool]))
+    printf '\n== %s, %d s\n' "$tool" $((tool_end - SECONDS))
+    rest="$tests" done_here=0 cut="" findings=0 failed=0
+    for group in "${GROUPS_BY_WORTH[@]}"; do
+        members=$(grep -E -- "$group" <<<"$rest" || true)
+        rest=$(grep -vE -- "$group" <<<"$rest" || true)
+        [ -n "$members" ] || continue
+        seconds=$((tool_end - SECONDS))
+        if [ "$seconds" -lt 1 ]; then
+            cut+="$members"$'\n'
+            continue
+        fi
+        log="$out/$tool-$(tr -cd 'a-z_' <<<"$group").log"
+        status=0
+        # shellcheck disable=SC2086 # options are words, and no test's name holds a space
+        timeout --kill-after 10 "$seconds" compute-sanitizer --tool "$tool" ${OPTIONS[$tool]} --error-exitcode 3 \
+            "$binary" --exact $members --test-threads 1 >"$log" 2>&1 || status=$?
+        ended=$(sed -n 's/^test \([^ ]*\) .*/\1/p' "$log")
+        # Of the test that was running when time was up there is a name and no result.
+        [ "$status" != 124 ] && [ "$status" != 137 ] || ended=$(sed -n 's/^test \([^ ]*\) \.\.\. .*\(ok\|FAILED\)$/\1/p' "$log")
+        done_here=$((done_here + $(grep -cxF -- "$members" <<<"$ended" || true)))
+        cut+="$(grep -vxF -- "${ended:-:none:}" <<<"$members" || true)"$'\n'
+        if [ "$status" = 3 ] || grep -qE "$FOUND" "$log"; then
+            findings=1
+            grep -F '========= ' "$log" | head -n 40 || true
+            echo "all of it: $log"
+        elif [ "$status" != 0 ] && [ "$status" != 124 ] && [ "$status" != 137 ]; then
+            failed=1
+            echo "ended with $status without a finding of $tool; its last words:"
+            tail -n 5 "$log"
+        fi
+    done
+    cut=$(sed '/^$/d' <<<"$cut")
+    if [ -n "$cut" ]; then
+        printf 'not checked by %s, because its time was up or its program ended before: %d of %d tests:\n' \
+            "$tool" "$(grep -c . <<<"$cut")" "$(grep -c . <<<"$tests")"
+        sed 's/^/    /' <<<"$cut"
+    fi
+    line="$tool: $done_here of $(grep -c . <<<"$tests") tests"
+    [ "$findings" = 0 ] && line+=", nothing found" || line+=", FOUND SOMETHING"
+    [ "$failed" = 0 ] || line+=" (a program failed for another reason: see above)"
+    summary+=("$line")
+    found_something=$((found_something | findings))
+    checked=$((checked + done_here))
+done
+
+printf '\n== summary\n'
+printf '%s\n' "${summary[@]}"
+echo "what the tools said: $out"
+[ "$found_something" = 0 ] || exit 1
+[ "$checked" -gt 0 ] || code=2 die "nothing was checked"

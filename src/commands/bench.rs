@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::device::{DeviceArgs, with_backend};
+use super::device::{DeviceArgs, DeviceChoice, with_backend};
+use super::profile::{self, ProfileReport};
 use crate::log::environment::peak_rss_bytes;
 use crate::model::parameters::random_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
@@ -61,6 +62,9 @@ pub struct BenchArgs {
     /// Timed runs, after one that is not; the median counts.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
+    /// After the timed runs, say where the device time of one more goes: a table of phases and ops (CUDA devices).
+    #[arg(long)]
+    pub profile: bool,
     /// Print one JSON line instead of words.
     #[arg(long)]
     pub json: bool,
@@ -91,6 +95,8 @@ struct Report {
     gemm_peak_gflop_per_s: f64,
     percent_of_gemm_peak: f64,
     peak_rss_bytes: Option<u64>,
+    #[serde(flatten)]
+    profile: Option<ProfileReport>,
 }
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -104,10 +110,15 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
             bail!("--{name} must be 1 or more");
         }
     }
+    if args.profile && args.device.device == DeviceChoice::Cpu {
+        bail!(
+            "--profile measures a CUDA device (--device cuda or emulated); on the CPU, a profiler such as perf shows more"
+        );
+    }
     let context = (args.prompt + args.new).max(args.length);
     let model = Qwen3::new(backend, config, &weights, context)?;
     let parameters = model.table.parameter_count();
-    let (tokens, products, seconds) = match args.what {
+    let Measured { tokens, products, timed: Timed { seconds, profile } } = match args.what {
         What::Train => train(args, model)?,
         What::Decode => decode(args, &model)?,
         What::Rl => rl(args, model)?,
@@ -129,6 +140,7 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
         gemm_peak_gflop_per_s: peak,
         percent_of_gemm_peak: 100.0 * gflop_per_s / peak,
         peak_rss_bytes,
+        profile,
     };
     print(&report, args.json)
 }
@@ -153,6 +165,9 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         report.gemm_peak_gflop_per_s,
         report.peak_rss_bytes.map_or("unknown".into(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6)),
     );
+    if let Some(profile) = &report.profile {
+        print!("\n{}", profile.table());
+    }
     Ok(())
 }
 
@@ -170,27 +185,43 @@ fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
     directory::load(path).with_context(|| format!("--shape {name}"))
 }
 
-/// Median seconds of `runs` calls after one that is not timed.
-fn median(runs: usize, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+/// Median seconds of the runs, and with `--profile` where the time of one more went.
+struct Timed {
+    seconds: f64,
+    profile: Option<ProfileReport>,
+}
+
+/// Times `--runs` calls after one that is not timed, and profiles one more when asked to.
+fn time<B: Backend>(
+    args: &BenchArgs,
+    backend: &B,
+    mut run: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Timed> {
     run()?;
     let mut times = Vec::new();
-    for _ in 0..runs.max(1) {
+    for _ in 0..args.runs.max(1) {
         let start = Instant::now();
         run()?;
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    let seconds = times[times.len() / 2];
+    let profile = if args.profile { profile::measure(backend, seconds, run)? } else { None };
+    Ok(Timed { seconds, profile })
 }
 
 fn random_ids(vocab: usize, stream: Stream, count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| stream.below(i, vocab) as u32).collect()
 }
 
-/// (tokens, products of parameters with tokens, seconds).
-type Measured = anyhow::Result<(usize, f64, f64)>;
+struct Measured {
+    tokens: usize,
+    /// Products of parameters with tokens.
+    products: f64,
+    timed: Timed,
+}
 
-fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
+fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
     let sequences: Vec<Vec<u32>> = (0..args.batch as u64)
         .map(|i| random_ids(vocab, Stream::new(bench_seeds::TRAIN).fold(i), args.length))
@@ -199,7 +230,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let backend = model.backend.clone();
     let mut learner = Learner::new(model, AdamWConfig::default(), per_batch.min(args.batch) * args.length)?;
     let tokens = args.batch * args.length;
-    let seconds = median(args.runs, || {
+    let timed = time(args, &backend, || {
         for part in sequences.chunks(per_batch) {
             let (mut batch, mut targets) = (Batch::default(), Targets::default());
             for ids in part {
@@ -219,7 +250,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
         learner.update_if(true, 1e-4)?;
         Ok(backend.wait()?)
     })?;
-    Ok((tokens, 3.0 * tokens as f64, seconds))
+    Ok(Measured { tokens, products: 3.0 * tokens as f64, timed })
 }
 
 fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u64) -> Vec<PromptGroup> {
@@ -237,20 +268,20 @@ fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u
     (0..prompts as u64).map(group).collect()
 }
 
-fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> Measured {
+fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
     let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch))?;
     let mut run = 0;
-    let seconds = median(args.runs, || {
+    let timed = time(args, &model.backend, || {
         run += 1;
         engine.generate(model, &groups(args, args.batch, 1, vocab, run), None, |_| {})?;
         Ok(())
     })?;
     let tokens = args.batch * args.new;
-    Ok((tokens, (tokens + args.batch * args.prompt) as f64, seconds))
+    Ok(Measured { tokens, products: (tokens + args.batch * args.prompt) as f64, timed })
 }
 
-fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
+fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
     let backend = model.backend.clone();
     let reference = model.frozen()?;
@@ -263,7 +294,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let policy = GrpoLoss { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 };
     let tokens = sequences * args.new;
     let mut run = 0;
-    let seconds = median(args.runs, || {
+    let timed = time(args, &backend, || {
         run += 1;
         let requests = groups(args, args.prompts, args.generations, vocab, run);
         let completions = engine.generate(&learner.model, &requests, None, |_| {})?;
@@ -299,5 +330,5 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     })?;
     let prompt_tokens = args.prompts * args.prompt;
     // Prompts and completions pass through the rollout, the reference, and three times through the update.
-    Ok((tokens, 5.0 * (tokens + prompt_tokens) as f64, seconds))
+    Ok(Measured { tokens, products: 5.0 * (tokens + prompt_tokens) as f64, timed })
 }

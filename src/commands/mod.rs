@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod generate;
 pub mod judge;
 pub mod pretrained;
+mod profile;
 pub mod report;
 pub mod rl;
 pub mod sft;

@@ -85,6 +85,19 @@ pub(super) struct Call {
     accumulate: bool,
 }
 
+impl Call {
+    /// Bytes that it reads and writes at least, the output also when something is added to it.
+    pub fn bytes(&self) -> u64 {
+        let [m, n, k] = self.shape.sizes.map(|size| size as u64);
+        let out_passes = if self.accumulate { 2 } else { 1 };
+        (m * k + k * n) * DType::Bf16.bytes() as u64 + out_passes * m * n * self.shape.out.bytes() as u64
+    }
+
+    pub fn flops(&self) -> u64 {
+        2 * self.shape.sizes.iter().map(|size| *size as u64).product::<u64>()
+    }
+}
+
 /// Descriptions of a product and its algorithm.
 struct Plan {
     description: sys::cublasLtMatmulDesc_t,

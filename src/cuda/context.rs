@@ -14,6 +14,7 @@ use super::kernels::{ARCHITECTURES, IMAGES};
 use super::landing::Landings;
 use super::round_trips::RoundTrips;
 use super::staging::Staging;
+use super::timing::Timing;
 use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
@@ -43,6 +44,7 @@ struct Opened {
     staging: Mutex<Staging>,
     round_trips: RoundTrips,
     landings: Arc<Landings>,
+    timing: Timing,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
     /// Dynamic shared memory that a launch of each function may have, in bytes.
@@ -90,6 +92,7 @@ impl Cuda {
             staging: Mutex::default(),
             round_trips: RoundTrips::default(),
             landings: Arc::default(),
+            timing: Timing::default(),
             functions,
             shared_allowed,
             name,
@@ -168,6 +171,10 @@ impl Cuda {
 
     pub(super) fn landings(&self) -> &Arc<Landings> {
         &self.opened.landings
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.opened.timing
     }
 
     pub(super) fn blas(&self) -> &Blas {

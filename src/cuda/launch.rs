@@ -60,6 +60,13 @@ pub(super) struct Launch {
     arguments: Box<[Argument]>,
 }
 
+impl Launch {
+    /// The kernel's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
 impl Cuda {
     /// Puts a kernel on the stream and returns at once.
     ///

@@ -8,9 +8,11 @@ use half::bf16;
 
 use super::arena::Block;
 use super::landing::Landing;
+use super::staging::PART_BYTES;
+use super::timing::Command;
 use super::work::{Notes, Work};
 use super::{Argument, Cuda, CudaError, ledger, nvtx};
-use crate::tensor::{self, Device, DeviceError, Element, Fetch};
+use crate::tensor::{self, Device, DeviceError, Element, Fetch, Profile, ProfileDetail};
 
 /// Memory of one device, holding `len` elements.
 pub struct Buffer<T> {
@@ -148,6 +150,11 @@ impl Cuda {
     }
 }
 
+/// A copy between host and device, as a profile lists it.
+fn host_copy(op: &'static str, bytes: usize, gated: bool) -> Command {
+    Command { op, bytes: Some(bytes as u64), flops: None, gated }
+}
+
 impl Device for Cuda {
     type Compute = bf16;
     type Buffer<T: Element> = Buffer<T>;
@@ -186,8 +193,13 @@ impl Device for Cuda {
         }
         self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
         self.round_trips().ask();
+        let bytes: &[u8] = bytemuck::cast_slice(from);
+        // A larger write waits for parts of the ring to be read, and must not wait for what its own gate holds back.
+        let gated = bytes.len() <= PART_BYTES;
+        let command = || host_copy("copy to the device", bytes.len(), gated);
         // Safety: the view lies inside its buffer and is borrowed for writing.
-        Ok(unsafe { self.staging().write(to.address, bytemuck::cast_slice(from), self.stream()) }?)
+        let write = || unsafe { self.staging().write(to.address, bytes, self.stream()) };
+        Ok(self.measured(command, write)?)
     }
 
     fn read<T: Element>(&self, from: View<'_, T>, to: &mut [T]) -> Result<(), DeviceError> {
@@ -198,7 +210,9 @@ impl Device for Cuda {
         self.round_trips().ask();
         if !to.is_empty() {
             // Safety: the view lies inside its buffer; `to` is borrowed until the stream has been waited for, below.
-            unsafe { result::memcpy_dtoh_async(to, from.address, self.stream().cu_stream()) }.map_err(failed())?;
+            let mut read = || unsafe { result::memcpy_dtoh_async(to, from.address, self.stream().cu_stream()) };
+            let command = || host_copy("copy to the host, pageable", from.len * size_of::<T>(), false);
+            self.measured(command, || read().map_err(failed()))?;
         }
         self.round_trips().wait();
         self.stream().synchronize().map_err(failed())?;
@@ -211,7 +225,8 @@ impl Device for Cuda {
             return Ok(Fetch::here(Vec::new()));
         }
         self.round_trips().ask();
-        let landing = Landing::of(self.landings(), from, self.stream())?;
+        let command = || host_copy("copy to the host", from.len * size_of::<T>(), true);
+        let landing = self.measured(command, || Landing::of(self.landings(), from, self.stream()))?;
         let cuda = self.clone();
         Ok(Fetch::coming(move || {
             cuda.round_trips().wait();
@@ -236,7 +251,20 @@ impl Device for Cuda {
     }
 
     fn range<R>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
-        nvtx::range(name, work)
+        let _open = (nvtx::is_heard() || self.timing().is_on()).then(|| {
+            let name = name();
+            (nvtx::enter(&name), self.timing().enter(&name))
+        });
+        work()
+    }
+
+    fn profiled<R>(
+        &self,
+        detail: ProfileDetail,
+        work: impl FnOnce() -> R,
+    ) -> Result<(R, Option<Profile>), DeviceError> {
+        let (result, profile) = self.profile(detail, work)?;
+        Ok((result, Some(profile)))
     }
 
     fn memory_table(&self) -> Option<String> {

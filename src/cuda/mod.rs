@@ -13,6 +13,7 @@
 //! | [`survey`] | what this machine has, for `doctor` |
 //! | `work.rs` | what goes to the stream, as data |
 //! | `replay.rs` | work that comes again, launched as a graph |
+//! | `timing.rs` | device time by phase and op, when asked for |
 //! | [`nvtx`] | named ranges for profilers |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
@@ -36,6 +37,7 @@ mod replay;
 mod round_trips;
 mod staging;
 pub mod survey;
+mod timing;
 mod work;
 
 pub use blas::{Factor, Product};

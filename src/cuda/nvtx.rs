@@ -85,21 +85,27 @@ fn attach() -> bool {
     }
 }
 
-/// Runs work as a named range; the name is only made when a profiler listens.
-pub fn range<R>(name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
-    /// Ends the range, also when the work panics.
-    struct End(*mut c_void);
-    impl Drop for End {
-        fn drop(&mut self) {
-            // Safety: the profiler's function for the end of a range has this signature.
-            let pop: extern "C" fn() -> i32 = unsafe { std::mem::transmute(self.0) };
-            pop();
-        }
+/// Whether a profiler listens, so that a range's name is of use.
+pub fn is_heard() -> bool {
+    functions().is_some()
+}
+
+/// An open range. It ends when this is dropped, also when the work panics.
+pub struct OpenRange(*mut c_void);
+
+impl Drop for OpenRange {
+    fn drop(&mut self) {
+        // Safety: the profiler's function for the end of a range has this signature.
+        let pop: extern "C" fn() -> i32 = unsafe { std::mem::transmute(self.0) };
+        pop();
     }
-    let Some((push, pop)) = functions() else { return work() };
+}
+
+/// Begins a range of this thread, if a profiler listens.
+pub fn enter(name: &str) -> Option<OpenRange> {
+    let (push, pop) = functions()?;
     // Safety: the profiler's function for the beginning of a range has this signature, and copies the name.
     let push: extern "C" fn(*const c_char) -> i32 = unsafe { std::mem::transmute(push) };
-    push(CString::new(name()).unwrap_or_default().as_ptr());
-    let _end = End(pop);
-    work()
+    push(CString::new(name).unwrap_or_default().as_ptr());
+    Some(OpenRange(pop))
 }

@@ -71,7 +71,8 @@ impl Drop for Noting {
 impl Cuda {
     /// Runs work whose kernels are the same from call to call: see [`crate::tensor::Device::replayed`].
     pub(super) fn replay<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        if self.lock_replays(|replays| replays.off) {
+        // A graph is one launch: sent piece by piece, each kernel has its time in a profile and stands in its phase.
+        if self.timing().measures_commands() || self.lock_replays(|replays| replays.off) {
             return work();
         }
         Notes::begin(self.stream());

@@ -11,7 +11,7 @@ use super::pinned::Pinned;
 
 /// The ring is written part by part; an event tells when the device has read one.
 const PARTS: usize = 4;
-const PART_BYTES: usize = 1 << 20;
+pub(super) const PART_BYTES: usize = 1 << 20;
 /// Where a write begins is a multiple of this.
 const ALIGNMENT: usize = 16;
 

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaStream, result};
 use super::arena::Stretch;
 use super::blas::Call;
 use super::launch::Launch;
+use super::timing::Command;
 use super::{Cuda, CudaError};
 
 /// One thing that a stream does.
@@ -76,6 +77,20 @@ impl Notes {
     }
 }
 
+impl Work {
+    /// What a profile says of it; `None` for what a device does not do.
+    fn command(&self) -> Option<Command> {
+        let command = |op, bytes, flops| Some(Command { op, bytes, flops, gated: true });
+        match self {
+            Self::Launch(launch) => command(launch.name(), None, None),
+            Self::Product(call) => command("matmul", Some(call.bytes()), Some(call.flops())),
+            Self::Clear { bytes, .. } => command("clear", Some(*bytes as u64), None),
+            Self::Copy { bytes, .. } => command("copy on the device", Some(2 * *bytes as u64), None),
+            Self::Lend { .. } | Self::TakeBack { .. } => None,
+        }
+    }
+}
+
 impl Cuda {
     /// Puts work on the stream, or notes it down for it.
     pub(super) fn submit(&self, work: Work) -> Result<(), CudaError> {
@@ -84,8 +99,19 @@ impl Cuda {
         work.map_or(Ok(()), |work| self.send(&work, self.stream()))
     }
 
-    /// Puts work on a stream and returns at once.
+    /// Puts work on a stream and returns at once. A profile sees it here, whichever op it comes from.
     pub(super) fn send(&self, work: &Work, stream: &CudaStream) -> Result<(), CudaError> {
+        if !self.timing().measures_commands() {
+            return self.put(work, stream);
+        }
+        // What goes to the stream of captures is not done yet.
+        match work.command().filter(|_| stream.cu_stream() == self.stream().cu_stream()) {
+            Some(command) => self.measured(|| command, || self.put(work, stream)),
+            None => self.put(work, stream),
+        }
+    }
+
+    fn put(&self, work: &Work, stream: &CudaStream) -> Result<(), CudaError> {
         self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
         self.round_trips().ask();
         match work {

@@ -201,7 +201,7 @@ impl<B: Backend> Lane<B> {
             if stop.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(EngineError::Interrupted);
             }
-            self.step(model, &mut schedule)?;
+            model.backend.range(|| "rollout".into(), || self.step(model, &mut schedule))?;
             if schedule.newly_finished > 0 {
                 finished(std::mem::take(&mut schedule.newly_finished));
             }
@@ -249,11 +249,12 @@ impl<B: Backend> Lane<B> {
         let decodes_alone = batch.tokens() == schedule.running.len();
         let drawn = if decodes_alone {
             self.fill_up(model.backend.replay_size(batch.tokens()), &mut batch);
-            self.decode(model, &batch, &pending)?
+            model.backend.range(|| "decode".into(), || self.decode(model, &batch, &pending))?
         } else {
             batch.read_from(first_read);
-            model.forward(&batch, &mut self.pool, &mut self.acts)?;
-            self.draw(model, batch.tokens(), &pending)?
+            let forward = || model.forward(&batch, &mut self.pool, &mut self.acts);
+            model.backend.range(|| "prefill".into(), forward)?;
+            model.backend.range(|| "prefill".into(), || self.draw(model, batch.tokens(), &pending))?
         };
         let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
         for Drawn { ids: some_ids, logprobs: some_logprobs } in drawn {
@@ -291,7 +292,7 @@ impl<B: Backend> Lane<B> {
             let out = b.view_mut(&mut self.logits, 0..n * model.config.vocab_size);
             model.logits(&self.acts, n, b.view(&self.rows, 0..n), out)
         })?;
-        self.sample(model, n, &pending.draws)
+        b.range(|| "sampling".into(), || self.sample(model, n, &pending.draws))
     }
 
     /// Draws from every pending row of the last forward pass, as many rows at a time as there is room for logits.
@@ -305,7 +306,7 @@ impl<B: Backend> Lane<B> {
             model.logits(&self.acts, tokens, b.view(&self.rows, 0..n), out)?;
             let here = pending.draws.iter().filter(|draw| (first..first + n as u32).contains(&draw.row));
             let draws: Vec<Draw> = here.map(|draw| Draw { row: draw.row - first, ..*draw }).collect();
-            drawn.extend(self.sample(model, n, &draws)?);
+            drawn.extend(b.range(|| "sampling".into(), || self.sample(model, n, &draws))?);
         }
         Ok(drawn)
     }

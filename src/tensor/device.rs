@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Element, Fetch};
+use super::{Element, Fetch, Profile, ProfileDetail};
 
 /// A read-only stretch of a device's memory.
 pub type Ref<'a, D, T> = <D as Device>::View<'a, T>;
@@ -102,6 +102,15 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// Runs work that a profiler's timeline shows as a range of this name.
     fn range<R>(&self, _name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
         work()
+    }
+
+    /// Runs work and measures where its device time goes; `None` where device time is the host's, which profilers show better.
+    fn profiled<R>(
+        &self,
+        _detail: ProfileDetail,
+        work: impl FnOnce() -> R,
+    ) -> Result<(R, Option<Profile>), DeviceError> {
+        Ok((work(), None))
     }
 
     /// Who holds how much of the device's memory, for people; `None` where that is the system's affair.

@@ -4,8 +4,10 @@ pub mod device;
 pub mod dtype;
 pub mod fetch;
 pub mod file;
+pub mod profile;
 pub mod safetensors;
 
 pub use device::{Device, DeviceError, Mut, Ref, View};
 pub use dtype::{DType, Element};
 pub use fetch::Fetch;
+pub use profile::{OpTime, Phase, Profile, ProfileDetail};

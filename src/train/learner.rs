@@ -44,7 +44,8 @@ impl<B: Backend> Learner<B> {
         backend.together(|| {
             self.model.forward(batch, &mut self.pool, &mut self.acts)?;
             let results = objective.gradient(&self.model, &self.acts, tokens, &mut self.gradients)?;
-            self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients)?;
+            let backward = || self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients);
+            backend.range(|| "backward".into(), backward)?;
             Ok(results)
         })
     }
@@ -59,7 +60,8 @@ impl<B: Backend> Learner<B> {
         } else {
             Update { gradient_norm: f64::NAN, applied: false }
         };
-        self.gradients.clear(&self.model.backend)?;
+        let backend = self.model.backend.clone();
+        backend.range(|| "optimizer".into(), || self.gradients.clear(&backend))?;
         Ok(update)
     }
 

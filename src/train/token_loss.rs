@@ -120,10 +120,11 @@ impl<B: Backend> Scorer<B> {
         targets: &Targets,
         temperature: f32,
     ) -> Result<RowFetch, OpError> {
-        model.backend.together(|| {
+        let score = || {
             model.forward(batch, &mut self.pool, &mut self.acts)?;
             head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
-        })
+        };
+        model.backend.together(|| model.backend.range(|| "score".into(), score))
     }
 }
 

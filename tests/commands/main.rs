@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod devices;
+mod profile;
 mod runs;
+mod tools;
 mod world;

@@ -5,6 +5,7 @@
 mod gpu_only;
 mod replays;
 mod resources;
+mod timing;
 
 use std::process::Command;
 use std::sync::LazyLock;

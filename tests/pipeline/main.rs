@@ -9,6 +9,8 @@ mod frozen;
 mod invariance;
 mod one_update;
 #[cfg(has_cuda)]
+mod profiles;
+#[cfg(has_cuda)]
 mod replays;
 mod resume;
 #[cfg(has_cuda)]

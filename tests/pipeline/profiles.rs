@@ -1,0 +1,56 @@
+//! A profiled step is the step: the same weights and the same tokens, bit for bit.
+
+use patarm::cuda::{Cuda, Emulation};
+use patarm::ops::sample::Sampling;
+use patarm::optimizer::AdamWConfig;
+use patarm::random::Stream;
+use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::tensor::{Device, ProfileDetail};
+use patarm::train::{Learner, Loss, Targets};
+
+use crate::cuda_device::devices;
+use crate::world::model;
+
+const VOCAB: usize = 61;
+
+/// Two updates on one sequence, then completions of the model that came out, by a device of its own.
+fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Completion>>) {
+    devices();
+    let device = Cuda::open(0, Emulation::Allowed).unwrap();
+    let mut learner = Learner::new(model(&device, VOCAB, 5), AdamWConfig::default(), 16).unwrap();
+    let mut engine = Engine::new(&learner.model, EngineLimits::for_lengths(3, 12, 6)).unwrap();
+    let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
+    let prompt = vec![3, 1, 4];
+    let group = PromptGroup { prompt, members: (0..5).map(member).collect(), stop: vec![7], max_new_tokens: 12 };
+    let work = || {
+        for _ in 0..2 {
+            let (mut batch, mut targets) = (patarm::model::Batch::default(), Targets::default());
+            batch.push_sequence(&[5, 9, 2, 6, 30, 12]);
+            [9, 2, 6, 30, 12].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
+            let _ = learner.accumulate(&mut batch, &targets, &[0.2; 5], 1.0, &Loss::CrossEntropy).unwrap();
+            learner.update_if(true, 1e-2).unwrap();
+        }
+        // The second time, decode steps are replayed, where nothing measures them.
+        let groups = [group];
+        let first = engine.generate(&learner.model, &groups, None, |_| {}).unwrap();
+        assert_eq!(engine.generate(&learner.model, &groups, None, |_| {}).unwrap(), first);
+        (
+            device
+                .download(learner.model.backend.view(&learner.model.master, 0..learner.model.table.arena_len()))
+                .unwrap(),
+            first,
+        )
+    };
+    match detail {
+        None => work(),
+        Some(detail) => device.profiled(detail, work).unwrap().0,
+    }
+}
+
+#[test]
+fn a_profiled_step_is_the_step() {
+    let plain = train_and_generate(None);
+    for detail in [ProfileDetail::Phases, ProfileDetail::Commands] {
+        assert!(train_and_generate(Some(detail)) == plain, "{detail:?}");
+    }
+}
