@@ -5,7 +5,7 @@
 
 use patarm::model::Batch;
 use patarm::ops::Cpu;
-use patarm::train::Loss;
+use patarm::train::{Loss, TokenObjective};
 
 use crate::cuda_device::devices;
 use crate::generation::generate;

@@ -6,7 +6,7 @@ use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
 use patarm::tensor::{Device, ProfileDetail};
-use patarm::train::{Learner, Loss, Targets};
+use patarm::train::{Learner, Loss, Targets, TokenObjective};
 
 use crate::cuda_device::devices;
 use crate::world::model;
@@ -27,7 +27,13 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
             let (mut batch, mut targets) = (patarm::model::Batch::default(), Targets::default());
             batch.push_sequence(&[5, 9, 2, 6, 30, 12]);
             [9, 2, 6, 30, 12].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
-            let _ = learner.accumulate(&mut batch, &targets, &[0.2; 5], 1.0, &Loss::CrossEntropy).unwrap();
+            let objective = TokenObjective {
+                targets: &targets,
+                row_weights: &[0.2; 5],
+                temperature: 1.0,
+                loss: &Loss::CrossEntropy,
+            };
+            let _ = learner.accumulate(&mut batch, &objective).unwrap();
             learner.update_if(true, 1e-2).unwrap();
         }
         // The second time, decode steps are replayed, where nothing measures them.
@@ -36,7 +42,7 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
         assert_eq!(engine.generate(&learner.model, &groups, None, |_| {}).unwrap(), first);
         (
             device
-                .download(learner.model.backend.view(&learner.model.master, 0..learner.model.table.arena_len()))
+                .download(learner.model.backend.view(learner.model.master(), 0..learner.model.table.arena_len()))
                 .unwrap(),
             first,
         )

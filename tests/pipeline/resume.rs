@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use patarm::checkpoint::{self, RunState};
+use patarm::checkpoint::{self, Progress, RunState};
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::{AdamWConfig, Decay, Schedule};
 use patarm::reward::RewardSettings;
 use patarm::rollout::{Engine, EngineLimits};
 use patarm::train::rl::{RlContext, RlPlan, rl_step};
-use patarm::train::sft::{Progress, SftPlan, sft_step};
+use patarm::train::sft::{SftPlan, sft_step};
 use patarm::train::{Guard, Learner, Scorer};
 use serde_json::Value;
 

@@ -1,11 +1,12 @@
 //! How often a step waits for the device.
 
+use patarm::checkpoint::Progress;
 use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
 use patarm::optimizer::{AdamWConfig, Decay, Schedule};
 use patarm::random::Stream;
 use patarm::rollout::{Engine, EngineLimits, Member, PromptGroup};
-use patarm::train::sft::{Progress, SftPlan, sft_step};
+use patarm::train::sft::{SftPlan, sft_step};
 use patarm::train::{Guard, Learner};
 
 use crate::cuda_device::devices;
