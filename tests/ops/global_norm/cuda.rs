@@ -57,11 +57,13 @@ fn more_tiles_than_blocks_are_the_cpus() {
     assert_is_the_cpus(device, (BLOCKS_MAX + 3) * TILE + 1234, 0);
 }
 
+/// Elements of many sizes, so that every sum rounds: squares of f32 of one size add up almost exactly in f64, in any order.
 #[test]
 fn the_bits_do_not_depend_on_the_alignment() {
     for device in devices() {
-        for len in [1, 3, 6, 1025, 3 * TILE + 7] {
-            let gradient = normal(2, len);
+        for len in [6, 1025, 3 * TILE + 7] {
+            let sized = |(i, x): (usize, f32)| x * 2f32.powi((i * 7 % 31) as i32 - 15);
+            let gradient: Vec<f32> = normal(2, len).into_iter().enumerate().map(sized).collect();
             let expected = norm(device, &gradient, 0).to_bits();
             for offset in 1..=5 {
                 assert_eq!(norm(device, &gradient, offset).to_bits(), expected, "{len} elements, {offset} on");
