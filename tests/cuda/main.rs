@@ -4,6 +4,7 @@
 
 mod replays;
 mod resources;
+mod vectors;
 
 use std::process::Command;
 use std::sync::LazyLock;
