@@ -32,6 +32,14 @@ struct Pairs {
     float first[CHUNK], second[CHUNK];
 };
 
+// The same as they lie in memory: half of the registers, and a shift or a mask for each number that is read.
+struct Packed {
+    Chunk a, b;
+
+    __device__ __forceinline__ float first(int i) const { return i % 2 ? high(a.pair[i / 2]) : low(a.pair[i / 2]); }
+    __device__ __forceinline__ float second(int i) const { return i % 2 ? high(b.pair[i / 2]) : low(b.pair[i / 2]); }
+};
+
 // Where a group's lane stands in a head.
 struct Lane {
     int dim;
@@ -42,28 +50,15 @@ struct Lane {
     __device__ __forceinline__ int first() const { return threadIdx.x * CHUNK; }
     __device__ __forceinline__ int second() const { return dim / 2 + threadIdx.x * CHUNK; }
 
-    __device__ __forceinline__ Pairs load(const bf16 *head, bool wanted) const {
-        Pairs pairs;
+    __device__ __forceinline__ Packed load(const bf16 *head, bool wanted) const {
         const int left = wanted && active ? CHUNK : 0;
-        const Chunk a = load_chunk<true>(head + first(), left), b = load_chunk<true>(head + second(), left);
-#pragma unroll
-        for (int i = 0; i < CHUNK / 2; i++) {
-            pairs.first[2 * i] = low(a.pair[i]), pairs.first[2 * i + 1] = high(a.pair[i]);
-            pairs.second[2 * i] = low(b.pair[i]), pairs.second[2 * i + 1] = high(b.pair[i]);
-        }
-        return pairs;
+        return {load_chunk<true>(head + first(), left), load_chunk<true>(head + second(), left)};
     }
 
-    __device__ __forceinline__ void store(bf16 *head, const Pairs &pairs, bool wanted) const {
-        Chunk a, b;
-#pragma unroll
-        for (int i = 0; i < CHUNK / 2; i++) {
-            a.pair[i] = pack(pairs.first[2 * i], pairs.first[2 * i + 1]);
-            b.pair[i] = pack(pairs.second[2 * i], pairs.second[2 * i + 1]);
-        }
+    __device__ __forceinline__ void store(bf16 *head, const Packed &packed, bool wanted) const {
         const int left = wanted && active ? CHUNK : 0;
-        store_chunk<true>(head + first(), a, left);
-        store_chunk<true>(head + second(), b, left);
+        store_chunk<true>(head + first(), packed.a, left);
+        store_chunk<true>(head + second(), packed.b, left);
     }
 
     // Of a vector of f32: a norm's weight, or a row of cosines and sines.
@@ -85,6 +80,16 @@ struct Lane {
 __device__ __forceinline__ float group_sum(float value) {
     for (int distance = blockDim.x / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(FULL, value, distance);
     return value;
+}
+
+__device__ __forceinline__ Packed rounded(const Pairs &pairs) {
+    Packed packed;
+#pragma unroll
+    for (int i = 0; i < CHUNK / 2; i++) {
+        packed.a.pair[i] = pack(pairs.first[2 * i], pairs.first[2 * i + 1]);
+        packed.b.pair[i] = pack(pairs.second[2 * i], pairs.second[2 * i + 1]);
+    }
+    return packed;
 }
 
 __device__ __forceinline__ Pairs not_numbers() {
@@ -113,12 +118,12 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
     for (int first = 0; first < heads; first += groups_per_token) {
         const int head = first + group % groups_per_token;
         const bool wanted = there && head < heads;
-        const Pairs x = lane.load(qkv + (static_cast<size_t>(token) * heads + head) * dim, wanted);
+        const Packed x = lane.load(qkv + (static_cast<size_t>(token) * heads + head) * dim, wanted);
         float squares = 0.0f;
 #pragma unroll
         for (int i = 0; i < CHUNK; i++) {
-            squares = fmaf(x.first[i], x.first[i], squares);
-            squares = fmaf(x.second[i], x.second[i], squares);
+            squares = fmaf(x.first(i), x.first(i), squares);
+            squares = fmaf(x.second(i), x.second(i), squares);
         }
         const float inverse = 1.0f / sqrtf(group_sum(squares) / dim + epsilon);
         if (!wanted) continue;
@@ -132,41 +137,41 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
         Pairs y;
 #pragma unroll
         for (int i = 0; i < CHUNK; i++) {
-            const float a = x.first[i] * inverse * weight.first[i], b = x.second[i] * inverse * weight.second[i];
+            const float a = x.first(i) * inverse * weight.first[i], b = x.second(i) * inverse * weight.second[i];
             y.first[i] = a * turn.first[i] - b * turn.second[i];
             y.second[i] = b * turn.first[i] + a * turn.second[i];
         }
         if (head < q_heads) {
-            lane.store(q + (static_cast<size_t>(token) * q_heads + head) * dim, y, true);
+            lane.store(q + (static_cast<size_t>(token) * q_heads + head) * dim, rounded(y), true);
         } else {
-            lane.store(k_pool + (pool_row + head - q_heads) * dim, y, row < pool_rows);
+            lane.store(k_pool + (pool_row + head - q_heads) * dim, rounded(y), row < pool_rows);
         }
     }
 }
 
 // d_x = inverse * (g - n * mean(g * n)) with n = x * inverse, g = weight * (d_y turned back); adds d_n * n to `d_weight`.
 // All lanes of the warp must call it.
-__device__ __forceinline__ Pairs head_gradient(const Pairs &d_y, const Pairs &x, const Pairs &turn, const Pairs &weight,
+__device__ __forceinline__ Pairs head_gradient(const Packed &d_y, const Packed &x, const Pairs &turn, const Pairs &weight,
                                                float inverse, int dim, Pairs &d_weight) {
     Pairs g;
     float product = 0.0f;
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) {
-        const float a = d_y.first[i] * turn.first[i] + d_y.second[i] * turn.second[i];
-        const float b = d_y.second[i] * turn.first[i] - d_y.first[i] * turn.second[i];
-        d_weight.first[i] += a * x.first[i] * inverse;
-        d_weight.second[i] += b * x.second[i] * inverse;
+        const float a = d_y.first(i) * turn.first[i] + d_y.second(i) * turn.second[i];
+        const float b = d_y.second(i) * turn.first[i] - d_y.first(i) * turn.second[i];
+        d_weight.first[i] += a * x.first(i) * inverse;
+        d_weight.second[i] += b * x.second(i) * inverse;
         g.first[i] = a * weight.first[i];
         g.second[i] = b * weight.second[i];
-        product = fmaf(g.first[i], x.first[i], product);
-        product = fmaf(g.second[i], x.second[i], product);
+        product = fmaf(g.first[i], x.first(i), product);
+        product = fmaf(g.second[i], x.second(i), product);
     }
     // mean(g * n) * n, folded into one factor of x.
     const float factor = group_sum(product) * inverse * inverse * inverse / dim;
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) {
-        g.first[i] = inverse * g.first[i] - factor * x.first[i];
-        g.second[i] = inverse * g.second[i] - factor * x.second[i];
+        g.first[i] = inverse * g.first[i] - factor * x.first(i);
+        g.second[i] = inverse * g.second[i] - factor * x.second(i);
     }
     return g;
 }
@@ -234,17 +239,20 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
             const bf16 *from = is_q   ? d_q + (static_cast<size_t>(token) * q_heads + head) * dim
                                : is_v ? d_v_pool + (pool_row + head - normed) * dim
                                       : d_k_pool + (pool_row + head - q_heads) * dim;
-            Pairs d_y = lane.load(from, wanted && (is_q || row < pool_rows));
-            if (!is_q && row >= pool_rows) d_y = not_numbers();
+            Packed d_y = lane.load(from, wanted && (is_q || row < pool_rows));
+            if (!is_q && row >= pool_rows) d_y = rounded(not_numbers());
             const size_t place = (static_cast<size_t>(token) * heads + head) * dim;
-            const Pairs x = lane.load(qkv + place, wanted && !is_v);
+            const Packed x = lane.load(qkv + place, wanted && !is_v);
+            // Of values, their gradient as it is. A choice between the two at the end, `is_v ? d_y : d_x`, is one between two addresses:
+            // both would lie in local memory.
+            lane.store(d_qkv + place, d_y, wanted && is_v);
             const Pairs weight = lane.load(is_q ? q_weight : k_weight);
             const float inverse = wanted && !is_v ? inv_rms[static_cast<size_t>(token) * normed + head] : 0.0f;
             Pairs d_weight{};
-            const Pairs d_x = head_gradient(d_y, x, turn, weight, inverse, dim, d_weight);
+            const Packed d_x = rounded(head_gradient(d_y, x, turn, weight, inverse, dim, d_weight));
             if (wanted && is_q) add(d_q_weight, d_weight);
             if (wanted && !is_q && !is_v) add(d_k_weight, d_weight);
-            lane.store(d_qkv + place, is_v ? d_y : d_x, wanted);
+            lane.store(d_qkv + place, d_x, wanted && !is_v);
         }
     }
     add_groups(d_q_weight);

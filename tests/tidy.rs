@@ -53,7 +53,8 @@ const NOT_OPS: [(&str, &[&str]); 6] = [
     ("src/ops/cuda", &["mod", "peak"]),
     // Headers that several kernels include.
     ("kernels", &["common"]),
-    ("tests/ops", &["main", "numbers", "cuda_device"]),
+    // Several ops at once: a launch of every kernel, and all ops at the sizes of a model.
+    ("tests/ops", &["main", "numbers", "cuda_device", "smoke", "model_sizes"]),
     ("benches/ops", &["main"]),
 ];
 

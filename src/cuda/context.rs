@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
@@ -49,6 +49,8 @@ struct Opened {
     functions: Vec<CudaFunction>,
     /// Dynamic shared memory that a launch of each function may have, in bytes.
     shared_allowed: Vec<AtomicUsize>,
+    /// How often each function was put on a stream.
+    launch_counts: Vec<AtomicU64>,
     name: String,
     capability: (i32, i32),
     memory_bytes: usize,
@@ -84,6 +86,7 @@ impl Cuda {
         let arena = Arc::new(Arena::new(&context, &stream));
         let blas = Blas::new(&arena)?;
         let shared_allowed = functions.iter().map(|_| AtomicUsize::new(SHARED_BYTES_UNASKED)).collect();
+        let launch_counts = functions.iter().map(|_| AtomicU64::new(0)).collect();
         let opened = Opened {
             context,
             stream,
@@ -95,6 +98,7 @@ impl Cuda {
             timing: Timing::default(),
             functions,
             shared_allowed,
+            launch_counts,
             name,
             capability,
             memory_bytes,
@@ -183,6 +187,17 @@ impl Cuda {
 
     pub(super) fn shared_allowed(&self, index: usize) -> &AtomicUsize {
         &self.opened.shared_allowed[index]
+    }
+
+    pub(super) fn count_launch(&self, index: usize) {
+        self.opened.launch_counts[index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every kernel of this binary, and how often it was put on a stream of this device: at once, or into a graph, whose replays are
+    /// not counted.
+    pub fn launch_counts(&self) -> Vec<(&'static str, u64)> {
+        let names = IMAGES.iter().flat_map(|image| image.kernels.iter().copied());
+        names.zip(&self.opened.launch_counts).map(|(name, count)| (name, count.load(Ordering::Relaxed))).collect()
     }
 
     pub(super) fn function(&self, index: usize) -> &CudaFunction {

@@ -130,6 +130,7 @@ impl Cuda {
         };
         // Safety: the promise of the caller of `launch`.
         unsafe { builder.launch(config) }.map_err(|error| failed("launching")(error))?;
+        self.count_launch(*index);
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Kernels that are bound by memory, against the bytes that their contracts say must move.
 
+use cuda_emulator::counters::KernelCounters;
 use patarm::cuda::Cuda;
 use patarm::ops::Cost;
 use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
@@ -33,6 +34,13 @@ fn assert_near_floor(what: &str, counters: &cuda_emulator::counters::Counters, n
     let ratio = (32 * sectors) as f64 / cost.bytes as f64;
     println!("{what}: {ratio:.4} of the floor");
     assert!((0.99..=LIMIT).contains(&ratio), "{what}: {ratio:.4} × the floor of {} bytes", cost.bytes);
+}
+
+/// A warp's widest load is 16 bytes a lane. What is narrower may be the last elements and little else.
+fn assert_wide_loads(what: &str, kernel: &KernelCounters) {
+    let bytes = kernel.load_bytes as f64 / kernel.load_instructions as f64;
+    println!("{what}: {bytes:.1} bytes a load");
+    assert!(bytes >= 0.95 * 512.0, "{what}: {bytes:.1} bytes a load of a warp, which can be 512");
 }
 
 fn rmsnorm(device: &Cuda, table: &mut Table, cols: usize) {
@@ -151,6 +159,7 @@ fn adamw(device: &Cuda, table: &mut Table) {
         &["global_norm_parts_f64"],
         Cost { bytes: 4 * len as u64, flops: 0 },
     );
+    assert_wide_loads(&case, kernel(&counters, "global_norm_parts_f64"));
     table.add(&case, device, &counters);
 }
 

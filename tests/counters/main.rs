@@ -74,8 +74,15 @@ impl Table {
             );
             writeln!(
                 self.0,
-                "{case:28} {name:36} sm_{major}{minor} {:>9} {:>12} {:>9} {:>12} {:>9} {:>9} {:>9}",
-                k.launches, k.load_bytes, k.load_sectors, k.store_bytes, k.store_sectors, k.bank_conflicts, k.mma
+                "{case:28} {name:36} sm_{major}{minor} {:>8} {:>12} {:>9} {:>9} {:>12} {:>9} {:>9} {:>9}",
+                k.launches,
+                k.load_bytes,
+                k.load_sectors,
+                k.load_instructions,
+                k.store_bytes,
+                k.store_sectors,
+                k.bank_conflicts,
+                k.mma
             )
             .unwrap();
         }
@@ -84,14 +91,16 @@ impl Table {
     fn text(&self) -> String {
         format!(
             "What the emulator counts of the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test \
-             counters` writes this file.\nSectors have 32 bytes; conflicts are passes over shared memory beyond the first.\n\n\
-             {:28} {:36} {:5} {:>9} {:>12} {:>9} {:>12} {:>9} {:>9} {:>9}\n{}",
+             counters` writes this file.\nSectors have 32 bytes; loads are the instructions of warps that load from global \
+             memory (512 bytes each at most); conflicts are passes over shared memory beyond the first.\n\n\
+             {:28} {:36} {:5} {:>8} {:>12} {:>9} {:>9} {:>12} {:>9} {:>9} {:>9}\n{}",
             "case",
             "kernel",
             "",
             "launches",
             "load bytes",
             "sectors",
+            "loads",
             "store bytes",
             "sectors",
             "conflicts",

@@ -6,6 +6,7 @@ mod gpu_only;
 mod replays;
 mod resources;
 mod timing;
+mod vectors;
 
 use std::process::Command;
 use std::sync::LazyLock;

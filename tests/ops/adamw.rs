@@ -1,7 +1,7 @@
 //! Tests of the op `adamw`.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use std::ops::Range;
 

@@ -2,9 +2,9 @@
 //! how its sequence was cut into segments, pages and batches.
 
 #[cfg(has_cuda)]
-mod cuda_backward;
+pub mod cuda_backward;
 #[cfg(has_cuda)]
-mod cuda_forward;
+pub mod cuda_forward;
 mod exact;
 
 use exact::Exact;
@@ -127,7 +127,7 @@ fn assert_near(name: &str, got: &[f32], want: &[(f64, f64)]) {
 }
 
 /// (q_heads, kv_heads, head_dim)
-type Heads = (usize, usize, usize);
+pub type Heads = (usize, usize, usize);
 
 /// Heads and lengths of packed sequences: every group size, every kind of head_dim, edges of blocks.
 const SHAPES: &[(Heads, &[usize])] = &[

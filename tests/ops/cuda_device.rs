@@ -10,17 +10,20 @@ use patarm::cuda::{Buffer, Cuda, Emulation};
 use patarm::tensor::{Device, Element};
 
 pub fn devices() -> &'static [Cuda] {
-    static DEVICES: LazyLock<Vec<Cuda>> = LazyLock::new(|| {
-        if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
-            return vec![Cuda::open(0, Emulation::Refused).expect("device 0 opens")];
-        }
-        cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
-        let open = |ordinal| Cuda::open(ordinal, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}"));
-        let devices = vec![open(0), open(1)];
-        assert_eq!([devices[0].capability(), devices[1].capability()], [(8, 0), (9, 0)]);
-        devices
-    });
+    static DEVICES: LazyLock<Vec<Cuda>> = LazyLock::new(open_devices);
     &DEVICES
+}
+
+/// The same opened again: what is counted on these is the caller's alone.
+pub fn open_devices() -> Vec<Cuda> {
+    if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
+        return vec![Cuda::open(0, Emulation::Refused).unwrap_or_else(|e| panic!("{e}"))];
+    }
+    cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+    let open = |ordinal| Cuda::open(ordinal, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}"));
+    let devices = vec![open(0), open(1)];
+    assert_eq!([devices[0].capability(), devices[1].capability()], [(8, 0), (9, 0)]);
+    devices
 }
 
 /// Rounded to what the device holds.

@@ -1,7 +1,7 @@
 //! Tests of the op `embedding`.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::Cpu;
 use patarm::ops::embedding::{Embedding, EmbeddingBackward, EmbeddingForward};

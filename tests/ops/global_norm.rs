@@ -1,7 +1,7 @@
 //! Tests of the op `global_norm`.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::Cpu;
 use patarm::ops::global_norm::{GlobalNorm, Norm};

@@ -1,7 +1,7 @@
 //! Tests of the op `head`: against f64 and finite differences, and its promise that log-probabilities never change bits.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::head::*;
 use patarm::ops::linear::{Linear, LinearSizes};

@@ -1,7 +1,7 @@
 //! Tests of the op `linear`: against f64, and its promise that bits depend on nothing but the numbers of a row.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::linear::*;
 use patarm::ops::{Cpu, OpError};

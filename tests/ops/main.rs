@@ -8,9 +8,13 @@ mod embedding;
 mod global_norm;
 mod head;
 mod linear;
+#[cfg(has_cuda)]
+mod model_sizes;
 mod numbers;
 mod qk_norm_rope;
 mod rmsnorm;
 mod sample;
 mod score_margin;
+#[cfg(has_cuda)]
+mod smoke;
 mod swiglu;

@@ -1,11 +1,13 @@
 //! What tests of several ops share: random numbers, threads, and comparison with an f64 reference.
 
 use patarm::random::Stream;
+use rayon::prelude::*;
 
 /// `len` normal numbers.
 pub fn normal(seed: u64, len: usize) -> Vec<f32> {
     let stream = Stream::new(seed);
-    (0..len as u64).map(|i| stream.normal(i)).collect()
+    // By their index, so any number of threads draws the same ones.
+    (0..len).into_par_iter().with_min_len(4096).map(|i| stream.normal(i as u64)).collect()
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {

@@ -1,7 +1,7 @@
 //! Tests of the op `qk_norm_rope`: a plain f64 reference, finite differences, and rows that do not know their batch.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::Cpu;
 use patarm::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNormRopeForward};

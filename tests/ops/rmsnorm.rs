@@ -1,7 +1,7 @@
 //! Tests of the op `rmsnorm`.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::Cpu;
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};

@@ -1,7 +1,7 @@
 //! Tests of the op `sample`.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::Cpu;
 use patarm::ops::cpu::log_softmax;

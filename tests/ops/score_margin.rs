@@ -1,7 +1,7 @@
 //! Tests of the op `score_margin`.
 
 #[cfg(has_cuda)]
-mod cuda;
+pub mod cuda;
 
 use patarm::ops::score_margin::{
     ABSENT, AdvantageNorm, FAILED, MarginKind, PreferenceReward, ROLLOUTS_MAX, RewardShape, ScoreMargin, ScoreMargins,

@@ -12,7 +12,7 @@ impl Norm for Cuda {
         let GlobalNorm { mut norm, gradient } = args;
         let len = gradient.len();
         let threads = kernels::GLOBAL_NORM_THREADS;
-        let blocks = len.div_ceil(threads as usize).min(kernels::GLOBAL_NORM_BLOCKS_MAX as usize);
+        let blocks = len.div_ceil(kernels::GLOBAL_NORM_TILE as usize).min(kernels::GLOBAL_NORM_BLOCKS_MAX as usize);
         let mut parts = self.scratch::<f64>(blocks)?;
         if len > 0 {
             let grid = Grid { blocks, threads: (threads, 1), dynamic_shared_bytes: 0 };

@@ -52,6 +52,26 @@ fn steps_have_the_cpus_bits_and_copies_are_the_prepared_weights() {
     }
 }
 
+/// Two steps of an embedding, of matrices (outputs, inputs) and of a norm of `hidden` weights, as a model's arena has them.
+pub fn assert_a_model_has_the_cpus_bits(device: &Cuda, vocab: usize, hidden: usize, matrices: &[(usize, usize)]) {
+    let sizes = [(vocab, hidden)].into_iter().chain(matrices.iter().copied());
+    let (mut places, mut next) = (Vec::new(), 0);
+    for (out_features, in_features) in sizes {
+        places.push((next..next + out_features * in_features, 0.1, matrix(out_features, in_features)));
+        next += out_features * in_features;
+    }
+    places.push((next..next + hidden, 0.0, None));
+    let model = (next + hidden, places);
+    let state = State::new(device, model.clone(), 0).steps(2, HALVED);
+    for (name, (got, expected)) in
+        ["weight", "moment1", "moment2"].into_iter().zip(state.bits().iter().zip(&on_the_cpu(model, 0, 2, HALVED)))
+    {
+        let wrong = (0..got.len()).find(|i| got[*i] != expected[*i]);
+        assert_eq!(wrong, None, "{device:?}: {name} of a model of {} elements", state.len);
+    }
+    assert!(copies(&state) == prepared_anew(&state), "{device:?}: copies of a model");
+}
+
 #[test]
 fn one_tensor_of_any_length_has_the_cpus_bits() {
     for len in [0, 1, 3, 4, 5, 1000, 3001, 16_384, 16_385] {

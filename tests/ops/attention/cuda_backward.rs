@@ -149,6 +149,19 @@ fn assert_right(device: &Cuda, what: &str, case: Case) {
     assert_eq!(got, on(device, &case, &from), "{what}: the same bits every time");
 }
 
+/// A prompt with its own queries and samples of it, and a sequence beside them.
+pub fn assert_gradients_are_the_cpus(device: &Cuda, heads: Heads, prompt: usize, samples: &[usize], other: usize) {
+    let mut segments = SegmentTable::default();
+    segments.push(prompt, [run(0, prompt)]);
+    let mut first = prompt;
+    for length in samples {
+        segments.push(*length, [run(0, prompt), run(first, *length)]);
+        first += length;
+    }
+    segments.push(other, [run(first, other)]);
+    assert_right(device, "a prompt and its samples", Case::new(heads, first + other, segments));
+}
+
 #[test]
 fn packed_sequences_of_every_group_and_width_are_the_cpus() {
     let heads: [Heads; 6] = [(1, 1, 32), (2, 1, 64), (4, 1, 32), (5, 1, 128), (8, 1, 32), (16, 8, 32)];

@@ -17,7 +17,7 @@ const F32: f64 = 1.0 / 16_777_216.0;
 type Output = (Vec<f32>, Vec<f32>);
 
 /// Queries and keys of the segments of a case.
-type Lengths<'a> = &'a [(usize, usize)];
+pub type Lengths<'a> = &'a [(usize, usize)];
 
 /// Sequences of these lengths whose keys lie in shuffled pages. Pool rows that no segment names are NaN.
 fn paged(heads: Heads, lengths: Lengths<'_>, page: usize) -> Case {
@@ -152,9 +152,13 @@ impl Bounds {
 
 /// Against the CPU and against the plain kernel, which is itself held to the CPU.
 fn assert_right(what: &str, case: &Case) {
+    assert_right_on(devices(), what, case);
+}
+
+fn assert_right_on(devices: &[Cuda], what: &str, case: &Case) {
     let (bounds, cpu) = (Bounds::of(case), case.forward());
     assert!(cpu.0.iter().all(|x| x.is_finite()), "{what}: the case is a sound one");
-    for device in devices() {
+    for device in devices {
         let what = format!("{what}, {:?}, {device:?}", case.sizes);
         let (got, plain) = (on(device, case), plainly(device, case));
         // Outputs are rounded to bf16, and so are probabilities before they meet V: half an ulp, relative, each.
@@ -162,6 +166,13 @@ fn assert_right(what: &str, case: &Case) {
         bounds.assert(&format!("{what}, plain kernel and CPU"), &plain, &cpu, 0.0, BF16);
         bounds.assert(&format!("{what}, plain kernel"), &got, &plain, BF16, 2.0 * BF16);
     }
+}
+
+/// Whole sequences of these lengths, packed; then sequences of (queries, keys) with paged keys: decoding, chunks.
+pub fn assert_sequences_equal_the_cpus(device: &Cuda, heads: Heads, packed: &[usize], paged_lengths: Lengths<'_>) {
+    let device = std::slice::from_ref(device);
+    assert_right_on(device, "packed", &for_device(Case::packed(heads, packed)));
+    assert_right_on(device, "paged", &paged(heads, paged_lengths, 16));
 }
 
 /// Groups of 1, 2, 4, 5 and 8, one key head and eight, every head_dim.

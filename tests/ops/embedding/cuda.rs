@@ -54,18 +54,22 @@ fn backward(device: &Cuda, start: &[f32], d_out: &[f32], ids: &[u32], hidden: us
 #[test]
 fn forward_rounds_rows_and_backward_has_the_cpus_bits() {
     for device in devices() {
-        for (vocab, hidden, tokens) in SIZES {
-            let (table, ids) = (normal(1, vocab * hidden), ids(vocab, tokens));
-            let expected: Vec<f32> =
-                ids.iter().flat_map(|id| rounded(&table[*id as usize * hidden..][..hidden])).collect();
-            assert_eq!(forward(device, &table, &ids, hidden), expected, "{vocab} {hidden} {tokens}");
-            let d_out = rounded(&normal(2, tokens * hidden));
-            let expected = bits(&super::backward(&table, &d_out, &ids, hidden));
-            for offset in [0, 1] {
-                let got = backward(device, &table, &d_out, &ids, hidden, offset);
-                assert_eq!(bits(&got), expected, "{vocab} {hidden} {tokens}, {offset} elements on");
-            }
+        for size in SIZES {
+            assert_has_the_cpus_bits(device, size);
         }
+    }
+}
+
+pub fn assert_has_the_cpus_bits(device: &Cuda, (vocab, hidden, tokens): (usize, usize, usize)) {
+    let (table, ids) = (normal(1, vocab * hidden), ids(vocab, tokens));
+    let expected: Vec<f32> = ids.iter().flat_map(|id| rounded(&table[*id as usize * hidden..][..hidden])).collect();
+    assert!(forward(device, &table, &ids, hidden) == expected, "{device:?}, rows of {vocab} {hidden} {tokens}");
+    let d_out = rounded(&normal(2, tokens * hidden));
+    let expected = bits(&super::backward(&table, &d_out, &ids, hidden));
+    for offset in [0, 1] {
+        let got = bits(&backward(device, &table, &d_out, &ids, hidden, offset));
+        let wrong = (0..got.len()).find(|i| got[*i] != expected[*i]);
+        assert_eq!(wrong, None, "{device:?}, gradient of {vocab} {hidden} {tokens}, {offset} elements on");
     }
 }
 

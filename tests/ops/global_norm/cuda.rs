@@ -1,44 +1,104 @@
 //! The global norm on the CUDA device against the CPU's.
 
-use patarm::cuda::Cuda;
+use patarm::cuda::{Cuda, kernels};
 use patarm::ops::global_norm::{GlobalNorm, Norm};
 use patarm::tensor::Device;
 
 use crate::cuda_device::{devices, download, upload};
 use crate::numbers::normal;
 
-fn norm(device: &Cuda, gradient: &[f32]) -> f64 {
-    let buffer = upload(device, gradient);
+const TILE: usize = kernels::GLOBAL_NORM_TILE as usize;
+const BLOCKS_MAX: usize = kernels::GLOBAL_NORM_BLOCKS_MAX as usize;
+
+/// The gradient starts `offset` elements into its buffer and ends with it; what lies before it would show.
+fn norm(device: &Cuda, gradient: &[f32], offset: usize) -> f64 {
+    let buffer = upload(device, &[&vec![f32::NAN; offset], gradient].concat());
     let mut norm = upload(device, &[f64::NAN]);
-    let gradient = device.view(&buffer, 0..gradient.len());
+    let gradient = device.view(&buffer, offset..offset + gradient.len());
     device.global_norm(GlobalNorm { norm: device.view_mut(&mut norm, 0..1), gradient }).unwrap();
     download(device, &norm)[0]
+}
+
+/// Sums of squares in f64 in another order: no cancellation, so the relative error is at most the number of roundings that one
+/// square meets on both sides, half of it in the root. Here four of each load of a thread, a load of each tile of a block, two of
+/// pairs, 5 + 8 of a block, 32 + 5 of all; there 2048 of a lane, 8, and one of each chunk of 16,384.
+fn bound(len: usize) -> f64 {
+    let here = 4 * len.div_ceil(TILE * BLOCKS_MAX) + 2 + 13 + 37;
+    let there = 2048 + 8 + len.div_ceil(16_384);
+    ((here + there) as f64 / 2.0 + 2.0) * f64::EPSILON / 2.0
+}
+
+#[track_caller]
+pub fn assert_is_the_cpus(device: &Cuda, len: usize, offset: usize) {
+    let gradient = normal(len as u64, len);
+    let (got, expected) = (norm(device, &gradient, offset), super::norm(&gradient));
+    let error = (got - expected).abs();
+    assert!(error <= bound(len) * expected, "{device:?}, {len} elements, {offset} on: {got} for {expected}");
+    assert_eq!(got.to_bits(), norm(device, &gradient, offset).to_bits(), "the same bits every time");
 }
 
 #[test]
 fn the_norm_is_the_cpus() {
     for device in devices() {
-        // None, one, one warp and one more, one block and one more, more elements than all threads of the grid.
-        for len in [0, 1, 32, 33, 256, 257, 300_001] {
-            let gradient = normal(1, len);
-            let (got, expected) = (norm(device, &gradient), super::norm(&gradient));
-            // Sums of squares in f64 in another order: no cancellation, so the relative error is the number of roundings.
-            assert!((got - expected).abs() <= 2000.0 * f64::EPSILON * expected, "{len}: {got} for {expected}");
-            assert_eq!(got.to_bits(), norm(device, &gradient).to_bits());
+        // None, each rest of a load, a load of every thread, a tile and what is next to it, tiles of several blocks and a rest.
+        for len in [0, 1, 2, 3, 4, 5, 1023, 1024, 1027, TILE - 1, TILE, TILE + 1, TILE + 6, 5 * TILE, 73 * TILE + 1093]
+        {
+            assert_is_the_cpus(device, len, 0);
         }
         // Squares that f32 cannot hold.
-        assert!((norm(device, &[3e30, 4e30]) / 5e30 - 1.0).abs() < 1e-6);
+        assert!((norm(device, &[3e30, 4e30], 0) / 5e30 - 1.0).abs() < 1e-6);
+    }
+}
+
+/// Each block takes a second tile, and one of them takes the rest. On one of the devices only: it takes seconds.
+#[test]
+fn more_tiles_than_blocks_are_the_cpus() {
+    let device = devices().last().unwrap();
+    assert_is_the_cpus(device, (BLOCKS_MAX + 3) * TILE + 1234, 0);
+}
+
+/// Elements of many sizes, so that every sum rounds: squares of f32 of one size add up almost exactly in f64, in any order.
+#[test]
+fn the_bits_do_not_depend_on_the_alignment() {
+    for device in devices() {
+        for len in [6, 1025, 3 * TILE + 7] {
+            let sized = |(i, x): (usize, f32)| x * 2f32.powi((i * 7 % 31) as i32 - 15);
+            let gradient: Vec<f32> = normal(2, len).into_iter().enumerate().map(sized).collect();
+            let expected = norm(device, &gradient, 0).to_bits();
+            for offset in 1..=5 {
+                assert_eq!(norm(device, &gradient, offset).to_bits(), expected, "{len} elements, {offset} on");
+            }
+        }
+    }
+}
+
+/// Each element counts once, alone among zeros and among ones.
+#[test]
+fn every_element_counts_once() {
+    for device in devices() {
+        for len in [7, 1030, TILE + 5] {
+            for offset in [0, 1] {
+                // Alone, each has its square.
+                for place in [0, 1, 2, 3, 4, 5, len / 2, len - 3, len - 2, len - 1] {
+                    let mut gradient = vec![0.0; len];
+                    gradient[place] = 3.0;
+                    assert_eq!(norm(device, &gradient, offset), 3.0, "{place} of {len}, {offset} on");
+                }
+                // All together are as many as there are.
+                assert_eq!(norm(device, &vec![1.0; len], offset), (len as f64).sqrt());
+            }
+        }
     }
 }
 
 #[test]
 fn what_is_not_a_number_shows_wherever_it_stands() {
     for device in devices() {
-        for place in [0, 8, 3999] {
+        for place in [0, 8, 3999, 4096, 4100] {
             for bad in [f32::NAN, f32::INFINITY] {
-                let mut gradient = normal(1, 4000);
+                let mut gradient = normal(1, 4101);
                 gradient[place] = bad;
-                assert!(!norm(device, &gradient).is_finite(), "{bad} at {place}");
+                assert!(!norm(device, &gradient, 0).is_finite(), "{bad} at {place}");
             }
         }
     }

@@ -7,6 +7,7 @@ use patarm::ops::embedding::{Embedding, EmbeddingForward};
 use patarm::ops::head::*;
 use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::tensor::Device;
+use rayon::prelude::*;
 
 use super::{Case, Out, SIZES, TOKENS, cases, values};
 use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
@@ -99,10 +100,14 @@ impl Case {
     fn row(&self, i: usize) -> RowBounds {
         let (width, temperature) = (self.sizes.in_features, f64::from(self.temperature));
         let x = &self.hidden[self.rows[i] as usize * width..][..width];
-        let products = |w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).collect::<Vec<_>>();
-        let terms: Vec<Vec<f64>> = self.master.chunks(width).map(products).collect();
-        let z: Vec<f64> = terms.iter().map(|t| t.iter().sum::<f64>() / temperature).collect();
-        let size = terms.iter().map(|t| t.iter().map(|x| x.abs()).sum::<f64>()).fold(0.0, f64::max) / temperature;
+        // Each logit, and the sum of its terms' sizes.
+        let product = |w: &[f32]| {
+            let terms = x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()))
+        };
+        let products: Vec<(f64, f64)> = self.master.chunks(width).map(product).collect();
+        let z: Vec<f64> = products.iter().map(|(sum, _)| sum / temperature).collect();
+        let size = products.iter().map(|(_, size)| *size).fold(0.0, f64::max) / temperature;
         let max = z.iter().copied().fold(f64::MIN, f64::max);
         let log_sum = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
         let target = self.targets[i] as usize;
@@ -153,7 +158,7 @@ struct RowBounds {
 fn assert_is_the_cpus(device: &Cuda, case: &Case) {
     let (got, expected) = (case.run_on(device, true, true), case.run(true));
     let LinearSizes { out_features: vocab, in_features: width } = case.sizes;
-    let rows: Vec<RowBounds> = (0..case.rows.len()).map(|i| case.row(i)).collect();
+    let rows: Vec<RowBounds> = (0..case.rows.len()).into_par_iter().map(|i| case.row(i)).collect();
     let what = |name: &str| format!("{device:?}: {name}, {} rows of {vocab} × {width}", rows.len());
     let nats = (vocab as f64).ln() + 1.0;
     // Sums of exponentials: terms within 3 ulp there, here within 4 + 1.5·|d| halves of one, which is at most 4 + 1.5 · ln vocab
@@ -179,22 +184,43 @@ fn assert_is_the_cpus(device: &Cuda, case: &Case) {
     };
     let mut by_token = vec![None; case.tokens];
     case.rows.iter().enumerate().for_each(|(i, row)| by_token[*row as usize] = Some(i));
-    let bounds: Vec<Vec<f64>> = rows.iter().map(|row| (0..vocab).map(|v| d_logit(row, v)).collect()).collect();
+    let bounds: Vec<Vec<f64>> = rows.par_iter().map(|row| (0..vocab).map(|v| d_logit(row, v)).collect()).collect();
+    // Gradients by the product's operands are sums of these times the other operand, whose sizes add up.
+    let add = |sums: &mut [f64], bound: f64, operand: &[f32]| {
+        sums.iter_mut().zip(operand).for_each(|(sum, x)| *sum += bound * f64::from(x.abs()));
+    };
+    let of_row = |bounds: &Vec<f64>| {
+        let mut sums = vec![0.0; width];
+        bounds.iter().zip(case.master.chunks(width)).for_each(|(bound, weight)| add(&mut sums, *bound, weight));
+        sums
+    };
+    let by_hidden: Vec<Vec<f64>> = bounds.par_iter().map(of_row).collect();
     assert_within(&what("d_hidden"), &got.d_hidden, &expected.d_hidden, |at| {
         let Some(i) = by_token[at / width] else { return 0.0 };
-        let terms = bounds[i].iter().enumerate();
-        let sum = terms.map(|(v, bound)| bound * f64::from(case.master[v * width + at % width].abs())).sum::<f64>();
-        BF16 * f64::from(expected.d_hidden[at].abs()) + 1.01 * sum
+        BF16 * f64::from(expected.d_hidden[at].abs()) + 1.01 * by_hidden[i][at % width]
     });
-    assert_within(&what("d_weight"), &got.d_weight, &expected.d_weight, |at| {
-        let term = |(i, row): (usize, &u32)| {
-            bounds[i][at / width] * f64::from(case.hidden[*row as usize * width + at % width].abs())
-        };
-        1.01 * case.rows.iter().enumerate().map(term).sum::<f64>()
+    let mut by_weight = vec![0.0; case.master.len()];
+    by_weight.par_chunks_mut(width).enumerate().for_each(|(v, sums)| {
+        for (bounds, row) in bounds.iter().zip(&case.rows) {
+            add(sums, bounds[v], &case.hidden[*row as usize * width..][..width]);
+        }
     });
+    assert_within(&what("d_weight"), &got.d_weight, &expected.d_weight, |at| 1.01 * by_weight[at]);
     let again = case.run_on(device, true, true);
     let all = |out: &Out| [&out.logprob, &out.entropy, &out.loss, &out.d_hidden, &out.d_weight].map(|x| bits(x));
     assert!(all(&got) == all(&again), "{}", what("the same bits every time"));
+}
+
+/// All rows of a vocabulary, by cross-entropy and by GRPO; logits as far apart as a language model's.
+pub fn assert_rows_are_the_cpus(device: &Cuda, rows: usize, vocab: usize, width: usize) {
+    let sizes = LinearSizes { out_features: vocab, in_features: width };
+    let mut case = Case::new(sizes, rows, (0..rows as u32).collect(), 1.0);
+    // A product of two numbers in [-1, 1) has variance 1/9.
+    let scale = 6.0 / (width as f32).sqrt();
+    case.hidden.iter_mut().for_each(|x| *x *= scale);
+    let case = case.narrowed();
+    assert_is_the_cpus(device, &case);
+    assert_is_the_cpus(device, &case.grpo(KlEstimator::K3));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use half::bf16;
 use patarm::cuda::Cuda;
 use patarm::ops::linear::*;
 use patarm::tensor::Device;
+use rayon::prelude::*;
 
 use super::values;
 use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
@@ -65,28 +66,30 @@ impl Case {
     fn exact(&self, start: f64) -> [Vec<(f64, f64)>; 3] {
         let LinearSizes { out_features: n, in_features: k } = self.sizes;
         let (x, d, w) = (&self.x, &self.d_out, rounded(&self.master));
-        let sum = |start: f64, terms: &mut dyn Iterator<Item = (f32, f32)>| {
-            terms.fold((start, start.abs()), |(sum, size), (a, b)| {
-                let product = f64::from(a) * f64::from(b);
-                (sum + product, size + product.abs())
-            })
-        };
         let place = |i: usize, cols: usize| (i / cols, i % cols);
         let out = |i| {
             let (r, o) = place(i, n);
-            sum(0.0, &mut (0..k).map(|c| (x[r * k + c], w[o * k + c])))
+            sum(0.0, (0..k).map(|c| (x[r * k + c], w[o * k + c])))
         };
         let d_x = |i| {
             let (r, c) = place(i, k);
-            sum(start, &mut (0..n).map(|o| (d[r * n + o], w[o * k + c])))
+            sum(start, (0..n).map(|o| (d[r * n + o], w[o * k + c])))
         };
         let d_weight = |i| {
             let (o, c) = place(i, k);
-            sum(start, &mut (0..self.rows).map(|r| (d[r * n + o], x[r * k + c])))
+            sum(start, (0..self.rows).map(|r| (d[r * n + o], x[r * k + c])))
         };
-        let all = |len: usize, f: &dyn Fn(usize) -> (f64, f64)| (0..len).map(f).collect();
+        let all = |len: usize, f: &(dyn Fn(usize) -> (f64, f64) + Sync)| (0..len).into_par_iter().map(f).collect();
         [all(self.rows * n, &out), all(self.rows * k, &d_x), all(n * k, &d_weight)]
     }
+}
+
+/// `start` and all products, and the sum of their sizes.
+fn sum(start: f64, terms: impl Iterator<Item = (f32, f32)>) -> (f64, f64) {
+    terms.fold((start, start.abs()), |(sum, size), (a, b)| {
+        let product = f64::from(a) * f64::from(b);
+        (sum + product, size + product.abs())
+    })
 }
 
 #[test]
@@ -94,27 +97,32 @@ fn products_are_those_of_f64_within_their_roundings() {
     for device in devices() {
         for size in SIZES {
             for accumulate in [false, true] {
-                let case = Case::new(size);
-                let got = case.run(device, 0.5, accumulate);
-                let mut exact = case.exact(0.5);
-                if !accumulate {
-                    exact[1] = case.exact(0.0)[1].clone();
-                }
-                let terms = [size.2, size.1, size.0];
-                let roundings = [BF16, BF16, 0.0];
-                for (i, name) in ["out", "d_x", "d_weight"].into_iter().enumerate() {
-                    let expected: Vec<f32> = exact[i].iter().map(|(value, _)| *value as f32).collect();
-                    // A sum of k products in f32 in any order, one more for what was there, and one rounding of the result.
-                    let sums = (terms[i] + 2) as f64 * f64::from(f32::EPSILON);
-                    assert_within(&format!("{device:?} {size:?} {name}"), &got[i], &expected, |place| {
-                        let (value, size) = exact[i][place];
-                        value.abs() * roundings[i] + sums * size
-                    });
-                }
-                assert_eq!(got, case.run(device, 0.5, accumulate), "the same bits every time");
+                assert_products_are_those_of_f64(device, size, accumulate);
             }
         }
     }
+}
+
+/// `size`: (rows, outputs, inputs).
+pub fn assert_products_are_those_of_f64(device: &Cuda, size: (usize, usize, usize), accumulate: bool) {
+    let case = Case::new(size);
+    let got = case.run(device, 0.5, accumulate);
+    let mut exact = case.exact(0.5);
+    if !accumulate {
+        exact[1] = case.exact(0.0)[1].clone();
+    }
+    let terms = [size.2, size.1, size.0];
+    let roundings = [BF16, BF16, 0.0];
+    for (i, name) in ["out", "d_x", "d_weight"].into_iter().enumerate() {
+        let expected: Vec<f32> = exact[i].iter().map(|(value, _)| *value as f32).collect();
+        // A sum of k products in f32 in any order, one more for what was there, and one rounding of the result.
+        let sums = (terms[i] + 2) as f64 * f64::from(f32::EPSILON);
+        assert_within(&format!("{device:?} {size:?} {name}"), &got[i], &expected, |place| {
+            let (value, size) = exact[i][place];
+            value.abs() * roundings[i] + sums * size
+        });
+    }
+    assert!(got == case.run(device, 0.5, accumulate), "{device:?} {size:?}: the same bits every time");
 }
 
 #[test]

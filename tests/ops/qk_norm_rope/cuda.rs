@@ -106,63 +106,69 @@ fn with_partner(values: &[f32], dim: usize) -> Vec<f64> {
 fn forward_is_the_cpus() {
     for device in devices() {
         for (heads, tokens) in CASES {
-            let (case, dim) = (case(heads, tokens), heads.2);
-            let (got, expected) = (forward(device, &case), case.forward());
-            // Sums of squares in other orders (count half in the root), then five roundings, then one to bf16. The two terms of
-            // a rotation may cancel: their sizes are those of the element and its partner before it, at most √2 after it.
-            let relative = (dim as f64 / 16.0 + 20.0) * UNIT;
-            let what = |name: &str| format!("{name} of {heads:?}, {tokens} tokens");
-            let inverses = &expected.inv_rms;
-            assert_within(&what("inv_rms"), &got.inv_rms, inverses, |i| relative * f64::from(inverses[i]));
-            for (name, got, expected) in [("q", &got.q, &expected.q), ("k", &got.k_pool, &expected.k_pool)] {
-                let sizes = with_partner(expected, dim);
-                assert_within(&what(name), got, expected, |i| {
-                    BF16 * f64::from(expected[i].abs()) + 3.0 * (relative + 4.0 * UNIT) * sizes[i]
-                });
-            }
-            assert_eq!(bits(&got.v_pool), bits(&expected.v_pool), "values are moved, other rows stay");
-            let again = forward(device, &case);
-            assert_eq!([bits(&got.q), bits(&got.k_pool)], [bits(&again.q), bits(&again.k_pool)]);
+            assert_forward_is_the_cpus(device, heads, tokens);
         }
     }
+}
+
+pub fn assert_forward_is_the_cpus(device: &Cuda, heads: (usize, usize, usize), tokens: usize) {
+    let (case, dim) = (case(heads, tokens), heads.2);
+    let (got, expected) = (forward(device, &case), case.forward());
+    // Sums of squares in other orders (count half in the root), then five roundings, then one to bf16. The two terms of
+    // a rotation may cancel: their sizes are those of the element and its partner before it, at most √2 after it.
+    let relative = (dim as f64 / 16.0 + 20.0) * UNIT;
+    let what = |name: &str| format!("{name} of {heads:?}, {tokens} tokens");
+    let inverses = &expected.inv_rms;
+    assert_within(&what("inv_rms"), &got.inv_rms, inverses, |i| relative * f64::from(inverses[i]));
+    for (name, got, expected) in [("q", &got.q, &expected.q), ("k", &got.k_pool, &expected.k_pool)] {
+        let sizes = with_partner(expected, dim);
+        assert_within(&what(name), got, expected, |i| {
+            BF16 * f64::from(expected[i].abs()) + 3.0 * (relative + 4.0 * UNIT) * sizes[i]
+        });
+    }
+    assert_eq!(bits(&got.v_pool), bits(&expected.v_pool), "values are moved, other rows stay");
+    let again = forward(device, &case);
+    assert_eq!([bits(&got.q), bits(&got.k_pool)], [bits(&again.q), bits(&again.k_pool)]);
 }
 
 #[test]
 fn backward_is_the_cpus() {
     for device in devices() {
         for (heads, tokens) in CASES {
-            let (case, (q_heads, kv_heads, dim)) = (case(heads, tokens), heads);
-            let (from, inv_rms) = (upstream(&case), case.forward().inv_rms);
-            let got = backward(device, &case, &inv_rms, &from, false);
-            let mut expected =
-                Gradients { qkv: vec![0.0; case.qkv.len()], q_weight: vec![1.0; dim], k_weight: vec![1.0; dim] };
-            case.try_backward(&inv_rms, &from, &mut expected, false).unwrap();
-            let what = |name: &str| format!("{name} of {heads:?}, {tokens} tokens");
-            // Terms that cancel: a rotation's two, and the mean over the head, each of the size of a typical gradient (weights
-            // up to 2, inv_rms up to a few): bounded by the head's largest gradient and 32 roundings of its sum.
-            let largest = |values: &[f32]| f64::from(values.iter().fold(0f32, |max, x| max.max(x.abs())));
-            let (cols, sizes) = (case.sizes.qkv_cols(), expected.qkv.chunks(dim).map(largest).collect::<Vec<_>>());
-            assert_within(&what("d_qkv"), &got.qkv, &expected.qkv, |i| {
-                BF16 * f64::from(expected.qkv[i].abs()) + 64.0 * (1.0 + dim as f64 / 16.0) * UNIT * sizes[i / dim]
-            });
-            let first_v = (q_heads + kv_heads) * dim;
-            for token in 0..tokens {
-                let values = token * cols + first_v..(token + 1) * cols;
-                assert_eq!(got.qkv[values.clone()], expected.qkv[values], "gradients of values are moved");
-            }
-            // Sums over tokens and heads in other orders: n terms, each with the roundings of a rotation.
-            let terms = (tokens * q_heads) as f64;
-            let pairs =
-                [("d_q_weight", &got.q_weight, &expected.q_weight), ("d_k_weight", &got.k_weight, &expected.k_weight)];
-            for (name, got, expected) in pairs {
-                assert_within(&what(name), got, expected, |_| 8.0 * UNIT * terms * (4.0 + terms.sqrt()));
-            }
-            let again = backward(device, &case, &inv_rms, &from, false);
-            assert_eq!([bits(&got.q_weight), bits(&got.qkv)], [bits(&again.q_weight), bits(&again.qkv)]);
-            let frozen = backward(device, &case, &inv_rms, &from, true);
-            assert_eq!((bits(&frozen.qkv), frozen.q_weight), (bits(&got.qkv), vec![1.0; dim]));
+            assert_backward_is_the_cpus(device, heads, tokens);
         }
     }
+}
+
+pub fn assert_backward_is_the_cpus(device: &Cuda, heads: (usize, usize, usize), tokens: usize) {
+    let (case, (q_heads, kv_heads, dim)) = (case(heads, tokens), heads);
+    let (from, inv_rms) = (upstream(&case), case.forward().inv_rms);
+    let got = backward(device, &case, &inv_rms, &from, false);
+    let mut expected = Gradients { qkv: vec![0.0; case.qkv.len()], q_weight: vec![1.0; dim], k_weight: vec![1.0; dim] };
+    case.try_backward(&inv_rms, &from, &mut expected, false).unwrap();
+    let what = |name: &str| format!("{name} of {heads:?}, {tokens} tokens");
+    // Terms that cancel: a rotation's two, and the mean over the head, each of the size of a typical gradient (weights
+    // up to 2, inv_rms up to a few): bounded by the head's largest gradient and 32 roundings of its sum.
+    let largest = |values: &[f32]| f64::from(values.iter().fold(0f32, |max, x| max.max(x.abs())));
+    let (cols, sizes) = (case.sizes.qkv_cols(), expected.qkv.chunks(dim).map(largest).collect::<Vec<_>>());
+    assert_within(&what("d_qkv"), &got.qkv, &expected.qkv, |i| {
+        BF16 * f64::from(expected.qkv[i].abs()) + 64.0 * (1.0 + dim as f64 / 16.0) * UNIT * sizes[i / dim]
+    });
+    let first_v = (q_heads + kv_heads) * dim;
+    for token in 0..tokens {
+        let values = token * cols + first_v..(token + 1) * cols;
+        assert_eq!(got.qkv[values.clone()], expected.qkv[values], "gradients of values are moved");
+    }
+    // Sums over tokens and heads in other orders: n terms, each with the roundings of a rotation.
+    let terms = (tokens * q_heads) as f64;
+    let pairs = [("d_q_weight", &got.q_weight, &expected.q_weight), ("d_k_weight", &got.k_weight, &expected.k_weight)];
+    for (name, got, expected) in pairs {
+        assert_within(&what(name), got, expected, |_| 8.0 * UNIT * terms * (4.0 + terms.sqrt()));
+    }
+    let again = backward(device, &case, &inv_rms, &from, false);
+    assert_eq!([bits(&got.q_weight), bits(&got.qkv)], [bits(&again.q_weight), bits(&again.qkv)]);
+    let frozen = backward(device, &case, &inv_rms, &from, true);
+    assert_eq!((bits(&frozen.qkv), frozen.q_weight), (bits(&got.qkv), vec![1.0; dim]));
 }
 
 #[test]

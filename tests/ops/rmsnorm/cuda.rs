@@ -98,63 +98,70 @@ fn roundings_of_row(cols: usize) -> f64 {
 #[test]
 fn forward_is_the_cpus_with_and_without_the_addition() {
     for device in devices() {
-        for (rows, cols) in SIZES {
-            let size = rows * cols;
-            let (x, delta, weight) = (rounded(&normal(1, size)), rounded(&normal(2, size)), normal(3, cols));
-            for delta in [None, Some(&delta[..])] {
-                let got = forward(device, &x, delta, &weight, 0);
-                let added: Vec<f32> = match delta {
-                    Some(delta) => x.iter().zip(delta).map(|(a, b)| a + b).collect(),
-                    None => x.clone(),
-                };
-                let sum = rounded(&added);
-                if delta.is_some() {
-                    assert_eq!(bits(&got.sum), bits(&sum), "{rows}×{cols}: the sum is rounded once");
-                }
-                let (out, inv_rms, _) = super::forward(&sum, None, &weight);
-                // A relative error of the sum counts half in its root; mean, ε, root and quotient round once each.
-                let relative = (roundings_of_row(cols) / 2.0 + 8.0) * F32;
-                let what = |name: &str| format!("{name} of {rows}×{cols}, addition {}", delta.is_some());
-                assert_within(&what("inv_rms"), &got.inv_rms, &inv_rms, |row| relative * f64::from(inv_rms[row]));
-                assert_within(&what("out"), &got.out, &out, |i| (BF16 + relative) * f64::from(out[i].abs()));
-            }
+        for size in SIZES {
+            assert_forward_is_the_cpus(device, size);
         }
+    }
+}
+
+pub fn assert_forward_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) {
+    let size = rows * cols;
+    let (x, delta, weight) = (rounded(&normal(1, size)), rounded(&normal(2, size)), normal(3, cols));
+    for delta in [None, Some(&delta[..])] {
+        let got = forward(device, &x, delta, &weight, 0);
+        let added: Vec<f32> = match delta {
+            Some(delta) => x.iter().zip(delta).map(|(a, b)| a + b).collect(),
+            None => x.clone(),
+        };
+        let sum = rounded(&added);
+        if delta.is_some() {
+            assert_eq!(bits(&got.sum), bits(&sum), "{rows}×{cols}: the sum is rounded once");
+        }
+        let (out, inv_rms, _) = super::forward(&sum, None, &weight);
+        // A relative error of the sum counts half in its root; mean, ε, root and quotient round once each.
+        let relative = (roundings_of_row(cols) / 2.0 + 8.0) * F32;
+        let what = |name: &str| format!("{name} of {rows}×{cols}, addition {}", delta.is_some());
+        assert_within(&what("inv_rms"), &got.inv_rms, &inv_rms, |row| relative * f64::from(inv_rms[row]));
+        assert_within(&what("out"), &got.out, &out, |i| (BF16 + relative) * f64::from(out[i].abs()));
     }
 }
 
 #[test]
 fn backward_is_the_cpus() {
     for device in devices() {
-        for (rows, cols) in SIZES {
-            let size = rows * cols;
-            let [x, d_out, start] = [1, 2, 4].map(|key| rounded(&normal(key, size)));
-            let weight = normal(3, cols);
-            let (_, inv_rms, _) = super::forward(&x, None, &weight);
-            for overwrite in [false, true] {
-                let [d_sum, d_weight] = backward(device, &start, &d_out, &x, &inv_rms, &weight, overwrite);
-                let (e_sum, e_weight) = super::backward(&start, &d_out, &x, &inv_rms, &weight, overwrite);
-                let what = |name: &str| format!("{name} of {rows}×{cols}, overwrite {overwrite}");
-                // Before they cancel, the terms of d_sum are as large as this; the row's sum errs by its roundings.
-                let products = |row: usize| {
-                    let place = row * cols..(row + 1) * cols;
-                    place.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
-                };
-                let row_sums: Vec<f64> = (0..rows).map(products).collect();
-                let terms = |i: usize| {
-                    let (row, inverse) = (i / cols, f64::from(inv_rms[i / cols]));
-                    let own = inverse * f64::from((d_out[i] * weight[i % cols]).abs());
-                    let mean = row_sums[row] * inverse.powi(3) / cols as f64 * f64::from(x[i].abs());
-                    8.0 * (f64::from(start[i].abs()) + own) + (roundings_of_row(cols) + 8.0) * mean
-                };
-                assert_within(&what("d_sum"), &d_sum, &e_sum, |i| BF16 * f64::from(e_sum[i].abs()) + F32 * terms(i));
-                // Each side sums `rows` terms in its own order, from 1.
-                assert_within(&what("d_weight"), &d_weight, &e_weight, |col| {
-                    let terms =
-                        |row: usize| f64::from((d_out[row * cols + col] * x[row * cols + col] * inv_rms[row]).abs());
-                    2.0 * (rows as f64 + 4.0) * F32 * (1.0 + (0..rows).map(terms).sum::<f64>())
-                });
-            }
+        for size in SIZES {
+            assert_backward_is_the_cpus(device, size);
         }
+    }
+}
+
+pub fn assert_backward_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) {
+    let size = rows * cols;
+    let [x, d_out, start] = [1, 2, 4].map(|key| rounded(&normal(key, size)));
+    let weight = normal(3, cols);
+    let (_, inv_rms, _) = super::forward(&x, None, &weight);
+    for overwrite in [false, true] {
+        let [d_sum, d_weight] = backward(device, &start, &d_out, &x, &inv_rms, &weight, overwrite);
+        let (e_sum, e_weight) = super::backward(&start, &d_out, &x, &inv_rms, &weight, overwrite);
+        let what = |name: &str| format!("{name} of {rows}×{cols}, overwrite {overwrite}");
+        // Before they cancel, the terms of d_sum are as large as this; the row's sum errs by its roundings.
+        let products = |row: usize| {
+            let place = row * cols..(row + 1) * cols;
+            place.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
+        };
+        let row_sums: Vec<f64> = (0..rows).map(products).collect();
+        let terms = |i: usize| {
+            let (row, inverse) = (i / cols, f64::from(inv_rms[i / cols]));
+            let own = inverse * f64::from((d_out[i] * weight[i % cols]).abs());
+            let mean = row_sums[row] * inverse.powi(3) / cols as f64 * f64::from(x[i].abs());
+            8.0 * (f64::from(start[i].abs()) + own) + (roundings_of_row(cols) + 8.0) * mean
+        };
+        assert_within(&what("d_sum"), &d_sum, &e_sum, |i| BF16 * f64::from(e_sum[i].abs()) + F32 * terms(i));
+        // Each side sums `rows` terms in its own order, from 1.
+        assert_within(&what("d_weight"), &d_weight, &e_weight, |col| {
+            let terms = |row: usize| f64::from((d_out[row * cols + col] * x[row * cols + col] * inv_rms[row]).abs());
+            2.0 * (rows as f64 + 4.0) * F32 * (1.0 + (0..rows).map(terms).sum::<f64>())
+        });
     }
 }
 

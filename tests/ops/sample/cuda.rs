@@ -87,6 +87,11 @@ fn assert_is_the_cpus(device: &Cuda, logits: &[f32], vocab: usize, draws: &[Draw
     });
 }
 
+/// A draw of each row, with every way to draw in turns.
+pub fn assert_rows_draw_as_on_the_cpu(device: &Cuda, rows: usize, vocab: usize) {
+    assert_is_the_cpus(device, &logits(vocab as u64, rows, vocab), vocab, &draws(&SAMPLINGS, rows));
+}
+
 #[test]
 fn every_way_to_draw_gives_the_cpus_token() {
     for device in devices() {

@@ -51,21 +51,31 @@ fn run(device: &Cuda, case: &mut Case, shape: RewardShape, margin: MarginKind, n
 /// All outputs of both, compared by bits.
 #[track_caller]
 fn assert_equal(case: &Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {
+    for device in devices() {
+        assert_equal_on(device, case, shape, margin, norm);
+    }
+}
+
+/// Uneven groups with gaps and failures, in every way.
+pub fn assert_pairs_equal_the_cpus(device: &Cuda, pairs: usize, n: usize) {
+    every_way(|shape, margin, norm| assert_equal_on(device, &Case::random(pairs, n, 1), shape, margin, norm));
+}
+
+#[track_caller]
+fn assert_equal_on(device: &Cuda, case: &Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {
     let mut cpu = case.clone();
     cpu.run(shape, margin, norm).unwrap();
     let outputs = |case: &Case| {
         let Case { means, delta, par, reward, advantage, .. } = case.clone();
         [("means", means), ("delta", delta), ("par", par), ("reward", reward), ("advantage", advantage)]
     };
-    for device in devices() {
-        let mut ours = case.clone();
-        run(device, &mut ours, shape, margin, norm);
-        assert_eq!(ours.valid_count, cpu.valid_count);
-        for ((name, got), (_, expected)) in outputs(&ours).into_iter().zip(outputs(&cpu)) {
-            for (place, (g, e)) in got.iter().zip(&expected).enumerate() {
-                let what = format!("{name}[{place}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
-                assert_eq!(g.to_bits(), e.to_bits(), "{device:?}: {what}: expected {e}, got {g}");
-            }
+    let mut ours = case.clone();
+    run(device, &mut ours, shape, margin, norm);
+    assert_eq!(ours.valid_count, cpu.valid_count);
+    for ((name, got), (_, expected)) in outputs(&ours).into_iter().zip(outputs(&cpu)) {
+        for (place, (g, e)) in got.iter().zip(&expected).enumerate() {
+            let what = || format!("{name}[{place}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
+            assert_eq!(g.to_bits(), e.to_bits(), "{device:?}: {}: expected {e}, got {g}", what());
         }
     }
 }

@@ -35,26 +35,30 @@ fn run(device: &Cuda, gate_up: &[f32], d_out: &[f32], cols: usize, offset: usize
 #[test]
 fn both_directions_are_the_cpus_from_any_alignment() {
     for device in devices() {
-        for (rows, cols) in SIZES {
-            let mut gate_up = rounded(&normal(1, 2 * rows * cols).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
-            gate_up[0] = if rows == 1 { 95.0 } else { -95.0 };
-            let d_out = rounded(&normal(2, rows * cols));
-            let [out, d_gate_up] = run(device, &gate_up, &d_out, cols, 0);
-            let (e_out, e_gradient) = (super::forward(&gate_up, cols), super::backward(&d_out, &gate_up, cols));
-            // One rounding to bf16; a handful in f32 and an exponential within 2 ulp on either side. The two terms of silu′
-            // cancel near its zero: before that d_gate is at most |d·up|·(1 + |gate|). Beyond a gate of −88, where the sigmoid is
-            // below 1e-38, the device's is 0.
-            let what = |name: &str| format!("{name} of {rows}×{cols}");
-            assert_within(&what("out"), &out, &e_out, |i| (BF16 + 16.0 * F32) * f64::from(e_out[i].abs()) + FLUSHED);
-            assert_within(&what("d_gate_up"), &d_gate_up, &e_gradient, |i| {
-                let (row, col) = (i / (2 * cols), i % cols);
-                let (gate, up) = (gate_up[row * 2 * cols + col], gate_up[row * 2 * cols + cols + col]);
-                let terms = d_out[row * cols + col].abs() * (up.abs() + gate.abs()) * (1.0 + gate.abs());
-                BF16 * f64::from(e_gradient[i].abs()) + 16.0 * F32 * f64::from(terms) + FLUSHED
-            });
-            assert_eq!([out, d_gate_up], run(device, &gate_up, &d_out, cols, 1), "{rows}×{cols}, one element on");
+        for size in SIZES {
+            assert_is_the_cpus(device, size);
         }
     }
+}
+
+pub fn assert_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) {
+    let mut gate_up = rounded(&normal(1, 2 * rows * cols).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
+    gate_up[0] = if rows == 1 { 95.0 } else { -95.0 };
+    let d_out = rounded(&normal(2, rows * cols));
+    let [out, d_gate_up] = run(device, &gate_up, &d_out, cols, 0);
+    let (e_out, e_gradient) = (super::forward(&gate_up, cols), super::backward(&d_out, &gate_up, cols));
+    // One rounding to bf16; a handful in f32 and an exponential within 2 ulp on either side. The two terms of silu′
+    // cancel near its zero: before that d_gate is at most |d·up|·(1 + |gate|). Beyond a gate of −88, where the sigmoid is
+    // below 1e-38, the device's is 0.
+    let what = |name: &str| format!("{name} of {rows}×{cols}");
+    assert_within(&what("out"), &out, &e_out, |i| (BF16 + 16.0 * F32) * f64::from(e_out[i].abs()) + FLUSHED);
+    assert_within(&what("d_gate_up"), &d_gate_up, &e_gradient, |i| {
+        let (row, col) = (i / (2 * cols), i % cols);
+        let (gate, up) = (gate_up[row * 2 * cols + col], gate_up[row * 2 * cols + cols + col]);
+        let terms = d_out[row * cols + col].abs() * (up.abs() + gate.abs()) * (1.0 + gate.abs());
+        BF16 * f64::from(e_gradient[i].abs()) + 16.0 * F32 * f64::from(terms) + FLUSHED
+    });
+    assert_eq!([out, d_gate_up], run(device, &gate_up, &d_out, cols, 1), "{rows}×{cols}, one element on");
 }
 
 #[test]

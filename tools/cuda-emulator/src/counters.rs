@@ -19,11 +19,13 @@ pub struct KernelCounters {
     pub mma: u64,
     /// Branches that parted the lanes of a warp.
     pub divergent_branches: u64,
+    /// Instructions that load from global memory, each counted once for its warp: bytes over this is how wide they are.
+    pub load_instructions: u64,
 }
 
 impl KernelCounters {
     /// In the order of the fields.
-    fn values(&self) -> [u64; 9] {
+    fn values(&self) -> [u64; 10] {
         [
             self.launches,
             self.warp_instructions,
@@ -34,10 +36,11 @@ impl KernelCounters {
             self.bank_conflicts,
             self.mma,
             self.divergent_branches,
+            self.load_instructions,
         ]
     }
 
-    fn from_values(values: [u64; 9]) -> Self {
+    fn from_values(values: [u64; 10]) -> Self {
         let [
             launches,
             warp_instructions,
@@ -48,6 +51,7 @@ impl KernelCounters {
             bank_conflicts,
             mma,
             divergent_branches,
+            load_instructions,
         ] = values;
         Self {
             launches,
@@ -59,6 +63,7 @@ impl KernelCounters {
             bank_conflicts,
             mma,
             divergent_branches,
+            load_instructions,
         }
     }
 
@@ -132,6 +137,7 @@ impl Counters {
             "bank conflicts",
             "mma",
             "divergent",
+            "loads",
         ];
         let width = self.0.keys().map(String::len).max().unwrap_or(0).max(6);
         let mut table = format!("{:width$}", "kernel");

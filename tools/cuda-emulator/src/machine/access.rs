@@ -134,6 +134,7 @@ impl Core<'_> {
 
     fn load_global(&mut self, access: Access, d: &[Reg], at: &[u64; 32], len: usize, mask: u32) -> Result<(), Trouble> {
         let who = self.block_access(access);
+        self.counts.load_instructions += 1;
         self.counts.load_bytes += u64::from(mask.count_ones()) * len as u64;
         if mask == u32::MAX && neighbours(at, len) {
             self.counts.load_sectors += sectors_of_range(at[0], 32 * len);

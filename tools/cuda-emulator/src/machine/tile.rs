@@ -18,6 +18,7 @@ impl Core<'_> {
     ) -> Result<(), Trouble> {
         let (to, from, len) = (self.addresses(to), self.addresses(from), u64::from(size));
         let sizes = if source_size == Reg::NONE { [u32::from(size); 32] } else { *self.warp.row(source_size) };
+        self.counts.load_instructions += 1;
         self.counts.load_bytes += lanes(mask).map(|l| u64::from(sizes[l as usize])).sum::<u64>();
         let copied = lanes(mask).filter(|l| sizes[*l as usize] > 0).fold(0, |m, l| m | 1 << l);
         self.counts.load_sectors += match copied {

@@ -289,6 +289,7 @@ fn counters_can_be_taken() {
     let counters = cuda_emulator::counters();
     let counts = counters.kernel("scale").unwrap();
     assert_eq!((counts.launches, counts.load_bytes, counts.store_sectors), (1, 256, 8));
+    assert_eq!(counts.load_instructions, 2, "one of each warp");
     assert!(cuda_emulator::counters().kernel("scale").is_none(), "they were taken");
 }
 
