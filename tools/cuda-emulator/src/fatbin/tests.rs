@@ -66,7 +66,7 @@ fn plain_text_is_an_image_too() {
 }
 
 #[test]
-fn machine_code_alone_and_compressed_text_are_refused() {
+fn images_without_readable_ptx_are_refused() {
     let machine_code = entry(2, 80, 0x11, b"\x7fELF", 64);
     assert_eq!(ptx_for(&fatbin(std::slice::from_ref(&machine_code)), (8, 0)), Err(FatbinError::NoPtx));
     let compressed = entry(KIND_PTX, 80, 0x8011, b"(\xb5/\xfd", 104);

@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_ends() {
+    fn memory_is_limited() {
         let mut m = memory();
         let a = m.allocate(1 << 20).unwrap();
         assert_eq!(m.allocate(1), Err(OutOfMemory));

@@ -6,7 +6,7 @@ use cudarc::driver::{CudaContext, Profiler, result};
 use crate::fixture::{code, context, context_on, load};
 
 #[test]
-fn there_are_two_devices_that_say_they_are_emulated() {
+fn two_devices_are_named_emulated() {
     load();
     assert_eq!(CudaContext::device_count().unwrap(), 2);
     for (device, capability, shared) in [(0, (8, 0), 163 << 10), (1, (9, 0), 227 << 10)] {
@@ -60,7 +60,7 @@ fn a_destroyed_context_is_recognised() {
 }
 
 #[test]
-fn limits_flags_and_the_profiler_answer() {
+fn limits_flags_and_the_profiler_work() {
     let context = context();
     context.set_limit(CUlimit::CU_LIMIT_STACK_SIZE, 4096).unwrap();
     assert_eq!(context.get_limit(CUlimit::CU_LIMIT_STACK_SIZE).unwrap(), 4096);
@@ -101,7 +101,7 @@ fn a_missing_function_refuses_by_name_instead_of_panicking_in_cudarc() {
 }
 
 #[test]
-fn errors_have_names_and_sentences() {
+fn errors_have_names_and_descriptions() {
     load();
     let error = cudarc::driver::DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(error.error_name().unwrap().to_str().unwrap(), "CUDA_ERROR_ILLEGAL_ADDRESS");

@@ -145,7 +145,7 @@ fn a_capture_cannot_depend_on_work_outside_it() {
 }
 
 #[test]
-fn cudarc_with_event_tracking_trips_over_that_rule() {
+fn cudarc_with_event_tracking_breaks_that_rule() {
     cuda_emulator::load().unwrap();
     cuda_emulator::configure("quiet", "1").unwrap();
     let context = CudaContext::new_non_primary(0, 0).unwrap();

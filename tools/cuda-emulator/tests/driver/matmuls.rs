@@ -6,7 +6,7 @@ use cudarc::cublaslt::{Activation, CudaBlasLT, Matmul, MatmulConfig, result, sys
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use half::{bf16, f16};
 
-use crate::fixture::context;
+use crate::fixture::{code, context};
 
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -280,7 +280,7 @@ fn a_matmul_past_the_end_of_its_input_is_a_fault() {
     let mut d = stream.alloc_zeros::<f32>(9).unwrap();
     // Safety: the emulator checks every access; A has 6 elements instead of 9.
     unsafe { blas.matmul(config(3, 3, 3, [false, false]), &a, &b, &mut d, None, None) }.unwrap();
-    assert_eq!(super::code(stream.synchronize()), cudarc::driver::sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(code(stream.synchronize()), cudarc::driver::sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert!(cuda_emulator::reports().contains("cublasLtMatmul reads"));
     std::mem::forget(blas); // Its workspace cannot be freed in a broken context.
 }

@@ -3,7 +3,7 @@
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUresult};
 
-use crate::fixture::{code, context};
+use crate::fixture::{code, context, context_on};
 
 #[test]
 fn data_survives_copies_to_the_device_and_back() {
@@ -161,7 +161,7 @@ fn fills_and_copies_of_rows() {
 }
 
 #[test]
-fn pointers_say_what_they_are() {
+fn pointer_attributes() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let words = stream.alloc_zeros::<u32>(6).unwrap();
@@ -199,7 +199,7 @@ fn a_copy_past_the_end_is_a_fault_that_sticks_only_to_its_context() {
 
 #[test]
 fn contexts_copy_to_each_other() {
-    let (first, second) = (super::context_on(0), super::context_on(1));
+    let (first, second) = (context_on(0), context_on(1));
     let (from, to) = (first.new_stream().unwrap(), second.new_stream().unwrap());
     let source = from.clone_htod(&[1u16, 2, 3]).unwrap();
     let mut target = to.alloc_zeros::<u16>(3).unwrap();

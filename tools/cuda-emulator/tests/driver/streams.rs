@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cudarc::driver::sys::{CUevent_flags, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, result};
 
-use crate::fixture::{code, context};
+use crate::fixture::{code, context, context_on};
 
 /// A producer writes ones on one stream; a consumer on another stream copies them, with or without a wait. Returns what
 /// the consumer got.
@@ -165,7 +165,7 @@ fn cudarc_orders_streams_itself_when_it_tracks_events() {
 
 #[test]
 fn a_stream_waits_for_an_event_of_another_context() {
-    let (first, second) = (super::context_on(0), super::context_on(1));
+    let (first, second) = (context_on(0), context_on(1));
     let (from, to) = (first.new_stream().unwrap(), second.new_stream().unwrap());
     let mut data = from.alloc_zeros::<u32>(1).unwrap();
     from.memcpy_htod(&[3], &mut data).unwrap();

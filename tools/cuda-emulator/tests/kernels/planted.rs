@@ -67,7 +67,7 @@ fn a_missing_barrier_before_a_block_reduction() {
 }
 
 #[test]
-fn a_loop_that_runs_one_too_far() {
+fn a_loop_that_runs_one_iteration_too_many() {
     must_be_found(log_sum_exp::FILE, "BOUND_OFF_BY_ONE", |fixture| rows(fixture, 1, 1001));
 }
 

@@ -61,7 +61,7 @@ fn vectors_keep_their_order() {
 }
 
 #[test]
-fn every_space_by_its_own_and_by_generic_addresses() {
+fn every_space_through_its_own_and_generic_addresses() {
     let body = "ld.global.u32 %r1, [%in];
                 mov.u64 %d1, box;
                 st.shared.u32 [%d1+4], %r1;

@@ -135,7 +135,7 @@ fn matmuls_of_integers() {
 
 /// One nonzero element of a and one of b: the product must be in one element of d and nowhere else.
 #[test]
-fn single_elements_meet() {
+fn single_elements_are_multiplied_at_the_right_index() {
     for shape in &SHAPES {
         let zero = matrix(16, 8, |_, _| 0);
         for row in 0..16 {

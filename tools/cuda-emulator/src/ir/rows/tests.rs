@@ -103,7 +103,7 @@ fn walk(lowered: &Kernel, virtuals: &[Virtual], allocated: &Kernel, taken: &[boo
 
 proptest! {
     #[test]
-    fn walks_read_what_they_read_before(taken in prop::collection::vec(any::<bool>(), 1..200)) {
+    fn row_allocation_preserves_values(taken in prop::collection::vec(any::<bool>(), 1..200)) {
         for text in [ADAMW, LOOPS, TANGLED] {
             for (lowered, virtuals, allocated) in both(text) {
                 walk(&lowered, &virtuals, &allocated, &taken);
@@ -113,7 +113,7 @@ proptest! {
 }
 
 #[test]
-fn rows_are_few() {
+fn registers_share_rows() {
     for (text, most) in [(ADAMW, 60), (LOOPS, 40), (TANGLED, 20)] {
         for (_, virtuals, allocated) in both(text) {
             let constants: u32 = virtuals.iter().filter(|v| v.constant.is_some()).map(|v| v.kind.rows()).sum();
