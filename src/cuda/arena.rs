@@ -104,12 +104,12 @@ impl Arena {
 
     /// Tells the emulator of a buffer that begins. What it refuses it reports, and all later work fails.
     pub fn tell_lent(&self, address: u64, bytes: usize, stream: &CudaStream) {
-        let _ = self.watch.map(|watch| watch.lend(address, bytes, stream.cu_stream().cast()));
+        let _ = self.watch.map(|watch| watch.allocate_buffer(address, bytes, stream.cu_stream().cast()));
     }
 
     /// Tells the emulator of a buffer that ends.
     pub fn tell_taken_back(&self, address: u64, stream: &CudaStream) {
-        let _ = self.watch.map(|watch| watch.take_back(address, stream.cu_stream().cast()));
+        let _ = self.watch.map(|watch| watch.free_buffer(address, stream.cu_stream().cast()));
     }
 
     /// Takes a chunk from the driver; where there is too little for a whole one, just what a block of `bytes` takes.

@@ -1,5 +1,5 @@
-//! How long single operations take, at each level of the processor: `cargo bench -p cuda-emulator --bench operations`.
-//! Nanoseconds a warp: forms with a full and a half mask, `mma.sync` in each rounding model.
+//! How long single operations take at each processor level: `cargo bench -p cuda-emulator --bench operations`.
+//! Nanoseconds per warp: forms with a full and a half mask, `mma.sync` in each rounding model.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -52,13 +52,13 @@ fn main() {
     for model in MODELS {
         print!("{:24}", format!("m16n8k16 bf16 {model:?}"));
         for level in &levels {
-            print!("{:8.1}       ", product(*level, model));
+            print!("{:8.1}       ", matmul(*level, model));
         }
         println!();
     }
 }
 
-/// The shortest of five runs, a call.
+/// Nanoseconds per call, the best of five runs.
 fn nanoseconds(calls: u32, mut f: impl FnMut()) -> f64 {
     let run = |_| {
         let start = Instant::now();
@@ -69,19 +69,19 @@ fn nanoseconds(calls: u32, mut f: impl FnMut()) -> f64 {
 }
 
 fn form(level: Level, name: &str, mask: u32) -> f64 {
-    // Numbers around one, whatever the type.
+    // Numbers near one for all types.
     let value = |i: usize| (1.0 + i as f32 / 600.0).to_bits();
     let mut rows: Vec<Row> = (0..10).map(|row| Row(std::array::from_fn(|lane| value(32 * row + lane)))).collect();
-    // SAFETY: the processor has the level.
+    // SAFETY: the processor supports the level.
     let table = unsafe { Table::new(level) };
     let run = table.find(name).expect("a form of the table").run;
     let operands = Operands { d: Reg(0), a: Reg(2), b: Reg(4), c: Reg(6), e: Reg(8) };
     let rows = Rows::new(&mut rows);
-    // SAFETY: the operands lie in the rows.
+    // SAFETY: the operands are inside the rows.
     nanoseconds(100_000, || unsafe { black_box(run)(rows, operands, black_box(mask)) })
 }
 
-fn product(level: Level, model: Model) -> f64 {
+fn matmul(level: Level, model: Model) -> f64 {
     let mut draw = 12345_u32;
     let mut half = || {
         draw = draw.wrapping_mul(1664525).wrapping_add(1013904223);
@@ -90,6 +90,6 @@ fn product(level: Level, model: Model) -> f64 {
     let mut rows: Vec<Row> = (0..14).map(|_| Row(std::array::from_fn(|_| half() | half() << 16))).collect();
     let registers: Vec<Reg> = (0..14).map(Reg).collect();
     let rows = Rows::new(&mut rows);
-    // SAFETY: the registers lie in the rows, and the processor has the level.
+    // SAFETY: the registers are inside the rows, and the processor supports the level.
     nanoseconds(10_000, || unsafe { multiply(level, model, MmaShape::M16N8K16Bf16, rows, black_box(&registers)) })
 }

@@ -1,4 +1,4 @@
-//! What kernels did, counted exactly: the ground of a roofline.
+//! Exact counts of what kernels did, as input for a roofline.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,15 +9,15 @@ pub struct KernelCounters {
     pub launches: u64,
     /// Instructions, each counted once for its warp.
     pub warp_instructions: u64,
-    /// Bytes that threads asked of global memory, and 32-byte sectors that warps touched.
+    /// Bytes that threads load or store in global memory, and the 32-byte sectors that warps touch for them.
     pub load_bytes: u64,
     pub load_sectors: u64,
     pub store_bytes: u64,
     pub store_sectors: u64,
-    /// Passes over shared memory beyond the first that an access needs because lanes want other words of the same bank.
+    /// Extra passes over shared memory, needed when lanes want different words of the same bank.
     pub bank_conflicts: u64,
     pub mma: u64,
-    /// Branches that parted the lanes of a warp.
+    /// Branches at which the lanes of a warp diverged.
     pub divergent_branches: u64,
     /// Instructions that load from global memory, each counted once for its warp: bytes over this is how wide they are.
     pub load_instructions: u64,
@@ -88,12 +88,12 @@ impl Counters {
         other.0.iter().for_each(|(kernel, counts)| self.add(kernel, counts));
     }
 
-    /// Kernels by name.
+    /// Kernels in order of their names.
     pub fn kernels(&self) -> impl Iterator<Item = (&str, &KernelCounters)> {
         self.0.iter().map(|(name, counts)| (name.as_str(), counts))
     }
 
-    /// What [`Counters::parse`] reads: how counters leave the library.
+    /// The text that [`Counters::parse`] reads; the library exports counters in this form.
     pub(crate) fn to_text(&self) -> String {
         let line = |(name, counts): (&String, &KernelCounters)| {
             counts.values().iter().fold(name.clone(), |line, value| format!("{line} {value}")) + "\n"
@@ -101,7 +101,7 @@ impl Counters {
         self.0.iter().map(line).collect()
     }
 
-    /// `None` when the text is not one of [`Counters::to_text`].
+    /// `None` when [`Counters::to_text`] did not write the text.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut counters = Self::default();
         for line in text.lines() {
@@ -117,12 +117,12 @@ impl Counters {
         self.0.get(name)
     }
 
-    /// Of all kernels.
+    /// Total of all kernels.
     pub fn warp_instructions(&self) -> u64 {
         self.0.values().map(|k| k.warp_instructions).sum()
     }
 
-    /// A table, a line for each kernel; empty when nothing ran.
+    /// A table with one line per kernel; empty when no kernel ran.
     pub fn table(&self) -> String {
         if self.0.is_empty() {
             return String::new();
@@ -141,10 +141,10 @@ impl Counters {
         ];
         let width = self.0.keys().map(String::len).max().unwrap_or(0).max(6);
         let mut table = format!("{:width$}", "kernel");
-        columns.iter().for_each(|c| write!(table, " {c:>14}").expect("a string takes everything"));
+        columns.iter().for_each(|c| write!(table, " {c:>14}").expect("writing to a string cannot fail"));
         for (name, k) in &self.0 {
-            write!(table, "\n{name:width$}").expect("a string takes everything");
-            k.values().iter().for_each(|v| write!(table, " {v:>14}").expect("a string takes everything"));
+            write!(table, "\n{name:width$}").expect("writing to a string cannot fail");
+            k.values().iter().for_each(|v| write!(table, " {v:>14}").expect("writing to a string cannot fail"));
         }
         table
     }

@@ -1,17 +1,17 @@
-//! Fat binaries, as `nvcc -fatbin` writes them: the PTX texts that they hold, and the one to run on a device.
+//! Fat binaries of `nvcc -fatbin`: lists their PTX texts and chooses the one that a device runs.
 //!
-//! The container is not documented by its maker. What is read here was taken from files of nvcc 13.0 (all numbers little
-//! endian): a header of magic, version, its own length and the length of what follows; then entries, each a header (kind,
-//! its own length, length of the data, compressed length, architecture …) and data filled up to a multiple of 8 bytes.
+//! NVIDIA does not document the container. The layout here was read off files of nvcc 13.0 (all numbers little endian):
+//! a header with magic, version, its own length and the length of the rest; then entries, each with a header (kind, its
+//! own length, length of the data, compressed length, architecture …) and data padded to a multiple of 8 bytes.
 
 use crate::ptx::Target;
 
 const MAGIC: u32 = 0xba55_ed50;
 const HEADER: usize = 16;
-/// The part of an entry's header that is read; its options follow.
+/// The part of an entry's header that is read here; its options follow.
 const ENTRY_HEADER: usize = 64;
 const KIND_PTX: u16 = 1;
-/// Bits of an entry's flags that say how its data is packed (0x8000: zstd; 0x2000: LZ4, of older compilers).
+/// Bits of an entry's flags for compressed data (0x8000: zstd; 0x2000: LZ4, from older compilers).
 const FLAGS_COMPRESSED: u64 = 0xa000;
 
 /// A PTX text of an image.
@@ -29,19 +29,19 @@ pub enum FatbinError {
     #[error("the PTX for sm_{0} is compressed: compile with `nvcc -fatbin --no-compress`")]
     Compressed(u32),
     #[error(
-        "the image holds no PTX, only machine code: the emulator runs PTX, so name a `compute_` target in `-gencode code=`"
+        "the image has no PTX, only machine code: the emulator runs PTX, so name a `compute_` target in `-gencode code=`"
     )]
     NoPtx,
     #[error("no PTX of the image runs on compute capability {capability}; it has PTX for {held}")]
     NoneFor { capability: String, held: String },
 }
 
-/// The PTX of an image (a fat binary or plain PTX) that runs on a device of this compute capability: among those for
-/// exactly this architecture (`sm_90a` runs on 9.0 alone) or for an older one (`sm_80` on everything from 8.0), the
-/// newest.
+/// Chooses the PTX of an image (a fat binary or plain PTX) that runs on a device of this compute capability. Candidates
+/// are texts for exactly this architecture (`sm_90a` runs only on 9.0) and for older ones (`sm_80` runs on everything
+/// from 8.0); the newest wins.
 ///
 /// # Errors
-/// No such text; a text that would be chosen is compressed; the image is damaged.
+/// No text fits, the chosen text is compressed, or the image is damaged.
 pub fn ptx_for(image: &[u8], capability: (u32, u32)) -> Result<&str, FatbinError> {
     let entries = entries(image)?;
     let runs = |target: &Target| {
@@ -63,7 +63,7 @@ pub fn ptx_for(image: &[u8], capability: (u32, u32)) -> Result<&str, FatbinError
     }
 }
 
-/// All PTX texts of an image, in its order.
+/// All PTX texts of an image, in file order.
 ///
 /// # Errors
 /// The image is damaged, or one of its texts is compressed.
@@ -77,7 +77,7 @@ pub fn ptx_texts(image: &[u8]) -> Result<Vec<PtxText<'_>>, FatbinError> {
 
 enum Entry<'a> {
     Text(PtxText<'a>),
-    /// What the entry's header says of its architecture.
+    /// The target that the entry's header names.
     Compressed(Target),
 }
 
@@ -111,7 +111,7 @@ fn entries(image: &[u8]) -> Result<Vec<Entry<'_>>, FatbinError> {
         if entry.kind == KIND_PTX {
             found.push(entry.ptx(data)?);
         }
-        // data() has seen that this neither overflows nor stands still.
+        // data() has checked that this does not overflow and moves forward.
         at += entry.header + entry.size;
     }
     Ok(found)
@@ -160,13 +160,13 @@ fn read<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-/// Bytes up to the first zero as text with a `.target`.
+/// The bytes up to the first zero, which must be a text with a `.target`.
 fn ptx_text(bytes: &[u8]) -> Result<PtxText<'_>, FatbinError> {
     let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     let text = std::str::from_utf8(&bytes[..length])
         .map_err(|_| FatbinError::Damaged("it is neither a fat binary nor text".to_string()))?;
     let target = crate::ptx::target_of(text)
-        .map_err(|error| FatbinError::Damaged(format!("it holds what should be PTX: {error}")))?;
+        .map_err(|error| FatbinError::Damaged(format!("its PTX entry cannot be read: {error}")))?;
     Ok(PtxText { target, text })
 }
 

@@ -1,46 +1,46 @@
-//! What went wrong on the device, for a person and for a test.
+//! Faults: what went wrong on the device, as a kind for tests and a text for people.
 
 use std::fmt;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Outside of every allocation, or of one that was freed.
+    /// An address outside every allocation, or inside a freed one.
     IllegalAddress,
     Misaligned,
-    /// A read of bytes that nobody has written.
+    /// A read of bytes that were never written.
     Uninitialised,
-    /// Two threads of a block, or two blocks, whose accesses are not ordered.
+    /// Two threads of a block, or two blocks, access the same byte and nothing orders the accesses.
     Race,
-    /// A barrier, shuffle or vote that not all of its threads reach.
+    /// A barrier, shuffle or vote that some of its threads do not reach.
     Synchronisation,
-    /// Waits for ever.
+    /// The block waits forever.
     Deadlock,
     Trap,
-    /// A launch that the hardware refuses.
+    /// A launch beyond the limits of the hardware.
     Launch,
-    /// An instruction used in a way that the emulator does not model.
+    /// A use of an instruction that the emulator does not model.
     Unsupported,
 }
 
-/// A report; its `Display` is what a person reads.
+/// A fault with its location; `Display` prints the full report.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub kind: FaultKind,
-    /// Empty for what the host does.
+    /// Empty for operations of the host.
     pub kernel: String,
-    /// Source of the instruction; empty where there is none.
+    /// Source file of the instruction; empty if unknown.
     pub file: Arc<str>,
     pub line: u32,
     pub block: [u32; 3],
     pub thread: [u32; 3],
     pub address: Option<u64>,
-    /// What happened, with the allocation concerned.
+    /// What happened, and which allocation is involved.
     pub message: String,
 }
 
 impl Fault {
-    /// A fault of a call of the host.
+    /// A fault in an operation of the host.
     pub fn host(kind: FaultKind, address: Option<u64>, message: impl Into<String>) -> Self {
         let (kernel, file) = (String::new(), Arc::from(""));
         Fault { kind, kernel, file, line: 0, block: [0; 3], thread: [0; 3], address, message: message.into() }
@@ -67,19 +67,19 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// A fault before anybody knows where: a lane of the warp and what it did.
+/// A fault of one lane, before its kernel, line and block are filled in.
 #[derive(Debug)]
-pub struct Trouble {
+pub struct LaneFault {
     pub kind: FaultKind,
     pub lane: u32,
     pub address: Option<u64>,
     pub message: String,
 }
 
-impl Trouble {
+impl LaneFault {
     #[cold]
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Trouble { kind, lane: 0, address: None, message: message.into() }
+        LaneFault { kind, lane: 0, address: None, message: message.into() }
     }
 
     #[cold]

@@ -1,13 +1,13 @@
-//! A CUDA driver for machines without a GPU: runs the PTX that nvcc emitted, a warp at a time, with checks of memory,
+//! A CUDA driver for machines without a GPU. It runs PTX from nvcc one warp at a time and checks memory accesses,
 //! races, barriers and launches.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`loader`] | [`load`]: the emulator in place of the CUDA driver, for tests |
-//! | [`arena`] | for programs that lend out stretches of their allocations themselves |
+//! | [`loader`] | [`load`]: loads the emulator instead of the CUDA driver |
+//! | [`arena`] | for programs with their own sub-allocator: tells the emulator where its buffers are |
 //! | [`fatbin`] | the container of `nvcc -fatbin`: which PTX a device runs |
 //! | [`ptx`] | PTX text → syntax tree |
-//! | [`ir`] | syntax tree → [`ir::Program`]: instructions over rows of registers, with source lines and meeting points |
+//! | [`ir`] | syntax tree → [`ir::Program`]: instructions over rows of registers, with source lines and reconvergence points |
 //! | [`forms`] | the table of register-only instructions: name, operand types, meaning |
 //! | [`machine`] | a launch: blocks, warps, instructions |
 //! | [`tensor_core`] | `mma.sync` in three rounding models |
@@ -17,7 +17,7 @@
 
 pub mod arena;
 pub mod counters;
-#[allow(non_snake_case)] // entry points carry the names that C gives them
+#[allow(non_snake_case)] // entry points have the names of the C API
 mod driver;
 pub mod fatbin;
 pub mod fault;

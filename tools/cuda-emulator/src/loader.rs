@@ -1,9 +1,9 @@
-//! Puts the emulator in the place of the CUDA driver for this process: [`load`] before the first call of cudarc.
+//! Replaces the CUDA driver of this process by the emulator. Call [`load`] before the first call of cudarc.
 //!
-//! cudarc opens `libcuda.so` by name. The emulator's library carries exactly that soname, so once it is loaded, from
-//! wherever it lies, the dynamic linker answers cudarc's request with it; the same for `libcublasLt.so`. No environment
-//! variable, no installation. A package that wants it lists `cuda-emulator` and `cuda-emulator-cublaslt` among its
-//! dev-dependencies: cargo then builds both libraries beside every test binary, in `target/<profile>/deps`.
+//! cudarc opens `libcuda.so` by name. The emulator's library has exactly that soname, so once it is loaded from any
+//! path, the dynamic linker returns it for cudarc's request; `libcublasLt.so` works the same way. This needs no
+//! environment variable and no installation. A package lists `cuda-emulator` and `cuda-emulator-cublaslt` in its
+//! dev-dependencies, and cargo builds both libraries next to every test binary, in `target/<profile>/deps`.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -21,21 +21,21 @@ pub enum LoadError {
     NotFound { library: &'static str, searched: String },
     #[error("{} cannot be loaded: {reason}", path.display())]
     NotLoadable { path: PathBuf, reason: String },
-    #[error("{soname} is loaded already from elsewhere: call cuda_emulator::load() before the first call of cudarc")]
+    #[error("another {soname} is already loaded: call cuda_emulator::load() before the first call of cudarc")]
     TooLate { soname: &'static str },
 }
 
-/// The driver and the product library: file name, soname, and a function that only the emulator's has.
+/// The driver and the cuBLASLt library: file name, soname, and a function that only the emulator's version has.
 const LIBRARIES: [(&str, &CStr, &CStr); 2] = [
     ("libcuda_emulator.so", c"libcuda.so", c"patarm_emulator_interface"),
     ("libcuda_emulator_cublaslt.so", c"libcublasLt.so", c"patarm_emulator_cublaslt"),
 ];
 
-/// Loads both libraries, once; later calls return the first answer. Prints a line on stderr, so that nobody takes an
-/// emulated run for one on a device.
+/// Loads both libraries once; later calls return the first result. Prints a line on stderr, so that an emulated run is
+/// not mistaken for a run on a device.
 ///
 /// # Errors
-/// When a library is not there, or a real driver was loaded before.
+/// A library is missing, or another driver is already loaded.
 pub fn load() -> Result<(), LoadError> {
     static LOADED: OnceLock<Result<(), LoadError>> = OnceLock::new();
     let loaded = LOADED.get_or_init(|| {
@@ -48,7 +48,7 @@ pub fn load() -> Result<(), LoadError> {
     loaded.clone()
 }
 
-/// Changes a setting (see README.md) for the contexts that this thread makes from now on. An empty value takes it back.
+/// Changes a setting (see README.md) for contexts that this thread creates from now on. An empty value resets it.
 ///
 /// # Errors
 /// See [`load`], which this calls.
@@ -65,18 +65,19 @@ pub fn configure(key: &str, value: &str) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Takes the reports of this thread: faults, refused calls, leaks, one a paragraph. Empty without the emulator.
+/// Removes and returns the reports of this thread: faults, refused calls and leaks, one paragraph each. Empty without
+/// the emulator.
 pub fn reports() -> String {
     take_text(c"patarm_emulator_reports")
 }
 
-/// Takes what kernels have counted so far in all contexts that were made with the setting `stats`. Kernels are run when
-/// the program waits for them: wait first.
+/// Removes and returns the counters of all contexts that were created with the setting `stats`. Kernels run only when
+/// the program waits for them, so synchronise first.
 pub fn counters() -> Counters {
     Counters::parse(&take_text(c"patarm_emulator_counters")).expect("the library's text is the one this crate writes")
 }
 
-/// What a function of the library that fills a buffer has to say. It answers with the size it needs.
+/// Reads the text that a function of the library writes into a buffer. The function returns the size it needs.
 fn take_text(name: &CStr) -> String {
     type Fill = extern "C" fn(*mut u8, usize) -> usize;
     let Some(function) = symbol(name) else { return String::new() };
@@ -87,8 +88,8 @@ fn take_text(name: &CStr) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Where cargo puts the libraries: beside the running binary, one folder up (an installed program or an example), in its
-/// `deps`, and in the `deps` of the build that made this crate.
+/// Where cargo puts the libraries: next to the running binary, one folder up (an installed program or an example), in
+/// its `deps`, and in the `deps` of the build that compiled this crate.
 fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(own) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
@@ -111,19 +112,19 @@ fn find(library: &'static str) -> Result<PathBuf, LoadError> {
     })
 }
 
-/// Loads a library for good and makes sure that a later search for the soname finds it.
+/// Loads a library and never unloads it, and checks that a later search for the soname finds it.
 fn open(path: &Path, soname: &'static CStr, mark: &CStr) -> Result<(), LoadError> {
     let reason = |reason: String| LoadError::NotLoadable { path: path.to_owned(), reason };
     let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| reason(error.to_string()))?;
-    // Safety: the library is our own; its initialisers do nothing but what Rust's runtime does.
+    // Safety: the library is ours; its initialisers run only Rust's runtime code.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if handle.is_null() {
-        // Safety: dlerror answers null or a text that lives until the next call in this thread.
+        // Safety: dlerror returns null or a text that is valid until the next call in this thread.
         let text = unsafe { libc::dlerror() };
         let text = if text.is_null() { c"unknown reason" } else { unsafe { CStr::from_ptr(text) } };
         return Err(reason(text.to_string_lossy().into_owned()));
     }
-    // Safety: opens by name what is loaded already.
+    // Safety: opens by name a library that is already loaded.
     let by_name = unsafe { libc::dlopen(soname.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
     // Safety: the handle is open; the mark is a C string.
     if by_name.is_null() || unsafe { libc::dlsym(by_name, mark.as_ptr()) }.is_null() {
@@ -132,9 +133,9 @@ fn open(path: &Path, soname: &'static CStr, mark: &CStr) -> Result<(), LoadError
     Ok(())
 }
 
-/// A function of the driver library, if the emulator is what is loaded under its name.
+/// A function of the driver library, if the loaded driver is the emulator.
 pub(crate) fn symbol(name: &CStr) -> Option<*mut c_void> {
-    // Safety: looks up what is loaded, without loading anything.
+    // Safety: searches the loaded libraries and loads nothing.
     let handle = unsafe { libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
     if handle.is_null() {
         return None;

@@ -1,20 +1,21 @@
-//! How a device behaves: what it checks, in which order it runs blocks and warps, what it is.
+//! How a device behaves: its checks, the order of its blocks and warps, its limits.
 
 use crate::tensor_core::Model;
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Races, reads of memory that was never written, barrier and shuffle misuse. Bounds are always checked.
+    /// Checks for races, reads of memory that was never written, and misuse of barriers and shuffles. Bounds are always
+    /// checked.
     pub checks: bool,
-    /// Blocks, and warps between two barriers, run in an order drawn from this seed; None: in their natural order.
+    /// Seed for a random order of blocks, and of warps between two barriers. None: the natural order.
     pub order_seed: Option<u64>,
-    /// Rounding of `mma.sync`; None: that of the capability (Ampere below 9.0).
+    /// Rounding of `mma.sync`. None: that of the compute capability (Ampere below 9.0).
     pub tensor_core: Option<Model>,
     /// Device memory in bytes.
     pub memory: u64,
     /// Compute capability: (8, 0) or (9, 0).
     pub capability: (u32, u32),
-    /// Warp instructions of one launch after which it is taken for one that never ends.
+    /// After this many warp instructions, a launch counts as an endless loop.
     pub instruction_limit: u64,
 }
 
@@ -36,7 +37,7 @@ impl Options {
         self.tensor_core.unwrap_or(if self.capability.0 >= 9 { Model::Hopper } else { Model::Ampere })
     }
 
-    /// Shared memory that a block can have, in bytes.
+    /// Shared memory available to one block, in bytes.
     pub fn shared_limit(&self) -> u32 {
         if self.capability.0 >= 9 { 227 << 10 } else { 163 << 10 }
     }

@@ -1,4 +1,4 @@
-//! The front end on texts of nvcc: everything it emits for ordinary CUDA C loads, everything else is refused by name.
+//! Loading nvcc's PTX: everything that it emits for ordinary CUDA C must load, everything else must be refused by name.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ fn fixture(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The statements of the fixture, one of each form, and the text before them.
+/// The text before the statements of the fixture, and its statements, one per form.
 fn forms() -> (String, Vec<String>) {
     let text = fixture("forms.ptx");
     let is_statement = |line: &&str| line.ends_with(';') && !line.starts_with('.');
@@ -33,7 +33,7 @@ fn every_form_loads_for_both_targets() {
     }
 }
 
-/// A modifier too many, one too few, another type: never the form that comes nearest.
+/// One modifier too many, one too few, another type: the loader must never choose a similar form.
 #[test]
 fn changed_forms_are_refused_by_name() {
     let (header, statements) = forms();
@@ -49,9 +49,9 @@ fn changed_forms_are_refused_by_name() {
         ] {
             let text = format!("{header}.loc 1 77 1\n{changed} {operands}\n}}\n.file 1 \"here.cu\"\n");
             match Program::load(&text) {
-                Err(LoadError::UnknownForm { form, place }) => {
+                Err(LoadError::UnknownForm { form, location }) => {
                     assert_eq!(form, changed);
-                    assert_eq!(place.source, Some(("here.cu".to_string(), 77)));
+                    assert_eq!(location.source, Some(("here.cu".to_string(), 77)));
                 }
                 other => panic!("{changed}: {:?}", other.map(|_| ())),
             }
@@ -68,10 +68,10 @@ fn a_kernel_of_nvcc() {
     assert_eq!(names, ["adamw_f32", "square_sum_f64"]);
     let adamw = program.kernel("adamw_f32").unwrap();
     let shape: Vec<_> = adamw.parameters.iter().map(|p| (p.offset, p.size, p.pointers.len())).collect();
-    // Five arrays, a count, a struct of seven numbers.
+    // Five arrays, a count, and a struct of seven numbers.
     assert_eq!(shape, [(0, 8, 1), (8, 8, 1), (16, 8, 1), (24, 8, 1), (32, 8, 1), (40, 4, 0), (44, 28, 0)]);
     assert_eq!((adamw.parameter_bytes, adamw.max_threads), (72, 256));
-    // Every instruction of the body has a line of the source, and none a line of the toolkit's headers.
+    // Every instruction of the body has a source line, and none in the toolkit's headers.
     let lines: Vec<_> = adamw.code.iter().map(|i| &program.lines[i.line as usize]).collect();
     let in_source = lines.iter().filter(|line| line.file.ends_with("adamw.cu")).count();
     assert!(lines.iter().all(|line| !line.file.contains("/include/")) && in_source + 10 > lines.len(), "{lines:?}");

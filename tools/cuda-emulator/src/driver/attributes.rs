@@ -1,5 +1,5 @@
-//! What the devices say of themselves (`CUdevice_attribute`): the values of an H100 SXM and an A100 SXM as far as code
-//! could depend on them; every attribute that is missing here is a feature the emulator lacks, and is 0.
+//! Device attributes (`CUdevice_attribute`), with the values of an H100 SXM and an A100 SXM where code could depend on
+//! them. An attribute that is not listed is a feature that the emulator lacks, and its value is 0.
 
 use super::status::{Answer, Status};
 
@@ -9,7 +9,7 @@ const PCI_DEVICE_ID: i32 = 34;
 /// The last attribute of CUDA 13.0.
 const LAST: i32 = 147;
 
-/// Number, value for compute capability 9.0, value for 8.0.
+/// Attribute number, value for compute capability 9.0, value for 8.0.
 #[rustfmt::skip]
 const VALUES: &[(i32, i32, i32)] = &[
     (1, 1024, 1024), // max threads per block
@@ -55,10 +55,10 @@ const VALUES: &[(i32, i32, i32)] = &[
     (127, 1, 0), // tensor map access supported
 ];
 
-/// The value of an attribute for a device of this compute capability.
+/// The value of an attribute on a device of this compute capability.
 ///
 /// # Errors
-/// `INVALID_VALUE` for a number that is no attribute.
+/// `INVALID_VALUE` for a number that is not an attribute.
 pub fn device(attribute: i32, capability: (u32, u32), device: i32) -> Answer<i32> {
     match attribute {
         CAPABILITY_MAJOR => Ok(capability.0 as i32),
@@ -68,7 +68,7 @@ pub fn device(attribute: i32, capability: (u32, u32), device: i32) -> Answer<i32
             let row = VALUES.iter().find(|(number, _, _)| *number == attribute);
             Ok(row.map_or(0, |(_, hopper, ampere)| if capability.0 >= 9 { *hopper } else { *ampere }))
         }
-        _ => Err(Status::INVALID_VALUE.because(format!("{attribute} is no device attribute"))),
+        _ => Err(Status::INVALID_VALUE.because(format!("{attribute} is not a device attribute"))),
     }
 }
 
@@ -77,11 +77,11 @@ pub struct Multiprocessor {
     pub threads: u32,
     pub blocks: u32,
     pub registers: u32,
-    /// Shared memory of all blocks together, bytes.
+    /// Shared memory for all blocks together, in bytes.
     pub shared: u32,
-    /// Shared memory of one block that opted in, bytes.
+    /// Maximum shared memory per block, after opting in, in bytes.
     pub shared_of_block: u32,
-    /// Shared memory that the system takes from every block, bytes.
+    /// Shared memory that the system reserves per block, in bytes.
     pub shared_reserved: u32,
 }
 

@@ -1,10 +1,11 @@
-//! Stream capture: work submitted to a capturing stream becomes a node of a graph instead of running, events carry the
-//! capture to other streams, and the rules of the driver say what is not allowed meanwhile.
+//! Stream capture: while a stream captures, submitted commands become nodes of a graph instead of running. Events
+//! extend the capture to other streams. This file also enforces the driver's rules on what a capture forbids.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::thread::ThreadId;
 
+use super::command::Command;
 use super::context::Context;
 use super::entry::{Out, entry};
 use super::graph::{Graph, Node};
@@ -12,24 +13,23 @@ use super::handle::Kind;
 use super::registry;
 use super::status::{Answer, Refusal, Status};
 use super::stream::{Capturing, LEGACY, on_stream};
-use super::work::Work;
 
 const GLOBAL: u32 = 0;
 const RELAXED: u32 = 2;
 
 thread_local! {
-    /// How strict this thread is with calls that could disturb a capture (`cuThreadExchangeStreamCaptureMode`).
+    /// How this thread treats calls that could disturb a capture (`cuThreadExchangeStreamCaptureMode`).
     static THREAD_MODE: Cell<u32> = const { Cell::new(GLOBAL) };
 }
 
 /// A capture in progress.
 pub struct Capture {
-    /// The stream in which it began and must end.
+    /// The stream that began the capture and must end it.
     origin: u32,
     mode: u32,
     thread: ThreadId,
     nodes: Vec<Node>,
-    /// Why it can only fail, once a rule was broken.
+    /// A rule was broken, so the capture must fail.
     invalidated: bool,
 }
 
@@ -42,7 +42,7 @@ impl Context {
             return Err(Status::INVALID_VALUE.because(format!("unknown capture mode {mode}")));
         }
         if self.stream(stream)?.capture.is_some() {
-            return Err(Status::ILLEGAL_STATE.because("the stream is capturing already"));
+            return Err(Status::ILLEGAL_STATE.because("the stream is already capturing"));
         }
         let id = self.new_serial();
         let thread = std::thread::current().id();
@@ -58,7 +58,9 @@ impl Context {
         let Some(capture) = self.captures.get(&own.capture) else { return Err(Status::ILLEGAL_STATE.into()) };
         if capture.origin != stream {
             self.invalidate(own.capture);
-            return Err(Status::STREAM_CAPTURE_UNMATCHED.because("the capture began in another stream and ends there"));
+            return Err(
+                Status::STREAM_CAPTURE_UNMATCHED.because("the capture began in another stream and must end there")
+            );
         }
         if capture.mode != RELAXED && capture.thread != std::thread::current().id() {
             return Err(Status::STREAM_CAPTURE_WRONG_THREAD.because("the capture began in another thread"));
@@ -77,25 +79,25 @@ impl Context {
         }
         if unjoined {
             return Err(Status::STREAM_CAPTURE_UNJOINED
-                .because("a stream that joined the capture has work which the first stream never waited for"));
+                .because("a stream joined the capture, and the first stream never waited for its work"));
         }
         let serial = self.new_serial();
         self.graphs.insert(serial, Graph::new(capture.nodes));
         Ok(serial)
     }
 
-    /// Adds a node behind the tips of a capturing stream.
-    pub fn add_node(&mut self, stream: u32, work: Work) -> Answer {
+    /// Adds a node after the tips of a capturing stream.
+    pub fn add_node(&mut self, stream: u32, command: Command) -> Answer {
         self.refuse_invalidated(stream)?;
         let Some(part) = self.stream(stream)?.capture.clone() else { return Err(Status::ILLEGAL_STATE.into()) };
         let Some(capture) = self.captures.get_mut(&part.capture) else { return Err(Status::ILLEGAL_STATE.into()) };
-        capture.nodes.push(Node { after: part.tips, work });
+        capture.nodes.push(Node { after: part.tips, command });
         let tips = vec![capture.nodes.len() - 1];
         self.stream(stream)?.capture = Some(Capturing { capture: part.capture, tips });
         Ok(())
     }
 
-    /// A stream waits for an event recorded in a capture: it becomes part of it, or joins back.
+    /// A stream waits for an event recorded in a capture: the stream joins the capture or is joined back.
     pub fn join_capture(&mut self, stream: u32, capture: u32, tips: Vec<usize>) -> Answer {
         if !self.captures.contains_key(&capture) {
             return Err(Status::CAPTURED_EVENT.because("the event was recorded in a capture that has ended"));
@@ -121,14 +123,14 @@ impl Context {
         self.refuse_invalidated(stream)
     }
 
-    /// Marks a capture as broken: it can only end with `STREAM_CAPTURE_INVALIDATED`.
+    /// Marks a capture as broken; its end returns `STREAM_CAPTURE_INVALIDATED`.
     pub fn invalidate(&mut self, capture: u32) {
         if let Some(capture) = self.captures.get_mut(&capture) {
             capture.invalidated = true;
         }
     }
 
-    /// Marks the capture that a stream is part of as broken.
+    /// Marks the capture of a stream as broken.
     pub fn invalidate_capture_of(&mut self, stream: u32) {
         let capture = self.streams.get(&stream).and_then(|stream| stream.capture.as_ref()).map(|part| part.capture);
         if let Some(capture) = capture {
@@ -136,7 +138,7 @@ impl Context {
         }
     }
 
-    /// Refuses work on a capturing stream whose capture is broken.
+    /// Refuses a command on a stream whose capture is broken.
     pub fn refuse_invalidated(&mut self, stream: u32) -> Answer {
         let part = self.stream(stream)?.capture.as_ref().map(|part| part.capture);
         match part.and_then(|capture| self.captures.get(&capture)) {
@@ -154,7 +156,7 @@ impl Context {
         Err(Status::STREAM_CAPTURE_UNSUPPORTED.because(format!("{what} is not permitted and breaks the capture")))
     }
 
-    /// Refuses a wait of a capturing stream for work outside the capture.
+    /// Refuses to let a capturing stream wait for work outside its capture.
     pub fn refuse_isolation(&mut self, stream: u32) -> Answer {
         if self.stream(stream)?.capture.is_none() {
             return Ok(());
@@ -163,7 +165,7 @@ impl Context {
         Err(Status::STREAM_CAPTURE_ISOLATION.because("a capturing stream would wait for work outside the capture"))
     }
 
-    /// Refuses work on the legacy default stream while a stream that it waits for is capturing.
+    /// Refuses a command on the legacy default stream while a stream that it waits for is capturing.
     pub fn refuse_implicit_capture(&mut self, stream: u32) -> Answer {
         if stream != LEGACY {
             return Ok(());
@@ -174,7 +176,7 @@ impl Context {
         Err(Status::STREAM_CAPTURE_IMPLICIT.because("the default stream would wait for a stream that is capturing"))
     }
 
-    /// Refuses a call that touches every stream of the context while one of them captures.
+    /// Refuses a call that affects every stream of the context while one of them captures.
     pub fn refuse_while_capturing(&mut self, why: &str) -> Answer {
         if self.captures.is_empty() {
             return Ok(());
@@ -183,8 +185,8 @@ impl Context {
         Err(Status::STREAM_CAPTURE_UNSUPPORTED.because(format!("not permitted during a capture: {why}")))
     }
 
-    /// Refuses a call that could wait for the device behind the program's back (an allocation, loading a module) where
-    /// the modes of the captures and of this thread forbid it.
+    /// Refuses a call that may synchronise with the device implicitly (an allocation, loading a module), if the modes
+    /// of the captures and of this thread forbid it.
     pub fn refuse_unsafe_in_capture(&mut self) -> Answer {
         let thread = std::thread::current().id();
         let strictness = THREAD_MODE.get();
@@ -202,7 +204,7 @@ fn unsafe_call() -> Refusal {
     Status::STREAM_CAPTURE_UNSUPPORTED.because("not permitted during a capture in this mode, and breaks the capture")
 }
 
-/// Whether all `targets` are ancestors of `tips`, or among them.
+/// Whether all `targets` are ancestors of `tips` or are among them.
 fn reaches_all(nodes: &[Node], tips: &[usize], targets: &[usize]) -> bool {
     let mut reached = vec![false; nodes.len()];
     let mut open = tips.to_vec();
@@ -219,7 +221,7 @@ extern "C" fn cuStreamBeginCapture_v2(stream: *mut c_void, mode: u32) -> u32 {
     entry("cuStreamBeginCapture", || on_stream(stream, |context, serial| context.begin_capture(serial, mode)))
 }
 
-/// Where the capture failed the graph is null.
+/// The graph is null if the capture failed.
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamEndCapture(stream: *mut c_void, slot: Out<*mut c_void>) -> u32 {
     entry("cuStreamEndCapture", || {

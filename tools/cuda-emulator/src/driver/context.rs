@@ -1,5 +1,5 @@
-//! A context: one device with its memory, the streams and everything else made in it, the pending work, and the fault
-//! that sticks to it. Also the entry points on contexts (`cuCtx*`, `cuDevicePrimaryCtx*`).
+//! A context: one device with its memory, the streams and other objects created in it, the pending commands, and the
+//! sticky fault. Also the entry points for contexts (`cuCtx*`, `cuDevicePrimaryCtx*`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
@@ -7,6 +7,7 @@ use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::capture::Capture;
+use super::command::{Command, Failure};
 use super::engine::Engine;
 use super::entry::{self, Out, entry};
 use super::event::Event;
@@ -19,19 +20,18 @@ use super::registry;
 use super::reports;
 use super::status::{Answer, Status};
 use super::stream::{LEGACY, Stream};
-use super::work::{Failure, Work};
 
-/// Pending tasks beyond this number are run: like a device, the emulator has a finite queue.
+/// More pending tasks than this are run at once; a device also has a finite queue.
 const PENDING_MAX: usize = 4096;
 
-/// One context. All maps go by the serial number in the handle.
+/// One context. The keys of all maps are the serial numbers from handles.
 pub struct Context {
     pub number: u16,
     pub ordinal: usize,
     pub engine: Engine,
-    pub queue: Queue<Work>,
+    pub queue: Queue<Command>,
     pub streams: BTreeMap<u32, Stream>,
-    /// The per-thread default streams, made on first use.
+    /// The per-thread default streams, created on first use.
     pub thread_streams: Vec<(ThreadId, u32)>,
     pub events: BTreeMap<u32, Event>,
     pub captures: BTreeMap<u32, Capture>,
@@ -39,11 +39,11 @@ pub struct Context {
     pub graph_execs: BTreeMap<u32, GraphExec>,
     pub modules: BTreeMap<u32, Module>,
     pub functions: BTreeMap<u32, Function>,
-    /// Page-locked host memory: address and size, and whether the emulator allocated it.
+    /// Page-locked host memory: address → (size, whether the emulator allocated it).
     pub pinned: BTreeMap<usize, (usize, bool)>,
-    /// Allocations whose free was asked for and may be pending.
+    /// Allocations with a free that may still be pending.
     pub freeing: BTreeSet<u64>,
-    /// The first fault: every later call answers it.
+    /// The first fault: every later call returns it.
     pub fault: Option<Status>,
     pub limits: BTreeMap<u32, usize>,
     serials: u32,
@@ -76,7 +76,7 @@ impl Context {
         }
     }
 
-    /// A number for a new object of this context.
+    /// A serial number for a new object of this context.
     pub fn new_serial(&mut self) -> u32 {
         self.serials += 1;
         self.serials
@@ -87,10 +87,10 @@ impl Context {
         Handle { context: self.number, serial }.encode(kind)
     }
 
-    /// The serial behind a handle of this context.
+    /// The serial in a handle of this context.
     ///
     /// # Errors
-    /// `INVALID_HANDLE` when it is no handle of this kind; `INVALID_CONTEXT` when it belongs to another context.
+    /// `INVALID_HANDLE` when it is not a handle of this kind; `INVALID_CONTEXT` when it belongs to another context.
     pub fn serial(&self, handle: *mut c_void, kind: Kind) -> Answer<u32> {
         let handle = Handle::decode(handle, kind)?;
         if handle.context != self.number {
@@ -99,41 +99,41 @@ impl Context {
         Ok(handle.serial)
     }
 
-    /// Runs pending work until the goal is reached.
+    /// Runs pending tasks until the goal is reached.
     ///
     /// # Errors
-    /// The code of the first fault. It is reported here, once, and sticks; the rest of the pending work is dropped.
+    /// The code of the first fault, which is reported once and then sticks; the remaining tasks are dropped.
     pub fn run(&mut self, goal: Goal) -> Answer {
-        let mut plan = self.queue.plan(&goal);
-        while let Some(work) = plan.next(&mut self.queue) {
-            self.perform(work)?;
+        let mut wait_set = self.queue.wait_set(&goal);
+        while let Some(command) = wait_set.next(&mut self.queue) {
+            self.perform(command)?;
         }
         Ok(())
     }
 
-    /// Runs one pending task towards the goal, so that a program which polls gets there.
+    /// Runs one pending task towards the goal, so that polling makes progress.
     pub fn step(&mut self, goal: Goal) -> Answer {
-        match self.queue.plan(&goal).next(&mut self.queue) {
-            Some(work) => self.perform(work),
+        match self.queue.wait_set(&goal).next(&mut self.queue) {
+            Some(command) => self.perform(command),
             None => Ok(()),
         }
     }
 
-    fn perform(&mut self, work: Work) -> Answer {
-        match work {
-            Work::Nothing => {}
-            Work::Host { function, argument } => entry::call_host_function(function, argument),
-            Work::Record { event, generation } => {
+    fn perform(&mut self, command: Command) -> Answer {
+        match command {
+            Command::Nothing => {}
+            Command::Host { function, argument } => entry::call_host_function(function, argument),
+            Command::Record { event, generation } => {
                 if let Some(event) = self.events.get_mut(&event) {
                     event.reached(generation, Instant::now());
                 }
             }
-            Work::Device(deed) => deed(&mut self.engine).map_err(|failure| self.fail(failure))?,
+            Command::Device(function) => function(&mut self.engine).map_err(|failure| self.fail(failure))?,
         }
         Ok(())
     }
 
-    /// Makes a failure stick to the context.
+    /// Reports a failure and makes it stick to the context.
     pub fn fail(&mut self, Failure { status, report }: Failure) -> Status {
         reports::add(format!("{report}\n[{}; it sticks to the context]", status.name()));
         self.queue.clear();
@@ -141,19 +141,19 @@ impl Context {
         status
     }
 
-    /// Adds a task behind the given ones.
+    /// Adds a task that runs after the given ones.
     ///
     /// # Errors
-    /// A fault of older work that had to run because too much was pending.
-    pub fn enqueue(&mut self, after: &[TaskId], work: Work) -> Answer<TaskId> {
+    /// A fault of an older task that had to run because the queue was full.
+    pub fn enqueue(&mut self, after: &[TaskId], command: Command) -> Answer<TaskId> {
         if self.queue.len() >= PENDING_MAX {
             self.run(Goal::Empty)?;
         }
-        Ok(self.queue.submit(after, work))
+        Ok(self.queue.submit(after, command))
     }
 
-    /// Ends the context: pending work runs, and what was never freed is reported.
-    pub fn finish(&mut self) {
+    /// Ends the context: runs the pending tasks and reports what was never freed.
+    pub fn shut_down(&mut self) {
         if self.fault.is_none() && self.run(Goal::Empty).is_ok() {
             let leaks = self.engine.leaks();
             if !leaks.is_empty() {
@@ -201,7 +201,7 @@ extern "C" fn cuDevicePrimaryCtxSetFlags_v2(device: i32, _flags: u32) -> u32 {
     entry("cuDevicePrimaryCtxSetFlags", || registry::primary_is_active(device).map(|_| ()))
 }
 
-/// `parameters` asks for execution affinity or graphics sharing: neither exists here, so it must be null.
+/// `parameters` asks for execution affinity or graphics sharing, which do not exist here, so it must be null.
 #[unsafe(no_mangle)]
 extern "C" fn cuCtxCreate_v4(slot: Out<*mut c_void>, parameters: *const c_void, _flags: u32, device: i32) -> u32 {
     entry("cuCtxCreate", || {

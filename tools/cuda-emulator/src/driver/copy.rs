@@ -1,16 +1,16 @@
 //! Copies between host and device and on the device, and fills.
 //!
-//! As on a device, an asynchronous copy of pageable host memory behaves as if it were made at once: the source is read
-//! when the copy is submitted, and a copy back waits for its stream. Page-locked memory is touched when the copy runs.
+//! As on a device, an asynchronous copy of pageable host memory is effectively synchronous: the source is read when the
+//! copy is submitted, and a copy to the host waits for its stream. Page-locked memory is accessed when the copy runs.
 
 use std::ffi::c_void;
 
+use super::command::Command;
 use super::context::Context;
 use super::entry::{In, entry};
 use super::registry;
 use super::status::{Answer, Status};
 use super::stream::{LEGACY, on_stream};
-use super::work::Work;
 
 /// Memory type codes of `CUDA_MEMCPY2D`.
 const HOST: u32 = 1;
@@ -24,17 +24,17 @@ impl Context {
         check_host(from)?;
         if self.pinned_range(from, bytes).is_some() {
             let read_late = move |engine: &mut super::engine::Engine| {
-                // Safety: page-locked memory of this context, which is given back only when no work is pending; the
-                // program promises not to write it meanwhile.
+                // Safety: page-locked memory of this context, which is freed only when nothing is pending; the program
+                // promises not to write it in the meantime.
                 let source = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
                 engine.write(to, source)
             };
-            return self.submit(stream, Work::device(read_late)).map(|_| ());
+            return self.submit(stream, Command::device(read_late)).map(|_| ());
         }
         self.refuse_pageable_in_capture(stream)?;
         // Safety: the caller promises `bytes` readable bytes at its pointer, which is not null.
         let source = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.to_vec();
-        self.submit(stream, Work::device(move |engine| engine.write(to, &source))).map(|_| ())
+        self.submit(stream, Command::device(move |engine| engine.write(to, &source))).map(|_| ())
     }
 
     fn copy_out(&mut self, stream: u32, to: usize, from: u64, bytes: usize) -> Answer {
@@ -46,13 +46,13 @@ impl Context {
         if !pinned {
             self.refuse_pageable_in_capture(stream)?;
         }
-        let deed = move |engine: &mut super::engine::Engine| {
-            // Safety: the caller promises `bytes` writable bytes at its pointer until the copy is done: pageable memory
-            // is written before this call returns, page-locked memory is given back only when no work is pending.
+        let read = move |engine: &mut super::engine::Engine| {
+            // Safety: the caller promises `bytes` writable bytes at its pointer until the copy is done. Pageable memory
+            // is written before this call returns; page-locked memory is freed only when nothing is pending.
             let target = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
             engine.read(from, target)
         };
-        self.submit(stream, Work::device(deed))?;
+        self.submit(stream, Command::device(read))?;
         if pinned { Ok(()) } else { self.synchronize(stream) }
     }
 
@@ -60,7 +60,7 @@ impl Context {
         if bytes == 0 {
             return Ok(());
         }
-        self.submit(stream, Work::device(move |engine| engine.copy(to, from, bytes as u64))).map(|_| ())
+        self.submit(stream, Command::device(move |engine| engine.copy(to, from, bytes as u64))).map(|_| ())
     }
 
     /// Fills `count` elements with a pattern of 1, 2 or 4 bytes.
@@ -72,17 +72,17 @@ impl Context {
             return Err(Status::INVALID_VALUE.because(format!("{to:#x} is not aligned to the pattern")));
         }
         let bytes = count.checked_mul(pattern.len()).ok_or(Status::INVALID_VALUE)?;
-        let work = match *pattern {
-            [byte] => Work::device(move |engine| engine.fill(to, byte, bytes as u64)),
+        let command = match *pattern {
+            [byte] => Command::device(move |engine| engine.fill(to, byte, bytes as u64)),
             _ => {
                 let bytes = pattern.repeat(count);
-                Work::device(move |engine| engine.write(to, &bytes))
+                Command::device(move |engine| engine.write(to, &bytes))
             }
         };
-        self.submit(stream, work).map(|_| ())
+        self.submit(stream, command).map(|_| ())
     }
 
-    /// A graph would read or write pageable memory again at each replay, long after the program may have given it back.
+    /// A replay of the graph would access the pageable memory again, possibly long after the program has freed it.
     fn refuse_pageable_in_capture(&mut self, stream: u32) -> Answer {
         self.refuse_on_capturing(stream, "a copy of pageable host memory (use page-locked memory in graphs)")
     }
@@ -152,7 +152,8 @@ extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> u32 {
     entry("cuMemcpyDtoD", || at_once(|context| context.copy_within(LEGACY, to, from, bytes)))
 }
 
-/// Between contexts the source is read when the copy is submitted: whatever the stream waited for is done by then.
+/// Between contexts, the source is read when the copy is submitted; everything that the stream waited for has run by
+/// then.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemcpyPeerAsync(
     to: u64,
@@ -172,12 +173,12 @@ extern "C" fn cuMemcpyPeerAsync(
         })?;
         registry::with_context(to_context, |_| Ok(()))?;
         on_stream(stream, |context, serial| {
-            context.submit(serial, Work::device(move |engine| engine.write(to, &buffer))).map(|_| ())
+            context.submit(serial, Command::device(move |engine| engine.write(to, &buffer))).map(|_| ())
         })
     })
 }
 
-/// With one address range for all, the kinds of the pointers tell the direction.
+/// All memory shares one address range, so the pointers determine the direction.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: *mut c_void) -> u32 {
     entry("cuMemcpyAsync", || {
@@ -186,7 +187,7 @@ extern "C" fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: *mut c_voi
                 (true, true) => context.copy_within(serial, to, from, bytes),
                 (true, false) => context.copy_in(serial, to, from as usize, bytes),
                 (false, true) => context.copy_out(serial, to as usize, from, bytes),
-                (false, false) => Err(Status::INVALID_VALUE.because("neither pointer is of the device")),
+                (false, false) => Err(Status::INVALID_VALUE.because("neither pointer is a device pointer")),
             }
         })
     })
@@ -200,7 +201,7 @@ extern "C" fn cuMemcpy(to: u64, from: u64, bytes: usize) -> u32 {
     }
 }
 
-/// One side of a copy of rows, as `CUDA_MEMCPY2D` lays it out.
+/// One side of a 2D copy, in the layout of `CUDA_MEMCPY2D`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Side {
@@ -214,7 +215,7 @@ struct Side {
 }
 
 impl Side {
-    /// The address of a row; a pitch of 0 means that rows follow each other.
+    /// The address of a row; with a pitch of 0, rows are contiguous.
     fn row(&self, row: usize, width: usize) -> Answer<u64> {
         let pitch = if self.pitch == 0 { width } else { self.pitch };
         if self.x + width > pitch {
@@ -250,7 +251,7 @@ extern "C" fn cuMemcpy2DUnaligned_v2(copy: In<Copy2d>) -> u32 {
     cuMemcpy2D_v2(copy)
 }
 
-/// The fills of one element size: asynchronous, at once.
+/// The two fills of one element size: asynchronous and synchronous.
 macro_rules! fills {
     ($($element:ty: $in_stream:ident, $at_once:ident;)*) => { $(
         #[unsafe(no_mangle)]

@@ -1,7 +1,7 @@
 //! The devices of the process: `cuInit`, `cuDriverGetVersion`, `cuDevice*`.
 //!
-//! The setting `target` lists their compute capabilities, `80,90` unless told otherwise: device 0 is an Ampere, device 1
-//! a Hopper, so that one process can test both.
+//! The setting `target` lists their compute capabilities. The default is `80,90`: device 0 is an Ampere and device 1 a
+//! Hopper, so that one process can test both.
 
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use super::entry::{Out, entry};
 use super::reports;
 use super::status::{Answer, Status};
 
-/// The CUDA version whose entry points this library offers: 13.0.
+/// The CUDA version that this library implements: 13.0.
 const DRIVER_VERSION: i32 = 13000;
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -21,7 +21,7 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 fn capabilities() -> Answer<Vec<(u32, u32)>> {
     let list = reports::setting("target").unwrap_or_else(|| "80,90".to_owned());
     let parse = |part: &str| match part.trim().trim_end_matches('a') {
-        // A Turing, too old for the code of this project: for testing what is said of such a device.
+        // A Turing, too old for the code of this project; for tests of the error message.
         "75" => Some((7, 5)),
         "80" => Some((8, 0)),
         "90" => Some((9, 0)),
@@ -33,7 +33,7 @@ fn capabilities() -> Answer<Vec<(u32, u32)>> {
     })
 }
 
-/// The ordinal behind a `CUdevice`.
+/// The ordinal of a `CUdevice`.
 ///
 /// # Errors
 /// `NOT_INITIALIZED` before `cuInit`; `INVALID_DEVICE` for a device that does not exist.
@@ -76,7 +76,7 @@ extern "C" fn cuDriverGetVersion(slot: Out<i32>) -> u32 {
         let version = set.map_or(Ok(DRIVER_VERSION), |text| {
             text.parse().map_err(|_| {
                 Status::INVALID_VALUE
-                    .because(format!("PATARM_EMULATOR_DRIVER_VERSION={text}: expected a number as 12080"))
+                    .because(format!("PATARM_EMULATOR_DRIVER_VERSION={text}: expected a number such as 12080"))
             })
         });
         slot.put(version?)
@@ -105,7 +105,7 @@ extern "C" fn cuDeviceGetName(buffer: *mut c_char, length: i32, device: i32) -> 
             return Err(Status::INVALID_VALUE.because("no buffer for the name"));
         }
         let fits = bytes.len().min(length as usize);
-        // Safety: the caller owns `length` bytes at `buffer`; the last byte written is set to zero below.
+        // Safety: the caller owns `length` bytes at `buffer`; the last byte is set to zero below.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), buffer, fits);
             buffer.add(fits - 1).write(0);
@@ -162,6 +162,6 @@ extern "C" fn cuDeviceCanAccessPeer(slot: Out<i32>, device: i32, peer: i32) -> u
 #[unsafe(no_mangle)]
 extern "C" fn cuCtxEnablePeerAccess(_peer: *mut c_void, _flags: u32) -> u32 {
     entry("cuCtxEnablePeerAccess", || {
-        Err(Status::PEER_ACCESS_UNSUPPORTED.because("kernels reach only the memory of their own context"))
+        Err(Status::PEER_ACCESS_UNSUPPORTED.because("kernels can access only the memory of their own context"))
     })
 }

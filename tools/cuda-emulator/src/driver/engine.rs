@@ -1,12 +1,12 @@
-//! The seam to the machine: what the driver needs of it, in the driver's words.
+//! The interface between the driver and the machine, in the driver's terms.
 
 use std::ffi::CString;
 use std::sync::{Mutex, Once, PoisonError};
 
+use super::command::Failure;
 use super::ranges;
 use super::reports;
 use super::status::{Answer, Refusal, Status};
-use super::work::Failure;
 use crate::counters::Counters;
 use crate::fatbin::{self, FatbinError};
 use crate::fault::{Fault, FaultKind};
@@ -21,7 +21,7 @@ use crate::tensor_core::Model;
 pub struct ParameterInfo {
     pub offset: usize,
     pub size: usize,
-    /// Byte offsets in the parameter that the kernel uses as pointers.
+    /// Byte offsets of the pointers that the kernel uses in this parameter.
     pub pointers: Vec<usize>,
 }
 
@@ -95,16 +95,16 @@ impl KernelInfo {
     }
 }
 
-/// Where the variables of a module lie: (name, address, bytes), in the program's order.
-pub struct Placed(Vec<(String, u64, u64)>);
+/// Addresses of the variables of a module: (name, address, bytes), in program order.
+pub struct Globals(Vec<(String, u64, u64)>);
 
-impl Placed {
+impl Globals {
     pub fn symbol(&self, name: &str) -> Option<(u64, u64)> {
         self.0.iter().find(|(known, ..)| known == name).map(|(_, address, bytes)| (*address, *bytes))
     }
 }
 
-/// The settings of this thread, as options of a device.
+/// The settings of this thread as device options.
 fn options(capability: (u32, u32)) -> Answer<Options> {
     let wrong = |key: &str, text: &str, expected: &str| {
         let key = key.to_uppercase().replace('-', "_");
@@ -131,7 +131,7 @@ fn options(capability: (u32, u32)) -> Answer<Options> {
     Ok(Options { checks, tensor_core, memory, capability, order_seed: number("seed")?, ..default })
 }
 
-/// Memory of a device, as set.
+/// Device memory in bytes, from the settings.
 pub fn memory_bytes() -> Answer<u64> {
     Ok(options((8, 0))?.memory)
 }
@@ -159,10 +159,10 @@ impl Engine {
         self.device.options.order_seed
     }
 
-    /// Puts a module's variables into device memory, with their first values.
-    pub fn place_globals(&mut self, loaded: &Loaded) -> Answer<Placed> {
+    /// Allocates a module's variables in device memory and writes their initial values.
+    pub fn allocate_globals(&mut self, loaded: &Loaded) -> Answer<Globals> {
         let memory = &mut self.device.memory;
-        let mut placed = Vec::new();
+        let mut variables = Vec::new();
         for symbol in &loaded.program.symbols {
             let no_room = || Status::OUT_OF_MEMORY.because(format!("no room for the variable {}", symbol.name));
             let address = memory.allocate(symbol.size).map_err(|_| no_room())?;
@@ -174,24 +174,24 @@ impl Engine {
             if symbol.constant {
                 memory.make_constant(address);
             }
-            placed.push((symbol.name.clone(), address, symbol.size));
+            variables.push((symbol.name.clone(), address, symbol.size));
         }
-        Ok(Placed(placed))
+        Ok(Globals(variables))
     }
 
-    pub fn remove_globals(&mut self, placed: &Placed) -> Result<(), Failure> {
-        placed.0.iter().try_for_each(|(_, address, _)| self.free(*address))
+    pub fn free_globals(&mut self, globals: &Globals) -> Result<(), Failure> {
+        globals.0.iter().try_for_each(|(_, address, _)| self.free(*address))
     }
 
     pub fn launch(
         &mut self,
         loaded: &Loaded,
         index: usize,
-        placed: &Placed,
+        globals: &Globals,
         shape: &Dimensions,
         parameters: &[u8],
     ) -> Result<(), Failure> {
-        let symbols = SymbolAddresses(placed.0.iter().map(|(_, address, _)| *address).collect());
+        let symbols = SymbolAddresses(globals.0.iter().map(|(_, address, _)| *address).collect());
         let kernel = &loaded.program.kernels[index];
         let result = self.device.launch(&loaded.program, kernel, &symbols, shape, parameters);
         if self.stats {
@@ -233,16 +233,16 @@ impl Engine {
         self.device.memory.copy(to, from, n).map_err(failure)
     }
 
-    /// A stretch of an allocation that the program lends out itself.
-    pub fn lend(&mut self, address: u64, bytes: u64) -> Result<(), Failure> {
-        self.device.memory.lend(address, bytes).map_err(failure)
+    /// Makes a range of an allocation a buffer of the program's own sub-allocator.
+    pub fn allocate_buffer(&mut self, address: u64, bytes: u64) -> Result<(), Failure> {
+        self.device.memory.allocate_buffer(address, bytes).map_err(failure)
     }
 
-    pub fn take_back(&mut self, address: u64) -> Result<(), Failure> {
-        self.device.memory.take_back(address).map_err(failure)
+    pub fn free_buffer(&mut self, address: u64) -> Result<(), Failure> {
+        self.device.memory.free_buffer(address).map_err(failure)
     }
 
-    /// The live allocation that holds this address: its start and size.
+    /// Start and size of the live allocation that contains this address.
     pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
         self.device.memory.allocation(address)
     }
@@ -251,26 +251,26 @@ impl Engine {
         (global::BASE..global::END).contains(&address)
     }
 
-    /// What was never freed, a line each.
+    /// Allocations that were never freed, one line each.
     pub fn leaks(&self) -> Vec<String> {
         self.device.memory.live().map(|(start, bytes)| format!("{bytes} bytes at {start:#x}")).collect()
     }
 }
 
-/// What all contexts with the setting `stats` have counted.
+/// Counters of all contexts with the setting `stats`.
 static TOTALS: Mutex<Counters> = Mutex::new(Counters::NONE);
 
-/// Takes what was counted so far, so that it is not printed at the end.
+/// Removes and returns the counters, so that they are not printed at exit.
 pub fn take_totals() -> Counters {
     std::mem::take(&mut TOTALS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Adds to what was counted so far.
+/// Adds to the counters.
 pub fn add_totals(counters: &Counters) {
     TOTALS.lock().unwrap_or_else(PoisonError::into_inner).merge(counters);
 }
 
-/// Contexts often live as long as the program, so the table comes when that ends.
+/// Contexts often live as long as the program, so the table is printed when the program ends.
 fn print_totals_at_exit() {
     extern "C" fn print() {
         let table = TOTALS.lock().unwrap_or_else(PoisonError::into_inner).table();
@@ -280,15 +280,16 @@ fn print_totals_at_exit() {
         eprint!("{}", ranges::table());
     }
     static ONCE: Once = Once::new();
-    // Safety: `print` is a function of this library, which is never unloaded, and touches nothing that ends earlier.
+    // Safety: `print` is a function of this library, which is never unloaded, and uses only data that lives until the
+    // process ends.
     ONCE.call_once(|| {
         if unsafe { libc::atexit(print) } != 0 {
-            eprintln!("cuda-emulator: counters cannot be printed at the end");
+            eprintln!("cuda-emulator: counters cannot be printed at exit");
         }
     });
 }
 
-/// A fault as the program sees it (a code) and as a person reads it.
+/// Converts a fault to the code for the program and the text for people.
 fn failure(fault: Fault) -> Failure {
     let status = match fault.kind {
         FaultKind::IllegalAddress => Status::ILLEGAL_ADDRESS,

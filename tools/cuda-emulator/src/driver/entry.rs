@@ -1,4 +1,4 @@
-//! The border to C: how an entry point runs, and the pointers that C programs pass.
+//! The boundary to C: runs entry points, and reads and writes the pointers that C programs pass.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,12 +7,12 @@ use super::reports;
 use super::status::{Answer, Refusal, Status};
 
 thread_local! {
-    /// Set while a host function of a stream runs: it may not call the driver.
+    /// Set while a host function of a stream runs, because it must not call the driver.
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the body of an entry point and turns what happens into a `CUresult`: no panic crosses the border, and a refusal
-/// with a sentence is reported under the name of the call.
+/// Runs the body of an entry point and converts its result to a `CUresult`. No panic crosses the boundary, and a
+/// refusal with a message is reported under the name of the call.
 pub fn entry(name: &str, body: impl FnOnce() -> Answer) -> u32 {
     if IN_HOST_FUNCTION.get() {
         reports::add(format!("{name}: a host function of a stream may not call the driver"));
@@ -42,46 +42,46 @@ pub fn call_host_function(function: extern "C" fn(*mut std::ffi::c_void), argume
     IN_HOST_FUNCTION.set(false);
 }
 
-/// A place where C wants an answer. Same layout as the pointer.
+/// A pointer where C wants a result. Same layout as the pointer.
 #[repr(transparent)]
 pub struct Out<T>(*mut T);
 
 impl<T> Out<T> {
-    /// Writes the answer.
+    /// Writes the result.
     ///
     /// # Errors
     /// `INVALID_VALUE` when the pointer is null or misaligned.
     pub fn put(&self, value: T) -> Answer {
         if self.0.is_null() || !self.0.is_aligned() {
-            return Err(Status::INVALID_VALUE.because("the place for the answer is null or misaligned"));
+            return Err(Status::INVALID_VALUE.because("the result pointer is null or misaligned"));
         }
-        // Safety: not null and aligned; that it may be written is the promise of every caller of the C interface.
+        // Safety: not null and aligned; callers of the C interface promise that it is writable.
         unsafe { self.0.write(value) };
         Ok(())
     }
 
-    /// Writes the answer unless the caller passed null to say that it does not want it.
+    /// Writes the result, unless the caller passed null because it does not want it.
     pub fn put_if_wanted(&self, value: T) -> Answer {
         if self.0.is_null() { Ok(()) } else { self.put(value) }
     }
 }
 
 impl From<*mut std::ffi::c_void> for Out<std::ffi::c_void> {
-    /// A place whose type another argument tells.
+    /// A pointer whose type depends on another argument.
     fn from(pointer: *mut std::ffi::c_void) -> Self {
         Out(pointer)
     }
 }
 
 impl Out<std::ffi::c_void> {
-    /// The place as one for a `T`.
+    /// The pointer with the type `T`.
     pub fn cast<T>(&self) -> Out<T> {
         Out(self.0.cast())
     }
 }
 
 impl Out<u32> {
-    /// Reads the value that the place holds before it is written.
+    /// Reads the value before it is overwritten.
     pub fn get(&self) -> Answer<u32> {
         In(self.0.cast_const()).get()
     }
@@ -100,12 +100,12 @@ impl<T: Copy> In<T> {
         if self.0.is_null() || !self.0.is_aligned() {
             return Err(Status::INVALID_VALUE.because("a pointer argument is null or misaligned"));
         }
-        // Safety: not null and aligned; that it holds a value is the promise of every caller of the C interface.
+        // Safety: not null and aligned; callers of the C interface promise that it holds a value.
         Ok(unsafe { self.0.read() })
     }
 }
 
-/// A text that C passes.
+/// A string argument.
 ///
 /// # Errors
 /// `INVALID_VALUE` when it is null or not UTF-8.
@@ -113,7 +113,7 @@ pub fn text<'a>(pointer: *const std::ffi::c_char) -> Answer<&'a str> {
     if pointer.is_null() {
         return Err(Status::INVALID_VALUE.because("a name is null"));
     }
-    // Safety: not null; C texts end with a zero by convention.
+    // Safety: not null; C strings end with a zero.
     let text = unsafe { std::ffi::CStr::from_ptr(pointer) };
     text.to_str().map_err(|_| Status::INVALID_VALUE.because("a name is not UTF-8"))
 }

@@ -1,8 +1,9 @@
-//! Events: marks in streams that the host and other streams wait for.
+//! Events: points in streams that the host and other streams can wait for.
 
 use std::ffi::c_void;
 use std::time::Instant;
 
+use super::command::Command;
 use super::context::Context;
 use super::entry::{Out, entry};
 use super::handle::Kind;
@@ -10,21 +11,19 @@ use super::queue::{Goal, TaskId};
 use super::registry;
 use super::status::{Answer, Status};
 use super::stream::on_stream;
-use super::work::Work;
 
-/// Event flag: no time is taken.
+/// Event flag: records no time.
 const DISABLE_TIMING: u32 = 2;
 
-/// An event.
 pub struct Event {
     timed: bool,
     pub mark: Mark,
-    /// Counts recordings, so that an old recording that runs late does not count for a newer one.
+    /// Number of recordings, so that a late recording does not count for a newer one.
     generation: u64,
     reached: Option<Instant>,
 }
 
-/// Where an event was recorded last.
+/// Where an event was last recorded.
 pub enum Mark {
     Nowhere,
     Stream(TaskId),
@@ -36,7 +35,7 @@ pub enum Mark {
 }
 
 impl Event {
-    /// Notes the time of a recording, if it is still the latest.
+    /// Stores the time of a recording if it is still the latest one.
     pub fn reached(&mut self, generation: u64, time: Instant) {
         if self.generation == generation {
             self.reached = Some(time);
@@ -63,7 +62,7 @@ impl Context {
                 event.generation += 1;
                 event.reached = None;
                 let generation = event.generation;
-                match self.submit(stream, Work::Record { event: serial, generation })? {
+                match self.submit(stream, Command::Record { event: serial, generation })? {
                     Some(task) => Mark::Stream(task),
                     None => Mark::Nowhere,
                 }
@@ -73,10 +72,10 @@ impl Context {
         Ok(())
     }
 
-    /// The task that a recorded event stands for.
+    /// The task that a recorded event marks.
     ///
     /// # Errors
-    /// `CAPTURED_EVENT` for one recorded in a capture: the host cannot wait for it.
+    /// `CAPTURED_EVENT` for an event recorded in a capture: the host cannot wait for it.
     fn task_of(&mut self, event: *mut c_void) -> Answer<Option<TaskId>> {
         let capture = match self.event(event)?.1.mark {
             Mark::Nowhere => return Ok(None),
@@ -151,7 +150,7 @@ extern "C" fn cuEventSynchronize(event: *mut c_void) -> u32 {
     })
 }
 
-/// Each query runs one task, so that a program which polls gets to the end.
+/// Each query runs one task, so that polling makes progress.
 #[unsafe(no_mangle)]
 extern "C" fn cuEventQuery(event: *mut c_void) -> u32 {
     entry("cuEventQuery", || {
@@ -165,7 +164,7 @@ extern "C" fn cuEventQuery(event: *mut c_void) -> u32 {
     })
 }
 
-/// Milliseconds of the host's clock between two events: the time of the emulator, not of a device.
+/// Milliseconds of the host's clock between two events: this measures the emulator, not a device.
 #[unsafe(no_mangle)]
 extern "C" fn cuEventElapsedTime_v2(slot: Out<f32>, start: *mut c_void, end: *mut c_void) -> u32 {
     entry("cuEventElapsedTime", || {
@@ -176,7 +175,7 @@ extern "C" fn cuEventElapsedTime_v2(slot: Out<f32>, start: *mut c_void, end: *mu
                 let pending = task.is_some_and(|task| context.queue.is_pending(task));
                 let (_, event) = context.event(event)?;
                 if !event.timed || task.is_none() {
-                    return Err(Status::INVALID_HANDLE.because("an event takes no time or was never recorded"));
+                    return Err(Status::INVALID_HANDLE.because("an event has timing disabled or was never recorded"));
                 }
                 if pending {
                     return Err(Status::NOT_READY.into());
@@ -198,7 +197,7 @@ extern "C" fn cuEventElapsedTime(slot: Out<f32>, start: *mut c_void, end: *mut c
     cuEventElapsedTime_v2(slot, start, end)
 }
 
-/// Waiting for an event of another context completes that context's work first: a legal order.
+/// A wait for an event of another context first completes that context's work, which is a legal order.
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, _flags: u32) -> u32 {
     entry("cuStreamWaitEvent", || {

@@ -5,38 +5,38 @@ use std::sync::Arc;
 
 use super::attributes::{Multiprocessor, multiprocessor};
 use super::context::Context;
-use super::engine::{KernelInfo, Loaded, Placed};
+use super::engine::{Globals, KernelInfo, Loaded};
 use super::entry::{Out, entry};
 use super::handle::Kind;
 use super::registry;
 use super::status::{Answer, Status};
 
-/// Shared memory that a block gets without asking for more, bytes.
+/// Dynamic shared memory that a block gets without opting in, in bytes.
 pub const SHARED_DEFAULT: u32 = 48 << 10;
 const MAX_DYNAMIC_SHARED: i32 = 8;
 const CARVEOUT: i32 = 9;
 
-/// A kernel of a loaded module, with what the host set on it.
+/// A kernel of a loaded module, with the attributes that the host set.
 #[derive(Clone)]
 pub struct Function {
     pub module: u32,
     pub index: usize,
     pub loaded: Arc<Loaded>,
-    pub placed: Arc<Placed>,
-    /// Dynamic shared memory that a launch may ask for, bytes.
+    pub globals: Arc<Globals>,
+    /// Maximum dynamic shared memory of a launch, in bytes.
     pub dynamic_shared_max: u32,
     carveout: i32,
 }
 
 impl Function {
-    /// A kernel with nothing set.
-    pub fn new(module: u32, index: usize, loaded: Arc<Loaded>, placed: Arc<Placed>) -> Self {
+    /// A kernel with default attributes.
+    pub fn new(module: u32, index: usize, loaded: Arc<Loaded>, globals: Arc<Globals>) -> Self {
         let fixed = loaded.kernels[index].static_shared;
         let dynamic_shared_max = SHARED_DEFAULT.saturating_sub(fixed);
-        Function { module, index, loaded, placed, dynamic_shared_max, carveout: -1 }
+        Function { module, index, loaded, globals, dynamic_shared_max, carveout: -1 }
     }
 
-    /// What the PTX says of the kernel.
+    /// The kernel's properties from the PTX.
     pub fn kernel(&self) -> &KernelInfo {
         &self.loaded.kernels[self.index]
     }
@@ -55,7 +55,7 @@ impl Function {
             MAX_DYNAMIC_SHARED => self.dynamic_shared_max as i32,
             CARVEOUT => self.carveout,
             10..=15 => 0,
-            _ => return Err(Status::INVALID_VALUE.because(format!("{attribute} is no function attribute"))),
+            _ => return Err(Status::INVALID_VALUE.because(format!("{attribute} is not a function attribute"))),
         })
     }
 
@@ -65,7 +65,7 @@ impl Function {
                 let most = processor.shared_of_block - self.kernel().static_shared.min(processor.shared_of_block);
                 if value < 0 || value as u32 > most {
                     return Err(Status::INVALID_VALUE
-                        .because(format!("{value} bytes of dynamic shared memory asked for, {most} are possible")));
+                        .because(format!("{value} bytes of dynamic shared memory requested, the maximum is {most}")));
                 }
                 self.dynamic_shared_max = value as u32;
                 Ok(())
@@ -78,8 +78,8 @@ impl Function {
         }
     }
 
-    /// Blocks of this size that one multiprocessor holds at the same time: bounded by threads, blocks, registers
-    /// (allocated by 256 a warp) and shared memory.
+    /// Blocks of this size that fit on one multiprocessor at the same time: limited by threads, blocks, registers
+    /// (allocated in units of 256 per warp) and shared memory.
     pub fn blocks_of_multiprocessor(&self, processor: &Multiprocessor, threads: u32, dynamic_shared: u32) -> u32 {
         let kernel = self.kernel();
         if threads == 0 || threads > kernel.max_threads {
@@ -98,7 +98,7 @@ impl Function {
 }
 
 impl Context {
-    /// The function behind a handle.
+    /// The function of a handle.
     pub fn function(&mut self, handle: *mut c_void) -> Answer<&mut Function> {
         let serial = self.serial(handle, Kind::Function)?;
         let function = self.functions.get_mut(&serial);
@@ -106,7 +106,7 @@ impl Context {
     }
 }
 
-/// Works on the function behind a handle, with the limits of its device.
+/// Calls `body` with the function of a handle and the limits of its device.
 fn on_function<T>(handle: *mut c_void, body: impl FnOnce(&mut Function, &Multiprocessor) -> Answer<T>) -> Answer<T> {
     registry::with_owner(handle, Kind::Function, |context, _| {
         let processor = multiprocessor(context.engine.capability());
@@ -156,7 +156,7 @@ extern "C" fn cuFuncLoad(function: *mut c_void) -> u32 {
     entry("cuFuncLoad", || on_function(function, |_, _| Ok(())))
 }
 
-/// `INVALID_VALUE` past the last parameter: that is how callers count them, so it is not reported.
+/// Returns `INVALID_VALUE` past the last parameter. Callers use this to count parameters, so it is not reported.
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncGetParamInfo(function: *mut c_void, index: usize, offset: Out<usize>, size: Out<usize>) -> u32 {
     entry("cuFuncGetParamInfo", || {
@@ -229,7 +229,7 @@ extern "C" fn cuOccupancyMaxPotentialBlockSize(
     cuOccupancyMaxPotentialBlockSizeWithFlags(grid, block, function, shared_of, dynamic_shared, limit, 0)
 }
 
-/// The block size with the most resident threads (the largest of those), and the grid that fills the device with it.
+/// The block size with the most resident threads (the largest such size), and the grid that fills the device with it.
 #[unsafe(no_mangle)]
 extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     grid: Out<i32>,

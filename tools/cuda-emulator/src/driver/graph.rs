@@ -1,8 +1,9 @@
-//! Graphs: work recorded by a capture, instantiated once and replayed often.
+//! Graphs: commands recorded by a capture, instantiated once and replayed many times.
 
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use super::command::Command;
 use super::context::Context;
 use super::entry::{Out, entry};
 use super::handle::Kind;
@@ -10,20 +11,19 @@ use super::queue::TaskId;
 use super::registry;
 use super::status::{Answer, Status};
 use super::stream::on_stream;
-use super::work::Work;
 
 const AUTO_FREE_ON_LAUNCH: u64 = 1;
 const UPLOAD: u64 = 2;
 const DEVICE_LAUNCH: u64 = 4;
 const USE_NODE_PRIORITY: u64 = 8;
 
-/// One piece of recorded work and the nodes that it comes after (always earlier ones).
+/// One recorded command and the earlier nodes that it depends on.
 pub struct Node {
     pub after: Vec<usize>,
-    pub work: Work,
+    pub command: Command,
 }
 
-/// What a capture left.
+/// The result of a capture.
 pub struct Graph {
     nodes: Arc<Vec<Node>>,
 }
@@ -35,10 +35,10 @@ impl Graph {
     }
 }
 
-/// A graph made ready to run.
+/// An instantiated graph.
 pub struct GraphExec {
     nodes: Arc<Vec<Node>>,
-    /// The end of the latest replay: a replay of the same graph waits for it.
+    /// The last task of the latest replay; the next replay of the same graph waits for it.
     last: Option<TaskId>,
 }
 
@@ -47,7 +47,8 @@ impl Context {
         if flags & !(AUTO_FREE_ON_LAUNCH | UPLOAD | DEVICE_LAUNCH | USE_NODE_PRIORITY) != 0
             || flags & AUTO_FREE_ON_LAUNCH != 0 && flags & DEVICE_LAUNCH != 0
         {
-            return Err(Status::INVALID_VALUE.because(format!("instantiation flags {flags:#x} do not go together")));
+            return Err(Status::INVALID_VALUE
+                .because(format!("instantiation flags {flags:#x} are unknown or contradict each other")));
         }
         if flags & DEVICE_LAUNCH != 0 {
             return Err(Status::NOT_SUPPORTED.because("graphs cannot be launched from the device here"));
@@ -67,8 +68,8 @@ impl Context {
         exec.ok_or_else(|| Status::INVALID_HANDLE.because("the instantiated graph was destroyed"))
     }
 
-    /// Submits every node as a task of its own, between what the stream did before and what it does next: nodes without
-    /// an order of their own may run in any order.
+    /// Submits every node as a separate task, after the stream's earlier work and before its later work. Nodes without
+    /// a dependency may run in any order.
     fn launch_graph(&mut self, exec: *mut c_void, stream: u32) -> Answer {
         self.refuse_on_capturing(stream, "launching a graph into a stream that is capturing")?;
         let replayed = self.exec(exec)?;
@@ -82,10 +83,10 @@ impl Context {
                 true => start.clone(),
                 false => node.after.iter().map(|&before| tasks[before]).collect(),
             };
-            tasks.push(self.enqueue(&after, node.work.clone())?);
+            tasks.push(self.enqueue(&after, node.command.clone())?);
         }
         tasks.extend(start);
-        let end = self.enqueue(&tasks, Work::Nothing)?;
+        let end = self.enqueue(&tasks, Command::Nothing)?;
         self.exec(exec)?.last = Some(end);
         self.stream(stream)?.last = Some(end);
         Ok(())
@@ -107,13 +108,13 @@ extern "C" fn cuGraphLaunch(exec: *mut c_void, stream: *mut c_void) -> u32 {
     entry("cuGraphLaunch", || on_stream(stream, |context, serial| context.launch_graph(exec, serial)))
 }
 
-/// Nothing to carry anywhere; the handles are checked.
+/// There is nothing to upload; the handles are checked.
 #[unsafe(no_mangle)]
 extern "C" fn cuGraphUpload(exec: *mut c_void, stream: *mut c_void) -> u32 {
     entry("cuGraphUpload", || on_stream(stream, |context, _| context.exec(exec).map(|_| ())))
 }
 
-/// A replay that is pending still runs: its tasks hold their work.
+/// A pending replay still runs, because its tasks own their commands.
 #[unsafe(no_mangle)]
 extern "C" fn cuGraphExecDestroy(exec: *mut c_void) -> u32 {
     entry("cuGraphExecDestroy", || {
@@ -130,12 +131,12 @@ extern "C" fn cuGraphDestroy(graph: *mut c_void) -> u32 {
     entry("cuGraphDestroy", || {
         registry::with_owner(graph, Kind::Graph, |context, serial| match context.graphs.remove(&serial) {
             Some(_) => Ok(()),
-            None => Err(Status::INVALID_HANDLE.because("the graph was destroyed before")),
+            None => Err(Status::INVALID_HANDLE.because("the graph was already destroyed")),
         })
     })
 }
 
-/// Only counts: nodes have no handles here, so the list must not be asked for.
+/// Only counts the nodes: they have no handles here, so the list must not be requested.
 #[unsafe(no_mangle)]
 extern "C" fn cuGraphGetNodes(graph: *mut c_void, nodes: *mut c_void, count: Out<usize>) -> u32 {
     entry("cuGraphGetNodes", || {

@@ -1,11 +1,11 @@
-//! Handles that C programs hold: numbers that look like pointers, name their kind and context, and are never reused, so
-//! that a stale, foreign or made-up handle is always recognised.
+//! Handles for C programs: numbers that look like pointers, encode their kind and context, and are never reused, so
+//! that stale, foreign and made-up handles are always recognised.
 
 use std::ffi::c_void;
 
 use super::status::{Answer, Status};
 
-/// What a handle stands for.
+/// The kind of object that a handle names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -27,21 +27,21 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The value handed to C: kind, context, serial from the top. The top bits keep it out of every address range of
-    /// the host, so that it cannot be taken for a pointer by mistake.
+    /// The value passed to C: kind, context and serial, from the top bits down. The top bits are outside every address
+    /// range of the host, so a handle cannot be mistaken for a pointer.
     pub fn encode(self, kind: Kind) -> *mut c_void {
         let bits = (kind as u64) << 56 | (self.context as u64) << 32 | self.serial as u64;
         bits as usize as *mut c_void
     }
 
-    /// Reads a handle of this kind.
+    /// Decodes a handle of this kind.
     ///
     /// # Errors
-    /// `INVALID_HANDLE` for null and for every value that is no handle of the kind.
+    /// `INVALID_HANDLE` for null and for every value that is not a handle of the kind.
     pub fn decode(value: *mut c_void, kind: Kind) -> Answer<Handle> {
         let bits = value as usize as u64;
         if bits >> 56 != kind as u64 || (bits >> 48) & 0xff != 0 {
-            return Err(Status::INVALID_HANDLE.because(format!("{value:?} is no handle of a {kind:?}")));
+            return Err(Status::INVALID_HANDLE.because(format!("{value:?} is not a handle of a {kind:?}")));
         }
         Ok(Handle { context: (bits >> 32) as u16, serial: bits as u32 })
     }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handle_survives_the_round_trip_and_keeps_its_kind() {
+    fn decode_inverts_encode_and_checks_the_kind() {
         let handle = Handle { context: 7, serial: 0xdead_beef };
         let value = handle.encode(Kind::Event);
         assert_eq!(Handle::decode(value, Kind::Event).unwrap(), handle);

@@ -1,29 +1,29 @@
-//! Launches: the limits of the hardware, and the arguments as far as C lets one check them.
+//! Launches: checks the hardware limits, and the arguments as far as the C interface allows.
 //!
-//! A launch passes only pointers to values, without types or a count. What can be checked against the PTX signature:
-//! - each value must be readable memory of the size that the parameter has (a missing argument usually is not);
-//! - a parameter that the kernel turns into an address must be null or lie in the address range of this context, so that a
-//!   number or a foreign pointer in its place is caught although the kernel may never follow it;
-//! - a 4-byte parameter must not be given the storage of a pointer to the start of a live allocation.
+//! A launch passes only pointers to values, without types or a count. The PTX signature allows these checks:
+//! - each value must be readable memory of the parameter's size (a missing argument usually is not);
+//! - a parameter that the kernel uses as an address must be null or inside the address range of this context, so that a
+//!   number or a foreign pointer is caught even if the kernel never follows it;
+//! - a 4-byte parameter must not point to storage that holds a pointer to the start of a live allocation.
 //!
-//! Everything else shows when the kernel follows the pointer.
+//! Everything else shows up when the kernel follows the pointer.
 
 use std::ffi::c_void;
 
 use super::attributes::multiprocessor;
+use super::command::Command;
 use super::context::Context;
 use super::engine::{Dimensions, ParameterInfo};
 use super::entry::{In, entry};
 use super::function::Function;
 use super::status::{Answer, Status};
 use super::stream::on_stream;
-use super::work::Work;
 
 /// Keys of the `extra` list of a launch.
 const BUFFER_POINTER: usize = 1;
 const BUFFER_SIZE: usize = 2;
 
-/// The arguments of a launch as C passes them: a list of pointers to values, or one packed buffer.
+/// The arguments of a launch in C form: a list of pointers to values, or one packed buffer.
 #[derive(Clone, Copy)]
 struct Arguments {
     pointers: *const *const c_void,
@@ -35,25 +35,27 @@ impl Context {
         let function = self.function(function)?.clone();
         self.check_limits(&function, &shape)?;
         let parameters = self.gather(&function, arguments)?;
-        let work = Work::device(move |engine| {
-            engine.launch(&function.loaded, function.index, &function.placed, &shape, &parameters)
+        let command = Command::device(move |engine| {
+            engine.launch(&function.loaded, function.index, &function.globals, &shape, &parameters)
         });
-        self.submit(stream, work).map(|_| ())
+        self.submit(stream, command).map(|_| ())
     }
 
-    /// Refuses what a device of this kind could not start.
+    /// Refuses a launch that a device of this kind could not start.
     fn check_limits(&self, function: &Function, shape: &Dimensions) -> Answer {
         let kernel = function.kernel();
         let name = kernel.name.to_string_lossy();
         let invalid = |what: String| Err(Status::INVALID_VALUE.because(format!("{name}: {what}")));
         let Dimensions { grid, block, dynamic_shared } = *shape;
         if grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
-            return invalid(format!("a grid of {grid:?} blocks; 1 to 2147483647, 65535, 65535 are possible"));
+            return invalid(format!(
+                "a grid of {grid:?} blocks; the limits are 2147483647, 65535, 65535, and at least 1"
+            ));
         }
         let threads = block.iter().map(|threads| *threads as u64).product::<u64>();
         if threads == 0 || threads > kernel.max_threads as u64 || block[2] > 64 {
             return invalid(format!(
-                "a block of {block:?} threads; the kernel takes {} in all, 64 in z",
+                "a block of {block:?} threads; the limits are {} in all and 64 in z",
                 kernel.max_threads
             ));
         }
@@ -72,7 +74,7 @@ impl Context {
         Ok(())
     }
 
-    /// Copies the arguments into the kernel's parameter block, checking each against the signature.
+    /// Copies the arguments into the kernel's parameter block and checks each one against the signature.
     fn gather(&self, function: &Function, arguments: Arguments) -> Answer<Vec<u8>> {
         let kernel = function.kernel();
         let name = kernel.name.to_string_lossy();
@@ -86,36 +88,36 @@ impl Context {
             return Ok(buffer);
         }
         for (index, parameter) in kernel.parameters.iter().enumerate() {
-            let place = || format!("{name}: argument {index} of {}", kernel.parameters.len());
+            let argument = || format!("{name}: argument {index} of {}", kernel.parameters.len());
             let mut pointer = [0; 8];
             let entry = (arguments.pointers as usize).wrapping_add(8 * index);
             if arguments.pointers.is_null() || !read_memory(entry, &mut pointer) {
-                return Err(Status::INVALID_VALUE.because(format!("{} is missing", place())));
+                return Err(Status::INVALID_VALUE.because(format!("{} is missing", argument())));
             }
             let storage = usize::from_ne_bytes(pointer);
             let value = &mut block[parameter.offset..parameter.offset + parameter.size];
             if storage == 0 || !read_memory(storage, value) {
                 let text = format!(
                     "{} ({} bytes) cannot be read at {storage:#x}: too few arguments, or not a pointer to a value",
-                    place(),
+                    argument(),
                     parameter.size
                 );
                 return Err(Status::INVALID_VALUE.because(text));
             }
             self.check_value(parameter, value, storage)
-                .map_err(|text| Status::INVALID_VALUE.because(format!("{} {text}", place())))?;
+                .map_err(|text| Status::INVALID_VALUE.because(format!("{} {text}", argument())))?;
         }
         Ok(block)
     }
 
-    /// What is wrong with a value for this parameter, as far as anybody can tell.
+    /// What is wrong with a value for this parameter, as far as can be checked.
     fn check_value(&self, parameter: &ParameterInfo, value: &[u8], storage: usize) -> Result<(), String> {
         for &offset in &parameter.pointers {
             let Some(bytes) = value.get(offset..offset + 8) else { continue };
             let address = bytes.iter().rev().fold(0, |address, byte| address << 8 | *byte as u64);
             if address != 0 && !self.engine.is_device_address(address) {
                 return Err(format!(
-                    "is a pointer in the kernel, but {address:#x} is no address of this context's memory: wrong order \
+                    "is a pointer in the kernel, but {address:#x} is not an address of this context's memory: wrong order \
                      or size of arguments?"
                 ));
             }
@@ -134,12 +136,12 @@ impl Context {
     }
 }
 
-/// The packed buffer that an `extra` list names.
+/// The packed buffer of an `extra` list.
 fn packed(extra: *const usize) -> Answer<Vec<u8>> {
     let (mut pointer, mut size) = (0, None);
-    for place in (0..).step_by(2) {
+    for index in (0..).step_by(2) {
         let mut pair = [0; 16];
-        if !read_memory((extra as usize).wrapping_add(8 * place), &mut pair) {
+        if !read_memory((extra as usize).wrapping_add(8 * index), &mut pair) {
             return Err(Status::INVALID_VALUE.because("the list of extra arguments cannot be read"));
         }
         let key = usize::from_ne_bytes(std::array::from_fn(|byte| pair[byte]));
@@ -161,14 +163,14 @@ fn packed(extra: *const usize) -> Answer<Vec<u8>> {
     }
 }
 
-/// Reads this process's memory without trusting the address: `false` where nothing readable is mapped.
+/// Reads this process's memory without trusting the address: `false` if nothing readable is mapped there.
 fn read_memory(address: usize, bytes: &mut [u8]) -> bool {
     if bytes.is_empty() {
         return true;
     }
     let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: bytes.len() };
-    // Safety: the kernel writes at most `bytes.len()` bytes to `bytes` and answers an error for a bad source.
+    // Safety: the kernel writes at most `bytes.len()` bytes to `bytes` and returns an error for a bad source.
     let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
     read == bytes.len() as isize
 }

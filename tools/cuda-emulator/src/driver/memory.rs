@@ -1,11 +1,12 @@
-//! Device memory: allocating, freeing, and what pointers are.
+//! Device memory: allocation, free, and pointer attributes.
 //!
-//! An allocation is made when it is asked for; a stream-ordered free takes effect in its place in the stream. Addresses
-//! are never used twice, so a pointer that outlived its allocation is always recognised. A program that lends out stretches
-//! of its allocations itself tells the emulator so by `patarm_emulator_lend` and `_take_back`.
+//! Memory is allocated at the call; a stream-ordered free takes effect at its point in the stream. Addresses are never
+//! reused, so a pointer to freed memory is always recognised. A program with its own sub-allocator marks its buffers
+//! with `patarm_emulator_allocate_buffer` and `_free_buffer`.
 
 use std::ffi::c_void;
 
+use super::command::Command;
 use super::context::Context;
 use super::device;
 use super::entry::{Out, entry};
@@ -14,10 +15,9 @@ use super::queue::Goal;
 use super::registry;
 use super::status::{Answer, Status};
 use super::stream::on_stream;
-use super::work::Work;
 
 impl Context {
-    /// Allocates device memory; where there is none left, pending frees are given their chance first.
+    /// Allocates device memory. If there is not enough, pending frees run first.
     fn allocate(&mut self, bytes: usize) -> Answer<u64> {
         if let Some(address) = self.engine.allocate(bytes as u64) {
             return Ok(address);
@@ -27,7 +27,7 @@ impl Context {
         }
         let (free, total) = (self.engine.free_bytes(), self.engine.total_bytes());
         self.engine.allocate(bytes as u64).ok_or_else(|| {
-            Status::OUT_OF_MEMORY.because(format!("{bytes} bytes asked for, {free} of {total} bytes are free"))
+            Status::OUT_OF_MEMORY.because(format!("{bytes} bytes requested, {free} of {total} bytes are free"))
         })
     }
 
@@ -39,7 +39,7 @@ impl Context {
         }
     }
 
-    /// Looks whether an address may be freed: the start of an allocation that nobody has freed yet.
+    /// Checks that an address can be freed: it is the start of an allocation without a pending free.
     fn check_free(&mut self, address: u64) -> Answer {
         match self.engine.allocation(address) {
             Some((start, _)) if start == address && self.freeing.insert(address) => Ok(()),
@@ -47,11 +47,11 @@ impl Context {
                 Err(Status::INVALID_VALUE.because(format!("{address:#x} is freed a second time")))
             }
             Some((start, bytes)) => Err(Status::INVALID_VALUE.because(format!(
-                "{address:#x} lies {} bytes inside the allocation of {bytes} bytes at {start:#x}; only its start can be freed",
+                "{address:#x} is {} bytes inside the allocation of {bytes} bytes at {start:#x}; only its start can be freed",
                 address - start
             ))),
             None => Err(Status::INVALID_VALUE
-                .because(format!("{address:#x} is no live allocation of this context (freed before, or never made)"))),
+                .because(format!("{address:#x} is not a live allocation of this context (freed, or never allocated)"))),
         }
     }
 
@@ -61,7 +61,7 @@ impl Context {
         }
         self.refuse_on_capturing(stream, "freeing (the emulator has no memory nodes in graphs)")?;
         self.check_free(address)?;
-        self.submit(stream, Work::device(move |engine| engine.free(address))).map(|_| ())
+        self.submit(stream, Command::device(move |engine| engine.free(address))).map(|_| ())
     }
 }
 
@@ -71,14 +71,14 @@ extern "C" fn cuMemAlloc_v2(slot: Out<u64>, bytes: usize) -> u32 {
         registry::with_current(|context| {
             context.refuse_unsafe_in_capture()?;
             if bytes == 0 {
-                return Err(Status::INVALID_VALUE.because("0 bytes asked for"));
+                return Err(Status::INVALID_VALUE.because("0 bytes requested"));
             }
             slot.put(context.allocate(bytes)?)
         })
     })
 }
 
-/// Rows of `width` bytes, each beginning at a multiple of 512.
+/// Rows of `width` bytes, each aligned to 512 bytes.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemAllocPitch_v2(slot: Out<u64>, pitch: Out<usize>, width: usize, height: usize, _element: u32) -> u32 {
     entry("cuMemAllocPitch", || {
@@ -92,7 +92,7 @@ extern "C" fn cuMemAllocPitch_v2(slot: Out<u64>, pitch: Out<usize>, width: usize
     })
 }
 
-/// Waits for all work, as on a device, then frees.
+/// As on a device, waits for all work before it frees.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFree_v2(address: u64) -> u32 {
     entry("cuMemFree", || {
@@ -128,21 +128,22 @@ extern "C" fn cuMemFreeAsync(address: u64, stream: *mut c_void) -> u32 {
     entry("cuMemFreeAsync", || on_stream(stream, |context, serial| context.free_in_stream(serial, address)))
 }
 
-/// From its turn in the stream on, the program uses `bytes` at `address`, inside an allocation, as a buffer of its own.
+/// From this point of the stream on, the `bytes` at `address`, inside one allocation, are a buffer of the program's
+/// sub-allocator.
 #[unsafe(no_mangle)]
-extern "C" fn patarm_emulator_lend(address: u64, bytes: usize, stream: *mut c_void) -> u32 {
-    entry("patarm_emulator_lend", || {
-        let lend = Work::device(move |engine| engine.lend(address, bytes as u64));
-        on_stream(stream, |context, serial| context.submit(serial, lend).map(|_| ()))
+extern "C" fn patarm_emulator_allocate_buffer(address: u64, bytes: usize, stream: *mut c_void) -> u32 {
+    entry("patarm_emulator_allocate_buffer", || {
+        let allocate = Command::device(move |engine| engine.allocate_buffer(address, bytes as u64));
+        on_stream(stream, |context, serial| context.submit(serial, allocate).map(|_| ()))
     })
 }
 
-/// The end of such a buffer.
+/// From this point of the stream on, the buffer is free.
 #[unsafe(no_mangle)]
-extern "C" fn patarm_emulator_take_back(address: u64, stream: *mut c_void) -> u32 {
-    entry("patarm_emulator_take_back", || {
-        let take_back = Work::device(move |engine| engine.take_back(address));
-        on_stream(stream, |context, serial| context.submit(serial, take_back).map(|_| ()))
+extern "C" fn patarm_emulator_free_buffer(address: u64, stream: *mut c_void) -> u32 {
+    entry("patarm_emulator_free_buffer", || {
+        let free = Command::device(move |engine| engine.free_buffer(address));
+        on_stream(stream, |context, serial| context.submit(serial, free).map(|_| ()))
     })
 }
 
@@ -174,10 +175,10 @@ extern "C" fn cuMemGetAddressRange_v2(start: Out<u64>, bytes: Out<usize>, addres
 }
 
 fn no_pointer(address: u64) -> String {
-    format!("{address:#x} points into no live allocation")
+    format!("{address:#x} is not inside a live allocation")
 }
 
-/// Answers of `cuPointerGetAttribute` that exist here; each is written with its own type.
+/// The attributes that exist here; each is written with its own type.
 #[unsafe(no_mangle)]
 extern "C" fn cuPointerGetAttribute(slot: *mut c_void, attribute: u32, address: u64) -> u32 {
     entry("cuPointerGetAttribute", || {
@@ -209,7 +210,7 @@ extern "C" fn cuPointerGetAttribute(slot: *mut c_void, attribute: u32, address: 
     })
 }
 
-/// Pools hold nothing back here: the handle only says which device.
+/// Pools cache nothing here; the handle only names a device.
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetDefaultMemPool(slot: Out<*mut c_void>, device: i32) -> u32 {
     entry("cuDeviceGetDefaultMemPool", || {

@@ -1,25 +1,27 @@
-//! The driver: the `cu*` entry points that cudarc finds in this library, over the machine that runs the kernels.
+//! The driver: the `cu*` entry points that cudarc finds in this library, on top of the machine that runs the kernels.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`status`] | error codes, their names, the refusals that entry points return |
-//! | [`entry`] | the border to C: no panic crosses it, every pointer is looked at |
+//! | [`entry`] | the boundary to C: stops panics, checks every pointer |
 //! | [`handle`] | handles that are recognised when stale, foreign or made up |
-//! | [`reports`] | what went wrong in words; settings |
+//! | [`reports`] | error messages; settings |
 //! | [`registry`] | the contexts of the process, the current one of each thread |
-//! | [`device`], [`attributes`] | the devices and what they say of themselves |
-//! | [`context`] | a context: device, streams, pending work, the sticky fault |
-//! | [`queue`] | pending work: a graph of tasks, run as late as the program allows or in a random legal order |
-//! | [`work`] | what a task does |
+//! | [`device`], [`attributes`] | the devices and their attributes |
+//! | [`context`] | a context: device, streams, pending commands, the sticky fault |
+//! | [`queue`] | pending commands: a graph of tasks, run as late as the program allows or in a random legal order |
+//! | [`command`] | what a task does |
 //! | [`stream`], [`event`] | streams and events |
 //! | [`capture`], [`graph`] | stream capture with its rules; graphs and their replay |
 //! | [`memory`], [`copy`], [`pinned`] | device memory, copies and fills, page-locked host memory |
 //! | [`module`], [`function`], [`launch`] | loading kernels, their attributes, occupancy and pointers, launching |
 //! | [`library`] | the table that the cuBLASLt library calls |
-//! | [`refused`] | entry points that exist only to refuse by name, where cudarc would panic on a missing symbol |
+//! | [`ranges`] | the emulator as an NVTX profiler |
+//! | [`refused`] | entry points that only refuse by name, because cudarc would panic on a missing symbol |
 
 mod attributes;
 mod capture;
+mod command;
 mod context;
 mod copy;
 mod device;
@@ -41,4 +43,3 @@ mod registry;
 mod reports;
 mod status;
 mod stream;
-mod work;

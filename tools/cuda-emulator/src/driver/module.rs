@@ -1,10 +1,10 @@
-//! Modules: loading fat binaries and PTX, finding kernels and global variables in them.
+//! Modules: loads fat binaries and PTX, and finds kernels and global variables in them.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Arc;
 
 use super::context::Context;
-use super::engine::{Loaded, Placed};
+use super::engine::{Globals, Loaded};
 use super::entry::{self, Out, entry};
 use super::function::Function;
 use super::handle::Kind;
@@ -17,18 +17,17 @@ const FATBIN_MAGIC: u32 = 0xba55_ed50;
 const WRAPPER_MAGIC: u32 = 0x4662_43b1;
 const ELF_MAGIC: u32 = u32::from_le_bytes([0x7f, b'E', b'L', b'F']);
 
-/// A loaded module.
 pub struct Module {
     pub loaded: Arc<Loaded>,
-    pub placed: Arc<Placed>,
+    pub globals: Arc<Globals>,
 }
 
 impl Context {
     fn load_module(&mut self, image: &[u8]) -> Answer<u32> {
         let loaded = Loaded::from_image(image, self.engine.capability())?;
-        let placed = self.engine.place_globals(&loaded)?;
+        let globals = self.engine.allocate_globals(&loaded)?;
         let serial = self.new_serial();
-        self.modules.insert(serial, Module { loaded: Arc::new(loaded), placed: Arc::new(placed) });
+        self.modules.insert(serial, Module { loaded: Arc::new(loaded), globals: Arc::new(globals) });
         Ok(serial)
     }
 
@@ -49,35 +48,35 @@ impl Context {
         if let Some((known, _)) = known {
             return Ok(*known);
         }
-        let function = Function::new(serial, index, module.loaded.clone(), module.placed.clone());
+        let function = Function::new(serial, index, module.loaded.clone(), module.globals.clone());
         let serial = self.new_serial();
         self.functions.insert(serial, function);
         Ok(serial)
     }
 }
 
-/// The bytes of an image whose length only its own header tells: a fat binary, or PTX that ends with a zero byte.
+/// The bytes of an image whose length is only in its header: a fat binary, or PTX that ends with a zero byte.
 fn image_bytes<'a>(image: *const c_void) -> Answer<&'a [u8]> {
     if image.is_null() {
         return Err(Status::INVALID_VALUE.because("the image is null"));
     }
-    // Safety: every image has at least four bytes; byte-wise reads need no alignment.
+    // Safety: every image has at least four bytes; the read is unaligned.
     let magic = unsafe { image.cast::<u32>().read_unaligned() };
     match magic {
         FATBIN_MAGIC => {
-            // Safety: a fat binary begins with 16 bytes: magic, version (2), header length (2), payload length (8).
+            // Safety: a fat binary starts with 16 bytes: magic, version (2), header length (2), payload length (8).
             let (header, payload) = unsafe {
                 let start = image.cast::<u8>();
                 (start.add(6).cast::<u16>().read_unaligned(), start.add(8).cast::<u64>().read_unaligned())
             };
-            // Safety: the header says how long header and payload are.
+            // Safety: the header contains the lengths of header and payload.
             Ok(unsafe { std::slice::from_raw_parts(image.cast(), header as usize + payload as usize) })
         }
         // Safety: the wrapper holds a pointer to the fat binary 8 bytes from its start.
         WRAPPER_MAGIC => image_bytes(unsafe { image.cast::<u8>().add(8).cast::<*const c_void>().read_unaligned() }),
         ELF_MAGIC => Err(Status::NO_BINARY_FOR_GPU
             .because("the image is machine code (a cubin): the emulator runs PTX, so embed a fat binary or PTX")),
-        // Safety: what is neither is PTX text, which ends with a zero byte.
+        // Safety: any other image is PTX text, which ends with a zero byte.
         _ => Ok(unsafe { CStr::from_ptr(image.cast()) }.to_bytes()),
     }
 }
@@ -93,7 +92,7 @@ extern "C" fn cuModuleLoadData(slot: Out<*mut c_void>, image: *const c_void) -> 
     })
 }
 
-/// Options of the just-in-time compiler change nothing here.
+/// Options of the just-in-time compiler have no effect.
 #[unsafe(no_mangle)]
 extern "C" fn cuModuleLoadDataEx(
     slot: Out<*mut c_void>,
@@ -123,7 +122,7 @@ extern "C" fn cuModuleLoad(slot: Out<*mut c_void>, path: *const c_char) -> u32 {
     })
 }
 
-/// Waits for all work, which may use the module, then drops it with its global variables.
+/// Waits for all work, because it may use the module, then frees the module and its global variables.
 #[unsafe(no_mangle)]
 extern "C" fn cuModuleUnload(module: *mut c_void) -> u32 {
     entry("cuModuleUnload", || {
@@ -132,7 +131,7 @@ extern "C" fn cuModuleUnload(module: *mut c_void) -> u32 {
             context.refuse_unsafe_in_capture()?;
             context.run(Goal::Empty)?;
             if let Some(module) = context.modules.remove(&serial) {
-                context.engine.remove_globals(&module.placed).map_err(|failure| context.fail(failure))?;
+                context.engine.free_globals(&module.globals).map_err(|failure| context.fail(failure))?;
             }
             context.functions.retain(|_, function| function.module != serial);
             Ok(())
@@ -171,7 +170,7 @@ extern "C" fn cuModuleGetGlobal_v2(
         let name = entry::text(name)?;
         registry::with_owner(module, Kind::Module, |context, _| {
             let (_, module) = context.module(module)?;
-            let Some((found, size)) = module.placed.symbol(name) else {
+            let Some((found, size)) = module.globals.symbol(name) else {
                 return Err(Status::NOT_FOUND.because(format!("the module has no global variable {name}")));
             };
             address.put_if_wanted(found)?;
@@ -180,7 +179,7 @@ extern "C" fn cuModuleGetGlobal_v2(
     })
 }
 
-/// Every module is loaded whole.
+/// Every module is loaded eagerly.
 #[unsafe(no_mangle)]
 extern "C" fn cuModuleGetLoadingMode(slot: Out<u32>) -> u32 {
     entry("cuModuleGetLoadingMode", || slot.put(1))

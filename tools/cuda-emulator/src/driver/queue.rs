@@ -1,36 +1,36 @@
-//! The work that a context has accepted and not yet executed: a graph of tasks ordered by streams and events.
+//! The commands that a context has accepted and not yet run: a graph of tasks ordered by streams and events.
 //!
-//! Nothing runs when it is submitted. It runs when the host waits for it, and then in an order that the program has
-//! *allowed*, not the one in which it was written:
+//! Nothing runs when it is submitted. Tasks run when the host waits for them, in an order that the program *allows*,
+//! which need not be the order of the calls:
 //!
-//! - without a seed, only what the waited-for task needs, and among the tasks that may run next the one submitted last.
-//!   Work of another stream therefore happens as late as the program permits: a missing event wait shows as
-//!   uninitialised or stale data;
-//! - with a seed, any task that may run next, chosen at random.
+//! - without a seed, only the tasks that the wait needs, and among those that are ready the one submitted last. Work of
+//!   another stream therefore runs as late as the program permits: a missing event wait shows as uninitialised or stale
+//!   data;
+//! - with a seed, any ready task, chosen at random.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Number of a task, counted up from 1 in order of submission.
+/// Number of a task, counted from 1 in order of submission.
 pub type TaskId = u64;
 
-/// Tasks that wait to run; `W` is what a task does.
-pub struct Queue<W> {
-    tasks: BTreeMap<TaskId, Task<W>>,
+/// Tasks that wait to run; `C` is the command of a task.
+pub struct Queue<C> {
+    tasks: BTreeMap<TaskId, Task<C>>,
     ready: BTreeSet<TaskId>,
     submitted: TaskId,
     random: Option<SplitMix>,
 }
 
-struct Task<W> {
-    work: W,
-    /// Tasks this one waits for, as far as they were pending when it came.
+struct Task<C> {
+    command: C,
+    /// Tasks that this one waits for, among those that were pending at submission.
     after: Vec<TaskId>,
     /// How many of `after` are still pending.
     blockers: usize,
     dependents: Vec<TaskId>,
 }
 
-/// What a run of the queue is to achieve.
+/// What the queue must run until.
 pub enum Goal {
     /// These tasks are done.
     Done(Vec<TaskId>),
@@ -38,14 +38,14 @@ pub enum Goal {
     Empty,
 }
 
-impl<W> Queue<W> {
-    /// An empty queue; `seed` chooses the random order.
+impl<C> Queue<C> {
+    /// An empty queue; `seed` determines the random order.
     pub fn new(seed: Option<u64>) -> Self {
         Queue { tasks: BTreeMap::new(), ready: BTreeSet::new(), submitted: 0, random: seed.map(SplitMix) }
     }
 
-    /// Adds a task that runs after the given ones; those already done count for nothing.
-    pub fn submit(&mut self, after: &[TaskId], work: W) -> TaskId {
+    /// Adds a task that runs after the given ones; tasks that are already done are ignored.
+    pub fn submit(&mut self, after: &[TaskId], command: C) -> TaskId {
         self.submitted += 1;
         let id = self.submitted;
         let mut after: Vec<TaskId> = after.iter().copied().filter(|task| self.tasks.contains_key(task)).collect();
@@ -60,21 +60,21 @@ impl<W> Queue<W> {
             self.ready.insert(id);
         }
         let blockers = after.len();
-        self.tasks.insert(id, Task { work, after, blockers, dependents: Vec::new() });
+        self.tasks.insert(id, Task { command, after, blockers, dependents: Vec::new() });
         id
     }
 
-    /// Whether this task has yet to run.
+    /// Whether this task still has to run.
     pub fn is_pending(&self, task: TaskId) -> bool {
         self.tasks.contains_key(&task)
     }
 
-    /// Number of tasks that have yet to run.
+    /// Number of tasks that still have to run.
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Forgets everything pending (after a fault, nothing runs any more).
+    /// Drops all pending tasks (nothing runs after a fault).
     pub fn clear(&mut self) {
         self.tasks.clear();
         self.ready.clear();
@@ -97,13 +97,13 @@ impl<W> Queue<W> {
         needed
     }
 
-    /// A plan towards the goal: call [`Plan::next`] until it answers `None`.
-    pub fn plan(&self, goal: &Goal) -> Plan {
-        Plan { needed: self.needed(goal) }
+    /// The tasks to run for the goal: call [`WaitSet::next`] until it returns `None`.
+    pub fn wait_set(&self, goal: &Goal) -> WaitSet {
+        WaitSet { needed: self.needed(goal) }
     }
 
-    /// Removes a task that may run and hands out its work; those that waited for it alone become ready.
-    fn take(&mut self, id: TaskId) -> Option<W> {
+    /// Removes a ready task and returns its command; tasks that waited only for it become ready.
+    fn take(&mut self, id: TaskId) -> Option<C> {
         self.ready.remove(&id);
         let task = self.tasks.remove(&id)?;
         for dependent in task.dependents {
@@ -114,18 +114,18 @@ impl<W> Queue<W> {
                 }
             }
         }
-        Some(task.work)
+        Some(task.command)
     }
 }
 
 /// The tasks that a wait still needs.
-pub struct Plan {
+pub struct WaitSet {
     needed: BTreeSet<TaskId>,
 }
 
-impl Plan {
-    /// The next task to run and its work; `None` once the goal is reached. The caller runs it before it asks again.
-    pub fn next<W>(&mut self, queue: &mut Queue<W>) -> Option<W> {
+impl WaitSet {
+    /// The command of the next task; `None` once the goal is reached. The caller must run it before the next call.
+    pub fn next<C>(&mut self, queue: &mut Queue<C>) -> Option<C> {
         if self.needed.is_empty() {
             return None;
         }
@@ -141,7 +141,7 @@ impl Plan {
     }
 }
 
-/// Steele, Lea and Flood's generator: enough to choose an order.
+/// The generator of Steele, Lea and Flood: good enough to choose an order.
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -159,11 +159,11 @@ mod tests {
     use super::*;
 
     fn run(queue: &mut Queue<u32>, goal: Goal) -> Vec<u32> {
-        let mut plan = queue.plan(&goal);
-        std::iter::from_fn(|| plan.next(queue)).collect()
+        let mut wait_set = queue.wait_set(&goal);
+        std::iter::from_fn(|| wait_set.next(queue)).collect()
     }
 
-    /// Two streams, 1-2-3 and 10-20-30, where 30 also waits for 2.
+    /// Two streams, 1-2-3 and 10-20-30; 30 also waits for 2.
     fn two_streams(seed: Option<u64>) -> (Queue<u32>, TaskId, TaskId) {
         let mut queue = Queue::new(seed);
         let one = queue.submit(&[], 1);
@@ -190,17 +190,17 @@ mod tests {
         for seed in 0..64 {
             let (mut queue, _, _) = two_streams(Some(seed));
             let order = run(&mut queue, Goal::Empty);
-            let place = |value| order.iter().position(|&other| other == value).unwrap();
+            let position = |value| order.iter().position(|&other| other == value).unwrap();
             assert_eq!(order.len(), 6);
-            assert!(place(1) < place(2) && place(2) < place(3) && place(10) < place(20));
-            assert!(place(20) < place(30) && place(2) < place(30));
+            assert!(position(1) < position(2) && position(2) < position(3) && position(10) < position(20));
+            assert!(position(20) < position(30) && position(2) < position(30));
             orders.insert(order);
         }
         assert!(orders.len() > 5, "the seeds give only {} orders", orders.len());
     }
 
     #[test]
-    fn a_dependency_on_a_finished_task_counts_for_nothing() {
+    fn a_dependency_on_a_finished_task_is_ignored() {
         let mut queue = Queue::new(None);
         let first = queue.submit(&[], 1);
         assert_eq!(run(&mut queue, Goal::Empty), [1]);

@@ -1,13 +1,14 @@
-//! The emulator as an NVTX profiler: counts named ranges, so that a test can see that a program names its work.
+//! The emulator as an NVTX profiler: counts named ranges, so that a test can check that a program names its phases.
 //!
-//! `NVTX_INJECTION64_PATH` must name this library; the counts come at the end with the setting `stats`, a line a name.
+//! `NVTX_INJECTION64_PATH` must point to this library. With the setting `stats`, the counts are printed at exit, one
+//! line per name.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, PoisonError};
 
 static RANGES: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
-/// Of NVTX 3: the module and slots of ranges named by C strings, and the table of callbacks.
+/// NVTX 3: the module and slots of ranges with C string names, and the table of callbacks.
 const CORE: u32 = 1;
 const RANGE_PUSH: usize = 9;
 const RANGE_POP: usize = 11;
@@ -34,12 +35,12 @@ extern "C" fn pop() -> i32 {
 /// The entry point that NVTX programs call.
 ///
 /// # Safety
-/// `export_table` answers with tables of NVTX 3.
+/// `export_table` must return tables of NVTX 3.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn InitializeInjectionNvtx2(export_table: extern "C" fn(u32) -> *const c_void) -> i32 {
     let callbacks = export_table(CALLBACKS).cast::<Callbacks>();
     let (mut table, mut size) = (std::ptr::null(), 0);
-    // Safety: the caller's promise; slots are written only where the table has them.
+    // Safety: guaranteed by the caller; slots are written only if the table has them.
     unsafe {
         if callbacks.is_null() || (*callbacks).bytes < size_of::<Callbacks>() {
             return 0;
@@ -53,7 +54,7 @@ unsafe extern "C" fn InitializeInjectionNvtx2(export_table: extern "C" fn(u32) -
     1
 }
 
-/// A line a name: how often the range began.
+/// One line per name: how often the range was pushed.
 pub fn table() -> String {
     let ranges = RANGES.lock().unwrap_or_else(PoisonError::into_inner);
     ranges.iter().map(|(name, count)| format!("range {name}: {count}\n")).collect()

@@ -1,12 +1,12 @@
-//! Entry points that the emulator lacks. cudarc panics on a missing symbol without saying what it looked for, so each is
-//! here, refuses with `NOT_SUPPORTED` and reports its name. The list is every driver function that cudarc 0.19.10 can
-//! name, less those of the other modules: to support one, write it there and strike it here (the linker complains
-//! otherwise).
+//! Entry points that the emulator lacks. cudarc panics on a missing symbol without naming it, so each one exists here,
+//! refuses with `NOT_SUPPORTED` and reports its name. The list is every driver function that cudarc 0.19.10 can name,
+//! minus those in the other modules. To support one, write it there and remove it here (otherwise the linker
+//! complains).
 
 use super::entry::entry;
 use super::status::Status;
 
-/// Makes a refusing function of each name. The arguments are never looked at: the caller passes them, as C allows.
+/// Defines a refusing function for each name. It ignores its arguments; C allows the caller to pass them anyway.
 macro_rules! refuse {
     ($($name:ident,)*) => { $(
         #[unsafe(no_mangle)]

@@ -1,5 +1,5 @@
-//! The contexts of the process: primary ones, one a device and counted, and others; and the stack of current contexts
-//! of each thread.
+//! The contexts of the process: reference-counted primary contexts, one per device, and others; and each thread's stack
+//! of current contexts.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use super::status::{Answer, Status};
 
 struct Registry {
     contexts: BTreeMap<u16, Arc<Mutex<Context>>>,
-    /// Device ordinal → the number of its primary context and how many hold it.
+    /// Device ordinal → the number of its primary context and its reference count.
     primaries: BTreeMap<usize, (u16, usize)>,
     last: u16,
 }
@@ -26,7 +26,7 @@ thread_local! {
     static CURRENT: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Locks even when a panic was caught while it was held: entry points report the panic themselves.
+/// Ignores poisoning: entry points report panics themselves.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -45,7 +45,7 @@ impl Registry {
     }
 }
 
-/// Holds the primary context of a device, which is made by the first holder.
+/// Retains the primary context of a device; the first holder creates it.
 pub fn retain_primary(device: i32) -> Answer<*mut c_void> {
     let ordinal = device::ordinal(device)?;
     let mut registry = lock(&REGISTRY);
@@ -63,7 +63,7 @@ pub fn retain_primary(device: i32) -> Answer<*mut c_void> {
     Ok(handle_of(number))
 }
 
-/// Lets go of the primary context; the last holder ends it.
+/// Releases the primary context; the last holder ends it.
 pub fn release_primary(device: i32) -> Answer {
     let ordinal = device::ordinal(device)?;
     let mut registry = lock(&REGISTRY);
@@ -76,28 +76,28 @@ pub fn release_primary(device: i32) -> Answer {
         registry.primaries.remove(&ordinal);
         let context = registry.contexts.remove(&number);
         drop(registry);
-        finish(context);
+        shut_down(context);
     }
     Ok(())
 }
 
-/// Ends the primary context whoever holds it.
+/// Ends the primary context regardless of its holders.
 pub fn reset_primary(device: i32) -> Answer {
     let ordinal = device::ordinal(device)?;
     let mut registry = lock(&REGISTRY);
     let removed = registry.primaries.remove(&ordinal).and_then(|(number, _)| registry.contexts.remove(&number));
     drop(registry);
-    finish(removed);
+    shut_down(removed);
     Ok(())
 }
 
-/// Whether somebody holds the primary context of a device.
+/// Whether the primary context of a device exists.
 pub fn primary_is_active(device: i32) -> Answer<bool> {
     let ordinal = device::ordinal(device)?;
     Ok(lock(&REGISTRY).primaries.contains_key(&ordinal))
 }
 
-/// Makes a context of its own, current for this thread.
+/// Creates a separate context and makes it current for this thread.
 pub fn create(device: i32) -> Answer<*mut c_void> {
     let ordinal = device::ordinal(device)?;
     let number = lock(&REGISTRY).add(ordinal)?;
@@ -115,20 +115,20 @@ pub fn destroy(context: *mut c_void) -> Answer {
     let removed = registry.contexts.remove(&number);
     drop(registry);
     if removed.is_none() {
-        return Err(Status::CONTEXT_IS_DESTROYED.because("the context was destroyed before"));
+        return Err(Status::CONTEXT_IS_DESTROYED.because("the context was already destroyed"));
     }
     CURRENT.with_borrow_mut(|current| {
         if current.last() == Some(&number) {
             current.pop();
         }
     });
-    finish(removed);
+    shut_down(removed);
     Ok(())
 }
 
-fn finish(context: Option<Arc<Mutex<Context>>>) {
+fn shut_down(context: Option<Arc<Mutex<Context>>>) {
     if let Some(context) = context {
-        lock(&context).finish();
+        lock(&context).shut_down();
     }
 }
 
@@ -137,13 +137,13 @@ pub fn current_handle() -> *mut c_void {
     CURRENT.with_borrow(|current| current.last().map_or(std::ptr::null_mut(), |number| handle_of(*number)))
 }
 
-/// Makes a context current in place of the one on top; null leaves none.
+/// Replaces the context on top of the stack; null leaves none.
 pub fn set_current(context: *mut c_void) -> Answer {
     CURRENT.with_borrow_mut(|current| current.pop());
     if context.is_null() { Ok(()) } else { push_current(context) }
 }
 
-/// Puts a context on top of the stack.
+/// Pushes a context onto the stack.
 pub fn push_current(context: *mut c_void) -> Answer {
     let number = Handle::decode(context, Kind::Context)?.context;
     find(number)?;
@@ -151,7 +151,7 @@ pub fn push_current(context: *mut c_void) -> Answer {
     Ok(())
 }
 
-/// Takes the top context off the stack.
+/// Pops the top context off the stack.
 pub fn pop_current() -> Answer<*mut c_void> {
     let number = CURRENT.with_borrow_mut(|current| current.pop()).ok_or(Status::INVALID_CONTEXT)?;
     Ok(handle_of(number))
@@ -162,7 +162,7 @@ fn find(number: u16) -> Answer<Arc<Mutex<Context>>> {
     found.ok_or_else(|| Status::CONTEXT_IS_DESTROYED.because("the context was destroyed"))
 }
 
-/// Works in a context unless a fault sticks to it.
+/// Calls `body` with a context, unless it has a sticky fault.
 pub fn with_number<T>(number: u16, body: impl FnOnce(&mut Context) -> Answer<T>) -> Answer<T> {
     let context = find(number)?;
     let mut context = lock(&context);
@@ -172,16 +172,16 @@ pub fn with_number<T>(number: u16, body: impl FnOnce(&mut Context) -> Answer<T>)
     }
 }
 
-/// Works in the current context.
+/// Calls `body` with the current context.
 ///
 /// # Errors
-/// `INVALID_CONTEXT` when this thread has none; the fault that sticks to it.
+/// `INVALID_CONTEXT` when this thread has none; the context's sticky fault.
 pub fn with_current<T>(body: impl FnOnce(&mut Context) -> Answer<T>) -> Answer<T> {
     let number = CURRENT.with_borrow(|current| current.last().copied());
     with_number(number.ok_or_else(|| Status::INVALID_CONTEXT.because("no context is current in this thread"))?, body)
 }
 
-/// Works in the context of this handle; null means the current one.
+/// Calls `body` with the context of this handle; null means the current one.
 pub fn with_context<T>(context: *mut c_void, body: impl FnOnce(&mut Context) -> Answer<T>) -> Answer<T> {
     if context.is_null() {
         return with_current(body);
@@ -189,7 +189,7 @@ pub fn with_context<T>(context: *mut c_void, body: impl FnOnce(&mut Context) -> 
     with_number(Handle::decode(context, Kind::Context)?.context, body)
 }
 
-/// Works in the context that an object's handle names.
+/// Calls `body` with the context that owns an object.
 pub fn with_owner<T>(object: *mut c_void, kind: Kind, body: impl FnOnce(&mut Context, u32) -> Answer<T>) -> Answer<T> {
     let handle = Handle::decode(object, kind)?;
     with_number(handle.context, |context| body(context, handle.serial))

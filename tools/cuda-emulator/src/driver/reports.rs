@@ -1,7 +1,7 @@
-//! What the emulator has to say: printed on stderr as it happens, and kept for tests of the same thread.
+//! Reports of the emulator: printed on stderr when they happen, and kept for tests of the same thread.
 //!
-//! Reports are kept per thread, because a fault shows in the call that waits for the work, in the thread of the test
-//! that made it: tests that run side by side do not see each other's reports.
+//! Reports are kept per thread, because a fault occurs in the call that waits for the work, which runs in the test's
+//! own thread. Parallel tests therefore do not see each other's reports.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ thread_local! {
     static SETTINGS: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Prints a report and keeps it.
+/// Prints a report and stores it.
 pub fn add(report: String) {
     if setting("quiet").as_deref() != Some("1") {
         eprintln!("cuda-emulator: {report}");
@@ -22,15 +22,15 @@ pub fn add(report: String) {
     REPORTS.with_borrow_mut(|reports| reports.push(report));
 }
 
-/// The value of a setting: what `patarm_emulator_configure` said last in this thread, else the environment variable
-/// `PATARM_EMULATOR_<KEY>`. Contexts read their settings when they are made.
+/// The value of a setting: the latest `patarm_emulator_configure` of this thread, otherwise the environment variable
+/// `PATARM_EMULATOR_<KEY>`. Contexts read their settings when they are created.
 pub fn setting(key: &str) -> Option<String> {
     let configured = SETTINGS.with_borrow(|settings| settings.get(key).cloned());
     configured.or_else(|| std::env::var(format!("PATARM_EMULATOR_{}", key.to_uppercase().replace('-', "_"))).ok())
 }
 
-/// Copies the reports of this thread, oldest first and one a paragraph, into `buffer`, forgets them, and returns how
-/// many bytes they take (a caller whose buffer was too short gets the beginning). With a null buffer only counts.
+/// Copies the reports of this thread into `buffer`, oldest first and one paragraph each, clears them, and returns their
+/// size in bytes (a buffer that is too short gets the beginning). With a null buffer it only returns the size.
 #[unsafe(no_mangle)]
 extern "C" fn patarm_emulator_reports(buffer: *mut u8, length: usize) -> usize {
     let text = REPORTS.with_borrow(|reports| reports.join("\n\n"));
@@ -43,11 +43,12 @@ extern "C" fn patarm_emulator_reports(buffer: *mut u8, length: usize) -> usize {
 
 fn copy_out(text: &str, buffer: *mut u8, length: usize) {
     let copied = text.len().min(length);
-    // Safety: the caller of the library owns `length` bytes at `buffer`, which is not null; the text is a string of ours.
+    // Safety: the caller owns `length` bytes at `buffer`, which is not null; the text is a valid string.
     unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), buffer, copied) };
 }
 
-/// The same for the counters of all contexts made with the setting `stats`. They are taken when the buffer holds them whole.
+/// The same for the counters of all contexts with the setting `stats`. They are cleared only if the buffer holds all of
+/// them.
 #[unsafe(no_mangle)]
 extern "C" fn patarm_emulator_counters(buffer: *mut u8, length: usize) -> usize {
     let counters = engine::take_totals();
@@ -60,8 +61,8 @@ extern "C" fn patarm_emulator_counters(buffer: *mut u8, length: usize) -> usize 
     text.len()
 }
 
-/// Sets a setting for the contexts that this thread makes from now on: `quiet` (which counts at once), `checks`, `seed`,
-/// `target`, `memory`, `tensor-core`, `stats` (see README.md). An empty value takes it back.
+/// Changes a setting for contexts that this thread creates from now on: `quiet` (effective at once), `checks`, `seed`,
+/// `target`, `memory`, `tensor-core`, `stats` (see README.md). An empty value resets it.
 #[unsafe(no_mangle)]
 extern "C" fn patarm_emulator_configure(key: *const c_char, value: *const c_char) -> u32 {
     entry::entry("patarm_emulator_configure", || {

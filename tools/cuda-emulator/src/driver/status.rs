@@ -1,5 +1,5 @@
-//! The error codes of the driver API (`CUresult`), their names and a sentence for each, and the error that entry points
-//! return inside the emulator.
+//! The error codes of the driver API (`CUresult`) with their names and descriptions, and the error type of entry
+//! points.
 
 use std::ffi::{CStr, c_char};
 
@@ -10,15 +10,15 @@ use super::entry::Out;
 #[repr(transparent)]
 pub struct Status(pub u32);
 
-/// Why an entry point refuses: the code for the caller and, where the code alone would leave a reader guessing, a
-/// sentence for the reports.
+/// Why an entry point refuses: the code for the caller and, if the code does not explain enough, a message for the
+/// reports.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub status: Status,
     pub message: Option<String>,
 }
 
-/// What entry points and their helpers return.
+/// The result type of entry points and their helpers.
 pub type Answer<T = ()> = Result<T, Refusal>;
 
 impl From<Status> for Refusal {
@@ -28,13 +28,13 @@ impl From<Status> for Refusal {
 }
 
 impl Status {
-    /// A refusal with this code and a sentence that says what was wrong and what to do.
+    /// A refusal with this code and a message that says what was wrong and what to do.
     pub fn because(self, message: impl Into<String>) -> Refusal {
         Refusal { status: self, message: Some(message.into()) }
     }
 }
 
-/// Declares every code once: the constant, the name that C knows and the sentence.
+/// Declares every code once: the constant, its C name and its description.
 macro_rules! codes {
     ($($constant:ident = $value:literal, $name:literal, $text:literal;)*) => {
         #[allow(dead_code)]
@@ -109,7 +109,7 @@ codes! {
     LAUNCH_INCOMPATIBLE_TEXTURING = 703, c"CUDA_ERROR_LAUNCH_INCOMPATIBLE_TEXTURING", c"launch incompatible texturing";
     PEER_ACCESS_ALREADY_ENABLED = 704, c"CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", c"peer access already enabled";
     PEER_ACCESS_NOT_ENABLED = 705, c"CUDA_ERROR_PEER_ACCESS_NOT_ENABLED", c"peer access not enabled";
-    PRIMARY_CONTEXT_ACTIVE = 708, c"CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE", c"the primary context is active already";
+    PRIMARY_CONTEXT_ACTIVE = 708, c"CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE", c"the primary context is already active";
     CONTEXT_IS_DESTROYED = 709, c"CUDA_ERROR_CONTEXT_IS_DESTROYED", c"the context was destroyed";
     ASSERT = 710, c"CUDA_ERROR_ASSERT", c"an assertion failed on the device";
     TOO_MANY_PEERS = 711, c"CUDA_ERROR_TOO_MANY_PEERS", c"too many peers";
@@ -165,13 +165,13 @@ impl Status {
     }
 }
 
-/// Gives the C name of a code.
+/// Returns the C name of a code.
 #[unsafe(no_mangle)]
 extern "C" fn cuGetErrorName(error: u32, name: Out<*const c_char>) -> u32 {
     answer_text(name, name_and_text(error).map(|(name, _)| name))
 }
 
-/// Gives a sentence for a code, in the emulator's own words.
+/// Returns a description of a code; the wording is the emulator's.
 #[unsafe(no_mangle)]
 extern "C" fn cuGetErrorString(error: u32, text: Out<*const c_char>) -> u32 {
     answer_text(text, name_and_text(error).map(|(_, text)| text))

@@ -1,14 +1,14 @@
-//! Streams: queues of work that the host fills and the emulator empties when somebody waits.
+//! Streams: queues of commands that the host fills and that run when the host waits.
 
 use std::ffi::c_void;
 
+use super::command::Command;
 use super::context::Context;
 use super::entry::{Out, entry};
 use super::handle::{Handle, Kind};
 use super::queue::{Goal, TaskId};
 use super::registry;
 use super::status::{Answer, Status};
-use super::work::Work;
 
 /// Serial of the legacy default stream (the null stream) in every context.
 pub const LEGACY: u32 = 0;
@@ -16,18 +16,17 @@ pub const LEGACY: u32 = 0;
 /// Stream flag: does not wait for the legacy default stream.
 const NON_BLOCKING: u32 = 1;
 
-/// A stream.
 pub struct Stream {
-    /// Whether it and the legacy default stream wait for each other.
+    /// Whether the stream and the legacy default stream wait for each other.
     pub blocking: bool,
     pub priority: i32,
-    /// The task submitted last: the next one runs after it.
+    /// The task submitted last; the next one runs after it.
     pub last: Option<TaskId>,
     /// Set while the stream is part of a capture.
     pub capture: Option<Capturing>,
 }
 
-/// A stream's part in a capture: nodes added next depend on `tips`.
+/// A stream's part in a capture: new nodes depend on `tips`.
 #[derive(Clone)]
 pub struct Capturing {
     pub capture: u32,
@@ -42,7 +41,7 @@ impl Stream {
 }
 
 impl Context {
-    /// The serial behind a stream handle; null and 1 are the legacy default stream, 2 the per-thread default stream.
+    /// The serial of a stream handle; null and 1 are the legacy default stream, 2 is the per-thread default stream.
     pub fn stream_serial(&mut self, handle: *mut c_void) -> Answer<u32> {
         match handle as usize {
             0 | 1 => Ok(LEGACY),
@@ -68,28 +67,28 @@ impl Context {
         serial
     }
 
-    /// The stream of this serial.
+    /// The stream with this serial.
     pub fn stream(&mut self, serial: u32) -> Answer<&mut Stream> {
         self.streams.get_mut(&serial).ok_or_else(|| Status::INVALID_HANDLE.because("the stream was destroyed"))
     }
 
-    /// Submits work to a stream: to its capture while it captures, else behind everything the stream, its waits and the
-    /// rules of the default stream put before it.
+    /// Submits a command to a stream. While the stream captures, the command becomes a node of the capture; otherwise
+    /// it runs after the stream's earlier commands, its waits, and what the rules of the default stream require.
     ///
-    /// Answers the task, or `None` for a captured node.
-    pub fn submit(&mut self, stream: u32, work: Work) -> Answer<Option<TaskId>> {
+    /// Returns the task, or `None` for a captured node.
+    pub fn submit(&mut self, stream: u32, command: Command) -> Answer<Option<TaskId>> {
         if self.stream(stream)?.capture.is_some() {
-            self.add_node(stream, work)?;
+            self.add_node(stream, command)?;
             return Ok(None);
         }
         self.refuse_implicit_capture(stream)?;
         let after = self.before_next(stream)?;
-        let task = self.enqueue(&after, work)?;
+        let task = self.enqueue(&after, command)?;
         self.stream(stream)?.last = Some(task);
         Ok(Some(task))
     }
 
-    /// The tasks that the next task of a stream has to wait for.
+    /// The tasks that the next task of a stream must wait for.
     pub fn before_next(&mut self, stream: u32) -> Answer<Vec<TaskId>> {
         let own = self.stream(stream)?;
         let (blocking, mut after) = (own.blocking, Vec::from_iter(own.last));
@@ -101,24 +100,24 @@ impl Context {
         Ok(after)
     }
 
-    /// Runs everything submitted to a stream.
+    /// Runs everything that was submitted to a stream.
     pub fn synchronize(&mut self, stream: u32) -> Answer {
         self.refuse_on_capturing(stream, "waiting for a stream that is capturing")?;
         let tasks = self.before_next(stream)?;
         self.run(Goal::Done(tasks))
     }
 
-    /// Lets a stream wait for tasks of other streams.
+    /// Makes a stream wait for tasks of other streams.
     pub fn wait_for(&mut self, stream: u32, tasks: Vec<TaskId>) -> Answer {
         let mut after = self.before_next(stream)?;
         after.extend(tasks);
-        let task = self.enqueue(&after, Work::Nothing)?;
+        let task = self.enqueue(&after, Command::Nothing)?;
         self.stream(stream)?.last = Some(task);
         Ok(())
     }
 }
 
-/// Works on a stream: in the context of the handle, or in the current one for the default streams.
+/// Calls `body` with a stream and the context of its handle; the default streams use the current context.
 pub fn on_stream<T>(stream: *mut c_void, body: impl FnOnce(&mut Context, u32) -> Answer<T>) -> Answer<T> {
     let body = |context: &mut Context| {
         let serial = context.stream_serial(stream)?;
@@ -151,7 +150,7 @@ extern "C" fn cuStreamCreateWithPriority(slot: Out<*mut c_void>, flags: u32, pri
     entry("cuStreamCreateWithPriority", || create(slot, flags, priority))
 }
 
-/// The work already submitted still runs, as on a device.
+/// Work that was already submitted still runs, as on a device.
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamDestroy_v2(stream: *mut c_void) -> u32 {
     entry("cuStreamDestroy", || {
@@ -173,7 +172,7 @@ extern "C" fn cuStreamSynchronize(stream: *mut c_void) -> u32 {
     entry("cuStreamSynchronize", || on_stream(stream, |context, serial| context.synchronize(serial)))
 }
 
-/// Each query runs one task, so that a program which polls gets to the end.
+/// Each query runs one task, so that polling makes progress.
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamQuery(stream: *mut c_void) -> u32 {
     entry("cuStreamQuery", || {
@@ -218,7 +217,7 @@ extern "C" fn cuStreamGetDevice(stream: *mut c_void, slot: Out<i32>) -> u32 {
     entry("cuStreamGetDevice", || on_stream(stream, |context, _| slot.put(context.ordinal as i32)))
 }
 
-/// Managed memory does not exist here; attaching is only an order hint, so there is nothing to do but to say so.
+/// Managed memory does not exist here, so there is nothing to attach.
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamAttachMemAsync(_stream: *mut c_void, _address: u64, _length: usize, _flags: u32) -> u32 {
     entry("cuStreamAttachMemAsync", || Err(Status::NOT_SUPPORTED.because("there is no managed memory")))
@@ -233,7 +232,7 @@ extern "C" fn cuLaunchHostFunc(
     entry("cuLaunchHostFunc", || {
         let function = function.ok_or_else(|| Status::INVALID_VALUE.because("the host function is null"))?;
         on_stream(stream, |context, serial| {
-            context.submit(serial, Work::Host { function, argument: argument as usize }).map(|_| ())
+            context.submit(serial, Command::Host { function, argument: argument as usize }).map(|_| ())
         })
     })
 }

@@ -1,4 +1,4 @@
-//! Containers built by hand, real ones, damaged ones.
+//! Containers built by hand, a real one, and damaged ones.
 
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ fn the_newest_text_that_runs_is_chosen() {
     assert_eq!(chosen(&all, (8, 9)), Ok(texts[2].clone()));
     let without_accelerated = fatbin(&[entries[0].clone(), entries[2].clone(), entries[3].clone()]);
     assert_eq!(chosen(&without_accelerated, (9, 0)), Ok(texts[3].clone()));
-    // Accelerated code runs on its own architecture alone.
+    // Architecture-specific code runs only on its own architecture.
     let error = chosen(&fatbin(&entries[1..2]), (10, 0)).unwrap_err().to_string();
     assert!(error.contains("10.0") && error.contains("sm_90a"), "{error}");
 }
@@ -66,7 +66,7 @@ fn plain_text_is_an_image_too() {
 }
 
 #[test]
-fn machine_code_alone_and_compressed_text_are_refused() {
+fn images_without_readable_ptx_are_refused() {
     let machine_code = entry(2, 80, 0x11, b"\x7fELF", 64);
     assert_eq!(ptx_for(&fatbin(std::slice::from_ref(&machine_code)), (8, 0)), Err(FatbinError::NoPtx));
     let compressed = entry(KIND_PTX, 80, 0x8011, b"(\xb5/\xfd", 104);
@@ -76,7 +76,7 @@ fn machine_code_alone_and_compressed_text_are_refused() {
 }
 
 #[test]
-fn damage_is_told() {
+fn damage_is_reported() {
     let image = fatbin(&[entry(KIND_PTX, 80, 0x11, ptx("sm_80").as_bytes(), 64)]);
     for (what, end) in [("the header", 10), ("an entry's header", 40), ("the text", image.len() - 1)] {
         assert!(matches!(ptx_for(&image[..end], (8, 0)), Err(FatbinError::Damaged(_))), "cut in {what}");
@@ -90,7 +90,7 @@ fn damage_is_told() {
 }
 
 #[test]
-fn a_real_one() {
+fn a_real_fat_binary() {
     let targets: Vec<_> = ptx_texts(REAL).unwrap().iter().map(|text| text.target.to_string()).collect();
     assert_eq!(targets, ["sm_80", "sm_90a"]);
     for (capability, target) in [((8, 0), "sm_80"), ((9, 0), "sm_90a")] {
@@ -102,7 +102,7 @@ fn a_real_one() {
 }
 
 proptest! {
-    /// Whatever happens to the bytes, the answer is a text or an error.
+    /// Any change of bytes yields a text or an error.
     #[test]
     fn changed_bytes_never_panic(changes in prop::collection::vec((0..REAL.len(), any::<u8>()), 1..20), end in 0..REAL.len()) {
         let mut image = REAL.to_vec();

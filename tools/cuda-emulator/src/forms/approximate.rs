@@ -1,8 +1,9 @@
 //! `ex2`, `lg2`, `rcp`, `rsqrt`, `sqrt`, `div`, `sin`, `cos`, `tanh` with `.approx`.
 //!
-//! The ISA bounds their errors only; the hardware's tables are not public. Here they are computed in f64 and rounded once,
-//! so results lie within half an ulp of the truth (a bit more for `ex2` and `lg2`, by their polynomials' 1e-11) and **may
-//! differ from the hardware by an ulp or two**. Special values are those that the ISA lists.
+//! The ISA only bounds their errors, and the hardware's tables are not public. Here the results are computed in f64 and
+//! rounded once, so they are within half an ulp of the exact value (slightly more for `ex2` and `lg2`, whose
+//! polynomials have an error of 1e-11) and **may differ from the hardware by an ulp or two**. Special values follow the
+//! ISA.
 
 use super::line::{Line, forms};
 use super::rounding::{NAN32, finish, flush};
@@ -23,7 +24,7 @@ pub fn exp2(x: f32) -> f64 {
         1.3215486790144305e-6,
         1.0178086009239696e-7,
     ];
-    // Adding it leaves the nearest integer in the low bits.
+    // Adding this constant leaves the nearest integer in the low bits.
     const ROUND: f64 = 6755399441055744.0;
     let x = x as f64;
     let x = if x > 300.0 { 300.0 } else { x };
@@ -38,7 +39,7 @@ pub fn exp2(x: f32) -> f64 {
     sum * scale
 }
 
-/// log2(x) of a number that is not negative: exponent plus 2 atanh((m - 1) / (m + 1)) / ln 2 for m in [0.7, 1.4].
+/// log2(x) of a non-negative number: exponent plus 2 atanh((m - 1) / (m + 1)) / ln 2 for m in [0.7, 1.4].
 #[inline(always)]
 fn log2(x: f32) -> f64 {
     // 2 / (ln 2 (2k + 1)).
@@ -53,7 +54,7 @@ fn log2(x: f32) -> f64 {
         0.19235933878519512,
         0.16972882833987804,
     ];
-    // As f64, subnormals are normal.
+    // In f64, f32 subnormals are normal numbers.
     let bits = (x as f64).to_bits();
     const SQRT_HALF: u64 = 0x3fe6_a09e_667f_3bcd;
     let shifted = bits.wrapping_sub(SQRT_HALF);

@@ -3,7 +3,7 @@
 
 use super::line::{Line, forms};
 
-/// Logic and shifts of one width. Shifts count to 32 bits and are clamped: at the width and above, all bits have left.
+/// Logic and shifts of one width. Shift counts have 32 bits and are clamped to the width.
 macro_rules! logic {
     ($name:literal, $signed_name:literal, $unsigned_name:literal, $T:ty, $S:ty) => {
         forms![common
@@ -31,7 +31,8 @@ macro_rules! count {
     };
 }
 
-/// The highest bit that is not a sign bit: its position, or how far to shift it to the top; all ones if there is none.
+/// The highest bit that differs from the sign: its position, or the shift that moves it to the top; all ones if there
+/// is none.
 macro_rules! find_bit {
     ($name:literal, $T:ty, |$x:ident| $magnitude:expr) => {
         forms![
@@ -59,7 +60,7 @@ macro_rules! fields {
                 let sign_at = (at + len).saturating_sub(1).min(<$T>::BITS - 1);
                 let sign = if len == 0 { 0 } else { 0 - (a as $T >> sign_at & 1) as $S };
                 let kept = low_bits!(len, $T);
-                // Above the register there are copies of its sign.
+                // Bits above the register are copies of its sign.
                 let field = a.wrapping_shr(at.min(<$T>::BITS - 1)) as $T;
                 (field & kept | sign as $T & !kept) as $S
             }
@@ -80,7 +81,7 @@ macro_rules! shifted_right {
     }};
 }
 
-/// A value whose `n` low bits are ones.
+/// A value with `n` low ones.
 macro_rules! low_bits {
     ($n:expr, $T:ty) => {{
         let n = $n;
@@ -88,7 +89,7 @@ macro_rules! low_bits {
     }};
 }
 
-/// `prmt`: four bytes chosen from the eight of (b, a); bit 3 of a choice replicates the byte's sign instead.
+/// `prmt`: selects four of the eight bytes of (b, a); bit 3 of a selector replicates the byte's sign instead.
 #[inline(always)]
 fn permute(a: u32, b: u32, choices: u32) -> u32 {
     let both = (b as u64) << 32 | a as u64;
@@ -102,7 +103,7 @@ fn permute(a: u32, b: u32, choices: u32) -> u32 {
     result
 }
 
-/// The modes of `prmt` are permutations that depend on the two low bits of c.
+/// The modes of `prmt` are fixed selections that depend on the two low bits of c.
 macro_rules! permutations {
     ($mode:literal, $choices:expr) => {
         forms![concat!("prmt.b32.", $mode) => (a: u32, b: u32, c: u32) -> u32 {
@@ -133,7 +134,8 @@ fn funnel(a: u32, b: u32, left: bool, n: u32) -> u32 {
     if left { ((both << n) >> 32) as u32 } else { (both >> n) as u32 }
 }
 
-/// `fns`: the position of the n-th set bit from `base` on (n > 0), or from it downwards (n < 0); n = 0 asks for `base`.
+/// `fns`: the position of the n-th set bit, counted up from `base` (n > 0) or down from it (n < 0); n = 0 tests `base`
+/// itself.
 #[inline(always)]
 fn find_set_bit(mask: u32, base: u32, n: i32) -> u32 {
     let step = if n < 0 { -1 } else { 1 };
@@ -177,7 +179,7 @@ pub static FAMILIES: &[&[Line]] = &[
         "shf.r.wrap.b32" => (a: u32, b: u32, n: u32) -> u32 { funnel(a, b, false, n & 31) }
         "shf.l.clamp.b32" => (a: u32, b: u32, n: u32) -> u32 { funnel(a, b, true, n.min(32)) }
         "shf.r.clamp.b32" => (a: u32, b: u32, n: u32) -> u32 { funnel(a, b, false, n.min(32)) }
-        // A mask of b bits from position a; `wrap` takes both modulo 32.
+        // A mask of b bits starting at bit a; `wrap` takes both modulo 32.
         "bmsk.clamp.b32" => (a: u32, b: u32) -> u32 { if a < 32 { low_bits!(b, u32).wrapping_shl(a) } else { 0 } }
         "bmsk.wrap.b32" => (a: u32, b: u32) -> u32 { low_bits!(b & 31, u32).wrapping_shl(a & 31) }
         "slct.b32.s32" => (a: u32, b: u32, c: i32) -> u32 { if c >= 0 { a } else { b } }
@@ -186,14 +188,14 @@ pub static FAMILIES: &[&[Line]] = &[
         "slct.f32.s32" => (a: u32, b: u32, c: i32) -> u32 { if c >= 0 { a } else { b } }
         "slct.b64.s32" => (a: u64, b: u64, c: i32) -> u64 { if c >= 0 { a } else { b } }
         "slct.f64.s32" => (a: u64, b: u64, c: i32) -> u64 { if c >= 0 { a } else { b } }
-        // -0 counts as above zero, a NaN does not.
+        // -0 counts as non-negative; a NaN does not.
         "slct.f32.f32" => (a: u32, b: u32, c: f32) -> u32 { if c >= 0.0 { a } else { b } }
         "slct.b32.f32" => (a: u32, b: u32, c: f32) -> u32 { if c >= 0.0 { a } else { b } }
     ],
     forms![rare
         "fns.b32" => (mask: u32, base: u32, n: i32) -> u32 { find_set_bit(mask, base, n) }
     ],
-    // What `mov` with a vector operand becomes.
+    // The forms of `mov` with a vector operand.
     forms![
         "pack.b32.b16" => (a: u16, b: u16) -> u32 { (b as u32) << 16 | a as u32 }
         "pack.b64.b32" => (a: u32, b: u32) -> u64 { (b as u64) << 32 | a as u64 }

@@ -1,6 +1,6 @@
 //! `setp` (ISA "Comparison and Selection Instructions").
 //!
-//! Ordered comparisons are false with a NaN, those with a `u` are true.
+//! Ordered comparisons are false for NaN; those with a `u` are true.
 
 #![allow(clippy::neg_cmp_op_on_partial_ord)] // a NaN makes the `u` comparisons true
 
@@ -22,7 +22,7 @@ macro_rules! integers {
     };
 }
 
-/// Unsigned comparisons have second names: lower, lower or same, higher, higher or same.
+/// Unsigned comparisons have alternative names: lower, lower or same, higher, higher or same.
 macro_rules! unsigned {
     ($name:literal, $T:ty) => {
         tests![

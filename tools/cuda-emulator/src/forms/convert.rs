@@ -31,11 +31,11 @@ fn integral64<const R: u8>(x: f64) -> f64 {
     }
 }
 
-/// A number that can be converted to f16, bf16, f32, f64 with one rounding.
+/// A number that converts to f16, bf16, f32 and f64 with a single rounding.
 trait Exact: Copy {
     /// The value, exact or rounded to odd.
     fn odd(self) -> f64;
-    /// To f64 in this mode.
+    /// Converts to f64 in this mode.
     fn double<const R: u8>(self) -> f64;
 }
 
@@ -55,7 +55,7 @@ macro_rules! exact_in_f64 {
 }
 exact_in_f64!(u8, i8, u16, i16, u32, i32, f32);
 
-/// 64-bit integers are the sum of two numbers that an f64 holds.
+/// 64-bit integers are the sum of two numbers that fit into an f64.
 macro_rules! two_parts {
     ($($T:ty),*) => {$(
         impl Exact for $T {
@@ -68,7 +68,7 @@ macro_rules! two_parts {
                 let (high, low) = ((self >> 32) as f64 * 4294967296.0, self as u32 as f64);
                 let sum = high + low;
                 let error = low - (sum - high);
-                // Integers have no subnormals and do not overflow: the neighbours are one step of the bits away.
+                // Integers have no subnormals and do not overflow, so the neighbours differ by one in the bits.
                 let (up, down) = if sum > 0.0 { (1, u64::MAX) } else { (u64::MAX, 1) };
                 let step = match R {
                     RZ if sum > 0.0 && error < 0.0 => down,
@@ -134,8 +134,8 @@ macro_rules! integer_to_float {
     };
 }
 
-/// From a floating point type to the integer types. Out of range: the nearest integer of the type. NaN: 0, but the
-/// highest bit alone if the source is f64 or the result has 64 bits.
+/// From a floating point type to the integer types. Out of range: the nearest value of the type. NaN: 0, or only the
+/// highest bit if the source is f64 or the result has 64 bits.
 macro_rules! float_to_integer {
     ($level:tt, $from:literal, $S:ty, $integral:ident, $nan_of_narrow:expr, |$x:ident| $value:expr) => {
         &[
@@ -183,7 +183,7 @@ macro_rules! to_integer {
     }};
 }
 
-/// Rounding to an integer that stays a floating point number.
+/// Rounds to an integer in floating point format.
 macro_rules! to_integral {
     ($mode:expr, $rounding:literal) => {
         forms![rare
@@ -256,7 +256,7 @@ fn bf16_of<const R: u8, const RELU: bool>(x: f32) -> u32 {
     if R == RN { f32_to_bf16(x) } else { to_small::<7, 8, R>(x as f64) }
 }
 
-/// Pairs of f32 → a register of two 16-bit floats: a goes to the high half.
+/// Pairs of f32 → a register of two 16-bit floats; a goes to the high half.
 macro_rules! pairs {
     ($level:tt, $mode:expr, $rounding:literal, $flag:literal, $relu:expr) => {
         forms![$level
@@ -273,13 +273,13 @@ macro_rules! pairs {
     };
 }
 
-/// tf32 is an f32 whose low 13 bits are zero.
+/// tf32 is an f32 with 13 low zero bits.
 #[inline(always)]
 fn tf32(x: f32, added: u32) -> f32 {
     nan32(if x.is_nan() { x } else { f32::from_bits(x.to_bits().wrapping_add(added) & !0x1fff) })
 }
 
-/// What to add before truncation, so that ties go to even.
+/// The amount to add before truncation, so that ties go to even.
 #[inline(always)]
 fn tie_to_even(x: f32) -> u32 {
     0xfff + (x.to_bits() >> 13 & 1)

@@ -1,6 +1,6 @@
 //! f32 arithmetic (ISA "Floating Point Instructions").
 //!
-//! Default rounding is to nearest even. `div.approx`, `rcp.approx` … lie in the file of approximations.
+//! The default rounding is to nearest even. `div.approx`, `rcp.approx` … are in `approximate`.
 
 use super::line::{Line, forms};
 use super::rounding::{NAN32, RM, RN, RP, RZ, finish, flush, nan32, odd_sum, to_f32, to_odd};
@@ -46,7 +46,7 @@ fn sqrt<const R: u8>(a: f32) -> f32 {
     to_f32::<R>(to_odd(root, (-root).mul_add(root, a)))
 }
 
-/// The larger one; a NaN loses (or wins: `.NaN`), +0 is above -0.
+/// The larger value; a NaN loses (`.NaN`: wins), and +0 is above -0.
 #[inline(always)]
 pub fn max<const NAN_WINS: bool>(a: f32, b: f32) -> f32 {
     let larger = if a > b { a } else { b };
@@ -70,14 +70,14 @@ fn without_nan<const NAN_WINS: bool>(a: f32, b: f32, otherwise: f32) -> f32 {
     nan32(if b.is_nan() { a } else { x })
 }
 
-/// `.xorsign.abs`: of the magnitudes, with the product's sign.
+/// `.xorsign.abs`: the result for the magnitudes, with the sign of the product.
 #[inline(always)]
 pub fn xor_sign(a: f32, b: f32, magnitude: f32) -> f32 {
     let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
     nan32(f32::from_bits(magnitude.to_bits() | sign))
 }
 
-/// Every combination of flags of an operation with two sources and this rounding.
+/// All flag combinations of a two-source operation with this rounding.
 macro_rules! two {
     ($level:tt, $op:literal, $f:ident, $rounding:literal, $mode:expr) => {
         forms![$level
@@ -173,7 +173,7 @@ pub static FAMILIES: &[&[Line]] = &[
     fused!(some, "fma", ".rz", RZ),
     fused!(some, "fma", ".rm", RM),
     fused!(some, "fma", ".rp", RP),
-    // From sm_20 on, mad.f32 is fma.
+    // From sm_20, mad.f32 is fma.
     fused!(some, "mad", ".rn", RN),
     fused!(rare, "mad", ".rz", RZ),
     fused!(rare, "mad", ".rm", RM),
@@ -186,13 +186,13 @@ pub static FAMILIES: &[&[Line]] = &[
     extremes!("min", min, ".NaN", true),
     extremes!("max", max, "", false),
     extremes!("max", max, ".NaN", true),
-    // Signs of NaN are unspecified; the rest of a NaN's bits stays.
+    // The sign of a NaN is unspecified; its other bits are kept.
     forms![
         "abs.f32" => (a: f32) -> f32 { nan32(a.abs()) }
         "abs.ftz.f32" => (a: f32) -> f32 { nan32(flush::<true>(a).abs()) }
         "neg.f32" => (a: f32) -> f32 { nan32(-a) }
         "neg.ftz.f32" => (a: f32) -> f32 { nan32(-flush::<true>(a)) }
-        // The sign of the first source, the magnitude of the second.
+        // The sign of the first source and the magnitude of the second.
         "copysign.f32" => (a: u32, b: u32) -> u32 { a & 0x8000_0000 | b & 0x7fff_ffff }
     ],
 ];

@@ -1,9 +1,9 @@
-//! f64 arithmetic. The directed roundings work on integers: exact values of 128 bits and a sticky bit, rounded once.
+//! f64 arithmetic. The directed roundings use integers: exact values with 128 bits and a sticky bit, rounded once.
 
 use super::line::{Line, forms};
 use super::rounding::{NAN64, RM, RN, RP, RZ, nan64};
 
-/// `± mantissa × 2^exponent`; the lowest bit may stand for any smaller bits that are not all zero.
+/// `± mantissa × 2^exponent`; the lowest bit is sticky: it represents any smaller bits that are not all zero.
 struct Wide {
     negative: bool,
     mantissa: u128,
@@ -28,13 +28,13 @@ impl Wide {
         }
     }
 
-    /// Moves the leading one to bit 125: room for a carry and a sign.
+    /// Moves the leading one to bit 125, which leaves room for a carry and a sign.
     fn normalised(self) -> Wide {
         let shift = self.mantissa.leading_zeros() as i32 - 2;
         Wide { mantissa: shift_right_sticky(self.mantissa, -shift), exponent: self.exponent - shift, ..self }
     }
 
-    /// The sum of two values that are not zero.
+    /// The sum of two nonzero values.
     fn plus(self, other: Wide) -> Wide {
         let (a, b) = (self.normalised(), other.normalised());
         let (large, small) = if a.exponent >= b.exponent { (a, b) } else { (b, a) };
@@ -48,11 +48,11 @@ impl Wide {
         if self.mantissa == 0 {
             return if self.negative { -0.0 } else { 0.0 };
         }
-        // The result's last bit: 53 bits under the leading one, but not under the smallest subnormal.
+        // The result's last bit: 53 bits below the leading one, but at least that of the smallest subnormal.
         let top = 127 - self.mantissa.leading_zeros() as i32 + self.exponent;
         let last = (top - 52).max(-1074);
         let with_two_more = shift_right_sticky(self.mantissa, last - 2 - self.exponent);
-        // At most 55 bits are left, and the last one is sticky.
+        // At most 55 bits are left; the last one is sticky.
         let (kept, rest) = ((with_two_more >> 2) as u64, with_two_more & 3);
         let away = match R {
             RN => rest > 2 || rest == 2 && kept & 1 != 0,
@@ -70,7 +70,7 @@ impl Wide {
     }
 }
 
-/// Shifts right (left for n < 0); ones that fall out set the lowest bit.
+/// Shifts right (left for n < 0); ones that are shifted out set the lowest bit.
 fn shift_right_sticky(x: u128, n: i32) -> u128 {
     match n {
         ..=0 => x << -n,
@@ -115,7 +115,7 @@ fn div<const R: u8>(a: f64, b: f64) -> f64 {
         return nan64(a / b);
     }
     let (a, b) = (Wide::of(a).normalised(), Wide::of(b));
-    // 126 bits over at most 53: at least 72 bits of quotient.
+    // 126 bits divided by at most 53 bits: at least 72 bits of quotient.
     let sticky = (a.mantissa % b.mantissa != 0) as u128;
     Wide {
         negative: a.negative != b.negative,
@@ -155,13 +155,13 @@ fn min(a: f64, b: f64) -> f64 {
     nan64(if b.is_nan() { a } else { x })
 }
 
-/// 2^-e/2-like first guesses that code for f64 refines: only the high half of the result is set (ISA).
+/// First approximations that f64 code refines: only the high half of the result is set (ISA).
 #[inline(always)]
-fn gross(x: f64) -> f64 {
+fn high_half(x: f64) -> f64 {
     if x.is_nan() { NAN64 } else { f64::from_bits(x.to_bits() & 0xffff_ffff_0000_0000) }
 }
 
-/// `.ftz` of the approximations, which is not optional.
+/// The approximations always flush (`.ftz`).
 #[inline(always)]
 fn flushed(x: f64) -> f64 {
     if x.abs() < f64::MIN_POSITIVE { f64::from_bits(x.to_bits() & (1 << 63)) } else { x }
@@ -200,10 +200,10 @@ pub static FAMILIES: &[&[Line]] = &[
         "abs.f64" => (a: f64) -> f64 { nan64(a.abs()) }
         "neg.f64" => (a: f64) -> f64 { nan64(-a) }
         "copysign.f64" => (a: u64, b: u64) -> u64 { a & 1 << 63 | b & !(1 << 63) }
-        "rcp.approx.ftz.f64" => (a: f64) -> f64 { gross(flushed(1.0 / flushed(a))) }
-        "rsqrt.approx.ftz.f64" => (a: f64) -> f64 { gross(1.0 / flushed(a).sqrt()) }
+        "rcp.approx.ftz.f64" => (a: f64) -> f64 { high_half(flushed(1.0 / flushed(a))) }
+        "rsqrt.approx.ftz.f64" => (a: f64) -> f64 { high_half(1.0 / flushed(a).sqrt()) }
     ],
-    // Subnormal results exist for rsqrt.approx without .ftz only as sources.
+    // Without .ftz, rsqrt.approx accepts subnormal sources; its results are never subnormal.
     forms!["rsqrt.approx.f64" => (a: f64) -> f64 { nan64(1.0 / a.sqrt()) }],
     directed!("rz", RZ),
     directed!("rm", RM),

@@ -1,7 +1,7 @@
 //! f16 and bf16 arithmetic, single and in pairs (ISA "Half Precision Floating Point Instructions").
 //!
-//! Values travel as 16-bit patterns in u32; results are exact (or odd) f64 values rounded once to nearest even. Of a pair
-//! the first value lies in the low half.
+//! Values are 16-bit patterns in u32; results are exact (or odd) f64 values, rounded once to nearest even. The first
+//! value of a pair is in the low half.
 
 use super::approximate;
 use super::float32;
@@ -46,7 +46,7 @@ impl Half for Bf16 {
     }
 }
 
-/// What flags do to sources and results.
+/// Flags for sources and results.
 const PLAIN: u8 = 0;
 const FTZ: u8 = 1;
 const SAT: u8 = 2;
@@ -138,7 +138,7 @@ fn pair(low: u32, high: u32) -> u32 {
     high << 16 | low
 }
 
-/// An operation on one value and on a pair.
+/// An operation for one value and for a pair.
 macro_rules! one_source {
     ($op:literal, $single:literal, $f:expr) => {
         forms![

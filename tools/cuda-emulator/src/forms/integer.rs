@@ -1,8 +1,8 @@
-//! Integer arithmetic (ISA "Integer Arithmetic Instructions"): wraps, unless `.sat` or `.hi` say otherwise.
+//! Integer arithmetic (ISA "Integer Arithmetic Instructions"); results wrap unless `.sat` or `.hi` is given.
 
 use super::line::{Line, forms};
 
-/// The forms of one type; `$wide` has twice its bits.
+/// The forms of one type; `$wide` has twice as many bits.
 macro_rules! integer {
     ($level:tt, $name:literal, $T:ty, $wide:ty) => {
         forms![$level
@@ -17,7 +17,8 @@ macro_rules! integer {
             concat!("sad.", $name) => (a: $T, b: $T, c: $T) -> $T {
                 c.wrapping_add(if a < b { b.wrapping_sub(a) } else { a.wrapping_sub(b) })
             }
-            // Division by zero gives an unspecified value: all ones and the dividend here, as the hardware's emulation.
+            // The result of a division by zero is unspecified: like the hardware's emulation, this returns all ones,
+            // and the dividend as the remainder.
             concat!("div.", $name) => (a: $T, b: $T) -> $T { if b == 0 { !0 } else { a.wrapping_div(b) } }
             concat!("rem.", $name) => (a: $T, b: $T) -> $T { if b == 0 { a } else { a.wrapping_rem(b) } }
         ]
@@ -111,7 +112,7 @@ pub static FAMILIES: &[&[Line]] = &[
         "mad.hi.sat.s32" => (a: i32, b: i32, c: i32) -> i32 { high!(a, b, i32, i64).saturating_add(c) }
         "min.relu.s32" => (a: i32, b: i32) -> i32 { a.min(b).max(0) }
         "max.relu.s32" => (a: i32, b: i32) -> i32 { a.max(b).max(0) }
-        // nvcc's headers write the flag last.
+        // nvcc's headers write this flag last.
         "min.s32.relu" => (a: i32, b: i32) -> i32 { a.min(b).max(0) }
         "max.s32.relu" => (a: i32, b: i32) -> i32 { a.max(b).max(0) }
         // The low 24 bits of the sources; `hi` is bits 16 to 47 of the product.
@@ -140,7 +141,7 @@ pub static FAMILIES: &[&[Line]] = &[
         "min.relu.s16x2" => (a: u32, b: u32) -> u32 { halves(a, b, |x| x as i16, |a, b| a.min(b).max(0) as u16) }
         "max.relu.s16x2" => (a: u32, b: u32) -> u32 { halves(a, b, |x| x as i16, |a, b| a.max(b).max(0) as u16) }
     ],
-    // What instructions with a carry become: the carry (0 or 1) is the third addend or what is subtracted too.
+    // The forms of instructions with a carry: the carry (0 or 1) is a third addend or is subtracted too.
     forms![
         "add3.u32" => (a: u32, b: u32, c: u32) -> u32 { a.wrapping_add(b).wrapping_add(c) }
         "carry3.u32" => (a: u32, b: u32, c: u32) -> u32 { ((a as u64 + b as u64 + c as u64) >> 32) as u32 }

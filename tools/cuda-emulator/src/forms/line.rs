@@ -1,24 +1,24 @@
-//! A line of the table and how it runs: one loop over 32 lanes, compiled once for every level of the processor.
+//! A line of the table and how it runs: one loop over 32 lanes, compiled for each processor level.
 
 use super::{Kind, Lane, Operands, Row, Rows, Run};
 use crate::ir::Reg;
 
-/// A form before the processor is known.
+/// A form with its variants for all levels.
 pub struct Line {
     pub name: &'static str,
     pub operands: &'static [Kind],
-    /// By [`Level`].
+    /// Indexed by [`Level`].
     pub run: [Run; 3],
 }
 
-/// A `setp` test before the processor is known.
+/// A `setp` test with its variants for all levels.
 pub struct CompareLine {
     pub name: &'static str,
     pub operand: Kind,
     pub run: [super::CompareRun; 3],
 }
 
-/// What the processor can do. All levels give the same bits.
+/// Instruction set levels of the processor. All levels give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Baseline,
@@ -27,7 +27,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The best level of this processor.
+    /// The highest level that this processor supports.
     pub fn detect() -> Level {
         #[cfg(target_arch = "x86_64")]
         {
@@ -44,7 +44,7 @@ impl Level {
     }
 }
 
-/// Defines the trait of forms with so many sources, their loop, and the constructors of their lines.
+/// Defines, for forms with a given number of sources, the trait, the loop and the constructors of lines.
 macro_rules! arity {
     ($meaning:ident, $lanes:ident, $baseline:ident, $avx2:ident, $avx512:ident, $common:ident, $line:ident, $rare:ident;
      $($source:ident $field:ident),+) => {
@@ -56,11 +56,12 @@ macro_rules! arity {
         }
 
         /// # Safety
-        /// As [`Run`].
+        /// See [`Run`].
         #[inline(always)]
         unsafe fn $lanes<M: $meaning>(rows: Rows, operands: Operands, mask: u32) {
             let mut results = [<M::D as Lane>::Bits::default(); 32];
-            // SAFETY: by the caller, the operands lie in the file. The sources are not used after the results are stored.
+            // SAFETY: the caller guarantees that the operands are inside the file. The sources are not used after the
+            // results are stored.
             unsafe {
                 $(let $field = &*rows.at::<M::$source>(operands.$field);)+
                 for (lane, result) in results.iter_mut().enumerate() {
@@ -71,25 +72,25 @@ macro_rules! arity {
         }
 
         unsafe fn $baseline<M: $meaning>(rows: Rows, operands: Operands, mask: u32) {
-            // SAFETY: by the caller.
+            // SAFETY: guaranteed by the caller.
             unsafe { $lanes::<M>(rows, operands, mask) }
         }
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
         unsafe fn $avx2<M: $meaning>(rows: Rows, operands: Operands, mask: u32) {
-            // SAFETY: by the caller.
+            // SAFETY: guaranteed by the caller.
             unsafe { $lanes::<M>(rows, operands, mask) }
         }
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd")]
         unsafe fn $avx512<M: $meaning>(rows: Rows, operands: Operands, mask: u32) {
-            // SAFETY: by the caller.
+            // SAFETY: guaranteed by the caller.
             unsafe { $lanes::<M>(rows, operands, mask) }
         }
 
-        /// A form of every inner loop: compiled for each level.
+        /// A form that inner loops use: compiled for each level.
         #[allow(dead_code)] // no common form has four sources
         pub const fn $common<M: $meaning>(name: &'static str) -> Line {
             #[cfg(target_arch = "x86_64")]
@@ -99,7 +100,7 @@ macro_rules! arity {
             Line { name, operands: const { &[M::D::KIND, $(M::$source::KIND),+] }, run }
         }
 
-        /// A form compiled for two levels: AVX-512 gains little over AVX2.
+        /// A form compiled for two levels: AVX-512 gains little over AVX2 here.
         pub const fn $line<M: $meaning>(name: &'static str) -> Line {
             #[cfg(target_arch = "x86_64")]
             let run: [Run; 3] = [$baseline::<M>, $avx2::<M>, $avx2::<M>];
@@ -108,7 +109,7 @@ macro_rules! arity {
             Line { name, operands: const { &[M::D::KIND, $(M::$source::KIND),+] }, run }
         }
 
-        /// A form that kernels seldom have: compiled once, for any processor.
+        /// A form that kernels rarely use: compiled once, for any processor.
         #[allow(dead_code)] // no rare form has four sources
         pub const fn $rare<M: $meaning>(name: &'static str) -> Line {
             Line { name, operands: const { &[M::D::KIND, $(M::$source::KIND),+] }, run: [$baseline::<M>; 3] }
@@ -121,7 +122,7 @@ arity!(Meaning2, lanes2, baseline2, avx2_2, avx512_2, common2, line2, rare2; A a
 arity!(Meaning3, lanes3, baseline3, avx2_3, avx512_3, common3, line3, rare3; A a, B b, C c);
 arity!(Meaning4, lanes4, baseline4, avx2_4, avx512_4, common4, line4, rare4; A a, B b, C c, E e);
 
-/// The results of the lanes of `mask`.
+/// Stores the results of the lanes in `mask`.
 #[inline(always)]
 fn store<T: Copy>(d: &mut [T; 32], results: &[T; 32], mask: u32) {
     if mask == u32::MAX {
@@ -133,18 +134,18 @@ fn store<T: Copy>(d: &mut [T; 32], results: &[T; 32], mask: u32) {
     }
 }
 
-/// What a `setp` tests in one lane.
+/// A `setp` test in one lane.
 pub trait Test {
     type A: Lane;
     fn lane(a: Self::A, b: Self::A) -> bool;
 }
 
 /// # Safety
-/// As [`Run`].
+/// See [`Run`].
 #[inline(always)]
 unsafe fn test_lanes<M: Test>(rows: Rows, a: Reg, b: Reg) -> u32 {
     let mut mask = 0;
-    // SAFETY: by the caller, the operands lie in the file.
+    // SAFETY: the caller guarantees that the operands are inside the file.
     unsafe {
         let (a, b) = (&*rows.at::<M::A>(a), &*rows.at::<M::A>(b));
         for lane in 0..32 {
@@ -155,21 +156,21 @@ unsafe fn test_lanes<M: Test>(rows: Rows, a: Reg, b: Reg) -> u32 {
 }
 
 unsafe fn test_baseline<M: Test>(rows: Rows, a: Reg, b: Reg) -> u32 {
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe { test_lanes::<M>(rows, a, b) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn test_avx2<M: Test>(rows: Rows, a: Reg, b: Reg) -> u32 {
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe { test_lanes::<M>(rows, a, b) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd")]
 unsafe fn test_avx512<M: Test>(rows: Rows, a: Reg, b: Reg) -> u32 {
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe { test_lanes::<M>(rows, a, b) }
 }
 
@@ -183,8 +184,8 @@ pub const fn test_line<M: Test>(name: &'static str) -> CompareLine {
 
 const _: () = assert!(size_of::<Row>() == size_of::<[u32; 32]>());
 
-/// The lines of a family: `"add.s32" => (a: i32, b: i32) -> i32 { a.wrapping_add(b) }`. With `rare` in front, all of them
-/// are compiled once for any processor; with `common`, for each level. (The table takes most of the crate's compile time.)
+/// The lines of a family: `"add.s32" => (a: i32, b: i32) -> i32 { a.wrapping_add(b) }`. The prefix `rare` compiles them
+/// once for any processor, `common` for each level. (The table dominates the crate's compile time.)
 macro_rules! forms {
     (common $($rest:tt)*) => { $crate::forms::line::forms_of!(common1 common2 common3 common4 $($rest)*) };
     (some $($rest:tt)*) => { $crate::forms::line::forms_of!(line1 line2 line3 line4 $($rest)*) };

@@ -1,6 +1,6 @@
 //! The table of forms: every PTX instruction whose operands are registers only, one line each.
 //!
-//! A line holds the instruction's name, the types of its operands and its meaning for one lane:
+//! A line contains the instruction's name, its operand types and what it does in one lane:
 //!
 //! ```text
 //! "sad.u32" => (a: u32, b: u32, c: u32) -> u32 { c.wrapping_add(a.abs_diff(b)) }
@@ -13,18 +13,18 @@
 //! | `rounding` | rounding modes, NaN, flushing |
 //! | `row` | rows of registers, and the types of lanes |
 //!
-//! A `mov` between registers is looked up as `mov.b16`, `mov.b32` or `mov.b64`, whatever its type. With vectors it becomes
-//! `pack.b32.b16` (b16, b16) -> b32, `pack.b64.b32` (first part low), `unpack.b16.b32.low`, `unpack.b16.b32.high`,
-//! `unpack.b32.b64.low`, `unpack.b32.b64.high`: lines of the table that no PTX text names. `bfi` has four sources, the
-//! table of `lop3` is the fourth (a row that holds it in all lanes).
+//! A `mov` between registers is looked up as `mov.b16`, `mov.b32` or `mov.b64` for all types of that width. With
+//! vectors it becomes `pack.b32.b16` (b16, b16) -> b32, `pack.b64.b32` (first part low), `unpack.b16.b32.low`,
+//! `unpack.b16.b32.high`, `unpack.b32.b64.low`, `unpack.b32.b64.high`, which do not occur in PTX texts. `bfi` has four
+//! sources; the fourth source of `lop3` is its table (a row with the same value in all lanes).
 //!
-//! The loader finds a form by its exact name ([`find`]), the machine runs it over a warp, and the tests demand a reference
-//! for each. To add a form, add its line to the file of its family and what it means to the reference in `tests/forms`
-//! (`every_form_has_a_reference` fails until it is there), with a case or two in `by_hand`.
+//! The loader finds a form by its exact name ([`find`]), the machine runs it over a warp, and the tests require a
+//! reference for each form. To add a form, add its line to the file of its family and its meaning to the reference in
+//! `tests/forms` (`every_form_has_a_reference` fails until it is there), with a case or two in `by_hand`.
 //!
-//! What is modelled, beyond the ISA's text: NaN results are canonical (f32 0x7fffffff, 16-bit types 0x7fff, f64
+//! Where the ISA leaves details open: NaN results are canonical (f32 0x7fffffff, 16-bit types 0x7fff, f64
 //! 0xfff8000000000000); `.ftz` looks at the rounded result; approximations are nearly exact (see `approximate`);
-//! integer division by zero gives all ones, its remainder the dividend.
+//! integer division by zero returns all ones, and the dividend as the remainder.
 
 mod approximate;
 mod bits;
@@ -47,8 +47,8 @@ pub use row::{Kind, Lane, Row, Rows};
 use self::line::{CompareLine, Line};
 use crate::ir::Reg;
 
-/// Operands of a form: destination and up to four sources ([`Reg::NONE`] where a form has fewer). The fourth is for `bfi`
-/// and for the table of `lop3`.
+/// Operands of a form: destination and up to four sources ([`Reg::NONE`] for unused ones). Only `bfi` and `lop3` (its
+/// table) use the fourth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
     pub d: Reg,
@@ -58,21 +58,21 @@ pub struct Operands {
     pub e: Reg,
 }
 
-/// Runs a form over the lanes of `mask`; the other lanes of `d` keep their value. `d` may be any of the sources.
+/// Runs a form in the lanes of `mask`; the other lanes of `d` keep their value. `d` may be one of the sources.
 ///
 /// # Safety
-/// Every operand lies in the rows (two rows for 64-bit kinds), and the processor has the features of the chosen variant.
+/// All operands must be inside the rows (two rows for 64-bit kinds), and the processor must support the chosen variant.
 pub type Run = unsafe fn(rows: Rows, operands: Operands, mask: u32);
 
-/// A `setp` test: the mask of the lanes for which it holds (lanes outside the active mask: anything).
+/// A `setp` test: the mask of the lanes in which it is true (lanes outside the active mask may have any value).
 ///
 /// # Safety
-/// As [`Run`].
+/// See [`Run`].
 pub type CompareRun = unsafe fn(rows: Rows, a: Reg, b: Reg) -> u32;
 
 /// A line of the table, for this processor.
 pub struct Form {
-    /// Opcode with all its modifiers, as PTX writes it.
+    /// Opcode with all modifiers, in PTX syntax.
     pub name: &'static str,
     /// Kinds of the destination and the sources, in order.
     pub operands: &'static [Kind],
@@ -93,10 +93,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// The forms as this level runs them.
+    /// The forms for this level.
     ///
     /// # Safety
-    /// The processor has what the level asks for, or nothing of the table is run.
+    /// The processor supports the level, or no form of the table is run.
     pub unsafe fn new(level: Level) -> Table {
         let of_line = |line: &Line| {
             let form = Form { name: line.name, operands: line.operands, run: line.run[level as usize] };
@@ -118,7 +118,7 @@ impl Table {
         self.comparisons.get(name)
     }
 
-    /// Names of all forms, in no order.
+    /// Names of all forms, unordered.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.forms.keys().chain(self.comparisons.keys()).copied()
     }
@@ -137,10 +137,10 @@ fn lines() -> impl Iterator<Item = &'static Line> {
     families.into_iter().chain(convert::FAMILIES.iter().copied()).flatten().copied().flatten()
 }
 
-/// The forms as this processor runs them best.
+/// The table for this processor's highest level.
 pub fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
-    // SAFETY: the level is what the processor has.
+    // SAFETY: the processor supports the detected level.
     TABLE.get_or_init(|| unsafe { Table::new(Level::detect()) })
 }
 

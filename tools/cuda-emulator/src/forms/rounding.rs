@@ -1,7 +1,7 @@
-//! Rounding, NaN and flushing rules that all floating point forms share.
+//! Rounding, NaN and flushing rules for all floating point forms.
 //!
-//! The directed modes (`.rz`, `.rm`, `.rp`) and the 16-bit types go through one f64 that stands for an exact value: either
-//! it is exact, or it was *rounded to odd* (truncated, with its last bit set): an f64 has more than two bits over every
+//! The directed modes (`.rz`, `.rm`, `.rp`) and the 16-bit types use an f64 intermediate that is either exact or
+//! *rounded to odd* (truncated, with its last bit set). An f64 has more than two extra bits compared with every
 //! narrower type, so rounding it once more gives the correctly rounded exact value (Boldo and Melquiond, "When double
 //! rounding is odd").
 
@@ -13,13 +13,13 @@ pub const RZ: u8 = 1;
 pub const RM: u8 = 2;
 pub const RP: u8 = 3;
 
-/// NaN payloads are not modelled: a NaN result is this one (ISA: f32 operations give 0x7fffffff).
+/// NaN payloads are not modelled: every NaN result has this value (ISA: f32 operations return 0x7fffffff).
 pub const NAN32: f32 = f32::from_bits(0x7fff_ffff);
-/// What CUDA calls `CUDART_NAN`.
+/// CUDA's `CUDART_NAN`.
 pub const NAN64: f64 = f64::from_bits(0xfff8_0000_0000_0000);
 pub const NAN16: u32 = 0x7fff;
 
-/// Compares bits: with `is_nan`, the compiler forgot about signalling NaN under a square root.
+/// Compares bits. With `is_nan`, the compiler ignored signalling NaNs under a square root.
 #[inline(always)]
 pub fn nan32(x: f32) -> f32 {
     if x.to_bits() & 0x7fff_ffff > 0x7f80_0000 { NAN32 } else { x }
@@ -30,7 +30,7 @@ pub fn nan64(x: f64) -> f64 {
     if x.to_bits() & !(1 << 63) > f64::INFINITY.to_bits() { NAN64 } else { x }
 }
 
-/// `.ftz`: a subnormal becomes a zero of its sign.
+/// `.ftz`: a subnormal becomes a zero with the same sign.
 #[inline(always)]
 pub fn flush<const FTZ: bool>(x: f32) -> f32 {
     let is_subnormal = x.to_bits() & 0x7f80_0000 == 0;
@@ -50,18 +50,18 @@ pub fn saturate64(x: f64) -> f64 {
     if x > 0.0 { below } else { 0.0 }
 }
 
-/// An f32 result after the flags of its instruction.
+/// Applies an instruction's flags to an f32 result.
 #[inline(always)]
 pub fn finish<const FTZ: bool, const SAT: bool>(x: f32) -> f32 {
     let x = flush::<FTZ>(x);
     if SAT { saturate(x) } else { nan32(x) }
 }
 
-/// `a + b`, exact or rounded to odd. A zero sum of different signs is -0 for `.rm`.
+/// `a + b`, exact or rounded to odd. With `.rm`, a zero sum of different signs is -0.
 #[inline(always)]
 pub fn odd_sum<const R: u8>(a: f64, b: f64) -> f64 {
     let sum = a + b;
-    // Knuth's TwoSum: the rounding error of the sum, exactly.
+    // Knuth's TwoSum computes the exact rounding error of the sum.
     let b_part = sum - a;
     let error = (a - (sum - b_part)) + (b - b_part);
     let sum = to_odd(sum, error);
@@ -71,7 +71,7 @@ pub fn odd_sum<const R: u8>(a: f64, b: f64) -> f64 {
     sum
 }
 
-/// `x + error` rounded to odd, where x is that sum rounded to nearest; errors of infinities are NaN and ignored.
+/// `x + error` rounded to odd, where x is the sum rounded to nearest; errors of infinities are NaN and are ignored.
 #[inline(always)]
 pub fn to_odd(x: f64, error: f64) -> f64 {
     let bits = x.to_bits();
@@ -79,7 +79,7 @@ pub fn to_odd(x: f64, error: f64) -> f64 {
     if error != 0.0 && !error.is_nan() { f64::from_bits(truncated | 1) } else { x }
 }
 
-/// An exact (or odd) value as f32.
+/// Rounds an exact (or odd) value to f32.
 #[inline(always)]
 pub fn to_f32<const R: u8>(x: f64) -> f32 {
     let nearest = x as f32;
@@ -94,7 +94,7 @@ pub fn to_f32<const R: u8>(x: f64) -> f32 {
     f32::from_bits(fixed)
 }
 
-/// The next float in the direction of this sign.
+/// The next float towards this sign.
 #[inline(always)]
 fn toward(bits: u32, sign: u32) -> u32 {
     if bits & 0x7fff_ffff == 0 {
@@ -106,7 +106,8 @@ fn toward(bits: u32, sign: u32) -> u32 {
     }
 }
 
-/// An exact (or odd) value as a small float of `M` mantissa and `E` exponent bits; NaN is all ones but the sign.
+/// Rounds an exact (or odd) value to a small float with `M` mantissa and `E` exponent bits; NaN is all ones except the
+/// sign.
 #[inline(always)]
 pub fn to_small<const M: u32, const E: u32, const R: u8>(x: f64) -> u32 {
     const FRACTION: u64 = (1 << 52) - 1;
@@ -128,7 +129,7 @@ pub fn to_small<const M: u32, const E: u32, const R: u8>(x: f64) -> u32 {
         RP => rest != 0 && !negative,
         _ => false,
     };
-    // The leading bit of `kept` adds one to the exponent field below, and so does a carry of the rounding.
+    // The leading bit of `kept` adds one to the exponent field below, and so does a carry from rounding.
     let field = (exponent - least).max(0) as u64;
     let rounded = (field << M) + kept + away as u64;
     let stays_finite = R == RZ || R == RM && !negative || R == RP && negative;
@@ -148,7 +149,7 @@ pub fn to_bf16<const R: u8>(x: f64) -> bf16 {
     bf16::from_bits(to_small::<7, 8, R>(x) as u16)
 }
 
-/// f32 → bf16, to nearest even: the common conversion of kernels, in 32-bit steps.
+/// f32 → bf16, to nearest even: the conversion that kernels use most, in 32-bit steps.
 #[inline(always)]
 pub fn f32_to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -161,13 +162,13 @@ pub fn bf16_to_f32(x: u32) -> f32 {
     nan32(f32::from_bits(x << 16))
 }
 
-/// f16 → f32. Masks, not branches: the loop over lanes stays one of vectors.
+/// f16 → f32. Uses masks instead of branches, so that the loop over lanes vectorises.
 #[inline(always)]
 pub fn f16_to_f32(x: u32) -> f32 {
     const TWO_TO_MINUS_24: f32 = f32::from_bits(0x3380_0000);
     let magnitude = x & 0x7fff;
     let normal = (magnitude << 13) + ((127 - 15) << 23);
-    // Subnormals count units of 2^-24. (As f32 subnormals they would be slow.)
+    // Subnormals are multiples of 2^-24. (They would be slow as f32 subnormals.)
     let subnormal = ((magnitude & 0x3ff) as i32 as f32 * TWO_TO_MINUS_24).to_bits();
     let is_subnormal = mask(magnitude < 0x400);
     let finite = subnormal & is_subnormal | normal & !is_subnormal;

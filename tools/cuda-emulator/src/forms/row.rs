@@ -1,10 +1,10 @@
-//! Registers of a warp: rows of 32 lanes.
+//! The registers of a warp: rows of 32 lanes.
 
 use half::{bf16, f16};
 
 use crate::ir::Reg;
 
-/// One 32-bit value a lane.
+/// One 32-bit value per lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Row(pub [u32; 32]);
@@ -13,7 +13,7 @@ impl Row {
     pub const ZERO: Row = Row([0; 32]);
 }
 
-/// A type of operand.
+/// An operand type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// 16 bits in the low half of a row.
@@ -30,10 +30,10 @@ impl Kind {
     }
 }
 
-/// A value that a lane of a register can hold.
+/// A value that fits into one lane of a register.
 pub trait Lane: Copy {
     const KIND: Kind;
-    /// How the register file stores it: u32 (one row) or u64 (two rows).
+    /// The storage type in the register file: u32 (one row) or u64 (two rows).
     type Bits: Copy + Default;
     fn from_bits(bits: Self::Bits) -> Self;
     fn to_bits(self) -> Self::Bits;
@@ -72,7 +72,7 @@ lanes! {
     f64, Bits64, u64, |x| f64::from_bits(x), |x| f64::to_bits(x);
 }
 
-/// A warp's register file, as the forms see it.
+/// A warp's register file, for the forms.
 #[derive(Clone, Copy)]
 pub struct Rows {
     first: *mut Row,
@@ -87,22 +87,24 @@ impl Rows {
     /// The 32 values of a register, as stored.
     ///
     /// # Safety
-    /// The register (both rows of a 64-bit kind) lies in the file, the file is alive, and nothing else refers to it now.
+    /// The register (both rows of a 64-bit kind) is inside the file, the file is alive, and no other reference to it is
+    /// in use.
     #[inline(always)]
     pub unsafe fn read<T: Lane>(self, reg: Reg) -> [T::Bits; 32] {
         debug_assert!(reg.0 + T::KIND.rows() <= self.len);
-        // SAFETY: by the caller; rows are aligned to 64 bytes, and a row pair is 256 bytes of plain integers.
+        // SAFETY: guaranteed by the caller; rows are aligned to 64 bytes, and a row pair is 256 bytes of plain
+        // integers.
         unsafe { *(self.first.add(reg.0 as usize) as *const [T::Bits; 32]) }
     }
 
-    /// Where the 32 values of a register are stored.
+    /// A pointer to the 32 values of a register.
     ///
     /// # Safety
-    /// As [`Rows::read`].
+    /// As for [`Rows::read`].
     #[inline(always)]
     pub unsafe fn at<T: Lane>(self, reg: Reg) -> *mut [T::Bits; 32] {
         debug_assert!(reg.0 + T::KIND.rows() <= self.len);
-        // SAFETY: by the caller.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.first.add(reg.0 as usize) as *mut [T::Bits; 32] }
     }
 }

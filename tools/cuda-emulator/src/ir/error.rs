@@ -1,4 +1,4 @@
-//! Why a PTX text was not loaded.
+//! Why a PTX text could not be loaded.
 
 use crate::ptx::SyntaxError;
 
@@ -6,28 +6,28 @@ use crate::ptx::SyntaxError;
 pub enum LoadError {
     #[error("{0}")]
     Syntax(#[from] SyntaxError),
-    /// An instruction that the emulator has no form for.
+    /// An instruction without a form in the emulator.
     #[error(
-        "{place}: the emulator does not know the instruction `{form}` (see \"how to add an instruction\" in its README)"
+        "{location}: the emulator does not know the instruction `{form}` (see \"Adding an instruction\" in its README)"
     )]
-    UnknownForm { form: String, place: Where },
-    /// A known instruction with operands that do not fit, or a declaration that cannot be honoured.
-    #[error("{place}: {message}")]
-    Invalid { message: String, place: Where },
+    UnknownForm { form: String, location: ErrorLocation },
+    /// A known instruction with invalid operands, or an unsupported declaration.
+    #[error("{location}: {message}")]
+    Invalid { message: String, location: ErrorLocation },
 }
 
-/// Where in the program something is that cannot be loaded.
+/// The location of an error in a PTX text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Where {
+pub struct ErrorLocation {
     /// The kernel; empty at module scope.
     pub kernel: String,
-    /// File and line of the source; None where the text does not say (no `-lineinfo`).
+    /// File and line of the source; None if the text does not contain it (no `-lineinfo`).
     pub source: Option<(String, u32)>,
     /// Line of the PTX text.
     pub ptx_line: u32,
 }
 
-impl std::fmt::Display for Where {
+impl std::fmt::Display for ErrorLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some((file, line)) = &self.source {
             write!(f, "{file}:{line}, ")?;
@@ -39,7 +39,7 @@ impl std::fmt::Display for Where {
     }
 }
 
-/// A [`LoadError`] that does not know yet where it happened.
+/// A [`LoadError`] without its location.
 #[derive(Debug)]
 pub enum Refusal {
     UnknownForm,

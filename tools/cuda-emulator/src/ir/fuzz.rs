@@ -1,4 +1,4 @@
-//! Damaged texts: whatever is done to PTX, loading it gives a program or an error, soon.
+//! Damaged texts: loading always ends quickly, with a program or an error.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::Program;
 
 const ADAMW: &str = include_str!("../../tests/fixtures/adamw-80.ptx");
 
-/// One statement of each family, and declarations of every kind.
+/// One statement of each family, and all kinds of declarations.
 const VARIED: &str = r#".version 9.0
 .target sm_90a
 .address_size 64
@@ -59,7 +59,7 @@ ret;
 .section .debug_str { $L__info_string0: .b8 95,0 }
 "#;
 
-/// Words that the loader gives a meaning to, and numbers at the edges.
+/// Words with a meaning for the loader, and numbers at the limits.
 const WORDS: &[&str] = &[
     "",
     "{",
@@ -134,7 +134,7 @@ fn the_text_itself_loads() {
     assert!(program.lines.iter().any(|line| &*line.file == "/src/k.cu" && line.line == 7));
 }
 
-/// The text with some of its words replaced by others.
+/// The text with some of its words replaced.
 fn with_words(text: &str, changes: &[(usize, usize)]) -> String {
     let mut words: Vec<&str> =
         text.split_inclusive(|c: char| !c.is_ascii_alphanumeric() && !"._%$".contains(c)).collect();
@@ -185,7 +185,7 @@ fn numbers_that_would_take_all_memory() {
         format!("{header} .entry k() {{ .reg .b32 %r<4294967295>; mov.u32 %r4294967294, 1; ret; }}"),
         format!("{header} .global .b8 x[1099511627776]; .entry k() {{ ret; }}"),
     ] {
-        assert!(Program::load(&text).is_ok(), "what is declared takes nothing: {text}");
+        assert!(Program::load(&text).is_ok(), "a declaration takes no memory: {text}");
     }
     for text in [
         format!("{header} .global .b8 x[1099511627776] = {{1}};"),

@@ -1,33 +1,33 @@
-//! Calls, written out: the body of a function stands in place of each call of it.
+//! Inlining: every call is replaced by the body of its function.
 //!
-//! Hardware calls; nvcc leaves few calls in kernels (slow paths of double precision functions, `__noinline__`), none of
-//! them deep, so copies are cheap and the machine needs no call stack.
+//! Hardware executes calls. nvcc leaves few of them in kernels (slow paths of double precision functions,
+//! `__noinline__`), and none is deep, so copies are cheap and the machine needs no call stack.
 
 use crate::ptx::{Entry, Function, Item, Module, Operand, Statement};
 
-/// A body with its calls written out.
+/// One step of a body with inlined calls.
 #[derive(Clone, Copy)]
 pub enum Step<'a> {
     Item(&'a Item<'a>),
-    /// The body of the function begins, with the operands of this call.
+    /// The start of a function's body, with the call that supplies the operands.
     Enter(&'a Function<'a>, &'a Statement<'a>),
     Leave,
 }
 
-/// Functions within functions within …: deeper is a recursion, or not worth its copies.
+/// Maximum nesting of calls. Deeper nesting is recursion, or too large to copy.
 const DEEPEST: usize = 16;
-/// A bound for bodies that call each other many times.
+/// A limit for bodies that call each other many times.
 const MOST_STEPS: usize = 1 << 20;
 
-/// The body of a kernel, step by step. Calls that cannot be written out (no body, a recursion, a guard) stay, to be
-/// refused where they stand.
+/// The body of a kernel, step by step. Calls that cannot be inlined (no body, recursion, a guard) stay and are refused
+/// later.
 pub fn steps<'a>(module: &'a Module<'a>, entry: &'a Entry<'a>) -> Vec<Step<'a>> {
     let mut steps = Vec::with_capacity(entry.body.len());
-    write_out(module, &entry.body, 0, &mut steps);
+    inline_calls(module, &entry.body, 0, &mut steps);
     steps
 }
 
-fn write_out<'a>(module: &'a Module<'a>, body: &'a [Item<'a>], depth: usize, steps: &mut Vec<Step<'a>>) {
+fn inline_calls<'a>(module: &'a Module<'a>, body: &'a [Item<'a>], depth: usize, steps: &mut Vec<Step<'a>>) {
     for item in body {
         if let Item::Statement(call) = item
             && let Some(function) = callee(module, call)
@@ -36,7 +36,7 @@ fn write_out<'a>(module: &'a Module<'a>, body: &'a [Item<'a>], depth: usize, ste
             && steps.len() < MOST_STEPS
         {
             steps.push(Step::Enter(function, call));
-            write_out(module, body, depth + 1, steps);
+            inline_calls(module, body, depth + 1, steps);
             steps.push(Step::Leave);
         } else {
             steps.push(Step::Item(item));
@@ -49,7 +49,7 @@ fn callee<'a>(module: &'a Module<'a>, call: &Statement<'a>) -> Option<&'a Functi
         return None;
     }
     let (_, name, _) = call_operands(call)?;
-    // A function may be declared first and defined later.
+    // A function may be declared before it is defined.
     module.functions.iter().filter(|function| function.name == name).max_by_key(|function| function.body.is_some())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::error::{LoadError, Refusal, Where};
+use super::error::{ErrorLocation, LoadError, Refusal};
 use super::inline::{self, Step};
 use super::lower::{Lowering, Named, Surroundings, Virtual};
 use super::{Kernel, Parameter, Program, SourceLine, Symbol, control_flow, rows};
@@ -11,22 +11,22 @@ use crate::ptx::{self, Entry, Item, Module, Operand, Space, Variable};
 
 /// CUDA's limit for the threads of a block.
 const MOST_THREADS: u32 = 1024;
-/// Kernel parameters may take this many bytes (32,764 since PTX 8.1 on sm_70).
+/// The maximum size of kernel parameters in bytes (32,764 since PTX 8.1 on sm_70).
 const MOST_PARAMETER_BYTES: u64 = 32_764;
-/// Alignment of dynamic shared memory, whatever its declaration asks for.
+/// Alignment of dynamic shared memory, regardless of its declaration.
 const DYNAMIC_SHARED_ALIGN: u32 = 16;
 
 impl Program {
     /// # Errors
-    /// What the text has that the emulator does not run; an unknown instruction by its form and source line.
+    /// Something that the emulator does not support; an unknown instruction is named with its form and source line.
     pub fn load(text: &str) -> Result<Program, LoadError> {
         Program::load_and(text, |kernel, virtuals| rows::assign(kernel, &virtuals))
     }
 
-    /// `finish` gets each kernel with its virtual registers, which are still the operands of its code.
+    /// `complete` gets each kernel with its virtual registers, which are still the operands of its code.
     pub(super) fn load_and(
         text: &str,
-        mut finish: impl FnMut(&mut Kernel, Vec<Virtual>),
+        mut complete: impl FnMut(&mut Kernel, Vec<Virtual>),
     ) -> Result<Program, LoadError> {
         let module = ptx::parse(text)?;
         let mut lines = Lines::new(&module);
@@ -41,7 +41,7 @@ impl Program {
         let mut kernels = Vec::with_capacity(module.entries.len());
         for entry in &module.entries {
             let (mut kernel, virtuals) = kernel(&module, entry, &names, &mut lines)?;
-            finish(&mut kernel, virtuals);
+            complete(&mut kernel, virtuals);
             kernel.registers = kernel.registers.min(register_limit(entry));
             kernels.push(kernel);
         }
@@ -53,18 +53,18 @@ impl Program {
 fn symbol(variable: &Variable) -> Result<Symbol, LoadError> {
     let invalid = |message: String| LoadError::Invalid {
         message,
-        place: Where { kernel: String::new(), source: None, ptx_line: variable.line },
+        location: ErrorLocation { kernel: String::new(), source: None, ptx_line: variable.line },
     };
     if variable.external {
-        return Err(invalid(format!("`{}` is `.extern`: modules are not linked", variable.name)));
+        return Err(invalid(format!("`{}` is `.extern`, but modules are not linked", variable.name)));
     }
     let size = variable.bytes();
     let bytes = if variable.initial.is_empty() {
         None
     } else {
-        // One number may stand for a long array; tables in real modules take kilobytes.
+        // An initialiser of one number can declare a long array; tables in real modules have kilobytes.
         if size > 1 << 26 {
-            return Err(invalid(format!("`{}` takes {size} bytes, initialised", variable.name)));
+            return Err(invalid(format!("`{}` has {size} bytes and an initialiser", variable.name)));
         }
         let mut bytes = variable.initial.clone();
         bytes.resize(size as usize, 0);
@@ -90,14 +90,14 @@ fn kernel<'a>(
     let surroundings = Surroundings { names, parameters, offsets: layout.offsets };
     let mut lowering = Lowering::new(surroundings).map_err(at_entry)?;
     for step in steps {
-        let (opcode, place, line) = origin(step).unwrap_or(("", None, entry.line));
-        let source = lines.index(place, line);
+        let (opcode, location, line) = origin(step).unwrap_or(("", None, entry.line));
+        let source = lines.index(location, line);
         let done = match step {
             Step::Item(item) => lowering.item(item, source),
             Step::Enter(function, call) => lowering.enter(function, call, source),
             Step::Leave => lowering.leave(),
         };
-        done.map_err(|refusal| located(refusal, lines, entry, opcode, place, line))?;
+        done.map_err(|refusal| located(refusal, lines, entry, opcode, location, line))?;
     }
     let body = lowering.finish().map_err(|refusal| located(refusal, lines, entry, "", None, entry.line))?;
     let mut kernel = Kernel {
@@ -121,11 +121,11 @@ fn kernel<'a>(
     Ok((kernel, body.virtuals))
 }
 
-/// Opcode, place and line of the PTX text, of what has them.
+/// Opcode, location index and PTX line of a step that has them.
 fn origin<'a>(step: Step<'a>) -> Option<(&'a str, Option<u32>, u32)> {
     match step {
         Step::Item(Item::Statement(statement)) | Step::Enter(_, statement) => {
-            Some((statement.opcode, statement.place, statement.line))
+            Some((statement.opcode, statement.location, statement.line))
         }
         Step::Item(Item::Registers(registers)) => Some((".reg", None, registers.line)),
         Step::Item(Item::Variable(variable)) => Some(("", None, variable.line)),
@@ -138,7 +138,7 @@ fn block_threads(sizes: [u32; 3]) -> u32 {
     sizes.iter().fold(1_u32, |product, n| product.saturating_mul(*n)).clamp(1, MOST_THREADS)
 }
 
-/// The registers of a thread that the assembler stays below: 65,536 serve a block of the declared size.
+/// The maximum number of registers per thread: a block of the declared size has 65,536.
 fn register_limit(entry: &Entry) -> u32 {
     match entry.required_threads.or(entry.max_threads) {
         Some(sizes) => (65_536 / block_threads(sizes).next_multiple_of(32) / 8 * 8).min(255),
@@ -146,16 +146,23 @@ fn register_limit(entry: &Entry) -> u32 {
     }
 }
 
-fn located(refusal: Refusal, lines: &Lines, entry: &Entry, opcode: &str, place: Option<u32>, line: u32) -> LoadError {
-    let source = place.map(|place| lines.source(place)).map(|(file, line)| (file.to_string(), line));
-    let place = Where { kernel: entry.name.to_string(), source, ptx_line: line };
+fn located(
+    refusal: Refusal,
+    lines: &Lines,
+    entry: &Entry,
+    opcode: &str,
+    location: Option<u32>,
+    line: u32,
+) -> LoadError {
+    let source = location.map(|location| lines.source(location)).map(|(file, line)| (file.to_string(), line));
+    let location = ErrorLocation { kernel: entry.name.to_string(), source, ptx_line: line };
     match refusal {
-        Refusal::UnknownForm => LoadError::UnknownForm { form: opcode.to_string(), place },
-        Refusal::Invalid(message) => LoadError::Invalid { message, place },
+        Refusal::UnknownForm => LoadError::UnknownForm { form: opcode.to_string(), location },
+        Refusal::Invalid(message) => LoadError::Invalid { message, location },
     }
 }
 
-/// Parameters one after the other, each at its alignment.
+/// Lays out the parameters in order, each at its alignment.
 fn parameters<'a>(entry: &Entry<'a>, names: &mut Vec<(&'a str, Named)>) -> Result<Vec<Parameter>, String> {
     let mut parameters = Vec::with_capacity(entry.parameters.len());
     let mut end = 0_u64;
@@ -173,12 +180,12 @@ fn parameters<'a>(entry: &Entry<'a>, names: &mut Vec<(&'a str, Named)>) -> Resul
     Ok(parameters)
 }
 
-/// Where a kernel's shared and local variables lie.
+/// The offsets of a kernel's shared and local variables.
 #[derive(Default)]
 struct Layout<'a> {
-    /// Of the body's variables, in the order of their declarations.
+    /// Offsets of the body's variables, in declaration order.
     offsets: Vec<u32>,
-    /// Module-scope `.shared` variables that the kernel names.
+    /// Module-scope `.shared` variables that the kernel uses.
     shared_names: Vec<(&'a str, Named)>,
     static_shared: u32,
     dynamic_shared: u32,
@@ -192,8 +199,8 @@ impl<'a> Layout<'a> {
         for step in steps {
             if let Step::Item(Item::Variable(variable)) = step {
                 match variable.space {
-                    Space::Shared => layout.offsets.push(place(&mut shared, variable)?),
-                    Space::Local => layout.offsets.push(place(&mut local, variable)?),
+                    Space::Shared => layout.offsets.push(allocate(&mut shared, variable)?),
+                    Space::Local => layout.offsets.push(allocate(&mut local, variable)?),
                     _ => {}
                 }
             }
@@ -205,7 +212,7 @@ impl<'a> Layout<'a> {
             .filter(|variable| variable.space == Space::Shared && named.contains(variable.name))
             .partition(|variable| variable.count.is_some());
         for variable in sized {
-            layout.shared_names.push((variable.name, Named::Shared(place(&mut shared, variable)?)));
+            layout.shared_names.push((variable.name, Named::Shared(allocate(&mut shared, variable)?)));
         }
         layout.static_shared = shared;
         let align = dynamic.iter().map(|variable| variable.align).max().unwrap_or(1).max(DYNAMIC_SHARED_ALIGN);
@@ -218,11 +225,11 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// Gives a variable the next aligned offset.
-fn place(end: &mut u32, variable: &Variable) -> Result<u32, String> {
+/// Allocates a variable at the next aligned offset.
+fn allocate(end: &mut u32, variable: &Variable) -> Result<u32, String> {
     let offset = (*end as u64).next_multiple_of(variable.align as u64);
     let new_end = offset.saturating_add(variable.bytes());
-    // Far above any GPU: 227 KiB of shared memory, 512 KiB of local memory a thread.
+    // Far above any GPU: 227 KiB of shared memory per block, 512 KiB of local memory per thread.
     if new_end > 1 << 24 {
         return Err(format!("`{}` and the variables before it take {new_end} bytes", variable.name));
     }
@@ -230,7 +237,7 @@ fn place(end: &mut u32, variable: &Variable) -> Result<u32, String> {
     Ok(offset as u32)
 }
 
-/// Every name that operands mention.
+/// All names that occur in operands.
 fn names_in<'a>(steps: &[Step<'a>]) -> HashSet<&'a str> {
     fn collect<'a>(operands: &'a [Operand<'a>], names: &mut HashSet<&'a str>) {
         for operand in operands {
@@ -254,7 +261,7 @@ fn names_in<'a>(steps: &[Step<'a>]) -> HashSet<&'a str> {
 
 /// The table of source lines.
 struct Lines<'a> {
-    places: &'a [ptx::Place],
+    locations: &'a [ptx::Location],
     files: HashMap<u32, Arc<str>>,
     unknown: Arc<str>,
     all: Vec<SourceLine>,
@@ -266,18 +273,18 @@ impl<'a> Lines<'a> {
         let files = module.files.iter().map(|(number, path)| (*number, Arc::from(*path))).collect();
         let unknown: Arc<str> = "PTX".into();
         let all = vec![SourceLine { file: unknown.clone(), line: 0 }];
-        Lines { places: &module.places, files, unknown, all, known: HashMap::new() }
+        Lines { locations: &module.locations, files, unknown, all, known: HashMap::new() }
     }
 
-    /// The index of a line: that of the source, or, where there is none, that of the PTX text.
-    fn index(&mut self, place: Option<u32>, ptx_line: u32) -> u32 {
-        let key = (place, if place.is_some() { 0 } else { ptx_line });
+    /// The index of a source line; without one, of the PTX line.
+    fn index(&mut self, location: Option<u32>, ptx_line: u32) -> u32 {
+        let key = (location, if location.is_some() { 0 } else { ptx_line });
         if let Some(index) = self.known.get(&key) {
             return *index;
         }
-        let line = match place {
-            Some(place) => {
-                let (file, line) = self.source(place);
+        let line = match location {
+            Some(location) => {
+                let (file, line) = self.source(location);
                 SourceLine { file, line }
             }
             None => SourceLine { file: self.unknown.clone(), line: ptx_line },
@@ -288,19 +295,19 @@ impl<'a> Lines<'a> {
         index
     }
 
-    /// The innermost line that is not in the toolkit's headers: what its author can change.
-    fn source(&self, place: u32) -> (Arc<str>, u32) {
-        let mut next = Some(place);
-        // inlined_at points backwards, so the walk ends.
-        while let Some(place) = next.and_then(|next| self.places.get(next as usize)) {
-            if let Some(file) = self.files.get(&place.file)
+    /// The innermost line outside the toolkit's headers, because that is code the user can change.
+    fn source(&self, location: u32) -> (Arc<str>, u32) {
+        let mut next = Some(location);
+        // inlined_at points backwards, so the loop ends.
+        while let Some(location) = next.and_then(|next| self.locations.get(next as usize)) {
+            if let Some(file) = self.files.get(&location.file)
                 && !file.contains("/include/")
             {
-                return (file.clone(), place.line);
+                return (file.clone(), location.line);
             }
-            next = place.inlined_at;
+            next = location.inlined_at;
         }
-        let place = self.places[place as usize];
-        (self.files.get(&place.file).unwrap_or(&self.unknown).clone(), place.line)
+        let location = self.locations[location as usize];
+        (self.files.get(&location.file).unwrap_or(&self.unknown).clone(), location.line)
     }
 }

@@ -1,9 +1,10 @@
-//! The program as the machine runs it: kernels of small instructions whose operands are all rows of a warp's register file.
+//! The program that the machine runs: kernels of small instructions whose operands are all rows of a warp's register
+//! file.
 //!
-//! A row holds one 32-bit value for each of the 32 lanes; a 64-bit register is two adjacent rows, read as `[u64; 32]`.
-//! Immediates, special registers (`%tid.x` …) and addresses of symbols have rows of their own, filled before a warp runs
-//! ([`Constant`]): an instruction never asks what kind its operand is. 8- and 16-bit registers take one row; what is above
-//! their width is unspecified on reading and zero after writing.
+//! A row contains one 32-bit value for each of the 32 lanes; a 64-bit register is two adjacent rows, read as `[u64;
+//! 32]`. Immediates, special registers (`%tid.x` …) and addresses of symbols have rows too, filled before a warp runs
+//! ([`Constant`]), so an instruction does not have to distinguish kinds of operands. 8- and 16-bit registers take one
+//! row; the bits above their width are unspecified when read and zero after a write.
 
 pub mod control_flow;
 mod error;
@@ -20,20 +21,20 @@ mod tests;
 #[cfg(test)]
 mod values;
 
-pub use error::{LoadError, Where};
+pub use error::{ErrorLocation, LoadError};
 pub use operation::*;
 
 use std::sync::Arc;
 
-/// A module: what one PTX text holds.
+/// A module: the contents of one PTX text.
 #[derive(Debug)]
 pub struct Program {
     /// `.target sm_90a` is `(9, 0)`.
     pub target: (u32, u32),
     pub kernels: Vec<Kernel>,
-    /// `.global` and `.const` variables, to be placed in device memory when the module is loaded.
+    /// `.global` and `.const` variables, allocated in device memory when the module is loaded.
     pub symbols: Vec<Symbol>,
-    /// Where instructions come from; `Instruction::line` indexes it. Entry 0 is "unknown".
+    /// Source lines of the instructions, indexed by `Instruction::line`. Entry 0 is "unknown".
     pub lines: Vec<SourceLine>,
 }
 
@@ -43,7 +44,7 @@ impl Program {
     }
 }
 
-/// A line of the `.cu` (or, without `-lineinfo`, of the PTX).
+/// A line of the `.cu` file (without `-lineinfo`, of the PTX).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLine {
     pub file: Arc<str>,
@@ -56,9 +57,9 @@ pub struct Symbol {
     pub name: String,
     pub size: u64,
     pub align: u64,
-    /// Initial bytes, `size` of them; None for a variable without initialiser (CUDA zeroes it).
+    /// `size` initial bytes; None for a variable without an initialiser (CUDA zeroes it).
     pub bytes: Option<Vec<u8>>,
-    /// `.const`: kernels may not write it.
+    /// `.const`: kernels must not write it.
     pub constant: bool,
 }
 
@@ -68,25 +69,26 @@ pub struct Kernel {
     pub name: String,
     pub parameters: Vec<Parameter>,
     pub parameter_bytes: u32,
-    /// Bytes of `.shared` variables with a size; dynamic shared memory begins after them, at `dynamic_shared_offset`.
+    /// Size of the statically sized `.shared` variables; dynamic shared memory starts after them, at
+    /// `dynamic_shared_offset`.
     pub static_shared: u32,
     pub dynamic_shared_offset: u32,
     /// Bytes of `.local` per thread.
     pub local_bytes: u32,
-    /// `.maxntid` or `.reqntid`, as the product of its dimensions; 1024 where the kernel says nothing.
+    /// `.maxntid` or `.reqntid` as the product of its dimensions; 1024 if the kernel declares neither.
     pub max_threads: u32,
     /// `.reqntid`: the block must have exactly this shape.
     pub required_block: Option<[u32; 3]>,
-    /// Registers a thread would need: an estimate (the most values live at once), at most 255.
+    /// Estimated registers per thread (the maximum number of live values), at most 255.
     pub registers: u32,
-    /// Rows of the register file: registers first, then one or two for each of `constants`.
+    /// Rows of the register file: registers first, then one or two rows for each of `constants`.
     pub rows: u32,
-    /// Predicate masks; number 0 is [`Pred::TRUE`].
+    /// Number of predicate masks; number 0 is [`Pred::TRUE`].
     pub predicates: u32,
-    /// The rows that are not registers, with what they hold.
+    /// The constant rows and their values.
     pub constants: Vec<(Reg, Constant)>,
     pub code: Vec<Instruction>,
-    /// Register lists of vector accesses, mma and ldmatrix ([`Regs`] points into it).
+    /// Register lists of vector accesses, mma and ldmatrix ([`Regs`] is an index range).
     pub lists: Vec<Reg>,
     /// Jump tables of `brx.idx` ([`Op::BranchTable`]).
     pub targets: Vec<u32>,
@@ -103,12 +105,12 @@ pub struct Parameter {
     pub offset: u32,
     pub size: u32,
     pub align: u32,
-    /// Byte offsets in the parameter of values used as pointers, as far as the PTX shows (`.ptr`, or a 64-bit load that
-    /// reaches `cvta`): the launch checks that they are device addresses.
+    /// Byte offsets of values in the parameter that the kernel uses as pointers, as far as the PTX shows (`.ptr`, or a
+    /// 64-bit load that reaches `cvta`). A launch checks that they are device addresses.
     pub pointers: Vec<u32>,
 }
 
-/// First row of a register (or of a constant).
+/// The first row of a register or constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reg(pub u32);
 
@@ -117,7 +119,7 @@ impl Reg {
     pub const NONE: Reg = Reg(u32::MAX);
 }
 
-/// A run of `Kernel::lists`.
+/// A range of `Kernel::lists`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Regs {
     pub start: u32,
@@ -129,7 +131,7 @@ pub struct Regs {
 pub struct Pred(pub u16);
 
 impl Pred {
-    /// All ones, never written: the guard of what is not guarded.
+    /// All ones, never written: the guard of unguarded instructions.
     pub const TRUE: Pred = Pred(0);
     /// No operand, or the sink `_`.
     pub const NONE: Pred = Pred(u16::MAX);
@@ -154,14 +156,14 @@ pub struct Instruction {
     pub line: u32,
 }
 
-/// What a constant row holds.
+/// The value of a constant row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Constant {
     Bits32(u32),
-    /// Two rows.
+    /// In two rows.
     Bits64(u64),
     Special(Special),
-    /// Offset of a `.shared` variable, as the 32-bit shared address. Dynamic shared memory: `dynamic_shared_offset`.
+    /// Offset of a `.shared` variable as a 32-bit shared address. Dynamic shared memory: `dynamic_shared_offset`.
     Shared32(u32),
     /// The same in two rows.
     Shared64(u32),
@@ -172,8 +174,8 @@ pub enum Constant {
     Symbol(u32, u32),
 }
 
-/// Special registers. All 32 bits wide but `Clock64` and `GlobalTimer`, which take two rows and are read by
-/// [`Op::ReadClock`] (they change while a warp runs).
+/// Special registers. All have 32 bits except `Clock64` and `GlobalTimer`, which take two rows and are read by
+/// [`Op::ReadClock`] because they change while a warp runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Special {
     /// Axis 0, 1, 2 = x, y, z.

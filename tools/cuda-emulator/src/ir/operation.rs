@@ -1,12 +1,13 @@
-//! Operations: what an instruction does. One variant a shape; which arithmetic is a [`Form`] of the table in `crate::forms`.
+//! Operations: what an instruction does. There is one variant per shape; the arithmetic is a [`Form`] of the table in
+//! `crate::forms`.
 
 use super::{Pred, Reg, Regs};
 use crate::forms::{CompareRun, Operands, Run};
 
-/// An operation with its operands. Small (32 bytes), because the machine walks over millions of them.
+/// An operation with its operands. It is small (32 bytes), because the machine steps over millions of them.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Any form whose operands are registers only: `add.f32`, `cvt.rn.bf16.f32`, `mov.b64`, `lop3.b32` …
+    /// Any form with only register operands: `add.f32`, `cvt.rn.bf16.f32`, `mov.b64`, `lop3.b32` …
     Compute {
         run: Run,
         operands: Operands,
@@ -57,7 +58,7 @@ pub enum Op {
         a: Regs,
         address: Address,
     },
-    /// `atom` and, with `d` = [`Reg::NONE`], `red`. `c` only for compare-and-swap (`b` = compare, `c` = new).
+    /// `atom` and, with `d` = [`Reg::NONE`], `red`. Only compare-and-swap uses `c` (`b` = compare, `c` = new).
     Atomic {
         f: Atomic,
         kind: AtomicKind,
@@ -74,7 +75,8 @@ pub enum Op {
         space: Space,
         to_space: bool,
     },
-    /// `cp.async`: `size` 4, 8 or 16 bytes; `source_size` ([`Reg::NONE`] = all): bytes to copy, the rest is zeroed.
+    /// `cp.async`: `size` is 4, 8 or 16 bytes; `source_size` ([`Reg::NONE`] = all) bytes are copied and the rest is
+    /// zeroed.
     CopyAsync {
         to: Address,
         from: Address,
@@ -100,19 +102,19 @@ pub enum Op {
         transposed: bool,
         address: Address,
     },
-    /// `mma.sync`: the registers of d, a, b, c one after the other.
+    /// `mma.sync`: the registers of d, a, b, c in this order.
     Mma {
         shape: MmaShape,
         registers: Regs,
     },
 
-    /// `bra`; a guard makes it conditional. `reconvergence`: index of the instruction where the paths meet again
-    /// (immediate post-dominator), `u32::MAX` where they only meet at the exit.
+    /// `bra`; a guard makes it conditional. `reconvergence`: index of the instruction where the paths reconverge (the
+    /// immediate post-dominator); `u32::MAX` if they reconverge only at the exit.
     Branch {
         target: u32,
         reconvergence: u32,
     },
-    /// `brx.idx`: `Kernel::targets[first + index]`, index below `count`.
+    /// `brx.idx`: jumps to `Kernel::targets[first + index]`; index must be below `count`.
     BranchTable {
         index: Reg,
         first: u32,
@@ -120,7 +122,7 @@ pub enum Op {
         reconvergence: u32,
     },
     Exit,
-    /// `trap`, or an `assert` that failed.
+    /// `trap`, or a failed `assert`.
     Trap,
     /// `bar.sync id[, count]`, `barrier.sync`: `count` [`Reg::NONE`] = all threads of the block.
     Barrier {
@@ -187,12 +189,12 @@ pub enum Op {
     ActiveMask {
         d: Reg,
     },
-    /// `mov %clock`, `%clock64`, `%globaltimer`: `wide` writes two rows. Counts instructions of the warp, not time.
+    /// `mov %clock`, `%clock64`, `%globaltimer`: `wide` writes two rows. It counts instructions of the warp, not time.
     ReadClock {
         d: Reg,
         wide: bool,
     },
-    /// `nanosleep`, `prefetch`, `pragma`: checked forms without an effect here.
+    /// `nanosleep`, `prefetch`, `pragma`: supported forms without an effect here.
     Nothing,
 }
 
@@ -200,7 +202,7 @@ pub enum Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Combine {
     pub f: PredicateLogic,
-    /// [`Pred::TRUE`] with And: plain.
+    /// [`Pred::TRUE`] with And: no combination.
     pub with: Pred,
     pub negated: bool,
 }
@@ -225,25 +227,25 @@ pub enum Space {
     Global,
     Shared,
     Local,
-    /// Reads of `.const`: lies in device memory.
+    /// Reads of `.const`, which is in device memory.
     Constant,
-    /// Decided by the address: windows of shared and local memory, else global.
+    /// Depends on the address: the windows of shared and local memory, otherwise global.
     Generic,
 }
 
-/// Width and kind of a memory access; `d.len` or `a.len` registers are moved (1, 2 or 4).
+/// Size and kind of a memory access; `d.len` or `a.len` registers are transferred (1, 2 or 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     pub space: Space,
-    /// Bytes of one element: 1, 2, 4, 8.
+    /// Size of one element in bytes: 1, 2, 4, 8.
     pub bytes: u8,
-    /// Load: extend the sign to the register's width.
+    /// For a load: sign-extend to the register's width.
     pub signed: bool,
-    /// Bytes of a register: 2 and 4 are one row, 8 two.
+    /// Size of a register in bytes: 2 and 4 are one row, 8 is two.
     pub register: u8,
-    /// `.volatile`, `.relaxed`, `.acquire`, `.release`: a strong access, which races with plain ones only.
+    /// `.volatile`, `.relaxed`, `.acquire`, `.release`: a strong access, which races only with plain ones.
     pub strong: bool,
-    /// `.nc`: read-only for the whole launch.
+    /// `.nc`: read-only during the whole launch.
     pub read_only: bool,
 }
 
@@ -252,7 +254,7 @@ pub struct Access {
 pub struct Address {
     pub base: Reg,
     pub offset: i32,
-    /// The base is 64 bits wide (two rows).
+    /// The base has 64 bits (two rows).
     pub wide: bool,
 }
 
@@ -308,7 +310,7 @@ pub enum MmaShape {
 }
 
 impl MmaShape {
-    /// Registers of d, the first ones of the list.
+    /// Number of registers of d, which come first in the list.
     pub fn results(self) -> usize {
         if self == MmaShape::M16N8K16F16Accumulate16 { 2 } else { 4 }
     }

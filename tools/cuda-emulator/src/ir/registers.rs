@@ -1,15 +1,15 @@
-//! Which registers an instruction reads and writes.
+//! The registers that an instruction reads and writes.
 
 use super::{Op, Reg, Regs};
 
-/// What an instruction does with a register.
+/// How an instruction uses a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     Read,
     Write,
 }
 
-/// Shows every register operand of an instruction ([`Reg::NONE`] left out), lists included.
+/// Calls `see` for every register operand of an instruction, including lists but not [`Reg::NONE`].
 pub fn each_register(op: &mut Op, lists: &mut [Reg], mut see: impl FnMut(&mut Reg, Use)) {
     use Use::{Read, Write};
     let mut see = |reg: &mut Reg, how: Use| {

@@ -1,9 +1,9 @@
-//! Rows for registers: those that never hold a value at the same time share a row.
+//! Row allocation: registers that never hold a value at the same time share a row.
 //!
-//! nvcc writes a new register for almost every value, a thousand in a middling kernel, of which a few dozen are live at
-//! once. A warp's rows should fit a core's cache, so this is what ptxas does, roughly: liveness by data flow over the
-//! blocks, then a linear scan over the ranges (Poletto and Sarkar, "Linear scan register allocation", 1999). Lanes that
-//! have diverged do not disturb each other: a write leaves the inactive lanes of its row alone.
+//! nvcc uses a new register for almost every value. A medium kernel has a thousand of them, of which a few dozen are
+//! live at once. A warp's rows should fit into a core's cache, so this file does roughly what ptxas does: data-flow
+//! liveness over the blocks, then a linear scan over the live ranges (Poletto and Sarkar, "Linear scan register
+//! allocation", 1999). Diverged lanes do not interfere: a write does not change the inactive lanes of its row.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,13 +14,13 @@ use super::registers::{Use, each_register};
 use super::{Guard, Instruction, Kernel, Op, Reg};
 use crate::forms::Kind;
 
-/// The registers that an instruction reads and writes, constants left out.
+/// The registers that an instruction reads and writes, without constants.
 pub struct Uses {
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
-    /// The writes reach every thread that comes here.
+    /// The instruction is unguarded, so every thread that gets here writes.
     pub always: bool,
-    /// A result may lie in the row of an operand that is read here for the last time.
+    /// A result may use the row of an operand that is read here for the last time.
     pub in_place: bool,
 }
 
@@ -38,7 +38,7 @@ impl Uses {
     }
 }
 
-/// Gives every virtual register its rows and rewrites the code: registers first, constants after them.
+/// Assigns rows to the virtual registers and rewrites the code: registers first, then constants.
 pub fn assign(kernel: &mut Kernel, virtuals: &[Virtual]) {
     let blocks = control_flow::blocks(&kernel.code, &kernel.targets);
     let lists = &mut kernel.lists;
@@ -98,7 +98,7 @@ impl Set {
         self.0.iter().enumerate().flat_map(move |(at, word)| bits(*word).map(move |bit| (at * 64 + bit) as u32))
     }
 
-    /// From what is live after an instruction to what is live before it.
+    /// Updates the set from what is live after an instruction to what is live before it.
     fn step_back(&mut self, uses: &Uses) {
         if uses.always {
             uses.writes.iter().for_each(|v| self.remove(*v));
@@ -115,7 +115,7 @@ fn live_out(block: &Block, live_in: &[Set], n: usize) -> Set {
     out
 }
 
-/// What is live at the start of each block.
+/// The live set at the start of each block.
 fn live_in(blocks: &[Block], uses: &[Uses], n: usize) -> Vec<Set> {
     let mut live_in = vec![Set::empty(n); blocks.len()];
     let mut changed = true;
@@ -131,7 +131,7 @@ fn live_in(blocks: &[Block], uses: &[Uses], n: usize) -> Vec<Set> {
     live_in
 }
 
-/// The most rows that hold a value at once.
+/// The maximum number of simultaneously live rows.
 fn most_live(blocks: &[Block], uses: &[Uses], live_in: &[Set], virtuals: &[Virtual]) -> u32 {
     let rows = |v: u32| virtuals[v as usize].kind.rows();
     let mut most = 0;
@@ -157,7 +157,7 @@ fn most_live(blocks: &[Block], uses: &[Uses], live_in: &[Set], virtuals: &[Virtu
     most
 }
 
-/// First and last moment at which each register holds a value. Instruction i reads at moment 2i and writes at 2i + 1.
+/// First and last moment at which each register is live. Instruction i reads at moment 2i and writes at 2i + 1.
 fn ranges(blocks: &[Block], uses: &[Uses], live_in: &[Set], n: usize) -> Vec<Option<(u32, u32)>> {
     let mut ranges: Vec<Option<(u32, u32)>> = vec![None; n];
     let mut hold = |v: u32, moment: u32| {
@@ -176,8 +176,8 @@ fn ranges(blocks: &[Block], uses: &[Uses], live_in: &[Set], n: usize) -> Vec<Opt
     ranges
 }
 
-/// Gives each register a slot that no other one holds in its range; returns the number of slots.
-fn scan(mut registers: Vec<usize>, ranges: &[Option<(u32, u32)>], mut give: impl FnMut(usize, u32)) -> u32 {
+/// Assigns each register a slot that no other register uses in its range; returns the number of slots.
+fn scan(mut registers: Vec<usize>, ranges: &[Option<(u32, u32)>], mut assign: impl FnMut(usize, u32)) -> u32 {
     registers.retain(|&v| ranges[v].is_some());
     registers.sort_by_key(|&v| ranges[v]);
     let mut free: BinaryHeap<Reverse<u32>> = BinaryHeap::new();
@@ -199,7 +199,7 @@ fn scan(mut registers: Vec<usize>, ranges: &[Option<(u32, u32)>], mut give: impl
             }
         };
         taken.push(Reverse((end, slot)));
-        give(v, slot);
+        assign(v, slot);
     }
     slots
 }

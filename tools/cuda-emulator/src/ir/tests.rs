@@ -1,8 +1,8 @@
-//! Lowering: what each family becomes, and how it says what it does not know.
+//! Lowering: the result for each family, and the errors for unknown code.
 
 use super::*;
 
-/// A kernel with a few registers of each width and this body, after the module-scope text.
+/// A kernel with module-scope text, a few registers of each width, and this body.
 fn text(module: &str, body: &str) -> String {
     format!(
         ".version 9.0\n.target sm_80\n.address_size 64\n{module}\n.visible .entry k(.param .u64 k_0, .param .align 4 .b8 \
@@ -15,7 +15,7 @@ fn load(body: &str) -> Program {
     Program::load(&text("", body)).unwrap_or_else(|error| panic!("{body}: {error}"))
 }
 
-/// The only instruction of a body, before the exit that ends it.
+/// The only instruction of a body, before the exit at its end.
 fn one(body: &str) -> (Op, Program) {
     let program = load(body);
     assert_eq!(program.kernels[0].code.len(), 2, "{body}");
@@ -26,7 +26,7 @@ fn refused(body: &str) -> String {
     Program::load(&text("", body)).expect_err(body).to_string()
 }
 
-/// What the row of a constant holds.
+/// The value of a constant row.
 fn held(program: &Program, reg: Reg) -> Constant {
     program.kernels[0].constants.iter().find(|(row, _)| *row == reg).expect("a constant").1
 }
@@ -124,7 +124,7 @@ fn parameters_and_the_pointers_among_them() {
         .filter_map(|i| if let Op::LoadParameter { offset, .. } = i.op { Some(offset) } else { None })
         .collect();
     assert_eq!(offsets, [0, 8, 16, 24]);
-    // A register that has got another value since is not that parameter.
+    // A register that was overwritten is no longer that parameter.
     let program = load("ld.param.u64 %rd1, [k_0];\nadd.u64 %rd1, %rd1, 8;\ncvta.to.global.u64 %rd2, %rd1;");
     assert!(program.kernels[0].parameters[0].pointers.is_empty());
     assert!(refused("ld.param.u64 %rd1, [k_1+8];").contains("8 bytes at 8 of `k_1`, which has 12"));
@@ -207,20 +207,20 @@ fn predicates_and_selection() {
     assert!(matches!(one("selp.f64 %fd1, %fd2, 0d3FF0000000000000, %p1;").0, Op::Select64 { .. }));
     let (Op::PredicateLogic { f, a, .. }, _) = one("mov.pred %p1, -1;") else { panic!("mov.pred") };
     assert_eq!((f, a), (PredicateLogic::Move, Pred::TRUE));
-    // `and` does not negate: a predicate of its own does.
+    // `and` cannot negate, so the negation goes to a new predicate.
     assert_eq!(load("and.pred %p1, %p2, !%p3;").kernels[0].code.len(), 3);
     let program = load("@!%p1 membar.gl;");
     assert!(program.kernels[0].code[0].guard.negated);
 }
 
 #[test]
-fn what_is_unknown_is_named_with_its_line() {
+fn unknown_instructions_are_named_with_their_line() {
     let file = ".file 1 \"/src/kernel.cu\"\n.file 2 \"/toolkit/include/crt/math.hpp\"";
     let body = ".loc 1 7 3\nmembar.gl;\n.loc 2 99 1, function_name $L__info_string0, inlined_at 1 7 3\nwgmma.fence.sync.aligned;";
     let error = Program::load(&text(file, body)).unwrap_err();
-    let LoadError::UnknownForm { form, place } = &error else { panic!("{error}") };
+    let LoadError::UnknownForm { form, location } = &error else { panic!("{error}") };
     assert_eq!(form, "wgmma.fence.sync.aligned");
-    assert_eq!((place.kernel.as_str(), place.source.clone()), ("k", Some(("/src/kernel.cu".to_string(), 7))));
+    assert_eq!((location.kernel.as_str(), location.source.clone()), ("k", Some(("/src/kernel.cu".to_string(), 7))));
     assert!(error.to_string().starts_with("/src/kernel.cu:7, kernel k, line "), "{error}");
     for form in [
         "elect.sync _|%p1, -1;",
@@ -301,7 +301,7 @@ fn operands_that_do_not_fit() {
 
 /// `f(x, y)` with an early return, called twice, once from another function.
 #[test]
-fn calls_are_written_out() {
+fn calls_are_inlined() {
     let module = ".func (.param .b32 r) f(.param .b32 x, .param .b32 y) {
             .reg .b32 %r<4>; .reg .pred %p<2>;
             ld.param.b32 %r1, [x]; ld.param.b32 %r2, [y];
@@ -322,8 +322,8 @@ fn calls_are_written_out() {
         .zip(code)
         .filter_map(|(at, i)| if let Op::Branch { target, .. } = i.op { Some((at, target)) } else { None })
         .collect();
-    // Moves: into a (0), x of g (1), into a and b (2, 3), x and y of f (4, 5), into r (6), setp (7), ret (8), r (9), ret (10);
-    // both returns go to the instruction after f.
+    // Moves: into a (0), x of g (1), into a and b (2, 3), x and y of f (4, 5), into r (6), setp (7), ret (8), r (9),
+    // ret (10); both returns go to the instruction after f.
     assert_eq!(branches, [(8, 11), (10, 11)]);
     assert!(matches!(code.last().map(|i| &i.op), Some(Op::Exit)));
     assert_eq!(code.iter().filter(|i| matches!(i.op, Op::Exit)).count(), 1, "`ret` of a function is not an exit");
@@ -334,7 +334,7 @@ fn calls_are_written_out() {
     assert!(matches!(one(".param .b64 a; call.uni __assertfail, (a);").0, Op::Trap));
 }
 
-/// How many instructions each becomes; the values are those of the forms.
+/// The number of instructions for each; the forms define the values.
 #[test]
 fn comparisons_into_registers_and_carries() {
     for (body, n) in [
@@ -356,7 +356,7 @@ fn comparisons_into_registers_and_carries() {
         let error = refused(&format!("{form} %r1, %r2, %r3;"));
         assert!(error.contains(&format!("does not know the instruction `{form}`")), "{form}: {error}");
     }
-    // Another carry of the same flag: the second sum reads what the first one wrote.
+    // A second carry of the same flag: the second sum reads what the first one wrote.
     let program = load("add.cc.u32 %r1, %r2, %r3; addc.u32 %r4, %r5, %r6; st.global.v2.u32 [%rd1], {%r1, %r4};");
     let code = &program.kernels[0].code;
     let (Op::Compute { operands: flag, .. }, Op::Compute { operands: sum, .. }) = (&code[2].op, &code[3].op) else {

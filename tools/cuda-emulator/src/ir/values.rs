@@ -1,7 +1,7 @@
-//! What lowered code computes: a machine of one thread runs it, against values from elsewhere.
+//! What lowered code computes: a machine with one thread runs it, and its results are compared with independent values.
 //!
-//! It shows that calls, carries and comparisons mean what they should after lowering and after registers share rows. The
-//! real machine has tests of its own.
+//! This shows that calls, carries and comparisons are right after lowering and row allocation. The real machine has its
+//! own tests.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::{Access, Constant, Instruction, Kernel, Op, Pred, PredicateLogic, Pro
 use crate::forms::{Row, Rows};
 
 const CALLS: &str = include_str!("../../tests/fixtures/calls-80.ptx");
-/// Addresses of the symbols and of the two buffers of a kernel.
+/// Addresses of the symbols and of a kernel's two buffers.
 const SYMBOLS: u64 = 0x1_0000_0000;
 const OUT: u64 = 0x2_0000_0000;
 const IN: u64 = 0x3_0000_0000;
@@ -50,7 +50,7 @@ impl Thread {
         (address..address + n).map(|at| *self.memory.get(&at).expect("nothing was written here")).collect()
     }
 
-    /// Lane 0 of a register of so many bytes.
+    /// Lane 0 of a register with `bytes` bytes.
     fn read(&self, reg: Reg, bytes: u8) -> u64 {
         let row = &self.rows[reg.0 as usize].0;
         match bytes {
@@ -112,7 +112,7 @@ impl Thread {
 
     fn step(&mut self, kernel: &Kernel, op: &Op, parameters: &[u8]) {
         match op {
-            // SAFETY: the operands lie in the rows of the kernel, and find() chooses the variant for this processor.
+            // SAFETY: the operands are inside the kernel's rows, and find() chooses the variant for this processor.
             Op::Compute { run, operands } => unsafe { run(Rows::new(&mut self.rows), *operands, 1) },
             Op::Compare { run, a, b, p, q, combine } => {
                 // SAFETY: as above.
@@ -150,7 +150,7 @@ impl Thread {
     }
 }
 
-/// Runs a kernel of two buffers and, perhaps, more parameters: what it writes to the first one.
+/// Runs a kernel with two buffers and optional further parameters; returns what it writes to the first buffer.
 fn run(program: &Program, name: &str, input: &[u8], more: &[u8], n: u64) -> Vec<u8> {
     let kernel = program.kernel(name).unwrap();
     let mut thread = Thread::new(program, kernel);
@@ -180,7 +180,7 @@ fn power_is_a_call() {
 #[test]
 fn sine_of_large_angles_is_a_call_with_carries() {
     let program = Program::load(CALLS).unwrap();
-    // sin(10^22) is the test of W. Kahan: 10^22 is a double, and its reduction needs 1/pi to 130 bits.
+    // sin(10^22) is the test of W. Kahan: 10^22 is exactly a double, and its reduction needs 1/pi to 130 bits.
     for (x, expected) in
         [(1e22_f64, -0.852_200_849_767_188_8), (0.5, 0.5_f64.sin()), (-1e7, (-1e7_f64).sin()), (0.0, 0.0)]
     {
@@ -214,7 +214,7 @@ fn wide_integers() {
     }
 }
 
-/// Statements that write `%r1`, and what they write.
+/// Statements that write `%r1`, and the expected values.
 #[test]
 fn comparisons_into_registers() {
     for (statements, expected) in [

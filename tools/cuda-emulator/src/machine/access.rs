@@ -1,16 +1,16 @@
 //! Loads and stores of a warp.
 //!
-//! Most accesses of good kernels are to 32 neighbours, or of all lanes to one place: those are one check and one copy.
-//! Others go lane by lane.
+//! Most accesses of good kernels are to 32 adjacent elements, or of all lanes to the same address: these take one check
+//! and one copy. All others are handled lane by lane.
 
 use super::step::{Core, first, lanes};
 use super::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW};
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 use crate::ir::{Access, Address, Reg, Space};
 use crate::memory::race::BlockAccess;
 use crate::memory::shared::{Accessor, bank_conflicts};
 
-/// Bytes of the widest access of a lane.
+/// Size of the widest access of a lane in bytes.
 const WIDEST: usize = 32;
 
 impl Core<'_> {
@@ -26,8 +26,8 @@ impl Core<'_> {
         }
     }
 
-    /// The space that lanes of `mask` mean, their addresses within it, and these lanes: with generic addresses, those that
-    /// mean the same as the first.
+    /// The space that the lanes of `mask` access, their addresses within it, and these lanes. For generic addresses,
+    /// only the lanes with the same space as the first lane are returned.
     fn resolve(&self, space: Space, at: &mut [u64; 32], mask: u32) -> (Space, u32) {
         if space != Space::Generic {
             return (space, mask);
@@ -44,14 +44,14 @@ impl Core<'_> {
     }
 
     #[inline(always)]
-    fn aligned(&self, at: &[u64; 32], len: usize, mask: u32) -> Result<(), Trouble> {
+    fn aligned(&self, at: &[u64; 32], len: usize, mask: u32) -> Result<(), LaneFault> {
         let low = len as u64 - 1;
         if (0..32).all(|l| mask >> l & 1 == 0 || at[l] & low == 0) {
             return Ok(());
         }
         let lane = lanes(mask).find(|l| at[*l as usize] & low != 0).unwrap_or(0);
         let message = format!("an access of {len} bytes at an address that is not a multiple of {len}");
-        Err(Trouble::new(FaultKind::Misaligned, message).at(lane, at[lane as usize]))
+        Err(LaneFault::new(FaultKind::Misaligned, message).at(lane, at[lane as usize]))
     }
 
     /// This thread, for the shadow of shared memory.
@@ -60,7 +60,7 @@ impl Core<'_> {
         Accessor { thread: 32 * self.warp.number + lane, sync: self.warp.sync }
     }
 
-    /// This block, for the shadow of races.
+    /// This block, for the race shadow.
     #[inline(always)]
     fn block_access(&self, access: Access) -> BlockAccess {
         BlockAccess { atomic: access.strong, ..self.who }
@@ -69,7 +69,7 @@ impl Core<'_> {
     pub fn load_parameter(&mut self, access: Access, d: &[Reg], offset: u32, mask: u32) {
         for (i, reg) in d.iter().enumerate() {
             let at = offset as usize + i * access.bytes as usize;
-            // The loader checked the offset against the parameters' size.
+            // The loader checked the offset against the parameter size.
             let value = extend(number(&self.launch.parameters[at..at + access.bytes as usize]), access);
             self.put_all(*reg, access, mask, value);
         }
@@ -101,7 +101,7 @@ impl Core<'_> {
     }
 
     /// `ld`.
-    pub fn load(&mut self, access: Access, d: &[Reg], address: Address, mask: u32) -> Result<(), Trouble> {
+    pub fn load(&mut self, access: Access, d: &[Reg], address: Address, mask: u32) -> Result<(), LaneFault> {
         let len = d.len() * access.bytes as usize;
         let mut at = self.addresses(address);
         let mut rest = mask;
@@ -124,7 +124,7 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// Elements of one lane into its registers.
+    /// Distributes the elements of one lane to its registers.
     #[inline(always)]
     fn scatter(&mut self, access: Access, d: &[Reg], lane: u32, bytes: &[u8]) {
         for (reg, element) in d.iter().zip(bytes.chunks_exact(access.bytes as usize)) {
@@ -132,11 +132,18 @@ impl Core<'_> {
         }
     }
 
-    fn load_global(&mut self, access: Access, d: &[Reg], at: &[u64; 32], len: usize, mask: u32) -> Result<(), Trouble> {
+    fn load_global(
+        &mut self,
+        access: Access,
+        d: &[Reg],
+        at: &[u64; 32],
+        len: usize,
+        mask: u32,
+    ) -> Result<(), LaneFault> {
         let who = self.block_access(access);
         self.counts.load_instructions += 1;
         self.counts.load_bytes += u64::from(mask.count_ones()) * len as u64;
-        if mask == u32::MAX && neighbours(at, len) {
+        if mask == u32::MAX && adjacent(at, len) {
             self.counts.load_sectors += sectors_of_range(at[0], 32 * len);
             if let Ok(bytes) = self.memory.load(at[0], 32 * len as u64, who) {
                 if let ([reg], 4, 4) = (d, access.bytes, access.register)
@@ -153,14 +160,14 @@ impl Core<'_> {
                 }
                 return Ok(());
             }
-            // Something is wrong in one of the lanes: find which.
+            // One of the lanes is wrong: find out which.
         } else {
             self.counts.load_sectors += sectors(at, mask);
         }
-        let head = at[first(mask) as usize];
-        if lanes(mask).all(|l| at[l as usize] == head) {
+        let address = at[first(mask) as usize];
+        if lanes(mask).all(|l| at[l as usize] == address) {
             let mut bytes = [0; WIDEST];
-            let found = self.memory.load(head, len as u64, who).map_err(|t| t.at(first(mask), head))?;
+            let found = self.memory.load(address, len as u64, who).map_err(|t| t.at(first(mask), address))?;
             bytes[..len].copy_from_slice(found);
             for (reg, element) in d.iter().zip(bytes.chunks_exact(access.bytes as usize)) {
                 self.put_all(*reg, access, mask, extend(number(element), access));
@@ -177,8 +184,15 @@ impl Core<'_> {
         Ok(())
     }
 
-    fn load_shared(&mut self, access: Access, d: &[Reg], at: &[u64; 32], len: usize, mask: u32) -> Result<(), Trouble> {
-        if !neighbours(at, len) {
+    fn load_shared(
+        &mut self,
+        access: Access,
+        d: &[Reg],
+        at: &[u64; 32],
+        len: usize,
+        mask: u32,
+    ) -> Result<(), LaneFault> {
+        if !adjacent(at, len) {
             self.counts.bank_conflicts += bank_conflicts(mask, at, len as u32);
         }
         for lane in lanes(mask) {
@@ -193,7 +207,7 @@ impl Core<'_> {
     }
 
     /// `st`.
-    pub fn store(&mut self, access: Access, a: &[Reg], address: Address, mask: u32) -> Result<(), Trouble> {
+    pub fn store(&mut self, access: Access, a: &[Reg], address: Address, mask: u32) -> Result<(), LaneFault> {
         let len = a.len() * access.bytes as usize;
         let mut at = self.addresses(address);
         let mut rest = mask;
@@ -215,7 +229,7 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// Elements of one lane from its registers.
+    /// Collects the elements of one lane from its registers.
     #[inline(always)]
     fn gather(&mut self, access: Access, a: &[Reg], lane: u32) -> [u8; WIDEST] {
         let mut bytes = [0; WIDEST];
@@ -236,10 +250,10 @@ impl Core<'_> {
         at: &[u64; 32],
         len: usize,
         mask: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LaneFault> {
         let who = self.block_access(access);
         self.counts.store_bytes += u64::from(mask.count_ones()) * len as u64;
-        if mask == u32::MAX && neighbours(at, len) {
+        if mask == u32::MAX && adjacent(at, len) {
             self.counts.store_sectors += sectors_of_range(at[0], 32 * len);
             let mut copy = [0; 32 * WIDEST];
             if let ([reg], 4, 4) = (a, access.bytes, access.register) {
@@ -255,7 +269,7 @@ impl Core<'_> {
                 to.copy_from_slice(&copy[..32 * len]);
                 return Ok(());
             }
-            // Something is wrong in one of the lanes: find which.
+            // One of the lanes is wrong: find out which.
         } else {
             self.counts.store_sectors += sectors(at, mask);
         }
@@ -275,8 +289,8 @@ impl Core<'_> {
         at: &[u64; 32],
         len: usize,
         mask: u32,
-    ) -> Result<(), Trouble> {
-        if !neighbours(at, len) {
+    ) -> Result<(), LaneFault> {
+        if !adjacent(at, len) {
             self.counts.bank_conflicts += bank_conflicts(mask, at, len as u32);
         }
         for lane in lanes(mask) {
@@ -290,9 +304,9 @@ impl Core<'_> {
     }
 }
 
-/// Whether lanes follow each other without a gap.
+/// Whether the lanes access adjacent elements without gaps.
 #[inline(always)]
-pub fn neighbours(at: &[u64; 32], len: usize) -> bool {
+pub fn adjacent(at: &[u64; 32], len: usize) -> bool {
     (0..32).all(|l| at[l] == at[0].wrapping_add((l * len) as u64))
 }
 
@@ -302,7 +316,7 @@ pub fn sectors_of_range(at: u64, len: usize) -> u64 {
     at.wrapping_add(len as u64 - 1) / 32 - at / 32 + 1
 }
 
-/// 32-byte sectors that the lanes touch; accesses are aligned, so each touches one.
+/// Number of 32-byte sectors that the lanes touch; accesses are aligned, so each touches one.
 pub fn sectors(at: &[u64; 32], mask: u32) -> u64 {
     let (mut touched, mut count) = ([0; 32], 0);
     for lane in lanes(mask) {
@@ -327,7 +341,7 @@ pub fn number(bytes: &[u8]) -> u64 {
     }
 }
 
-/// An element as its register holds it: sign-extended to the register's width where the access says so.
+/// An element as stored in a register: sign-extended to the register's width if the access says so.
 #[inline(always)]
 fn extend(value: u64, access: Access) -> u64 {
     if !access.signed {

@@ -1,11 +1,11 @@
-//! `atom` and `red`: lane after lane, lowest first.
+//! `atom` and `red`: lane by lane, lowest first.
 
 use half::{bf16, f16};
 
 use super::access::{number, sectors};
 use super::step::{Core, lanes};
 use super::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW};
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 use crate::ir::{Access, Address, Atomic, AtomicKind, Reg, Space};
 use crate::memory::race::BlockAccess;
 
@@ -20,7 +20,7 @@ impl Core<'_> {
         address: Address,
         [b, c]: [Reg; 2],
         mask: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LaneFault> {
         let bytes = bytes(kind);
         let at = self.addresses(address);
         if space == Space::Global {
@@ -34,8 +34,8 @@ impl Core<'_> {
             let address = at[lane as usize];
             if !address.is_multiple_of(bytes as u64) {
                 let message =
-                    format!("an atomic operation on {bytes} bytes at an address that is not a multiple of it");
-                return Err(Trouble::new(FaultKind::Misaligned, message).at(lane, address));
+                    format!("an atomic operation on {bytes} bytes at an address that is not a multiple of the size");
+                return Err(LaneFault::new(FaultKind::Misaligned, message).at(lane, address));
             }
             let mut value = |reg: Reg| match (reg, bytes) {
                 (Reg::NONE, _) => 0,
@@ -46,19 +46,19 @@ impl Core<'_> {
             let who = self.accessor(lane);
             let global = BlockAccess { atomic: true, ..self.who };
             let is_shared = (SHARED_WINDOW..SHARED_WINDOW + WINDOW).contains(&address);
-            let place = match space {
+            let target = match space {
                 Space::Shared => self.shared.update(who, address, bytes),
                 Space::Generic if is_shared => self.shared.update(who, address - SHARED_WINDOW, bytes),
-                Space::Local => Err(Trouble::new(FaultKind::Unsupported, "an atomic operation on local memory")),
+                Space::Local => Err(LaneFault::new(FaultKind::Unsupported, "an atomic operation on local memory")),
                 Space::Generic if (LOCAL_WINDOW..LOCAL_WINDOW + WINDOW).contains(&address) => {
-                    Err(Trouble::new(FaultKind::Unsupported, "an atomic operation on local memory"))
+                    Err(LaneFault::new(FaultKind::Unsupported, "an atomic operation on local memory"))
                 }
                 Space::Global | Space::Constant | Space::Generic => self.memory.update(address, bytes as u64, global),
             };
-            let place = place.map_err(|t| t.at(lane, address))?;
-            let old = number(place);
+            let target = target.map_err(|t| t.at(lane, address))?;
+            let old = number(target);
             let new = combine(f, kind, old, b, c);
-            place.copy_from_slice(&new.to_le_bytes()[..bytes]);
+            target.copy_from_slice(&new.to_le_bytes()[..bytes]);
             self.put(d, access, lane, old);
         }
         Ok(())
@@ -74,7 +74,7 @@ fn bytes(kind: AtomicKind) -> usize {
     }
 }
 
-/// What memory holds afterwards.
+/// The new value in memory.
 fn combine(f: Atomic, kind: AtomicKind, old: u64, b: u64, c: u64) -> u64 {
     use AtomicKind as K;
     let mask = if bytes(kind) == 8 { u64::MAX } else { (1 << (8 * bytes(kind))) - 1 };

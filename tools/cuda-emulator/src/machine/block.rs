@@ -1,21 +1,21 @@
-//! A block: its warps take turns, each runs until it waits at a barrier or ends.
+//! A block: its warps run in turn, each until it waits at a barrier or ends.
 
 use super::Device;
 use super::launch::{Launch, mix};
 use super::step::{Core, Stop};
 use super::warp::Warp;
 use crate::counters::KernelCounters;
-use crate::fault::{Fault, FaultKind, Trouble};
+use crate::fault::{Fault, FaultKind, LaneFault};
 use crate::ir::{BarrierReduction, Pred, Reg};
 use crate::memory::race::BlockAccess;
 use crate::memory::shared::SharedMemory;
 use crate::options::Options;
 
-/// Where a warp stands.
+/// The state of a warp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum WarpState {
     Ready,
-    /// At barrier `id`, since the instruction at `pc`.
+    /// Waits at barrier `id`, in the instruction at `pc`.
     Waits {
         id: usize,
         pc: u32,
@@ -23,13 +23,13 @@ enum Place {
     Ended,
 }
 
-/// What a warp brings to `bar.red` and wants back.
+/// A warp's input for `bar.red`, and where its results go.
 #[derive(Clone, Copy, Debug)]
 pub struct Contribution {
     pub f: BarrierReduction,
     pub d: Reg,
     pub p: Pred,
-    /// Lanes for which the predicate holds, and lanes that take part.
+    /// Lanes in which the predicate is true, and lanes that take part.
     pub holds: u32,
     pub lanes: u32,
 }
@@ -37,9 +37,9 @@ pub struct Contribution {
 /// One of a block's sixteen barriers.
 #[derive(Clone, Default)]
 struct Barrier {
-    /// Threads it waits for; None: all that live.
+    /// Number of threads it waits for; None: all live threads.
     expected: Option<u32>,
-    /// Threads that arrived, those of `bar.arrive` included.
+    /// Number of threads that arrived, including those of `bar.arrive`.
     arrived: u32,
     contributions: Vec<(usize, Contribution)>,
 }
@@ -48,10 +48,10 @@ pub struct Block {
     index: [u32; 3],
     who: BlockAccess,
     warps: Vec<Warp>,
-    places: Vec<Place>,
+    states: Vec<WarpState>,
     barriers: [Barrier; 16],
     shared: SharedMemory,
-    /// Draws which warp is next; None: the lowest from `first` on.
+    /// Random state for choosing the next warp; None: the lowest from `first` on.
     draws: Option<u64>,
     first: usize,
 }
@@ -65,7 +65,7 @@ impl Block {
         Block {
             index: [0; 3],
             who: BlockAccess { tracked: false, atomic: false, launch: 0, block: 0 },
-            places: vec![Place::Ready; warps.len()],
+            states: vec![WarpState::Ready; warps.len()],
             warps,
             barriers: Default::default(),
             shared: SharedMemory::new(shared, threads, options.checks),
@@ -74,11 +74,11 @@ impl Block {
         }
     }
 
-    /// Makes everything ready for the block at `index`.
+    /// Prepares for the block at `index`.
     pub fn begin(&mut self, index: [u32; 3], launch: &Launch<'_>, who: BlockAccess) {
         (self.index, self.who, self.first) = (index, who, 0);
         self.warps.iter_mut().for_each(|warp| warp.begin(launch, index));
-        self.places.fill(Place::Ready);
+        self.states.fill(WarpState::Ready);
         self.barriers = Default::default();
         self.shared.reset();
     }
@@ -96,12 +96,12 @@ impl Block {
                 counts,
                 who: self.who,
             };
-            let stop = core.run().map_err(|trouble| self.report(launch, w, trouble))?;
+            let stop = core.run().map_err(|fault| self.report(launch, w, fault))?;
             match stop {
-                Stop::Ended => self.places[w] = Place::Ended,
+                Stop::Ended => self.states[w] = WarpState::Ended,
                 Stop::Slice => {
                     slices += 1;
-                    // It may wait for what another warp writes: let that one go on.
+                    // It may wait for a write of another warp, so another warp runs next.
                     self.first = w + 1;
                 }
                 Stop::Barrier { id, count, waits, reduce } => {
@@ -111,28 +111,28 @@ impl Block {
             }
             if slices * super::step::SLICE > device.options.instruction_limit {
                 let message = format!("the block ran {} instructions and does not end", slices * super::step::SLICE);
-                return Err(self.report(launch, w, Trouble::new(FaultKind::Deadlock, message)));
+                return Err(self.report(launch, w, LaneFault::new(FaultKind::Deadlock, message)));
             }
             self.open_barriers();
         }
-        match (0..self.warps.len()).find(|w| self.places[*w] != Place::Ended) {
+        match (0..self.warps.len()).find(|w| self.states[*w] != WarpState::Ended) {
             None => Ok(()),
             Some(w) => Err(self.deadlock(launch, w)),
         }
     }
 
     fn next_ready(&mut self) -> Option<usize> {
-        let ready = |place: &Place| *place == Place::Ready;
+        let ready = |state: &WarpState| *state == WarpState::Ready;
         match &mut self.draws {
             None => {
-                let n = self.places.len();
-                (self.first..self.first + n).map(|w| w % n).find(|w| ready(&self.places[*w]))
+                let n = self.states.len();
+                (self.first..self.first + n).map(|w| w % n).find(|w| ready(&self.states[*w]))
             }
             Some(state) => {
                 *state = mix(*state);
-                let count = self.places.iter().filter(|p| ready(p)).count();
+                let count = self.states.iter().filter(|p| ready(p)).count();
                 let nth = (*state % count.max(1) as u64) as usize;
-                self.places.iter().enumerate().filter(|(_, p)| ready(p)).nth(nth).map(|(w, _)| w)
+                self.states.iter().enumerate().filter(|(_, p)| ready(p)).nth(nth).map(|(w, _)| w)
             }
         }
     }
@@ -145,8 +145,8 @@ impl Block {
         count: Option<u32>,
         waits: bool,
         reduce: Option<Contribution>,
-    ) -> Result<(), Trouble> {
-        let misuse = |message: String| Err(Trouble::new(FaultKind::Synchronisation, message));
+    ) -> Result<(), LaneFault> {
+        let misuse = |message: String| Err(LaneFault::new(FaultKind::Synchronisation, message));
         let id = id as usize;
         if id >= 16 {
             return misuse(format!("barrier {id}: a block has barriers 0 to 15"));
@@ -154,11 +154,11 @@ impl Block {
         if let Some(count) = count.filter(|c| *c == 0 || c % 32 != 0) {
             return misuse(format!("barrier {id} for {count} threads: the count is a multiple of 32"));
         }
-        // The instruction before the one that comes next.
+        // The barrier is the instruction before the next one.
         let pc = self.warps[w].path.pc - 1;
         let line = |pc: u32| launch.kernel.code[pc as usize].line;
-        for (other, place) in self.places.iter().enumerate() {
-            let Place::Waits { id: other_id, pc: other_pc } = *place else { continue };
+        for (other, state) in self.states.iter().enumerate() {
+            let WarpState::Waits { id: other_id, pc: other_pc } = *state else { continue };
             if other_id == id && count.is_none() && line(other_pc) != line(pc) {
                 let at = &launch.program.lines[line(other_pc) as usize];
                 return misuse(format!(
@@ -173,12 +173,12 @@ impl Block {
         barrier.arrived += self.warps[w].live.count_ones();
         barrier.contributions.extend(reduce.map(|r| (w, r)));
         if waits {
-            self.places[w] = Place::Waits { id, pc };
+            self.states[w] = WarpState::Waits { id, pc };
         }
         Ok(())
     }
 
-    /// Lets go whoever waits at a barrier that all have reached.
+    /// Releases the warps at barriers that all threads have reached.
     fn open_barriers(&mut self) {
         let live: u32 = self.warps.iter().map(|warp| warp.live.count_ones()).sum();
         for id in 0..16 {
@@ -188,9 +188,9 @@ impl Block {
             }
             let barrier = std::mem::take(barrier);
             self.shared.barrier();
-            for place in &mut self.places {
-                if matches!(place, Place::Waits { id: at, .. } if *at == id) {
-                    *place = Place::Ready;
+            for state in &mut self.states {
+                if matches!(state, WarpState::Waits { id: at, .. } if *at == id) {
+                    *state = WarpState::Ready;
                 }
             }
             give_results(&mut self.warps, &barrier.contributions);
@@ -198,36 +198,36 @@ impl Block {
     }
 
     fn deadlock(&self, launch: &Launch<'_>, w: usize) -> Fault {
-        let Place::Waits { id, pc } = self.places[w] else {
+        let WarpState::Waits { id, pc } = self.states[w] else {
             unreachable!("no warp is ready, and this one has not ended")
         };
-        let waiting = self.places.iter().filter(|p| matches!(p, Place::Waits { .. })).count();
-        let ended = self.places.iter().filter(|p| **p == Place::Ended).count();
+        let waiting = self.states.iter().filter(|p| matches!(p, WarpState::Waits { .. })).count();
+        let ended = self.states.iter().filter(|p| **p == WarpState::Ended).count();
         let message = format!(
-            "a deadlock: warp {w} waits at barrier {id} for ever; {waiting} of {} warps wait, {ended} have ended",
+            "a deadlock: warp {w} waits at barrier {id} forever; {waiting} of {} warps wait, {ended} have ended",
             self.warps.len()
         );
-        self.fault(launch, w, pc, Trouble::new(FaultKind::Deadlock, message))
+        self.fault(launch, w, pc, LaneFault::new(FaultKind::Deadlock, message))
     }
 
-    fn report(&self, launch: &Launch<'_>, w: usize, trouble: Trouble) -> Fault {
-        self.fault(launch, w, self.warps[w].path.pc, trouble)
+    fn report(&self, launch: &Launch<'_>, w: usize, lane_fault: LaneFault) -> Fault {
+        self.fault(launch, w, self.warps[w].path.pc, lane_fault)
     }
 
-    fn fault(&self, launch: &Launch<'_>, w: usize, pc: u32, trouble: Trouble) -> Fault {
+    fn fault(&self, launch: &Launch<'_>, w: usize, pc: u32, lane_fault: LaneFault) -> Fault {
         let line = launch.kernel.code.get(pc as usize).map_or(0, |i| i.line);
         let source = &launch.program.lines[line as usize];
         let [bx, by, _] = launch.config.block;
-        let thread = 32 * w as u32 + trouble.lane % 32;
+        let thread = 32 * w as u32 + lane_fault.lane % 32;
         Fault {
-            kind: trouble.kind,
+            kind: lane_fault.kind,
             kernel: launch.kernel.name.clone(),
             file: source.file.clone(),
             line: source.line,
             block: self.index,
             thread: [thread % bx, thread / bx % by, thread / bx / by],
-            address: trouble.address,
-            message: trouble.message,
+            address: lane_fault.address,
+            message: lane_fault.message,
         }
     }
 }

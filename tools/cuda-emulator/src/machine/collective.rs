@@ -1,13 +1,14 @@
-//! What the lanes of a warp do together: shuffles, votes, matches, reductions.
+//! Operations across the lanes of a warp: shuffles, votes, matches, reductions.
 
 use super::step::{Core, first, lanes, write};
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 use crate::ir::{Pred, Reduction, Reg, Shuffle, Vote};
 
 impl Core<'_> {
-    /// Checks a member mask: the same in all lanes, holding every lane that is here, and naming none that is elsewhere.
-    pub fn members(&mut self, what: &str, members: Reg, mask: u32) -> Result<u32, Trouble> {
-        let wrong = |lane: u32, message: String| Err(Trouble::new(FaultKind::Synchronisation, message).lane(lane));
+    /// Checks a member mask: it must be the same in all lanes, contain every lane that executes the instruction, and
+    /// contain no live lane that does not.
+    pub fn members(&mut self, what: &str, members: Reg, mask: u32) -> Result<u32, LaneFault> {
+        let wrong = |lane: u32, message: String| Err(LaneFault::new(FaultKind::Synchronisation, message).lane(lane));
         let Some(members) = self.warp.uniform(members, mask) else {
             return wrong(first(mask), format!("{what} with member masks that differ between lanes"));
         };
@@ -26,7 +27,8 @@ impl Core<'_> {
         Ok(members)
     }
 
-    /// `shfl.sync` by the PTX ISA's rules: c holds the clamp in its low five bits and the segment mask above bit 8.
+    /// `shfl.sync` by the rules of the PTX ISA: c contains the clamp in its low five bits and the segment mask from bit
+    /// 8.
     pub fn shuffle(
         &mut self,
         mode: Shuffle,
@@ -35,7 +37,7 @@ impl Core<'_> {
         [a, b, c]: [Reg; 3],
         members: Reg,
         mask: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LaneFault> {
         self.members("shfl.sync", members, mask)?;
         let (a, b, c) = (*self.warp.row(a), *self.warp.row(b), *self.warp.row(c));
         let (mut source, mut inside) = ([0u32; 32], 0u32);
@@ -55,7 +57,7 @@ impl Core<'_> {
             && let Some(lane) = lanes(mask).find(|l| mask >> source[*l as usize] & 1 == 0)
         {
             let message = format!("shfl.sync reads lane {}, which does not take part", source[lane as usize]);
-            return Err(Trouble::new(FaultKind::Synchronisation, message).lane(lane));
+            return Err(LaneFault::new(FaultKind::Synchronisation, message).lane(lane));
         }
         if d != Reg::NONE {
             write(self.warp.row(d), mask, |l| a[source[l] as usize % 32]);
@@ -75,7 +77,7 @@ impl Core<'_> {
         negated: bool,
         members: Reg,
         mask: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LaneFault> {
         self.members("vote.sync", members, mask)?;
         let value = self.warp.predicates[p.0 as usize];
         let holds = if negated { !value } else { value } & mask;
@@ -94,7 +96,7 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// `match.any`: the lanes with the same value. `match.all`: all lanes if they agree, else none.
+    /// `match.any`: the mask of lanes with the same value. `match.all`: the mask of all lanes if they agree, else 0.
     #[allow(clippy::too_many_arguments)] // the operands of the instruction
     pub fn matching(
         &mut self,
@@ -105,7 +107,7 @@ impl Core<'_> {
         a: Reg,
         members: Reg,
         mask: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LaneFault> {
         self.members("match.sync", members, mask)?;
         let values: [u64; 32] = if wide { *self.warp.row_pair(a) } else { self.warp.row(a).map(u64::from) };
         let same = |lane: usize| lanes(mask).filter(|l| values[*l as usize] == values[lane]).fold(0, |m, l| m | 1 << l);
@@ -123,7 +125,7 @@ impl Core<'_> {
     }
 
     /// `redux.sync`.
-    pub fn reduce(&mut self, f: Reduction, d: Reg, a: Reg, members: Reg, mask: u32) -> Result<(), Trouble> {
+    pub fn reduce(&mut self, f: Reduction, d: Reg, a: Reg, members: Reg, mask: u32) -> Result<(), LaneFault> {
         self.members("redux.sync", members, mask)?;
         let values = *self.warp.row(a);
         let combine = |x: u32, y: u32| match f {

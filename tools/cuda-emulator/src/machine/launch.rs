@@ -1,4 +1,4 @@
-//! A launch: what the hardware would refuse, then block after block.
+//! A launch: checks the hardware limits, then runs block after block.
 
 use super::block::Block;
 use super::{Device, LaunchConfig, SymbolAddresses};
@@ -23,8 +23,8 @@ pub fn run(device: &mut Device, launch: &Launch<'_>, number: u32) -> Result<(), 
     let mut block = Block::new(launch, &device.options);
     let order = Order::new(blocks, device.options.order_seed.map(|seed| seed ^ u64::from(number)));
     let mut result = Ok(());
-    for place in 0..blocks {
-        let index = order.at(place);
+    for nth in 0..blocks {
+        let index = order.at(nth);
         let who = BlockAccess {
             tracked: device.options.checks && blocks > 1,
             atomic: false,
@@ -53,22 +53,22 @@ fn check(device: &Device, launch: &Launch<'_>) -> Result<(), Fault> {
     for (what, sizes, most) in limits {
         for (axis, (size, most)) in ["x", "y", "z"].iter().zip(sizes.iter().zip(most)) {
             if *size == 0 || *size > most {
-                return refuse(format!("{what}.{axis} = {size}: from 1 to {most} is possible"));
+                return refuse(format!("{what}.{axis} = {size}: the limits are 1 and {most}"));
             }
         }
     }
     if threads > u64::from(kernel.max_threads.min(1024)) {
         return refuse(format!(
-            "{threads} threads a block: the kernel was compiled for at most {}",
+            "{threads} threads per block: the kernel was compiled for at most {}",
             kernel.max_threads
         ));
     }
     if let Some(required) = kernel.required_block.filter(|required| *required != config.block) {
-        return refuse(format!("a block of {:?}: the kernel was compiled for {required:?} alone", config.block));
+        return refuse(format!("a block of {:?}: the kernel was compiled only for {required:?}", config.block));
     }
     if u64::from(kernel.registers) * threads.next_multiple_of(32) > 65_536 {
         return refuse(format!(
-            "{} registers a thread × {threads} threads: a multiprocessor has 65,536",
+            "{} registers per thread × {threads} threads: a multiprocessor has 65,536",
             kernel.registers
         ));
     }
@@ -87,7 +87,8 @@ fn check(device: &Device, launch: &Launch<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The order of 0..n: natural, or one drawn from a seed without a list of all: a walk with a step that shares no divisor.
+/// The order of 0..n: natural, or random from a seed. It needs no list of all blocks: it is a walk whose step has no
+/// common divisor with n.
 struct Order {
     n: u64,
     first: u64,
@@ -105,8 +106,8 @@ impl Order {
         Order { n, first: mixed % n, step: step % n.max(2) }
     }
 
-    fn at(&self, place: u64) -> u64 {
-        ((u128::from(place) * u128::from(self.step) + u128::from(self.first)) % u128::from(self.n)) as u64
+    fn at(&self, nth: u64) -> u64 {
+        ((u128::from(nth) * u128::from(self.step) + u128::from(self.first)) % u128::from(self.n)) as u64
     }
 }
 
@@ -131,7 +132,7 @@ mod tests {
         for n in [1, 2, 3, 6, 64, 97, 1000] {
             for seed in [None, Some(0), Some(1), Some(99)] {
                 let order = Order::new(n, seed);
-                let mut seen: Vec<u64> = (0..n).map(|place| order.at(place)).collect();
+                let mut seen: Vec<u64> = (0..n).map(|nth| order.at(nth)).collect();
                 if seed.is_none() {
                     assert!(seen.is_sorted());
                 }

@@ -2,13 +2,13 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | here | the device and what a launch needs |
-//! | `launch` | limits of the hardware; blocks one after the other |
-//! | `block` | warps of a block, its barriers |
-//! | `warp` | registers, and the paths that lanes of a warp are on |
-//! | `step` | instructions of a warp, one after the other, until it waits or ends |
-//! | `access` | loads and stores of a warp, atomics |
-//! | `tile` | asynchronous copies, ldmatrix |
+//! | here | the device and the inputs of a launch |
+//! | `launch` | hardware limits; runs the blocks in sequence |
+//! | `block` | the warps of a block, its barriers |
+//! | `warp` | registers, and the diverged paths of a warp's lanes |
+//! | `step` | runs instructions of a warp until it waits or ends |
+//! | `access`, `atomic` | loads, stores and atomic operations of a warp |
+//! | `tile` | asynchronous copies, ldmatrix, stmatrix |
 //! | `collective` | shuffles, votes, matches, reductions |
 
 mod access;
@@ -26,10 +26,10 @@ use crate::ir::{Kernel, Program};
 use crate::memory::global::GlobalMemory;
 use crate::options::Options;
 
-/// Where generic addresses of shared and of local memory begin.
+/// Start of the generic addresses of shared and local memory.
 pub const SHARED_WINDOW: u64 = 0x0100_0000_0000;
 pub const LOCAL_WINDOW: u64 = 0x0200_0000_0000;
-/// Bytes of each window.
+/// Size of each window in bytes.
 pub const WINDOW: u64 = 1 << 32;
 
 /// Grid and block of a launch, and its dynamic shared memory in bytes.
@@ -40,11 +40,11 @@ pub struct LaunchConfig {
     pub dynamic_shared: u32,
 }
 
-/// Device addresses of `Program::symbols`, in their order.
+/// Device addresses of `Program::symbols`, in the same order.
 #[derive(Clone, Debug, Default)]
 pub struct SymbolAddresses(pub Vec<u64>);
 
-/// A device: memory, and the order and checks of what runs on it.
+/// A device: its memory, options and counters.
 pub struct Device {
     pub memory: GlobalMemory,
     pub options: Options,
@@ -57,14 +57,14 @@ impl Device {
         Self::numbered(options, 0)
     }
 
-    /// A device whose addresses differ from those of other numbers.
+    /// A device whose addresses depend on its number.
     pub fn numbered(options: Options, number: u16) -> Self {
         let memory = GlobalMemory::new(options.memory, number, options.checks);
         Device { memory, options, counters: Counters::default(), launches: 0 }
     }
 
-    /// Runs a kernel to its end. `parameters` holds `kernel.parameter_bytes` bytes; `symbols` an address for each of the
-    /// program's symbols. A fault leaves memory as it was at that moment.
+    /// Runs a kernel to its end. `parameters` has `kernel.parameter_bytes` bytes; `symbols` has an address for each
+    /// symbol of the program. After a fault, memory stays as it was at that moment.
     pub fn launch(
         &mut self,
         program: &Program,
@@ -73,7 +73,7 @@ impl Device {
         config: &LaunchConfig,
         parameters: &[u8],
     ) -> Result<(), Fault> {
-        // Launch 0 means "never" to the shadow of races.
+        // For the race shadow, launch 0 means "never".
         self.launches = self.launches.checked_add(1).unwrap_or(1);
         launch::run(self, &launch::Launch { program, kernel, symbols, config, parameters }, self.launches)
     }

@@ -1,11 +1,11 @@
-//! Instructions of a warp, one after the other, until it waits at a barrier, ends, or has had its turn.
+//! Runs instructions of a warp until it waits at a barrier, ends, or has used its time slice.
 
 use super::block::Contribution;
 use super::launch::Launch;
 use super::warp::Warp;
 use super::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::counters::KernelCounters;
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 use crate::forms::Level;
 use crate::ir::{Combine, Op, Pred, PredicateLogic, Reg, Space};
 use crate::memory::global::GlobalMemory;
@@ -14,14 +14,14 @@ use crate::memory::shared::SharedMemory;
 use crate::options::Options;
 use crate::tensor_core;
 
-/// Instructions after which another warp has its turn, should this one wait for it in a loop.
+/// Instructions in a time slice; then another warp runs, in case this one waits for it in a loop.
 pub const SLICE: u64 = 1 << 16;
 
 /// Why a warp stopped.
 pub enum Stop {
     Ended,
     Slice,
-    /// At a barrier, which it has passed when it runs again.
+    /// At a barrier; the warp continues after it when it runs again.
     Barrier {
         id: u32,
         count: Option<u32>,
@@ -30,7 +30,7 @@ pub enum Stop {
     },
 }
 
-/// A warp with all that its instructions reach.
+/// A warp with everything that its instructions access.
 pub struct Core<'a> {
     pub launch: &'a Launch<'a>,
     pub warp: &'a mut Warp,
@@ -42,20 +42,20 @@ pub struct Core<'a> {
 }
 
 impl Core<'_> {
-    pub fn run(&mut self) -> Result<Stop, Trouble> {
+    pub fn run(&mut self) -> Result<Stop, LaneFault> {
         let before = self.warp.instructions;
         let stop = self.steps();
         self.counts.warp_instructions += self.warp.instructions - before;
         stop
     }
 
-    fn steps(&mut self) -> Result<Stop, Trouble> {
+    fn steps(&mut self) -> Result<Stop, LaneFault> {
         let launch = self.launch;
         let code = &launch.kernel.code[..];
         let rows = self.warp.file();
         let turn = self.warp.instructions + SLICE;
         loop {
-            if !self.warp.settle() {
+            if !self.warp.pop_ended_paths() {
                 return Ok(Stop::Ended);
             }
             if self.warp.instructions >= turn {
@@ -63,7 +63,7 @@ impl Core<'_> {
             }
             let path = self.warp.path;
             let Some(instruction) = code.get(path.pc as usize) else {
-                // Code that runs off its end returns.
+                // Code that runs past its end returns.
                 self.warp.exit(path.mask);
                 continue;
             };
@@ -73,7 +73,7 @@ impl Core<'_> {
             match &instruction.op {
                 Op::Compute { run, operands } => {
                     if mask != 0 {
-                        // Safety: the loader checked the operands against the kernel's rows, and took the form for this
+                        // Safety: the loader checked the operands against the kernel's rows and chose the form for this
                         // processor.
                         unsafe { run(rows, *operands, mask) };
                     }
@@ -84,8 +84,8 @@ impl Core<'_> {
                     self.compared(holds, *p, *q, *combine, mask);
                 }
                 Op::Branch { target, reconvergence } => {
-                    let parted = self.warp.branch(mask, *target, *reconvergence);
-                    self.counts.divergent_branches += u64::from(parted);
+                    let diverged = self.warp.branch(mask, *target, *reconvergence);
+                    self.counts.divergent_branches += u64::from(diverged);
                     continue;
                 }
                 Op::Exit => {
@@ -117,7 +117,7 @@ impl Core<'_> {
         self.set(q, logic(combine.f, !holds, with), mask);
     }
 
-    /// Writes a predicate in the lanes of `mask`.
+    /// Sets a predicate in the lanes of `mask`.
     #[inline(always)]
     pub fn set(&mut self, p: Pred, value: u32, mask: u32) {
         if p != Pred::NONE {
@@ -126,8 +126,8 @@ impl Core<'_> {
         }
     }
 
-    /// All but arithmetic and branches. `Stop::Slice` stands for a jump that is done.
-    fn rare(&mut self, op: &Op, mask: u32) -> Result<Option<Stop>, Trouble> {
+    /// Everything except arithmetic and branches. Returns `Stop::Slice` after a jump.
+    fn rare(&mut self, op: &Op, mask: u32) -> Result<Option<Stop>, LaneFault> {
         let kernel = self.launch.kernel;
         match op {
             Op::Select32 { d, a, b, p } => {
@@ -164,7 +164,7 @@ impl Core<'_> {
             Op::Mma { shape, registers } => {
                 self.whole_warp("mma.sync", mask)?;
                 let (level, rows) = (self.level(), self.warp.file());
-                // Safety: the loader checked the registers, and the level is the processor's.
+                // Safety: the loader checked the registers, and the level is that of the processor.
                 unsafe { tensor_core::multiply(level, self.options.model(), *shape, rows, kernel.list(*registers)) };
                 self.counts.mma += 1;
                 self.warp.sync += 1;
@@ -174,7 +174,7 @@ impl Core<'_> {
                 return Ok(Some(Stop::Slice));
             }
             Op::Trap => {
-                return Err(Trouble::new(FaultKind::Trap, "a trap, or an assertion that failed").lane(first(mask)));
+                return Err(LaneFault::new(FaultKind::Trap, "a trap, or an assertion that failed").lane(first(mask)));
             }
             Op::Barrier { .. } | Op::BarrierArrive { .. } | Op::BarrierReduce { .. } => {
                 return self.barrier(op, mask).map(Some);
@@ -232,12 +232,19 @@ impl Core<'_> {
         });
     }
 
-    /// `brx.idx`: lanes part by their target; those of the first lane's target go first.
-    fn branch_table(&mut self, index: Reg, table: u32, count: u32, meeting: u32, mask: u32) -> Result<(), Trouble> {
+    /// `brx.idx`: lanes diverge by their target; the target of the first lane runs first.
+    fn branch_table(
+        &mut self,
+        index: Reg,
+        table: u32,
+        count: u32,
+        reconvergence: u32,
+        mask: u32,
+    ) -> Result<(), LaneFault> {
         let index = *self.warp.row(index);
         if let Some(lane) = lanes(mask).find(|l| index[*l as usize] >= count) {
             let message = format!("brx.idx {} in a table of {count} targets", index[lane as usize]);
-            return Err(Trouble::new(FaultKind::IllegalAddress, message).lane(lane));
+            return Err(LaneFault::new(FaultKind::IllegalAddress, message).lane(lane));
         }
         let targets = &self.launch.kernel.targets;
         let target = |lane: u32| targets[(table + index[lane as usize]) as usize];
@@ -250,20 +257,20 @@ impl Core<'_> {
         }
         let rest = self.warp.path.mask & !mask;
         if rest != 0 {
-            // Lanes that the guard keeps out fall through.
+            // Lanes that are masked by the guard fall through.
             sides.push((self.warp.path.pc + 1, rest));
         }
         match sides[..] {
             [(to, _)] => self.warp.path.pc = to,
             _ => {
                 self.counts.divergent_branches += 1;
-                self.warp.part(sides, meeting);
+                self.warp.diverge(sides, reconvergence);
             }
         }
         Ok(())
     }
 
-    fn barrier(&mut self, op: &Op, mask: u32) -> Result<Stop, Trouble> {
+    fn barrier(&mut self, op: &Op, mask: u32) -> Result<Stop, LaneFault> {
         let (id, count, waits, reduce) = match *op {
             Op::Barrier { id, count } => (id, count, true, None),
             Op::BarrierArrive { id, count } => (id, count, false, None),
@@ -279,11 +286,11 @@ impl Core<'_> {
             let message = format!(
                 "a barrier in divergent code: lanes {missing:#010x} of the warp live but do not reach it with the others"
             );
-            return Err(Trouble::new(FaultKind::Synchronisation, message).lane(first(missing)));
+            return Err(LaneFault::new(FaultKind::Synchronisation, message).lane(first(missing)));
         }
         let mut value = |reg: Reg| {
             let uneven =
-                || Trouble::new(FaultKind::Synchronisation, "a barrier whose number or count differs between lanes");
+                || LaneFault::new(FaultKind::Synchronisation, "a barrier whose number or count differs between lanes");
             if reg == Reg::NONE { Ok(None) } else { self.warp.uniform(reg, mask).map(Some).ok_or_else(uneven) }
         };
         let (id, count) = (value(id)?.unwrap_or(0), value(count)?);
@@ -292,12 +299,12 @@ impl Core<'_> {
     }
 
     /// `.aligned` instructions need all lanes of the warp.
-    pub fn whole_warp(&self, what: &str, mask: u32) -> Result<(), Trouble> {
+    pub fn whole_warp(&self, what: &str, mask: u32) -> Result<(), LaneFault> {
         if mask == u32::MAX {
             return Ok(());
         }
-        let message = format!("{what} with lanes {mask:#010x} alone: it needs all 32");
-        Err(Trouble::new(FaultKind::Synchronisation, message).lane(first(!mask)))
+        let message = format!("{what} with only lanes {mask:#010x}: it needs all 32");
+        Err(LaneFault::new(FaultKind::Synchronisation, message).lane(first(!mask)))
     }
 }
 
@@ -322,7 +329,7 @@ pub fn write<T: Copy>(row: &mut [T; 32], mask: u32, value: impl Fn(usize) -> T) 
     }
 }
 
-/// Numbers of the lanes in a mask, ascending.
+/// Indices of the lanes in a mask, ascending.
 #[inline(always)]
 pub fn lanes(mask: u32) -> impl Iterator<Item = u32> {
     let mut rest = mask;
@@ -335,7 +342,7 @@ pub fn lanes(mask: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The lowest lane of a mask; 0 of an empty one.
+/// The lowest lane of a mask; 0 for an empty mask.
 #[inline(always)]
 pub fn first(mask: u32) -> u32 {
     mask.trailing_zeros() % 32

@@ -1,13 +1,13 @@
-//! Tiles between memories: asynchronous copies, ldmatrix and stmatrix.
+//! Copies of tiles: asynchronous copies, ldmatrix and stmatrix.
 
-use super::access::{neighbours, sectors, sectors_of_range};
+use super::access::{adjacent, sectors, sectors_of_range};
 use super::step::{Core, lanes};
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 use crate::ir::{Address, Reg};
 use crate::memory::shared::bank_conflicts;
 
 impl Core<'_> {
-    /// `cp.async`: the bytes are copied now; the shadow of shared memory says from when on they may be seen.
+    /// `cp.async`: the bytes are copied now; the shadow of shared memory tracks when they become visible.
     pub fn copy_async(
         &mut self,
         to: Address,
@@ -15,26 +15,26 @@ impl Core<'_> {
         size: u8,
         source_size: Reg,
         mask: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LaneFault> {
         let (to, from, len) = (self.addresses(to), self.addresses(from), u64::from(size));
         let sizes = if source_size == Reg::NONE { [u32::from(size); 32] } else { *self.warp.row(source_size) };
         self.counts.load_instructions += 1;
         self.counts.load_bytes += lanes(mask).map(|l| u64::from(sizes[l as usize])).sum::<u64>();
         let copied = lanes(mask).filter(|l| sizes[*l as usize] > 0).fold(0, |m, l| m | 1 << l);
         self.counts.load_sectors += match copied {
-            u32::MAX if neighbours(&from, len as usize) => sectors_of_range(from[0], 32 * len as usize),
+            u32::MAX if adjacent(&from, len as usize) => sectors_of_range(from[0], 32 * len as usize),
             _ => sectors(&from, copied),
         };
         for lane in lanes(mask) {
             let (to, from, source) = (to[lane as usize], from[lane as usize], u64::from(sizes[lane as usize]));
             if source > len {
                 let message = format!("cp.async of {source} source bytes to {len} bytes");
-                return Err(Trouble::new(FaultKind::IllegalAddress, message).at(lane, from));
+                return Err(LaneFault::new(FaultKind::IllegalAddress, message).at(lane, from));
             }
-            // A lane that copies nothing may have any source address.
+            // The source address of a lane that copies nothing is not checked.
             if to % len != 0 || (source > 0 && from % len != 0) {
                 let message = format!("cp.async of {len} bytes between addresses that are not multiples of {len}");
-                return Err(Trouble::new(FaultKind::Misaligned, message).at(lane, from));
+                return Err(LaneFault::new(FaultKind::Misaligned, message).at(lane, from));
             }
             let mut bytes = [0; 16];
             if source > 0 {
@@ -48,9 +48,10 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// `ldmatrix`: lane 8 i + r names row r of matrix i, 8 elements of 16 bits. Of the matrix, lane l gets elements 2 (l % 4)
-    /// and the next of row l / 4; transposed, of column l / 4 (PTX ISA, "Warp-level matrix load instruction").
-    pub fn load_matrix(&mut self, d: &[Reg], transposed: bool, address: Address, mask: u32) -> Result<(), Trouble> {
+    /// `ldmatrix`: lane 8 i + r has the address of row r of matrix i, 8 elements of 16 bits. Lane l gets elements 2 (l
+    /// % 4) and the next one of row l / 4 of each matrix; transposed, of column l / 4 (PTX ISA, "Warp-level matrix load
+    /// instruction").
+    pub fn load_matrix(&mut self, d: &[Reg], transposed: bool, address: Address, mask: u32) -> Result<(), LaneFault> {
         self.whole_warp("ldmatrix", mask)?;
         let at = self.matrix_rows(d.len(), address)?;
         let mut matrices = [[[0u16; 8]; 8]; 4];
@@ -75,8 +76,8 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// `stmatrix`: the other way.
-    pub fn store_matrix(&mut self, a: &[Reg], transposed: bool, address: Address, mask: u32) -> Result<(), Trouble> {
+    /// `stmatrix`: the inverse of `ldmatrix`.
+    pub fn store_matrix(&mut self, a: &[Reg], transposed: bool, address: Address, mask: u32) -> Result<(), LaneFault> {
         self.whole_warp("stmatrix", mask)?;
         let at = self.matrix_rows(a.len(), address)?;
         let mut matrices = [[[0u16; 8]; 8]; 4];
@@ -104,8 +105,8 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// Addresses of the rows that the first lanes name, checked and counted.
-    fn matrix_rows(&mut self, matrices: usize, address: Address) -> Result<[u64; 32], Trouble> {
+    /// Row addresses from the first lanes, checked and counted.
+    fn matrix_rows(&mut self, matrices: usize, address: Address) -> Result<[u64; 32], LaneFault> {
         let mut at = self.addresses(address);
         for (lane, address) in at.iter_mut().enumerate().take(8 * matrices) {
             if (super::SHARED_WINDOW..super::SHARED_WINDOW + super::WINDOW).contains(address) {
@@ -113,7 +114,7 @@ impl Core<'_> {
             }
             if *address % 16 != 0 {
                 let message = "a row of a matrix at an address that is not a multiple of 16";
-                return Err(Trouble::new(FaultKind::Misaligned, message).at(lane as u32, *address));
+                return Err(LaneFault::new(FaultKind::Misaligned, message).at(lane as u32, *address));
             }
         }
         for m in 0..matrices {

@@ -1,7 +1,7 @@
-//! A warp: its registers, and the paths that its lanes are on.
+//! A warp: its registers, and the paths of its lanes.
 //!
-//! Lanes that take different sides of a branch go one side after the other and meet again at the branch's immediate
-//! post-dominator. The path that runs is `path`; under it, on `stack`, wait the other side and what comes after both.
+//! Lanes that diverge at a branch run one side after the other and reconverge at the branch's immediate post-dominator.
+//! `path` is the running path; below it, `stack` contains the other side and the path after both.
 
 use super::launch::Launch;
 use crate::forms::{Row, Rows};
@@ -13,11 +13,11 @@ use crate::memory::local::LocalMemory;
 pub struct Path {
     pub pc: u32,
     pub mask: u32,
-    /// Where it ends: the lanes go on in the path below.
+    /// The instruction at which the path ends; its lanes then continue in the path below.
     pub until: u32,
 }
 
-/// Nowhere: lanes of this path only meet at the exit.
+/// No instruction: the lanes of this path reconverge only at the exit.
 pub const NEVER: u32 = u32::MAX;
 
 pub struct Warp {
@@ -28,11 +28,11 @@ pub struct Warp {
     pub stack: Vec<Path>,
     /// Lanes that have not exited.
     pub live: u32,
-    /// Number in the block.
+    /// Index in the block.
     pub number: u32,
-    /// Lanes that the block has.
+    /// Lanes that exist in the block.
     lanes: u32,
-    /// Advanced by what synchronises the warp: orders its accesses to shared memory.
+    /// Incremented by instructions that synchronise the warp; it orders accesses to shared memory.
     pub sync: u32,
     pub instructions: u64,
 }
@@ -60,7 +60,7 @@ impl Warp {
         warp
     }
 
-    /// At the first instruction, for another block.
+    /// Starts another block at the first instruction.
     pub fn begin(&mut self, launch: &Launch<'_>, block: [u32; 3]) {
         self.live = self.lanes;
         self.path = Path { pc: 0, mask: self.lanes, until: NEVER };
@@ -139,16 +139,16 @@ impl Warp {
         Rows::new(&mut self.rows)
     }
 
-    /// The value of a register that must be the same in all these lanes; None where it is not.
+    /// The value of a register that must be the same in all these lanes; None if it is not.
     pub fn uniform(&mut self, reg: Reg, mask: u32) -> Option<u32> {
         let row = *self.row(reg);
         let value = row[mask.trailing_zeros() as usize % 32];
         (0..32).all(|l| mask >> l & 1 == 0 || row[l] == value).then_some(value)
     }
 
-    /// Goes on with the path below while the one that runs has ended or has no lanes; false when none is left.
+    /// Pops paths until one has lanes and has not ended; false if none is left.
     #[inline(always)]
-    pub fn settle(&mut self) -> bool {
+    pub fn pop_ended_paths(&mut self) -> bool {
         while self.path.pc == self.path.until || self.path.mask == 0 {
             let Some(below) = self.stack.pop() else { return false };
             self.path = Path { mask: below.mask & self.live, ..below };
@@ -156,9 +156,9 @@ impl Warp {
         true
     }
 
-    /// `bra` of the lanes in `taken`; whether the lanes part.
+    /// `bra`, taken by the lanes in `taken`; returns whether the lanes diverge.
     #[inline(always)]
-    pub fn branch(&mut self, taken: u32, target: u32, meeting: u32) -> bool {
+    pub fn branch(&mut self, taken: u32, target: u32, reconvergence: u32) -> bool {
         let Path { pc, mask, .. } = self.path;
         let other = mask & !taken;
         if other == 0 {
@@ -169,24 +169,25 @@ impl Warp {
             self.path.pc = pc + 1;
             return false;
         }
-        self.part([(target, taken), (pc + 1, other)], meeting);
+        self.diverge([(target, taken), (pc + 1, other)], reconvergence);
         true
     }
 
-    /// The lanes of the path go on at several places, (instruction, lanes), and meet again at `meeting`.
-    pub fn part(&mut self, sides: impl IntoIterator<Item = (u32, u32)>, meeting: u32) {
+    /// Splits the lanes of the path into `sides`, (instruction, lanes), which reconverge at `reconvergence`.
+    pub fn diverge(&mut self, sides: impl IntoIterator<Item = (u32, u32)>, reconvergence: u32) {
         let Path { mask, until, .. } = self.path;
-        // Lanes that are at the meeting point already wait in the path below; a path that ends there anyway needs none.
-        if meeting != until {
-            self.stack.push(Path { pc: meeting, mask, until });
+        // Lanes already at the reconvergence point wait in the path below; a path that ends there anyway needs no
+        // entry.
+        if reconvergence != until {
+            self.stack.push(Path { pc: reconvergence, mask, until });
         }
-        let mut sides = sides.into_iter().filter(|(pc, _)| *pc != meeting);
-        let side = |(pc, mask)| Path { pc, mask, until: meeting };
-        self.path = sides.next().map_or(Path { pc: meeting, mask: 0, until: meeting }, side);
+        let mut sides = sides.into_iter().filter(|(pc, _)| *pc != reconvergence);
+        let side = |(pc, mask)| Path { pc, mask, until: reconvergence };
+        self.path = sides.next().map_or(Path { pc: reconvergence, mask: 0, until: reconvergence }, side);
         self.stack.extend(sides.map(side));
     }
 
-    /// The lanes leave for ever.
+    /// The lanes exit.
     pub fn exit(&mut self, lanes: u32) {
         self.live &= !lanes;
         self.path.mask &= !lanes;

@@ -1,48 +1,48 @@
-//! Device memory: an address range of its own with guard gaps; addresses are never used again; a bit a byte says whether it
-//! was ever written. A program that hands out stretches of its allocations itself can say so: see `arena.rs`.
+//! Device memory: its own address range with guard gaps between allocations, addresses that are never reused, and one
+//! bit per byte that says whether the byte was ever written. Programs with their own sub-allocator: see `arena.rs`.
 
 use std::cell::Cell;
 
 use super::race::{BlockAccess, Races, Releases};
-use crate::fault::{Fault, FaultKind, Trouble};
+use crate::fault::{Fault, FaultKind, LaneFault};
 
-/// Where device memory begins; contexts number `n` begins `n << 36` higher.
+/// Start of device memory; context number `n` starts `n << 36` higher.
 pub const BASE: u64 = 0x7000_4000_0000;
-/// Beyond all contexts.
+/// End of the address range of all contexts.
 pub const END: u64 = 0x7f00_0000_0000;
 const ALIGN: u64 = 512;
-/// Bytes between allocations that belong to nobody.
+/// Unmapped bytes between allocations.
 const GUARD: u64 = 4096;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
-/// One allocation, or a stretch of one that the program lent out itself. It stays in the list when it is freed, so that a
-/// report can name it.
+/// One allocation, or a buffer inside one (see `arena.rs`). It stays in the list after it is freed, so that a report
+/// can name it.
 pub(super) struct Allocation {
     pub start: u64,
     pub size: u64,
     pub bytes: Vec<u8>,
-    /// A bit a byte.
+    /// One bit per byte.
     pub written: Vec<u64>,
     pub races: Races,
     pub state: State,
-    /// Kernels may not write it (`.const`).
+    /// Kernels must not write it (`.const`).
     pub constant: bool,
-    /// Whether it lies within another allocation, an arena.
-    pub lent: bool,
+    /// It is inside another allocation, which is an arena.
+    pub is_buffer: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Live,
     Freed,
-    /// Its program lends it out in stretches, and only those can be touched.
+    /// It has buffers, and only those can be accessed.
     Arena,
 }
 
 impl Allocation {
-    /// `size` bytes that nobody has written.
+    /// `size` bytes that were never written.
     pub fn fresh(start: u64, size: usize, checks: bool) -> Self {
         Allocation {
             start,
@@ -52,36 +52,36 @@ impl Allocation {
             races: Races::default(),
             state: State::Live,
             constant: false,
-            lent: false,
+            is_buffer: false,
         }
     }
 
-    /// Forgets the contents.
+    /// Drops the contents.
     pub fn close(&mut self, state: State) {
         (self.bytes, self.written, self.races, self.state) = (Vec::new(), Vec::new(), Races::default(), state);
     }
 
     pub fn what(&self) -> String {
-        let kind = if self.lent { "buffer" } else { "allocation" };
+        let kind = if self.is_buffer { "buffer" } else { "allocation" };
         format!("{kind} of {} bytes at {:#x}", self.size, self.start)
     }
 }
 
 pub struct GlobalMemory {
-    /// By address; an arena comes before what it lent out.
+    /// In address order; an arena comes before its buffers.
     pub(super) allocations: Vec<Allocation>,
     next: u64,
     used: u64,
     limit: u64,
     pub(super) checks: bool,
-    /// Allocation that the last access hit: the next one most likely does too.
+    /// Index of the last allocation accessed: most accesses hit the same one again.
     last: Cell<usize>,
-    /// What orders the blocks of the launch that runs.
+    /// Synchronisation between the blocks of the running launch.
     pub releases: Releases,
 }
 
 impl GlobalMemory {
-    /// `limit` bytes, from an address that differs with `number`.
+    /// `limit` bytes; the start address depends on `number`.
     pub fn new(limit: u64, number: u16, checks: bool) -> Self {
         let next = BASE + (u64::from(number) << 36);
         GlobalMemory {
@@ -107,11 +107,11 @@ impl GlobalMemory {
         Ok(start)
     }
 
-    /// Frees an allocation. An arena goes with the stretches that it lent out, which must all have been taken back.
+    /// Frees an allocation. The buffers of an arena must all be freed first.
     pub fn free(&mut self, address: u64) -> Result<(), Fault> {
         let first = self.allocations.partition_point(|a| a.start < address);
-        let Some(a) = self.allocations.get(first).filter(|a| a.start == address && !a.lent) else {
-            return Err(illegal(address, format!("free: no allocation begins here; {}", self.near(address))));
+        let Some(a) = self.allocations.get(first).filter(|a| a.start == address && !a.is_buffer) else {
+            return Err(illegal(address, format!("free: no allocation starts here; {}", self.describe(address))));
         };
         match a.state {
             State::Freed => return Err(illegal(address, format!("free: the {} was freed before", a.what()))),
@@ -123,7 +123,7 @@ impl GlobalMemory {
         Ok(())
     }
 
-    /// Kernels may not write this allocation any more.
+    /// From now on, kernels must not write this allocation.
     pub fn make_constant(&mut self, address: u64) {
         if let Ok(i) = self.find(address, 1) {
             self.allocations[i].constant = true;
@@ -138,20 +138,20 @@ impl GlobalMemory {
         self.limit
     }
 
-    /// Live allocations, (address, bytes).
+    /// Live allocations as (address, bytes).
     pub fn live(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.allocations.iter().filter(|a| a.state != State::Freed && !a.lent).map(|a| (a.start, a.size))
+        self.allocations.iter().filter(|a| a.state != State::Freed && !a.is_buffer).map(|a| (a.start, a.size))
     }
 
-    /// The live allocation that holds this address: its start and size.
+    /// Start and size of the live allocation that contains this address.
     pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
         let i = self.outer(address).filter(|i| self.allocations[*i].state != State::Freed)?;
         Some((self.allocations[i].start, self.allocations[i].size))
     }
 
-    /// Copies to the host; bytes that nobody has written are a fault.
+    /// Copies to the host; bytes that were never written are a fault.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
-        let (i, at) = self.place(address, bytes.len() as u64)?;
+        let (i, at) = self.locate(address, bytes.len() as u64)?;
         let a = &self.allocations[i];
         if let Some(byte) = self.first_unwritten(i, at, bytes.len()) {
             let message = format!("a copy back reads byte {byte} of the {}, which was never written", a.what());
@@ -162,7 +162,7 @@ impl GlobalMemory {
     }
 
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let (i, at) = self.place(address, bytes.len() as u64)?;
+        let (i, at) = self.locate(address, bytes.len() as u64)?;
         let a = &mut self.allocations[i];
         a.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         mark(&mut a.written, at, bytes.len());
@@ -170,17 +170,17 @@ impl GlobalMemory {
     }
 
     pub fn fill(&mut self, address: u64, byte: u8, n: u64) -> Result<(), Fault> {
-        let (i, at) = self.place(address, n)?;
+        let (i, at) = self.locate(address, n)?;
         let a = &mut self.allocations[i];
         a.bytes[at..at + n as usize].fill(byte);
         mark(&mut a.written, at, n as usize);
         Ok(())
     }
 
-    /// Copies within the device; what was never written stays so.
+    /// Copies within the device; bytes that were never written stay marked as such.
     pub fn copy(&mut self, to: u64, from: u64, n: u64) -> Result<(), Fault> {
-        let (i, at) = self.place(from, n)?;
-        let (j, to_at) = self.place(to, n)?;
+        let (i, at) = self.locate(from, n)?;
+        let (j, to_at) = self.locate(to, n)?;
         let n = n as usize;
         let source = &self.allocations[i];
         let bytes = source.bytes[at..at + n].to_vec();
@@ -195,9 +195,9 @@ impl GlobalMemory {
         Ok(())
     }
 
-    fn place(&self, address: u64, len: u64) -> Result<(usize, usize), Fault> {
+    fn locate(&self, address: u64, len: u64) -> Result<(usize, usize), Fault> {
         if len == 0 {
-            // Nothing is touched; any live allocation, or none, will do.
+            // An empty range: any live allocation or none is fine.
             return match self.find(address, 0) {
                 Ok(i) => Ok((i, (address - self.allocations[i].start) as usize)),
                 Err(message) => Err(illegal(address, message)),
@@ -209,7 +209,7 @@ impl GlobalMemory {
         }
     }
 
-    /// The allocation that holds `len` bytes from `address` on, or what is there instead.
+    /// Index of the allocation that contains the `len` bytes at `address`; otherwise a description of that address.
     #[inline(always)]
     fn find(&self, address: u64, len: u64) -> Result<usize, String> {
         if let Some(a) = self.allocations.get(self.last.get()) {
@@ -223,26 +223,26 @@ impl GlobalMemory {
 
     fn search(&self, address: u64, len: u64) -> Result<usize, String> {
         let after = self.allocations.partition_point(|a| a.start <= address);
-        let Some(i) = after.checked_sub(1) else { return Err(self.near(address)) };
+        let Some(i) = after.checked_sub(1) else { return Err(self.describe(address)) };
         let a = &self.allocations[i];
         let at = address - a.start;
         if a.state == State::Freed && at < a.size.max(1) {
             return Err(format!("{at} bytes into the {}, which was freed", a.what()));
         }
         if a.state != State::Live || at > a.size || len > a.size - at {
-            return Err(self.near(address));
+            return Err(self.describe(address));
         }
         self.last.set(i);
         Ok(i)
     }
 
-    pub(super) fn near(&self, address: u64) -> String {
+    pub(super) fn describe(&self, address: u64) -> String {
         let after = self.allocations.partition_point(|a| a.start <= address);
         let distance = |a: &Allocation| {
             let freed = match a.state {
                 State::Live => "",
                 State::Freed => " (freed)",
-                State::Arena => " (an arena, which has lent nothing there)",
+                State::Arena => " (an arena without a buffer there)",
             };
             match address.checked_sub(a.start + a.size) {
                 Some(0) => format!("just past the end of the {}{freed}", a.what()),
@@ -266,13 +266,13 @@ impl GlobalMemory {
         if all_set(written, at, len) { None } else { (at..at + len).find(|b| !bit(written, *b)) }
     }
 
-    /// Bytes that a warp reads: in bounds, written, and in no race. `lane` is the first lane's number for the report.
+    /// Bytes for a warp to read: in bounds, written before, without a race.
     #[inline(always)]
-    pub fn load(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&[u8], Trouble> {
+    pub fn load(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&[u8], LaneFault> {
         let i = match self.find(address, len) {
             Ok(i) => i,
             Err(message) => {
-                return Err(Trouble::new(FaultKind::IllegalAddress, format!("a read of {len} bytes {message}")));
+                return Err(LaneFault::new(FaultKind::IllegalAddress, format!("a read of {len} bytes {message}")));
             }
         };
         let a = &mut self.allocations[i];
@@ -281,29 +281,29 @@ impl GlobalMemory {
             if !all_set(&a.written, at, len as usize) {
                 let first = (at..at + len as usize).find(|b| !bit(&a.written, *b)).unwrap_or(at);
                 let message = format!("a read of byte {first} of the {}, which was never written", a.what());
-                return Err(Trouble::new(FaultKind::Uninitialised, message));
+                return Err(LaneFault::new(FaultKind::Uninitialised, message));
             }
             if who.tracked
                 && let Err(message) = a.races.read(a.bytes.len(), at, len as usize, who, &self.releases)
             {
-                return Err(Trouble::new(FaultKind::Race, format!("{message} ({})", a.what())));
+                return Err(LaneFault::new(FaultKind::Race, format!("{message} ({})", a.what())));
             }
         }
         Ok(&a.bytes[at..at + len as usize])
     }
 
-    /// Bytes that a warp writes.
+    /// Bytes for a warp to write.
     #[inline(always)]
-    pub fn store(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], Trouble> {
+    pub fn store(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], LaneFault> {
         let i = match self.find(address, len) {
             Ok(i) => i,
             Err(message) => {
-                return Err(Trouble::new(FaultKind::IllegalAddress, format!("a write of {len} bytes {message}")));
+                return Err(LaneFault::new(FaultKind::IllegalAddress, format!("a write of {len} bytes {message}")));
             }
         };
         let a = &mut self.allocations[i];
         if a.constant {
-            return Err(Trouble::new(
+            return Err(LaneFault::new(
                 FaultKind::IllegalAddress,
                 format!("a write to constant memory: the {}", a.what()),
             ));
@@ -313,15 +313,15 @@ impl GlobalMemory {
             if who.tracked
                 && let Err(message) = a.races.write(a.bytes.len(), at, len as usize, who, &self.releases)
             {
-                return Err(Trouble::new(FaultKind::Race, format!("{message} ({})", a.what())));
+                return Err(LaneFault::new(FaultKind::Race, format!("{message} ({})", a.what())));
             }
             mark(&mut a.written, at, len as usize);
         }
         Ok(&mut a.bytes[at..at + len as usize])
     }
 
-    /// Bytes of an atomic operation: they must have been written.
-    pub fn update(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], Trouble> {
+    /// Bytes of an atomic operation; they must have been written before.
+    pub fn update(&mut self, address: u64, len: u64, who: BlockAccess) -> Result<&mut [u8], LaneFault> {
         self.load(address, len, BlockAccess { tracked: false, ..who })?;
         if who.tracked {
             self.releases.atomic(address);
@@ -339,7 +339,7 @@ fn bit(bits: &[u64], at: usize) -> bool {
     bits[at / 64] >> (at % 64) & 1 == 1
 }
 
-/// The bits of word `w` that belong to `at..at + len`.
+/// The bits of word `w` that lie in `at..at + len`.
 #[inline(always)]
 fn word_mask(w: usize, at: usize, len: usize) -> u64 {
     let (first, end) = (at.max(w * 64) - w * 64, (at + len).min(w * 64 + 64) - w * 64);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_comes_back_and_the_rest_is_a_fault() {
+    fn written_bytes_are_read_back_and_the_rest_is_a_fault() {
         let mut m = memory();
         let a = m.allocate(100).unwrap();
         m.write(a + 10, &[1, 2, 3]).unwrap();
@@ -394,12 +394,12 @@ mod tests {
         assert!(m.read(a + 1, &mut [0]).unwrap_err().to_string().contains("freed"));
         assert!(m.free(a).unwrap_err().to_string().contains("freed before"));
         let b = m.allocate(100).unwrap();
-        assert!(b > a, "addresses are never used again");
+        assert!(b > a, "addresses are never reused");
         assert_eq!(m.live().collect::<Vec<_>>(), [(b, 100)]);
     }
 
     #[test]
-    fn memory_ends() {
+    fn memory_is_limited() {
         let mut m = memory();
         let a = m.allocate(1 << 20).unwrap();
         assert_eq!(m.allocate(1), Err(OutOfMemory));
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_carries_what_was_never_written() {
+    fn a_copy_preserves_which_bytes_were_written() {
         let mut m = memory();
         let (a, b) = (m.allocate(200).unwrap(), m.allocate(200).unwrap());
         m.write(a, &[7; 130]).unwrap();

@@ -1,11 +1,11 @@
-//! Local memory of a warp: each lane its own bytes.
+//! Local memory of a warp; every lane has its own bytes.
 
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 
 pub struct LocalMemory {
     bytes: Vec<u8>,
     written: Vec<bool>,
-    /// Bytes of one lane.
+    /// Bytes per lane.
     size: usize,
     checks: bool,
 }
@@ -16,31 +16,31 @@ impl LocalMemory {
         LocalMemory { bytes: vec![0; 32 * size], written: vec![false; 32 * size], size, checks }
     }
 
-    /// For the next block: nothing is written.
+    /// Prepares for the next block: all bytes are uninitialised.
     pub fn reset(&mut self) {
         self.written.fill(false);
     }
 
-    fn place(&self, lane: u32, at: u64, len: usize) -> Result<usize, Trouble> {
+    fn index(&self, lane: u32, at: u64, len: usize) -> Result<usize, LaneFault> {
         let inside = usize::try_from(at).ok().filter(|at| *at <= self.size && len <= self.size - at);
         inside.map(|at| lane as usize * self.size + at).ok_or_else(|| {
             let message = format!("{len} bytes at {at} of the {} bytes of local memory", self.size);
-            Trouble::new(FaultKind::IllegalAddress, message).lane(lane)
+            LaneFault::new(FaultKind::IllegalAddress, message).lane(lane)
         })
     }
 
-    pub fn load(&self, lane: u32, at: u64, len: usize) -> Result<&[u8], Trouble> {
-        let place = self.place(lane, at, len)?;
-        if self.checks && !self.written[place..place + len].iter().all(|w| *w) {
+    pub fn load(&self, lane: u32, at: u64, len: usize) -> Result<&[u8], LaneFault> {
+        let start = self.index(lane, at, len)?;
+        if self.checks && !self.written[start..start + len].iter().all(|w| *w) {
             let message = format!("a read of {len} bytes at {at} of local memory, which were never written");
-            return Err(Trouble::new(FaultKind::Uninitialised, message).lane(lane));
+            return Err(LaneFault::new(FaultKind::Uninitialised, message).lane(lane));
         }
-        Ok(&self.bytes[place..place + len])
+        Ok(&self.bytes[start..start + len])
     }
 
-    pub fn store(&mut self, lane: u32, at: u64, len: usize) -> Result<&mut [u8], Trouble> {
-        let place = self.place(lane, at, len)?;
-        self.written[place..place + len].fill(true);
-        Ok(&mut self.bytes[place..place + len])
+    pub fn store(&mut self, lane: u32, at: u64, len: usize) -> Result<&mut [u8], LaneFault> {
+        let start = self.index(lane, at, len)?;
+        self.written[start..start + len].fill(true);
+        Ok(&mut self.bytes[start..start + len])
     }
 }

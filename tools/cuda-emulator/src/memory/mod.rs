@@ -1,4 +1,4 @@
-//! Memory of a device, with what the checks need to know of every byte.
+//! Memory of a device, with the state per byte that the checks need.
 
 mod arena;
 pub mod global;

@@ -1,38 +1,39 @@
-//! Races between the blocks of one launch: accesses of two blocks to a byte, one of them a plain write, with nothing that
+//! Races between the blocks of one launch: two blocks access a byte, at least one access is a plain write, and nothing
 //! orders them.
 
 use std::collections::HashMap;
 
-/// Who accesses device memory.
+/// The block that accesses device memory, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockAccess {
-    /// Whether races are looked for: checks are on and the launch has several blocks.
+    /// Whether to look for races: checks are on and the launch has several blocks.
     pub tracked: bool,
-    /// Atomic, or strong (`.volatile`, `.relaxed` …): does not race with its like.
+    /// Atomic or strong (`.volatile`, `.relaxed` …): such accesses do not race with each other.
     pub atomic: bool,
-    /// Number of the launch, from 1; never 0.
+    /// Launch number, counted from 1; never 0.
     pub launch: u32,
-    /// Number of the block in the launch.
+    /// Index of the block in the launch.
     pub block: u32,
 }
 
-/// What orders blocks of a launch: one that executes a fence and then an atomic operation **releases** what it did before;
-/// one whose atomic operation at the same address follows **acquires** it. (The pattern of kernels whose last block sums
-/// up.) Coarse: what a block writes after its release is taken for released too.
+/// Synchronisation between blocks of a launch. A block that executes a fence and then an atomic operation **releases**
+/// its earlier accesses; a block that later executes an atomic operation at the same address **acquires** them. (The
+/// pattern of kernels whose last block adds up the partial sums.) This is coarse: writes after the release count as
+/// released too.
 #[derive(Default)]
 pub struct Releases {
     launch: u32,
     block: u32,
-    /// Whether the block that runs has executed a fence.
+    /// Whether the running block has executed a fence.
     fenced: bool,
-    /// By address: the blocks that released there, with their number in the order.
+    /// By address: the blocks that released there, each with its rank.
     released: HashMap<u64, HashMap<u32, usize>>,
-    /// By address: how many had released there when the block that runs acquired.
+    /// By address: how many blocks had released when the running block acquired.
     acquired: HashMap<u64, usize>,
 }
 
 impl Releases {
-    /// Another block, perhaps of another launch, runs from now on.
+    /// A different block, possibly of a different launch, runs from now on.
     #[inline(always)]
     pub fn enter(&mut self, who: BlockAccess) {
         if self.launch != who.launch {
@@ -48,7 +49,7 @@ impl Releases {
         self.fenced = true;
     }
 
-    /// An atomic operation of the block that runs.
+    /// An atomic operation of the running block.
     pub fn atomic(&mut self, address: u64) {
         let released = self.released.entry(address).or_default();
         self.acquired.insert(address, released.len());
@@ -58,10 +59,10 @@ impl Releases {
         }
     }
 
-    /// Whether what `other` released was acquired by the block that runs.
+    /// Whether the running block acquired what `other` released.
     fn ordered(&self, other: u32) -> bool {
         let released_before = |(address, count): (&u64, &usize)| {
-            self.released.get(address).and_then(|blocks| blocks.get(&other)).is_some_and(|place| place < count)
+            self.released.get(address).and_then(|blocks| blocks.get(&other)).is_some_and(|rank| rank < count)
         };
         self.acquired.iter().any(released_before)
     }
@@ -70,32 +71,33 @@ impl Releases {
 const NOBODY: u32 = u32::MAX;
 const SEVERAL: u32 = u32::MAX - 1;
 
-/// Accesses to one 4-byte word in one launch.
+/// Accesses of one launch to one 4-byte word.
 #[derive(Clone, Copy)]
 struct Word {
     launch: u32,
     writer: u32,
     reader: u32,
-    /// Bytes written (low four bits) and read (high four).
+    /// Bytes written (low four bits) and read (high four bits).
     bytes: u8,
-    /// Of the last writes: all were atomic.
+    /// The last writes were all atomic.
     atomic: bool,
-    /// Blocks share the word without sharing bytes: its bytes are in `Races::bytes`.
-    parted: bool,
+    /// Blocks share the word but no byte of it: its bytes are in `Races::bytes`.
+    split: bool,
 }
 
-const FRESH: Word = Word { launch: 0, writer: NOBODY, reader: NOBODY, bytes: 0, atomic: false, parted: false };
+const FRESH: Word = Word { launch: 0, writer: NOBODY, reader: NOBODY, bytes: 0, atomic: false, split: false };
 
-/// The accesses of one launch to one allocation.
+/// Accesses of one launch to one allocation.
 #[derive(Default)]
 pub struct Races {
     words: Vec<Word>,
-    /// Single bytes of parted words, by their offset.
+    /// Single bytes of split words, by offset.
     bytes: HashMap<usize, Word>,
 }
 
 impl Races {
-    /// Notes a read of `len` bytes at offset `at` in an allocation of `size` bytes; a race is an error that says with whom.
+    /// Records a read of `len` bytes at offset `at` in an allocation of `size` bytes. The error describes a race and
+    /// names the other block.
     #[inline(always)]
     pub fn read(
         &mut self,
@@ -112,7 +114,7 @@ impl Races {
             if word.launch != who.launch {
                 let (reader, bytes) = if who.atomic { (NOBODY, 0) } else { (who.block, mask << 4) };
                 *word = Word { launch: who.launch, reader, bytes, ..FRESH };
-            } else if !word.parted && (word.writer == NOBODY || word.writer == who.block || (word.atomic && who.atomic))
+            } else if !word.split && (word.writer == NOBODY || word.writer == who.block || (word.atomic && who.atomic))
             {
                 if !who.atomic {
                     word.reader = if word.reader == NOBODY || word.reader == who.block { who.block } else { SEVERAL };
@@ -125,7 +127,7 @@ impl Races {
         Ok(())
     }
 
-    /// Notes a write.
+    /// Records a write.
     #[inline(always)]
     pub fn write(
         &mut self,
@@ -142,7 +144,7 @@ impl Races {
             if word.launch != who.launch {
                 let atomic = who.atomic;
                 *word = Word { launch: who.launch, writer: who.block, bytes: mask, atomic, ..FRESH };
-            } else if !word.parted
+            } else if !word.split
                 && (word.writer == NOBODY || word.writer == who.block || (word.atomic && who.atomic))
                 && (word.reader == NOBODY || word.reader == who.block)
             {
@@ -163,7 +165,7 @@ impl Races {
         }
     }
 
-    /// An access to a word that another block has accessed: byte by byte.
+    /// An access to a word that another block has accessed, checked byte by byte.
     #[cold]
     fn bytewise(
         &mut self,
@@ -174,13 +176,13 @@ impl Races {
         releases: &Releases,
     ) -> Result<(), String> {
         let word = self.words[w];
-        if !word.parted {
+        if !word.split {
             for b in 0..4 {
                 let writer = if word.bytes >> b & 1 == 1 { word.writer } else { NOBODY };
                 let reader = if word.bytes >> (b + 4) & 1 == 1 { word.reader } else { NOBODY };
                 self.bytes.insert(4 * w + b, Word { writer, reader, ..word });
             }
-            self.words[w].parted = true;
+            self.words[w].split = true;
         }
         for b in (0..4).filter(|b| mask >> b & 1 == 1) {
             let byte = self.bytes.entry(4 * w + b).or_insert(FRESH);
@@ -196,7 +198,7 @@ impl Races {
             }
             if write {
                 byte.atomic = who.atomic && (byte.atomic || byte.writer == NOBODY);
-                // After plain writes that were ordered the last one counts; atomic ones are all of them together.
+                // After ordered plain writes the last writer counts; after atomic ones all writers count.
                 byte.writer = if byte.writer == NOBODY || !byte.atomic { who.block } else { SEVERAL };
             } else if !who.atomic {
                 byte.reader = if byte.reader == NOBODY || byte.reader == who.block { who.block } else { SEVERAL };
@@ -206,7 +208,7 @@ impl Races {
     }
 }
 
-/// Which bytes of word `w` belong to `at..at + len`.
+/// Which bytes of word `w` lie in `at..at + len`.
 #[inline(always)]
 fn byte_mask(w: usize, at: usize, len: usize) -> u8 {
     let (first, end) = (at.max(4 * w) - 4 * w, (at + len).min(4 * w + 4) - 4 * w);
@@ -226,38 +228,38 @@ mod tests {
     }
 
     #[test]
-    fn blocks_may_read_together_and_write_apart() {
-        let (mut r, apart) = (Races::default(), Releases::default());
-        (0..3).for_each(|b| r.read(64, 0, 32, plain(b), &apart).unwrap());
-        (0..16).for_each(|b| r.write(64, 32 + 2 * b as usize, 2, plain(b), &apart).unwrap());
-        (0..16).for_each(|b| r.read(64, 32 + 2 * b as usize, 2, plain(b), &apart).unwrap());
+    fn blocks_may_read_the_same_byte_and_write_different_ones() {
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        (0..3).for_each(|b| r.read(64, 0, 32, plain(b), &unordered).unwrap());
+        (0..16).for_each(|b| r.write(64, 32 + 2 * b as usize, 2, plain(b), &unordered).unwrap());
+        (0..16).for_each(|b| r.read(64, 32 + 2 * b as usize, 2, plain(b), &unordered).unwrap());
     }
 
     #[test]
     fn a_plain_write_races_with_other_blocks() {
-        let (mut r, apart) = (Races::default(), Releases::default());
-        r.write(64, 0, 4, plain(0), &apart).unwrap();
-        assert!(r.write(64, 0, 4, plain(1), &apart).unwrap_err().contains("written by block 0"));
-        let (mut r, apart) = (Races::default(), Releases::default());
-        r.write(64, 0, 16, plain(0), &apart).unwrap();
-        assert!(r.read(64, 14, 1, plain(1), &apart).is_err());
-        let (mut r, apart) = (Races::default(), Releases::default());
-        r.read(64, 4, 4, plain(0), &apart).unwrap();
-        assert!(r.write(64, 7, 1, plain(1), &apart).unwrap_err().contains("read by block 0"));
-        let (mut r, apart) = (Races::default(), Releases::default());
-        r.write(64, 0, 2, plain(0), &apart).unwrap();
-        r.write(64, 2, 2, plain(1), &apart).unwrap();
-        assert!(r.read(64, 0, 4, plain(0), &apart).is_err(), "the other half is block 1's");
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        r.write(64, 0, 4, plain(0), &unordered).unwrap();
+        assert!(r.write(64, 0, 4, plain(1), &unordered).unwrap_err().contains("written by block 0"));
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        r.write(64, 0, 16, plain(0), &unordered).unwrap();
+        assert!(r.read(64, 14, 1, plain(1), &unordered).is_err());
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        r.read(64, 4, 4, plain(0), &unordered).unwrap();
+        assert!(r.write(64, 7, 1, plain(1), &unordered).unwrap_err().contains("read by block 0"));
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        r.write(64, 0, 2, plain(0), &unordered).unwrap();
+        r.write(64, 2, 2, plain(1), &unordered).unwrap();
+        assert!(r.read(64, 0, 4, plain(0), &unordered).is_err(), "the other half belongs to block 1");
     }
 
     #[test]
-    fn atomics_race_with_plain_accesses_alone() {
-        let (mut r, apart) = (Races::default(), Releases::default());
-        (0..5).for_each(|b| r.write(64, 0, 4, atomic(b), &apart).unwrap());
-        assert!(r.read(64, 0, 4, plain(9), &apart).is_err());
-        let (mut r, apart) = (Races::default(), Releases::default());
-        r.write(64, 0, 4, plain(0), &apart).unwrap();
-        assert!(r.write(64, 0, 4, atomic(1), &apart).is_err());
+    fn atomics_race_only_with_plain_accesses() {
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        (0..5).for_each(|b| r.write(64, 0, 4, atomic(b), &unordered).unwrap());
+        assert!(r.read(64, 0, 4, plain(9), &unordered).is_err());
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        r.write(64, 0, 4, plain(0), &unordered).unwrap();
+        assert!(r.write(64, 0, 4, atomic(1), &unordered).is_err());
     }
 
     #[test]
@@ -285,10 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn the_next_launch_begins_anew() {
-        let (mut r, apart) = (Races::default(), Releases::default());
-        r.write(64, 0, 4, plain(0), &apart).unwrap();
-        r.read(64, 0, 4, BlockAccess { launch: 2, ..plain(1) }, &apart).unwrap();
-        assert!(r.write(64, 0, 4, BlockAccess { launch: 2, ..plain(0) }, &apart).is_err());
+    fn the_next_launch_starts_clean() {
+        let (mut r, unordered) = (Races::default(), Releases::default());
+        r.write(64, 0, 4, plain(0), &unordered).unwrap();
+        r.read(64, 0, 4, BlockAccess { launch: 2, ..plain(1) }, &unordered).unwrap();
+        assert!(r.write(64, 0, 4, BlockAccess { launch: 2, ..plain(0) }, &unordered).is_err());
     }
 }

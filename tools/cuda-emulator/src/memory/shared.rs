@@ -1,19 +1,20 @@
-//! Shared memory of a block, with the accesses that nothing orders.
+//! Shared memory of a block, with checks for unordered accesses.
 //!
-//! Two accesses of different threads to a byte, one of them a write, must be ordered: by a barrier of the block (which
-//! advances the **epoch**), or, inside a warp, by an instruction that synchronises it (shuffle, vote, `bar.warp`, ldmatrix,
-//! mma: the warp's **sync** count). An asynchronous copy is a write from the moment it is issued; its bytes may be read by
-//! the thread that issued it once that thread has waited for its group, by others after a barrier that follows the wait.
+//! Two accesses of different threads to a byte, at least one of them a write, must be ordered by a barrier of the block
+//! (which increments the **epoch**) or, within a warp, by an instruction that synchronises the warp (shuffle, vote,
+//! `bar.warp`, ldmatrix, mma: the warp's **sync** count). An asynchronous copy counts as a write from the moment it is
+//! issued. The issuing thread may read its bytes after it has waited for the copy's group; other threads may read them
+//! after a barrier that follows the wait.
 //!
-//! The shadow of a 4-byte word remembers its last writer and its readers since. Words are what kernels access; bytes of a
-//! word are told apart by masks.
+//! The shadow of a 4-byte word records its last writer and the readers since then. Kernels mostly access whole words;
+//! masks distinguish the bytes of a word.
 
-use crate::fault::{FaultKind, Trouble};
+use crate::fault::{FaultKind, LaneFault};
 
 /// A thread of the block at one point of its program.
 #[derive(Clone, Copy, Debug)]
 pub struct Accessor {
-    /// Number in the block.
+    /// Index in the block.
     pub thread: u32,
     /// Sync count of its warp.
     pub sync: u32,
@@ -25,9 +26,9 @@ impl Accessor {
     }
 }
 
-/// More than one warp has read.
+/// More than one warp has read the word.
 const MANY: u32 = u32::MAX;
-/// More than one thread of the warp has read: `READERS_OF_WARP + warp`.
+/// More than one thread of one warp has read the word: `READERS_OF_WARP + warp`.
 const READERS_OF_WARP: u32 = 1 << 16;
 
 #[derive(Clone, Copy)]
@@ -40,9 +41,9 @@ struct Word {
     reader: u32,
     write_sync: u32,
     read_sync: u32,
-    /// 1 + number of the writer's copy group, while it may not be visible to all.
+    /// 1 + index of the writer's copy group, until the copy is visible to all threads.
     pending: u32,
-    /// Bytes of the last writes, of the reads, and that were ever written.
+    /// Bytes of the last writes, of the reads, and ever written.
     write_mask: u8,
     read_mask: u8,
     written: u8,
@@ -67,9 +68,9 @@ const FRESH: Word = Word {
 /// Copy groups of one thread.
 #[derive(Clone, Default)]
 struct Groups {
-    /// Groups closed by commit; the next copy joins group number `committed`.
+    /// Number of committed groups; the next copy joins group `committed`.
     committed: u32,
-    /// Epoch in which each group was waited for, oldest first.
+    /// The epoch of the wait for each group, oldest group first.
     completed: Vec<u32>,
 }
 
@@ -92,7 +93,7 @@ impl SharedMemory {
         }
     }
 
-    /// For the next block: nothing is written.
+    /// Prepares for the next block: all bytes are uninitialised.
     pub fn reset(&mut self) {
         self.words.fill(FRESH);
         self.groups.fill(Groups::default());
@@ -103,65 +104,65 @@ impl SharedMemory {
         self.bytes.len() as u32
     }
 
-    /// A barrier that all threads of the block passed.
+    /// All threads of the block passed a barrier.
     pub fn barrier(&mut self) {
         self.epoch += 1;
     }
 
     #[inline(always)]
-    fn place(&self, at: u64, len: usize) -> Result<usize, Trouble> {
+    fn offset(&self, at: u64, len: usize) -> Result<usize, LaneFault> {
         let inside = usize::try_from(at).ok().filter(|at| *at <= self.bytes.len() && len <= self.bytes.len() - at);
         inside.ok_or_else(|| {
             let size = self.bytes.len();
             let message = format!("{len} bytes at {at} of shared memory, of which the block has {size} bytes");
-            Trouble::new(FaultKind::IllegalAddress, message)
+            LaneFault::new(FaultKind::IllegalAddress, message)
         })
     }
 
     #[inline(always)]
-    pub fn load(&mut self, who: Accessor, at: u64, len: usize) -> Result<&[u8], Trouble> {
-        let at = self.place(at, len)?;
+    pub fn load(&mut self, who: Accessor, at: u64, len: usize) -> Result<&[u8], LaneFault> {
+        let at = self.offset(at, len)?;
         if self.checks {
             for w in at / 4..=(at + len - 1) / 4 {
-                self.note_read(who, w, byte_mask(w, at, len))?;
+                self.record_read(who, w, byte_mask(w, at, len))?;
             }
         }
         Ok(&self.bytes[at..at + len])
     }
 
     #[inline(always)]
-    pub fn store(&mut self, who: Accessor, at: u64, len: usize) -> Result<&mut [u8], Trouble> {
-        let at = self.place(at, len)?;
+    pub fn store(&mut self, who: Accessor, at: u64, len: usize) -> Result<&mut [u8], LaneFault> {
+        let at = self.offset(at, len)?;
         if self.checks {
             for w in at / 4..=(at + len - 1) / 4 {
-                self.note_write(who, w, byte_mask(w, at, len), false, 0)?;
+                self.record_write(who, w, byte_mask(w, at, len), false, 0)?;
             }
         }
         Ok(&mut self.bytes[at..at + len])
     }
 
-    /// Bytes of an atomic operation, which is not in a race with its like.
-    pub fn update(&mut self, who: Accessor, at: u64, len: usize) -> Result<&mut [u8], Trouble> {
-        let at = self.place(at, len)?;
+    /// Bytes of an atomic operation; atomic operations do not race with each other.
+    pub fn update(&mut self, who: Accessor, at: u64, len: usize) -> Result<&mut [u8], LaneFault> {
+        let at = self.offset(at, len)?;
         if self.checks {
             for w in at / 4..=(at + len - 1) / 4 {
                 let mask = byte_mask(w, at, len);
                 if self.words[w].written & mask != mask {
                     return Err(unwritten(w));
                 }
-                self.note_write(who, w, mask, true, 0)?;
+                self.record_write(who, w, mask, true, 0)?;
             }
         }
         Ok(&mut self.bytes[at..at + len])
     }
 
     /// The target of an asynchronous copy that is issued now.
-    pub fn copy_target(&mut self, who: Accessor, at: u64, len: usize) -> Result<&mut [u8], Trouble> {
-        let at = self.place(at, len)?;
+    pub fn copy_target(&mut self, who: Accessor, at: u64, len: usize) -> Result<&mut [u8], LaneFault> {
+        let at = self.offset(at, len)?;
         if self.checks {
             let pending = 1 + self.groups[who.thread as usize].committed;
             for w in at / 4..=(at + len - 1) / 4 {
-                self.note_write(who, w, byte_mask(w, at, len), false, pending)?;
+                self.record_write(who, w, byte_mask(w, at, len), false, pending)?;
             }
         }
         Ok(&mut self.bytes[at..at + len])
@@ -181,21 +182,21 @@ impl SharedMemory {
         }
     }
 
-    /// `cp.async.wait_all`: the open group too.
+    /// `cp.async.wait_all`: also completes the open group.
     pub fn wait_all(&mut self, thread: u32) {
         self.commit(thread);
         self.wait(thread, 0);
     }
 
     #[inline(always)]
-    fn note_read(&mut self, who: Accessor, w: usize, mask: u8) -> Result<(), Trouble> {
+    fn record_read(&mut self, who: Accessor, w: usize, mask: u8) -> Result<(), LaneFault> {
         let epoch = self.epoch;
         let word = &mut self.words[w];
         if word.written & mask != mask {
             return Err(unwritten(w));
         }
         if word.pending != 0 {
-            settle(word, &self.groups, who, epoch).map_err(|state| early("read", state, w))?;
+            check_pending(word, &self.groups, who, epoch).map_err(|state| early("read", state, w))?;
         }
         if word.write_epoch == epoch && word.writer != who.thread && word.write_mask & mask != 0 && unordered(word, who)
         {
@@ -216,11 +217,11 @@ impl SharedMemory {
     }
 
     #[inline(always)]
-    fn note_write(&mut self, who: Accessor, w: usize, mask: u8, atomic: bool, pending: u32) -> Result<(), Trouble> {
+    fn record_write(&mut self, who: Accessor, w: usize, mask: u8, atomic: bool, pending: u32) -> Result<(), LaneFault> {
         let epoch = self.epoch;
         let word = &mut self.words[w];
         if word.pending != 0 {
-            settle(word, &self.groups, who, epoch).map_err(|state| early("write", state, w))?;
+            check_pending(word, &self.groups, who, epoch).map_err(|state| early("write", state, w))?;
         }
         let overlaps = word.write_epoch == epoch && word.write_mask & mask != 0;
         if overlaps && word.writer != who.thread && !(atomic && word.atomic) && unordered(word, who) {
@@ -247,16 +248,17 @@ impl SharedMemory {
     }
 }
 
-/// Whether nothing orders the word's last write before an access of another thread in the same epoch.
+/// Whether the word's last write and this access by another thread in the same epoch are unordered.
 #[inline(always)]
 fn unordered(word: &Word, who: Accessor) -> bool {
     word.writer / 32 != who.warp() || word.write_sync == who.sync
 }
 
-/// Whether the pending copy of a word can be seen by `who`: forgets it once all can see it; else says what is missing.
+/// Checks whether `who` can see the pending copy of a word, and clears the mark once all threads can. The error says
+/// what is missing.
 #[cold]
 #[inline(never)]
-fn settle(word: &mut Word, groups: &[Groups], who: Accessor, epoch: u32) -> Result<(), &'static str> {
+fn check_pending(word: &mut Word, groups: &[Groups], who: Accessor, epoch: u32) -> Result<(), &'static str> {
     let completed = groups[word.writer as usize].completed.get(word.pending as usize - 1);
     match completed {
         None => Err("is not complete: no cp.async.wait has waited for its group"),
@@ -265,47 +267,47 @@ fn settle(word: &mut Word, groups: &[Groups], who: Accessor, epoch: u32) -> Resu
             Ok(())
         }
         Some(_) if word.writer == who.thread => Ok(()),
-        Some(_) => Err("is complete for the thread that issued it alone: no barrier follows the wait"),
+        Some(_) => Err("is complete only for the thread that issued it: no barrier follows the wait"),
     }
 }
 
 #[cold]
-fn early(what: &str, state: &str, w: usize) -> Trouble {
+fn early(what: &str, state: &str, w: usize) -> LaneFault {
     let message = format!("a {what} of shared memory at {} while an asynchronous copy to it {state}", 4 * w);
-    Trouble::new(FaultKind::Race, message)
+    LaneFault::new(FaultKind::Race, message)
 }
 
 #[cold]
-fn unwritten(w: usize) -> Trouble {
-    Trouble::new(FaultKind::Uninitialised, format!("a read of shared memory at {}, which was never written", 4 * w))
+fn unwritten(w: usize) -> LaneFault {
+    LaneFault::new(FaultKind::Uninitialised, format!("a read of shared memory at {}, which was never written", 4 * w))
 }
 
 #[cold]
-fn race(what: &str, w: usize, who: Accessor, other: &str) -> Trouble {
+fn race(what: &str, w: usize, who: Accessor, other: &str) -> LaneFault {
     let message = format!(
         "a race in shared memory: a {what} at {} by thread {}, {other} with no barrier between the two",
         4 * w,
         who.thread
     );
-    Trouble::new(FaultKind::Race, message)
+    LaneFault::new(FaultKind::Race, message)
 }
 
-/// Which bytes of word `w` belong to `at..at + len`.
+/// Which bytes of word `w` lie in `at..at + len`.
 #[inline(always)]
 fn byte_mask(w: usize, at: usize, len: usize) -> u8 {
     let (first, end) = (at.max(4 * w) - 4 * w, (at + len).min(4 * w + 4) - 4 * w);
     (0xF << first) & (0xF >> (4 - end))
 }
 
-/// Passes beyond the first that an access of a warp takes: lanes that want different words of one bank wait for each
-/// other. `len` ≤ 4 bytes a lane; wider accesses are served in parts of 128 bytes, as the hardware does.
+/// Extra passes that an access of a warp takes: lanes that want different words of one bank are served one after the
+/// other. `len` ≤ 4 bytes per lane; wider accesses are split into parts of 128 bytes, as the hardware does.
 pub fn bank_conflicts(mask: u32, at: &[u64; 32], len: u32) -> u64 {
     let lanes_a_part = (128 / len.max(4)).min(32) as usize;
     let mut extra = 0;
     for first in (0..32).step_by(lanes_a_part) {
         let lanes = (first..first + lanes_a_part).filter(|l| mask >> l & 1 == 1);
         let words = lanes.flat_map(|lane| at[lane] / 4..=(at[lane] + u64::from(len) - 1) / 4);
-        // Most accesses have at most one word a bank, and need no lists.
+        // Most accesses have at most one word per bank and need no lists.
         let mut word_of = [0; 32];
         let mut used = 0_u32;
         let is_free = words.clone().all(|word| {
@@ -322,7 +324,7 @@ pub fn bank_conflicts(mask: u32, at: &[u64; 32], len: u32) -> u64 {
     extra
 }
 
-/// Different words that fall into one bank, where they are most.
+/// The largest number of different words that fall into one bank.
 fn most_words_of_a_bank(words: impl Iterator<Item = u64>) -> u64 {
     let mut banks = [const { Vec::<u64>::new() }; 32];
     for word in words {
@@ -346,7 +348,7 @@ mod tests {
         Accessor { thread, sync: 0 }
     }
 
-    fn kind<T>(result: Result<T, Trouble>) -> Option<FaultKind> {
+    fn kind<T>(result: Result<T, LaneFault>) -> Option<FaultKind> {
         result.err().map(|t| t.kind)
     }
 
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shuffle_orders_inside_a_warp_alone() {
+    fn a_shuffle_orders_only_its_own_warp() {
         let mut m = memory();
         m.store(thread(0), 0, 4).unwrap();
         assert_eq!(kind(m.load(thread(1), 0, 4)), Some(FaultKind::Race));
@@ -410,7 +412,7 @@ mod tests {
         assert_eq!(kind(m.load(thread(0), 0, 4)), Some(FaultKind::Race), "not waited for");
         m.wait(0, 1);
         m.load(thread(0), 0, 4).unwrap();
-        assert_eq!(kind(m.load(thread(0), 16, 4)), Some(FaultKind::Race), "the second group may still be on its way");
+        assert_eq!(kind(m.load(thread(0), 16, 4)), Some(FaultKind::Race), "the second group may still be in flight");
         assert_eq!(kind(m.load(thread(1), 0, 4)), Some(FaultKind::Race), "no barrier since the wait");
         m.barrier();
         m.load(thread(1), 0, 4).unwrap();
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_of_banks() {
+    fn bank_conflicts_per_access() {
         let stride = |bytes: u64| std::array::from_fn(|lane| lane as u64 * bytes);
         assert_eq!(bank_conflicts(u32::MAX, &stride(4), 4), 0);
         assert_eq!(bank_conflicts(u32::MAX, &stride(128), 4), 31);

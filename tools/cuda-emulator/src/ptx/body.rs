@@ -5,20 +5,20 @@ use std::collections::HashMap;
 use super::lexer::Token;
 use super::parser::Parser;
 use super::tokens::Parsed;
-use super::{Base, Guard, Item, Operand, Place, Registers, Statement};
+use super::{Base, Guard, Item, Location, Operand, Registers, Statement};
 
-/// File, line and column, as `.loc` names a place.
+/// File, line and column of a `.loc`.
 pub type Position = (u32, u32, u32);
 
-/// Where the text stands: the place of the last `.loc`, and the last place of each position, for `inlined_at`.
+/// The location of the last `.loc`, and the latest index of each position, for `inlined_at`.
 #[derive(Default)]
 struct Here {
-    place: Option<u32>,
+    location: Option<u32>,
     known: HashMap<Position, u32>,
 }
 
 impl<'a> Parser<'a> {
-    /// From `{` to its `}`.
+    /// Parses from `{` to its `}`.
     pub fn body(&mut self) -> Parsed<Vec<Item<'a>>> {
         self.tokens.expect(b'{')?;
         let mut items = Vec::new();
@@ -38,7 +38,7 @@ impl<'a> Parser<'a> {
                 }
                 Some(Token::Sign(b';')) => self.tokens.expect(b';')?,
                 Some(Token::Word(".loc")) => {
-                    let (position, inlined_at) = self.place()?;
+                    let (position, inlined_at) = self.location()?;
                     self.enter(&mut here, position, inlined_at);
                 }
                 Some(Token::Word(".pragma")) => self.pragma()?,
@@ -53,7 +53,7 @@ impl<'a> Parser<'a> {
                     items.push(self.label(name, line)?);
                 }
                 _ => {
-                    let statement = self.statement(here.place)?;
+                    let statement = self.statement(here.location)?;
                     items.push(Item::Statement(statement));
                 }
             }
@@ -63,9 +63,9 @@ impl<'a> Parser<'a> {
         Ok(items)
     }
 
-    /// `.loc file line column [, function_name label[+n], inlined_at file line column]`: the place and
-    /// that of the call.
-    pub fn place(&mut self) -> Parsed<(Position, Option<Position>)> {
+    /// `.loc file line column [, function_name label[+n], inlined_at file line column]`: the position and the position
+    /// of the inlined call.
+    pub fn location(&mut self) -> Parsed<(Position, Option<Position>)> {
         self.tokens.next();
         let position = self.position()?;
         let mut inlined_at = None;
@@ -91,21 +91,21 @@ impl<'a> Parser<'a> {
 
     fn enter(&mut self, here: &mut Here, position: Position, at: Option<Position>) {
         let (file, line, _) = position;
-        // Line 0 is the compiler's "no particular line": the last one is nearer to the truth.
+        // Line 0 is the compiler's "no particular line". The last known line is a better guess.
         if line == 0 {
             return;
         }
         let inlined_at = at.and_then(|at| here.known.get(&at).copied());
-        let place = Place { file, line, inlined_at };
+        let location = Location { file, line, inlined_at };
         let last = here.known.get(&position).copied();
-        if let Some(last) = last.filter(|&last| self.module.places.get(last as usize) == Some(&place)) {
-            here.place = Some(last);
+        if let Some(last) = last.filter(|&last| self.module.locations.get(last as usize) == Some(&location)) {
+            here.location = Some(last);
             return;
         }
-        let index = self.module.places.len() as u32;
-        self.module.places.push(place);
+        let index = self.module.locations.len() as u32;
+        self.module.locations.push(location);
         here.known.insert(position, index);
-        here.place = Some(index);
+        here.location = Some(index);
     }
 
     /// `.reg .b32 %r<8>, x;`.
@@ -127,7 +127,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// After `name:`.
+    /// Parses what follows `name:`.
     fn label(&mut self, name: &'a str, line: u32) -> Parsed<Item<'a>> {
         if !self.tokens.accept_word(".branchtargets") {
             return Ok(Item::Label { name, line });
@@ -142,7 +142,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn statement(&mut self, place: Option<u32>) -> Parsed<Statement<'a>> {
+    fn statement(&mut self, location: Option<u32>) -> Parsed<Statement<'a>> {
         let line = self.tokens.line();
         let mut guard = None;
         if self.tokens.accept(b'@') {
@@ -161,10 +161,10 @@ impl<'a> Parser<'a> {
             }
         }
         self.tokens.expect(b';')?;
-        Ok(Statement { guard, opcode, operands, place, line })
+        Ok(Statement { guard, opcode, operands, location, line })
     }
 
-    /// `nests`: may be a vector or a list itself.
+    /// `nests`: may itself be a vector or a list.
     fn operand(&mut self, nests: bool) -> Parsed<Operand<'a>> {
         match self.tokens.peek() {
             Some(Token::Sign(b'{')) if nests => Ok(Operand::Vector(self.operands_until(b'}')?)),
@@ -190,7 +190,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// From the opening sign to the closing one.
+    /// From the opening to the closing character.
     fn operands_until(&mut self, close: u8) -> Parsed<Vec<Operand<'a>>> {
         self.tokens.next();
         let mut operands = Vec::new();

@@ -5,7 +5,7 @@ use super::parser::Parser;
 use super::tokens::Parsed;
 use super::{Operand, Space, Variable};
 
-/// Bytes of a type; None for what is not one (and for `.pred`, which has no size).
+/// Size of a type in bytes. None for other words and for `.pred`, which has no size.
 fn type_bytes(ty: &str) -> Option<u32> {
     Some(match ty {
         ".b8" | ".u8" | ".s8" => 1,
@@ -32,7 +32,7 @@ impl<'a> Parser<'a> {
     /// `.param .align 8 .b8 name[16]`, `.param .u64 .ptr .global .align 16 name`.
     pub fn parameter(&mut self) -> Parsed<Variable<'a>> {
         if self.tokens.peek() == Some(Token::Word(".reg")) {
-            return self.tokens.error("parameters in registers are those of functions, and calls are not supported");
+            return self.tokens.error("parameters in registers belong to functions, and calls are not supported");
         }
         let mut declared = self.variable_type(false)?;
         if declared.space != Space::Param {
@@ -75,7 +75,7 @@ impl<'a> Parser<'a> {
                     if !value.is_power_of_two() || value > 1 << 20 {
                         return self.tokens.error(format!("the alignment {value} is not a power of two up to 2^20"));
                     }
-                    // After `.ptr` it is the alignment of what the pointer points to.
+                    // After `.ptr`, the alignment is that of the memory the pointer points to.
                     if !pointer {
                         align = Some(value);
                     }
@@ -116,15 +116,15 @@ impl<'a> Parser<'a> {
                 break;
             }
             let count = self.tokens.count("the size of an array")?;
-            let product = variable.count.unwrap_or(1).checked_mul(count).filter(|total| *total <= 1 << 40);
-            let Some(product) = product else { return self.tokens.error("the array is too large") };
-            variable.count = Some(product);
+            let total = variable.count.unwrap_or(1).checked_mul(count).filter(|n| *n <= 1 << 40);
+            let Some(total) = total else { return self.tokens.error("the array is too large") };
+            variable.count = Some(total);
             self.tokens.expect(b']')?;
         }
         Ok(())
     }
 
-    /// `= 5`, `= {1, 2, {3}}`: the bytes of each element in turn; nested braces only group.
+    /// `= 5`, `= {1, 2, {3}}`: appends the bytes of each element; nested braces only group.
     fn initialiser(&mut self, variable: &mut Variable<'a>) -> Parsed<()> {
         let mut open = 0_usize;
         loop {

@@ -4,27 +4,26 @@ use super::SyntaxError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token<'a> {
-    /// A name or an opcode, dots and `::` included: `%tid.x`, `ld.global.L1::no_allocate.f32`. A directive ends at its
+    /// A name or an opcode, including dots and `::`: `%tid.x`, `ld.global.L1::no_allocate.f32`. A directive ends at its
     /// second dot: `.reg.b16` is `.reg` and `.b16`.
     Word(&'a str),
     /// Anything that begins with a digit: `9.0`, `0f3F800000`, `0x1FU`.
     Number(&'a str),
-    /// Between double quotes.
+    /// A string in double quotes.
     Text(&'a str),
     /// Any other character.
     Sign(u8),
 }
 
-/// A token and the line of the text it stands on, counted from 1.
+/// A token with its line number, counted from 1.
 #[derive(Clone, Copy, Debug)]
-pub struct Placed<'a> {
+pub struct Located<'a> {
     pub token: Token<'a>,
     pub line: u32,
 }
 
-/// # Errors
-/// A character that PTX does not know, or a comment or string without an end.
-pub fn tokens(text: &str) -> Result<Vec<Placed<'_>>, SyntaxError> {
+/// A character that PTX does not allow, or a comment or string without an end.
+pub fn tokens(text: &str) -> Result<Vec<Located<'_>>, SyntaxError> {
     let bytes = text.as_bytes();
     let mut found = Vec::with_capacity(text.len() / 6);
     let (mut at, mut line) = (0, 1);
@@ -78,10 +77,10 @@ pub fn tokens(text: &str) -> Result<Vec<Placed<'_>>, SyntaxError> {
             }
             _ => {
                 let shown = text[at..].chars().next().unwrap_or_default();
-                return Err(SyntaxError { line, message: format!("the character {shown:?} has no place in PTX") });
+                return Err(SyntaxError { line, message: format!("the character {shown:?} is not allowed in PTX") });
             }
         };
-        found.push(Placed { token, line });
+        found.push(Located { token, line });
     }
     Ok(found)
 }
@@ -90,7 +89,7 @@ fn end_of(bytes: &[u8], from: usize, ends: impl Fn(u8) -> bool) -> usize {
     from + bytes[from..].iter().position(|&b| ends(b)).unwrap_or(bytes.len() - from)
 }
 
-/// A colon belongs to a word only when doubled (`.L1::no_allocate`): alone it ends a label.
+/// Only a double colon belongs to a word (`.L1::no_allocate`); a single one ends a label.
 fn end_of_word(bytes: &[u8], from: usize) -> usize {
     let mut at = from + 1;
     loop {

@@ -1,7 +1,7 @@
-//! PTX as text → syntax tree: names and opcodes are still words, nothing is checked against a declaration.
+//! PTX text → syntax tree. Names and opcodes stay words; nothing is checked against a declaration.
 //!
 //! The grammar is that of the PTX ISA (9.0, chapters 4, 5 and 11) as far as nvcc emits it and inline assembly uses it.
-//! [`parse`] never panics: whatever it does not understand is a [`SyntaxError`] with the line of the PTX text.
+//! [`parse`] never panics: text that it does not understand gives a [`SyntaxError`] with the line.
 
 mod body;
 mod declarations;
@@ -13,7 +13,7 @@ mod tokens;
 
 pub use parser::{parse, target_of};
 
-/// What a PTX text holds, in the order of the text.
+/// The contents of a PTX text, in text order.
 #[derive(Debug, Default)]
 pub struct Module<'a> {
     /// `.version major.minor`.
@@ -21,15 +21,15 @@ pub struct Module<'a> {
     pub target: Target,
     /// `.file number "path"`.
     pub files: Vec<(u32, &'a str)>,
-    /// Places in the source that `.loc` names; [`Statement::place`] is an index into it.
-    pub places: Vec<Place>,
+    /// Source locations from `.loc`; [`Statement::location`] is an index into them.
+    pub locations: Vec<Location>,
     /// Variables of module scope.
     pub variables: Vec<Variable<'a>>,
     pub entries: Vec<Entry<'a>>,
     pub functions: Vec<Function<'a>>,
 }
 
-/// `.target sm_90a`: 9, 0, accelerated (the `a`: code for this architecture alone).
+/// `.target sm_90a`: 9, 0, accelerated (the `a`: code for this architecture only).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     pub major: u32,
@@ -45,11 +45,11 @@ impl std::fmt::Display for Target {
 
 /// `.loc file line column [, function_name …, inlined_at file line column]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The number that `.file` gave the file.
+pub struct Location {
+    /// The file's number from `.file`.
     pub file: u32,
     pub line: u32,
-    /// Where the function that holds this line was inlined: an index into [`Module::places`].
+    /// The call at which the function of this line was inlined: an index into [`Module::locations`].
     pub inlined_at: Option<u32>,
 }
 
@@ -58,7 +58,7 @@ pub struct Place {
 pub struct Entry<'a> {
     pub name: &'a str,
     pub parameters: Vec<Variable<'a>>,
-    /// `.maxntid`: the product of its numbers bounds the threads of a block.
+    /// `.maxntid`: the product of the numbers limits the threads of a block.
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`: the block must have this shape.
     pub required_threads: Option<[u32; 3]>,
@@ -73,7 +73,7 @@ pub struct Function<'a> {
     pub name: &'a str,
     pub results: Vec<Variable<'a>>,
     pub parameters: Vec<Variable<'a>>,
-    /// None for a declaration, such as that of `vprintf`.
+    /// None for a declaration without a body, such as `vprintf`.
     pub body: Option<Vec<Item<'a>>>,
 }
 
@@ -92,12 +92,12 @@ pub enum Item<'a> {
         name: &'a str,
         labels: Vec<&'a str>,
     },
-    /// `{` and `}` inside a body: names declared between them are known only there.
+    /// `{` and `}` inside a body: names declared between them are visible only there.
     Open,
     Close,
 }
 
-/// `.reg .b32 %r<count>;` declares `%r0` … `%r(count-1)`; without a count the name itself.
+/// `.reg .b32 %r<count>;` declares `%r0` … `%r(count-1)`; without a count, it declares the name itself.
 #[derive(Debug)]
 pub struct Registers<'a> {
     pub ty: &'a str,
@@ -116,7 +116,7 @@ pub enum Space {
     Local,
 }
 
-/// A variable of any space, parameters included.
+/// A variable of any space, including parameters.
 #[derive(Debug)]
 pub struct Variable<'a> {
     pub space: Space,
@@ -124,18 +124,18 @@ pub struct Variable<'a> {
     /// Bytes of one element.
     pub element: u32,
     pub align: u32,
-    /// Elements: 1 without brackets, None for `[]` (`.extern .shared`: sized by the launch).
+    /// Number of elements: 1 without brackets, None for `[]` (`.extern .shared`, whose size comes from the launch).
     pub count: Option<u64>,
     /// `.ptr`, or a 64-bit parameter of kind `.u64`/`.b64` that may hold an address.
     pub pointer: bool,
     pub external: bool,
-    /// The bytes the initialiser gives; shorter than the variable where it leaves the rest zero.
+    /// The bytes of the initialiser; the rest of the variable is zero.
     pub initial: Vec<u8>,
     pub line: u32,
 }
 
 impl Variable<'_> {
-    /// Bytes of the whole variable (0 for `[]`).
+    /// Size of the whole variable in bytes (0 for `[]`).
     pub fn bytes(&self) -> u64 {
         self.count.unwrap_or(0).saturating_mul(self.element as u64)
     }
@@ -145,11 +145,11 @@ impl Variable<'_> {
 #[derive(Debug)]
 pub struct Statement<'a> {
     pub guard: Option<Guard<'a>>,
-    /// The mnemonic with its modifiers and types as written: `fma.rn.f32`.
+    /// The mnemonic with modifiers and types, as written: `fma.rn.f32`.
     pub opcode: &'a str,
     pub operands: Vec<Operand<'a>>,
-    /// Index into [`Module::places`]; None before the first `.loc` of the body.
-    pub place: Option<u32>,
+    /// Index into [`Module::locations`]; None before the first `.loc` of the body.
+    pub location: Option<u32>,
     /// Line of the PTX text.
     pub line: u32,
 }
@@ -169,7 +169,7 @@ pub enum Operand<'a> {
     Not(&'a str),
     /// `%r1|%p1`: two results.
     Pair(&'a str, &'a str),
-    /// As two's complement of 64 bits.
+    /// As a 64-bit two's complement number.
     Integer(i64),
     /// `0f` and eight hexadecimal digits.
     Float(u32),
@@ -185,16 +185,16 @@ pub enum Operand<'a> {
     List(Vec<Operand<'a>>),
 }
 
-/// What an address counts from.
+/// The base of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base<'a> {
     /// A register or a variable.
     Name(&'a str),
-    /// A number alone: `[16]`; it is the offset.
+    /// A number by itself: `[16]`; it is the offset.
     Zero,
 }
 
-/// The text is not PTX, or PTX of a kind that this parser does not read.
+/// The text is not PTX, or it uses PTX that this parser does not support.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of the PTX text: {message}")]
 pub struct SyntaxError {

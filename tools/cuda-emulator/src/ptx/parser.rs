@@ -5,7 +5,7 @@ use super::tokens::{Parsed, Tokens};
 use super::{Entry, Function, Module, SyntaxError, Target, Variable};
 
 /// # Errors
-/// What the text has that this grammar does not, with its line.
+/// The first construct that this grammar does not support, with its line.
 pub fn parse(text: &str) -> Parsed<Module<'_>> {
     let mut parser = Parser { tokens: Tokens::of(text)?, module: Module::default() };
     parser.header()?;
@@ -15,10 +15,10 @@ pub fn parse(text: &str) -> Parsed<Module<'_>> {
     Ok(parser.module)
 }
 
-/// Only the `.target` of a text.
+/// Reads only the `.target` of a text.
 ///
 /// # Errors
-/// The text does not begin as PTX does.
+/// The text does not start like PTX.
 pub fn target_of(text: &str) -> Parsed<Target> {
     let mut parser = Parser { tokens: Tokens::of(text)?, module: Module::default() };
     parser.header()?;
@@ -34,7 +34,7 @@ impl<'a> Parser<'a> {
     /// `.version`, `.target` and `.address_size` come first, in this order.
     fn header(&mut self) -> Parsed<()> {
         if !self.tokens.accept_word(".version") {
-            return self.tokens.expected("`.version`, with which a PTX text begins");
+            return self.tokens.expected("`.version` at the start of the PTX text");
         }
         self.module.version = self.version()?;
         if !self.tokens.accept_word(".target") {
@@ -70,7 +70,7 @@ impl<'a> Parser<'a> {
         match self.tokens.peek() {
             Some(Token::Word(".file")) => self.file(),
             Some(Token::Word(".section")) => self.section(),
-            Some(Token::Word(".loc")) => self.place().map(|_| ()),
+            Some(Token::Word(".loc")) => self.location().map(|_| ()),
             Some(Token::Word(".pragma")) => self.pragma(),
             Some(Token::Sign(b';')) => self.tokens.expect(b';'),
             _ => self.declaration(),
@@ -90,7 +90,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Debug information in DWARF: nothing in it that a report needs.
+    /// Debug information in DWARF; reports do not need it.
     fn section(&mut self) -> Parsed<()> {
         self.tokens.next();
         self.tokens.word("the name of a section")?;
@@ -110,7 +110,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What may follow linkage: a variable, a kernel, a function.
+    /// What may follow the linkage directives: a variable, a kernel, a function.
     fn declaration(&mut self) -> Parsed<()> {
         let mut external = false;
         while let Some(Token::Word(word @ (".visible" | ".extern" | ".weak" | ".common"))) = self.tokens.peek() {
@@ -146,7 +146,7 @@ impl<'a> Parser<'a> {
         loop {
             match self.tokens.peek() {
                 Some(Token::Sign(b'{')) => break,
-                // A kernel that is only declared.
+                // A kernel declaration without a body.
                 Some(Token::Sign(b';')) => return self.tokens.expect(b';'),
                 Some(Token::Word(".maxntid")) => entry.max_threads = Some(self.sizes()?),
                 Some(Token::Word(".reqntid")) => entry.required_threads = Some(self.sizes()?),
@@ -167,7 +167,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// `.maxntid 256, 1, 1`: one to three numbers, those that are missing are 1.
+    /// `.maxntid 256, 1, 1`: one to three numbers; missing ones are 1.
     fn sizes(&mut self) -> Parsed<[u32; 3]> {
         self.tokens.next();
         let mut sizes = [1; 3];
@@ -204,7 +204,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// `(.param …, …)`; nothing at all for a kernel without parameters.
+    /// `(.param …, …)`; absent for a kernel without parameters.
     fn parameters(&mut self) -> Parsed<Vec<Variable<'a>>> {
         let mut parameters = Vec::new();
         if !self.tokens.accept(b'(') || self.tokens.accept(b')') {

@@ -1,4 +1,4 @@
-//! What the parser reads, and how it says what it does not.
+//! What the parser accepts, and its errors.
 
 use super::*;
 
@@ -127,27 +127,27 @@ fn guards_labels_and_scopes() {
 }
 
 #[test]
-fn places_and_where_they_were_inlined() {
+fn locations_and_where_they_were_inlined() {
     let text = kernel(
         "a;\n.loc 1 10 5\nb;\n.loc 2 896 3, function_name $L__info_string0, inlined_at 1 10 5\nc;\n.loc 1 0 5\nd;\n\
          .loc 3 4 1, function_name $L__info_string1+12, inlined_at 2 896 3\ne;\n.loc 1 10 5\nf;",
     );
     let module = parse(&text).unwrap();
-    let chain = |mut place: Option<u32>| {
+    let chain = |mut location: Option<u32>| {
         let mut lines = Vec::new();
-        while let Some(found) = place.map(|place| module.places[place as usize]) {
+        while let Some(found) = location.map(|location| module.locations[location as usize]) {
             lines.push((found.file, found.line));
-            place = found.inlined_at;
+            location = found.inlined_at;
         }
         lines
     };
-    let found: Vec<_> = statements(&text).iter().map(|s| chain(s.place)).collect();
+    let found: Vec<_> = statements(&text).iter().map(|s| chain(s.location)).collect();
     let header = vec![(2, 896), (1, 10)];
     let expected = [vec![], vec![(1, 10)], header.clone(), header, vec![(3, 4), (2, 896), (1, 10)], vec![(1, 10)]];
     assert_eq!(found, expected);
 }
 
-/// Each text and what its error says, with the line.
+/// Texts, each with the line and message of its error.
 #[test]
 fn errors_name_the_line() {
     let start = ".version 9.0\n.target sm_80\n.address_size 64\n";
@@ -158,7 +158,7 @@ fn errors_name_the_line() {
         (".version 9.0\n.target sm_80\n.address_size 32".to_string(), 3, "64-bit"),
         (format!("{start}/* never ends"), 4, "does not end"),
         (format!("{start}.file 1 \"never ends\n"), 4, "does not end"),
-        (format!("{start}é"), 4, "no place in PTX"),
+        (format!("{start}é"), 4, "not allowed in PTX"),
         (format!("{start}.global .align 3 .u32 x;"), 4, "alignment 3"),
         (format!("{start}.global .u32 x[99999999999999];"), 4, "too large"),
         (format!("{start}.global .u64 x = y;"), 4, "address of y"),

@@ -1,11 +1,11 @@
-//! Reading a list of tokens from the front, and the numbers in it.
+//! A cursor over a list of tokens, and the numbers in them.
 
-use super::lexer::{self, Placed, Token};
+use super::lexer::{self, Located, Token};
 use super::{Operand, SyntaxError};
 
 /// The tokens of a text and how far they have been read.
 pub struct Tokens<'a> {
-    all: Vec<Placed<'a>>,
+    all: Vec<Located<'a>>,
     at: usize,
 }
 
@@ -17,17 +17,17 @@ impl<'a> Tokens<'a> {
     }
 
     pub fn peek(&self) -> Option<Token<'a>> {
-        self.all.get(self.at).map(|placed| placed.token)
+        self.all.get(self.at).map(|located| located.token)
     }
 
     /// The token after the next one.
     pub fn peek_second(&self) -> Option<Token<'a>> {
-        self.all.get(self.at + 1).map(|placed| placed.token)
+        self.all.get(self.at + 1).map(|located| located.token)
     }
 
-    /// Line of the next token; of the last one at the end.
+    /// Line of the next token; at the end, of the last one.
     pub fn line(&self) -> u32 {
-        self.all.get(self.at).or(self.all.last()).map_or(1, |placed| placed.line)
+        self.all.get(self.at).or(self.all.last()).map_or(1, |located| located.line)
     }
 
     pub fn next(&mut self) -> Option<Token<'a>> {
@@ -40,7 +40,7 @@ impl<'a> Tokens<'a> {
         Err(SyntaxError { line: self.line(), message: message.into() })
     }
 
-    /// The next token is not what the grammar asks for.
+    /// An error: the next token is not what the grammar expects.
     pub fn expected<T>(&self, what: &str) -> Parsed<T> {
         let found = match self.peek() {
             None => "the end of the text".to_string(),
@@ -51,7 +51,7 @@ impl<'a> Tokens<'a> {
         self.error(format!("expected {what}, found {found}"))
     }
 
-    /// Reads the sign if it is next.
+    /// Consumes the character if it is next.
     pub fn accept(&mut self, sign: u8) -> bool {
         let is_next = self.peek() == Some(Token::Sign(sign));
         self.at += is_next as usize;
@@ -78,7 +78,7 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// A number that counts something: no sign.
+    /// An unsigned number.
     pub fn count(&mut self, what: &str) -> Parsed<u64> {
         match self.peek() {
             Some(Token::Number(text)) => match integer(text) {
@@ -114,7 +114,7 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    /// Everything up to the `}` that closes the `{` read before.
+    /// Skips to the `}` that closes the `{` read before.
     pub fn skip_braces(&mut self) -> Parsed<()> {
         let mut open = 1_usize;
         while open > 0 {
@@ -138,7 +138,7 @@ fn integer(text: &str) -> Option<u64> {
         [b'0', _, ..] => (&text[1..], 8),
         _ => (text, 10),
     };
-    // from_str_radix would take a sign.
+    // from_str_radix would accept a sign.
     if digits.starts_with(['+', '-']) { None } else { u64::from_str_radix(digits, radix).ok() }
 }
 

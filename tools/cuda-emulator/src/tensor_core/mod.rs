@@ -1,16 +1,16 @@
-//! `mma.sync`: small matrix products of a warp, `d = a b + c`, with the rounding of tensor cores.
+//! `mma.sync`: small matmuls of a warp, `d = a b + c`, with the rounding of tensor cores.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | here | the models, and one product of any shape |
+//! | here | the models, and a matmul of any shape |
 //! | `fragments` | which lane and register holds which element |
 //! | `sum` | sums of products in each model |
-//! | `avx2` | the same for a row at once |
+//! | `avx2` | the same for a whole row |
 //!
-//! NVIDIA does not document how tensor cores round; these models are what published measurements found (Fasi, Higham,
-//! Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, and its follow-ups for later GPUs): products
-//! are exact; a block of them and the accumulator are aligned to the largest exponent, truncated to a number of fractional
-//! bits, added as integers, and the sum is truncated to f32.
+//! NVIDIA does not document how tensor cores round. The models follow published measurements (Fasi, Higham, Mikaitis
+//! and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, and follow-ups for later GPUs): products are exact;
+//! a block of products and the accumulator are aligned to the largest exponent, truncated to a number of fractional
+//! bits, and added as integers; the sum is truncated to f32.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,7 +31,7 @@ pub enum Model {
     Ampere,
     /// Blocks of 512 bits (k = 16, 8 for tf32), 25 fractional bits.
     Hopper,
-    /// f32 fused multiply-adds in the order of k: what no tensor core does, the plain reference.
+    /// f32 fused multiply-adds in the order of k. No tensor core works this way; this is the plain reference.
     Fma,
 }
 
@@ -46,9 +46,9 @@ enum Input {
 /// `d = a b + c` over the registers that [`crate::ir::Op::Mma`] lists.
 ///
 /// # Safety
-/// The registers lie in the rows, their number is that of the shape, and the level is not above the processor's.
+/// The registers are inside the rows, their number fits the shape, and the processor supports the level.
 pub unsafe fn multiply(level: Level, model: Model, shape: MmaShape, rows: Rows, registers: &[Reg]) {
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
@@ -61,41 +61,36 @@ pub unsafe fn multiply(level: Level, model: Model, shape: MmaShape, rows: Rows, 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn multiply_avx2(model: Model, shape: MmaShape, rows: Rows, registers: &[Reg]) {
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe { multiply_any::<true>(model, shape, rows, registers) }
 }
 
 /// # Safety
-/// As [`multiply`].
+/// As for [`multiply`].
 #[inline(always)]
 unsafe fn multiply_any<const AVX2: bool>(model: Model, shape: MmaShape, rows: Rows, registers: &[Reg]) {
     use MmaShape as S;
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match shape {
-            S::M16N8K16Bf16 => product::<AVX2, 128, 64, 2, false>(model, Input::Bf16, rows, registers),
-            S::M16N8K16F16 => product::<AVX2, 128, 64, 2, false>(model, Input::F16, rows, registers),
-            S::M16N8K16F16Accumulate16 => product::<AVX2, 128, 64, 2, true>(model, Input::F16, rows, registers),
-            S::M16N8K8Tf32 => product::<AVX2, 128, 64, 1, false>(model, Input::Tf32, rows, registers),
-            S::M16N8K8Bf16 => product::<AVX2, 64, 32, 2, false>(model, Input::Bf16, rows, registers),
-            S::M16N8K8F16 => product::<AVX2, 64, 32, 2, false>(model, Input::F16, rows, registers),
-            S::M16N8K4Tf32 => product::<AVX2, 64, 32, 1, false>(model, Input::Tf32, rows, registers),
+            S::M16N8K16Bf16 => matmul::<AVX2, 128, 64, 2, false>(model, Input::Bf16, rows, registers),
+            S::M16N8K16F16 => matmul::<AVX2, 128, 64, 2, false>(model, Input::F16, rows, registers),
+            S::M16N8K16F16Accumulate16 => matmul::<AVX2, 128, 64, 2, true>(model, Input::F16, rows, registers),
+            S::M16N8K8Tf32 => matmul::<AVX2, 128, 64, 1, false>(model, Input::Tf32, rows, registers),
+            S::M16N8K8Bf16 => matmul::<AVX2, 64, 32, 2, false>(model, Input::Bf16, rows, registers),
+            S::M16N8K8F16 => matmul::<AVX2, 64, 32, 2, false>(model, Input::F16, rows, registers),
+            S::M16N8K4Tf32 => matmul::<AVX2, 64, 32, 1, false>(model, Input::Tf32, rows, registers),
         }
     }
 }
 
-/// A product with so many words in a and b, 32 a register, and elements in a word; `NARROW`: sums are f16.
+/// A matmul with `LEFT` words in a and `RIGHT` in b (32 per register) and `ELEMENTS` elements per word. `NARROW`: sums
+/// are f16.
 ///
 /// # Safety
-/// As [`multiply`].
+/// As for [`multiply`].
 #[inline(always)]
-unsafe fn product<
-    const AVX2: bool,
-    const LEFT: usize,
-    const RIGHT: usize,
-    const ELEMENTS: usize,
-    const NARROW: bool,
->(
+unsafe fn matmul<const AVX2: bool, const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize, const NARROW: bool>(
     model: Model,
     input: Input,
     rows: Rows,
@@ -105,14 +100,14 @@ unsafe fn product<
     let (d, sources) = registers.split_at(results);
     let (a, sources) = sources.split_at(LEFT / 32);
     let (b, c) = sources.split_at(RIGHT / 32);
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut operands = MaybeUninit::<Operands<LEFT, RIGHT, ELEMENTS>>::uninit();
         let parts = operands.as_mut_ptr();
         fragments::left::<AVX2, LEFT>(&raw mut (*parts).left, rows, a, input);
         fragments::right::<AVX2, RIGHT>(&raw mut (*parts).right, rows, b, input);
         (*parts).narrow = NARROW;
-        // All of its parts are written now.
+        // All fields are written now.
         let operands = operands.assume_init_ref();
         let mut sums = fragments::accumulators::<AVX2, NARROW>(rows, c);
         operands.add_to::<AVX2>(model, &mut sums.0);

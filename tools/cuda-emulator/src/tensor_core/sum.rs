@@ -1,15 +1,16 @@
-//! Sums of products: a row of d at once, or one element whose operands are extreme.
+//! Sums of products, for a whole row of d or for one element with extreme operands.
 
 use super::Model;
 use super::fragments::{Elements, ZERO, exponent_of};
 use crate::forms::rounding::{NAN32, RN, RZ, f16_to_f32, nan32, to_f32, to_small};
 
-/// Exponents between which a row is summed in 32 bits: products are exact in f32 there, or truncated to nothing.
+/// Exponents for which a row is summed in 32 bits: products are exact in f32 there, or truncated to zero.
 pub const TAME: std::ops::RangeInclusive<i32> = -90..=120;
-/// Below it, all products are zeros.
+/// Below this exponent, all products are zeros.
 pub const NOTHING: i32 = ZERO + 1000;
 
-/// The operands of a product; a has `LEFT / 16` words a row, b has `RIGHT / 8`, as many; a word has `ELEMENTS`.
+/// The operands of a matmul. a has `LEFT / 16` words per row, b has `RIGHT / 8` (the same number); a word has
+/// `ELEMENTS` elements.
 pub struct Operands<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize> {
     pub left: Elements<LEFT>,
     pub right: Elements<RIGHT>,
@@ -20,10 +21,10 @@ pub struct Operands<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize
 impl<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize> Operands<LEFT, RIGHT, ELEMENTS> {
     const WORDS: usize = RIGHT / 8;
 
-    /// Adds the product to the sums. With `AVX2`, the processor must have it.
+    /// Adds the matmul to the sums. With `AVX2`, the processor must have it.
     #[inline(always)]
     pub unsafe fn add_to<const AVX2: bool>(&self, model: Model, sums: &mut [[f32; 8]; 16]) {
-        // SAFETY: by the caller.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match model {
                 Model::Ampere => {
@@ -62,7 +63,8 @@ impl<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize> Operands<LEFT
         c.map(nan32)
     }
 
-    /// `BLOCK` words from `first` and the accumulators, aligned to the largest exponent with `FRACTION` bits below it.
+    /// Adds `BLOCK` words from `first` and the accumulators, aligned to the largest exponent with `FRACTION` bits below
+    /// it.
     #[inline(always)]
     unsafe fn block<const AVX2: bool, const BLOCK: usize, const FRACTION: i32>(
         &self,
@@ -72,7 +74,7 @@ impl<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize> Operands<LEFT
         let mut left = u16::MAX;
         #[cfg(target_arch = "x86_64")]
         if AVX2 {
-            // SAFETY: by the caller.
+            // SAFETY: guaranteed by the caller.
             left = unsafe { super::avx2::block::<LEFT, RIGHT, ELEMENTS, BLOCK, FRACTION>(self, first, sums) };
         }
         if left != 0 {
@@ -112,13 +114,13 @@ impl<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize> Operands<LEFT
         })
     }
 
-    /// Where a row's word and a column's word lie.
+    /// Indices of a row's word and a column's word.
     #[inline(always)]
     fn words(&self, row: usize, word: usize, column: usize) -> (usize, usize) {
         (row * Self::WORDS + word, 8 * word + column)
     }
 
-    /// One element, whatever its operands are, given the largest exponent of its products and accumulator.
+    /// One element with any operands, given the largest exponent of its products and accumulator.
     fn element<const BLOCK: usize, const FRACTION: i32>(
         &self,
         row: usize,
@@ -140,7 +142,7 @@ impl<const LEFT: usize, const RIGHT: usize, const ELEMENTS: usize> Operands<LEFT
                 total += aligned(product, FRACTION - top);
             }
         }
-        // With an infinity or a NaN among the addends, the plain sum is right.
+        // If an addend is infinite or NaN, the plain sum is right.
         if !plain.is_finite() {
             return if plain.is_nan() { NAN32 } else { plain as f32 };
         }
@@ -154,7 +156,7 @@ fn half_of(pair: u32, half: usize) -> i32 {
     (pair >> (16 * half)) as i16 as i32
 }
 
-/// `x 2^n`, truncated to an integer: exact in f64, as are sums of a block of them.
+/// `x 2^n`, truncated to an integer. This is exact in f64, and so is the sum of a block.
 fn aligned(x: f64, n: i32) -> f64 {
     (x * 2.0_f64.powi(n)).trunc()
 }

@@ -1,12 +1,12 @@
-//! Devices and contexts: what cudarc asks about them, and how bad handles are answered.
+//! Devices and contexts: the queries of cudarc, and the errors for bad handles.
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUlimit, CUresult};
 use cudarc::driver::{CudaContext, Profiler, result};
 
-use super::{code, context, context_on, load};
+use crate::fixture::{code, context, context_on, load};
 
 #[test]
-fn there_are_two_devices_that_say_they_are_emulated() {
+fn two_devices_are_named_emulated() {
     load();
     assert_eq!(CudaContext::device_count().unwrap(), 2);
     for (device, capability, shared) in [(0, (8, 0), 163 << 10), (1, (9, 0), 227 << 10)] {
@@ -30,7 +30,7 @@ fn every_attribute_that_cudarc_names_has_an_answer() {
     let context = context();
     for number in 1..Attribute::CU_DEVICE_ATTRIBUTE_MAX as i32 {
         let mut value = -1;
-        // Safety: the call writes one integer; it takes the attribute as the integer that it is in C.
+        // Safety: the call writes one integer; the attribute is passed as the integer that it is in C.
         let status = unsafe {
             let attribute = std::mem::transmute::<u32, Attribute>(number as u32);
             sys::cuDeviceGetAttribute(&mut value, attribute, context.cu_device())
@@ -60,7 +60,7 @@ fn a_destroyed_context_is_recognised() {
 }
 
 #[test]
-fn limits_flags_and_the_profiler_answer() {
+fn limits_flags_and_the_profiler_work() {
     let context = context();
     context.set_limit(CUlimit::CU_LIMIT_STACK_SIZE, 4096).unwrap();
     assert_eq!(context.get_limit(CUlimit::CU_LIMIT_STACK_SIZE).unwrap(), 4096);
@@ -74,7 +74,7 @@ fn limits_flags_and_the_profiler_answer() {
 fn null_and_made_up_handles_are_refused_by_every_kind_of_call() {
     let _context = context();
     let wild = 0xdead_beef_usize;
-    // Safety: the emulator looks at handles before it uses them; that is the point of the test.
+    // Safety: the emulator checks handles before it uses them, which is what this test tests.
     unsafe {
         for handle in [std::ptr::null_mut(), wild as _] {
             assert_eq!(code(result::event::synchronize(handle)), CUresult::CUDA_ERROR_INVALID_HANDLE);
@@ -89,7 +89,7 @@ fn null_and_made_up_handles_are_refused_by_every_kind_of_call() {
             CUresult::CUDA_ERROR_INVALID_VALUE
         );
     }
-    assert!(cuda_emulator::reports().contains("0xdeadbeef is no handle of a Stream"));
+    assert!(cuda_emulator::reports().contains("0xdeadbeef is not a handle of a Stream"));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_missing_function_refuses_by_name_instead_of_panicking_in_cudarc() {
 }
 
 #[test]
-fn errors_have_names_and_sentences() {
+fn errors_have_names_and_descriptions() {
     load();
     let error = cudarc::driver::DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(error.error_name().unwrap().to_str().unwrap(), "CUDA_ERROR_ILLEGAL_ADDRESS");

@@ -1,11 +1,11 @@
-//! Capture and replay, and the rules of capture.
+//! Capture and replay, and what a capture forbids.
 
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags as Flags, CUresult, CUstreamCaptureMode as Mode};
 use cudarc::driver::{CudaContext, CudaStream, result};
 
-use super::{code, context};
+use crate::fixture::{code, context};
 
 const GLOBAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 const THREAD_LOCAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -42,7 +42,7 @@ fn a_graph_replays_its_work_and_capturing_runs_nothing() {
 }
 
 #[test]
-fn page_locked_memory_is_read_anew_at_each_replay() {
+fn every_replay_reads_page_locked_memory_again() {
     let (context, stream, _) = streams();
     // Safety: written before each replay.
     let mut pinned = unsafe { context.alloc_pinned::<u32>(1) }.unwrap();
@@ -54,7 +54,7 @@ fn page_locked_memory_is_read_anew_at_each_replay() {
     unsafe { result::memcpy_htod_async(address, std::slice::from_raw_parts(raw, 1), stream.cu_stream()) }.unwrap();
     let graph = stream.end_capture(Flags(0)).unwrap().unwrap();
     for value in [4, 5] {
-        // Safety: no work is pending.
+        // Safety: nothing is pending.
         unsafe { raw.write(value) };
         graph.launch().unwrap();
         assert_eq!(stream.clone_dtoh(&data).unwrap(), [value]);
@@ -96,7 +96,7 @@ fn a_forked_stream_must_be_joined() {
     second.join(&first).unwrap();
     second.memset_zeros(&mut data).unwrap();
     assert_eq!(failed_end(&first), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
-    // After the failure both streams work as before.
+    // After the failure, both streams work again.
     second.memset_zeros(&mut data).unwrap();
     second.synchronize().unwrap();
 }
@@ -145,7 +145,7 @@ fn a_capture_cannot_depend_on_work_outside_it() {
 }
 
 #[test]
-fn cudarc_with_event_tracking_trips_over_that_rule() {
+fn cudarc_with_event_tracking_breaks_that_rule() {
     cuda_emulator::load().unwrap();
     cuda_emulator::configure("quiet", "1").unwrap();
     let context = CudaContext::new_non_primary(0, 0).unwrap();
@@ -197,12 +197,12 @@ fn allocations_are_forbidden_by_mode_and_pageable_copies_always() {
 }
 
 #[test]
-fn the_legacy_stream_takes_no_part() {
+fn the_legacy_stream_cannot_be_captured() {
     let (context, stream, _) = streams();
     let legacy = context.default_stream();
     assert_eq!(code(legacy.begin_capture(GLOBAL)), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     let mut data = stream.alloc_zeros::<u32>(1).unwrap();
-    // Beside a capture in a non-blocking stream it works; beside one in a blocking stream it would join it.
+    // It works next to a capture in a non-blocking stream. Next to one in a blocking stream it would join that capture.
     stream.begin_capture(GLOBAL).unwrap();
     legacy.memset_zeros(&mut data).unwrap();
     assert!(stream.end_capture(Flags(0)).unwrap().is_some());

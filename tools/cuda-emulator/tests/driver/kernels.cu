@@ -1,4 +1,4 @@
-// Kernels of the driver's tests. Their PTX is committed, so that the tests need no nvcc; after a change here:
+// Kernels for the driver tests. Their PTX is committed, so that the tests do not need nvcc. After a change here:
 //   nvcc -ptx -lineinfo -arch=sm_80 kernels.cu   (and shorten the path in the .file line)
 
 extern "C" __global__ void scale(float *values, float factor, unsigned count) {

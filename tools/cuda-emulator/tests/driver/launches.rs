@@ -1,4 +1,4 @@
-//! Modules and launches: what the driver checks before a kernel runs, and what the program sees when one fails.
+//! Modules and launches: the driver's checks before a kernel runs, and how failures reach the program.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-use super::{code, context, context_on};
+use crate::fixture::{code, context, context_on};
 
 /// See `kernels.cu`.
 const PTX: &str = include_str!("kernels.ptx");
@@ -53,7 +53,7 @@ fn kernels_of_two_streams_need_an_event_between_them() {
         unsafe { stream.launch_builder(&scale).arg(values).arg(&factor).arg(&32u32).launch(shape(1, 32, 0)) }.unwrap();
     };
     launch(&first, &mut values, 3.0);
-    assert_eq!(second.clone_dtoh(&values).unwrap(), [1.0; 32], "nobody waited for the first stream");
+    assert_eq!(second.clone_dtoh(&values).unwrap(), [1.0; 32], "the second stream did not wait for the first one");
     second.join(&first).unwrap();
     launch(&second, &mut values, 5.0);
     assert_eq!(second.clone_dtoh(&values).unwrap(), [15.0; 32]);
@@ -101,7 +101,7 @@ fn structs_are_passed_by_value_and_their_pointers_checked() {
     // Safety: refused.
     let refused = unsafe { stream.launch_builder(&by_value).arg(&wrong).launch(shape(1, 3, 0)) };
     assert_eq!(code(refused), CUresult::CUDA_ERROR_INVALID_VALUE);
-    assert!(cuda_emulator::reports().contains("0x4d is no address"));
+    assert!(cuda_emulator::reports().contains("0x4d is not an address"));
 }
 
 #[test]
@@ -122,11 +122,11 @@ fn global_variables_keep_their_values_between_launches() {
 }
 
 #[test]
-fn what_a_device_could_not_start_is_refused() {
+fn impossible_launches_are_refused() {
     let (_context, stream, reverse) = opened("reverse");
     let mut values = stream.clone_htod(&(0..64).collect::<Vec<i32>>()).unwrap();
     let mut launch = |config: LaunchConfig| {
-        // Safety: as above; the kernel uses 4 bytes of shared memory a thread.
+        // Safety: as above; the kernel uses 4 bytes of shared memory per thread.
         unsafe { stream.launch_builder(&reverse).arg(&mut values).launch(config) }
     };
     for bad in [
@@ -181,11 +181,11 @@ fn arguments_in_the_wrong_order_or_size_are_refused() {
     let config = shape(1, 32, 0);
     // Safety: all refused before the kernel runs.
     unsafe {
-        // The count, as 8 bytes, in the place of the pointer.
+        // The count, as 8 bytes, instead of the pointer.
         let wrong = stream.launch_builder(&scale).arg(&4u64).arg(&2f32).arg(&4u32).launch(config);
         assert_eq!(code(wrong), CUresult::CUDA_ERROR_INVALID_VALUE);
         assert!(cuda_emulator::reports().contains("argument 0 of 3 is a pointer in the kernel, but 0x4"));
-        // The pointer in the place of the count.
+        // The pointer instead of the count.
         let wrong = stream.launch_builder(&scale).arg(&values).arg(&2f32).arg(&values).launch(config);
         assert_eq!(code(wrong), CUresult::CUDA_ERROR_INVALID_VALUE);
         assert!(cuda_emulator::reports().contains("argument 2 of 3 has 4 bytes in the kernel, but holds"));
@@ -193,7 +193,7 @@ fn arguments_in_the_wrong_order_or_size_are_refused() {
         let wrong = stream.launch_builder(&scale).launch(config);
         assert_eq!(code(wrong), CUresult::CUDA_ERROR_INVALID_VALUE);
         assert!(cuda_emulator::reports().contains("argument 0 of 3"));
-        // A packed buffer has a size that can be checked.
+        // The size of a packed buffer can be checked.
         let mut buffer = [0u8; 12];
         let mut length = buffer.len();
         let mut extra: [*mut std::ffi::c_void; 5] =
@@ -220,11 +220,11 @@ fn a_fault_shows_where_the_host_waits_names_the_line_and_sticks() {
     assert_eq!(code(context.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(code(stream.clone_dtoh(&values)), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(code(context.load_module(Ptx::from_src(PTX))), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
-    assert_eq!(cuda_emulator::reports(), "", "a sticky fault is reported once");
+    assert_eq!(cuda_emulator::reports(), "", "a sticky fault is reported only once");
 }
 
 #[test]
-fn a_trap_is_an_error_of_its_own() {
+fn a_trap_has_its_own_error() {
     let (_context, stream, trap_if) = opened("trap_if");
     for (flag, outcome) in [(0, Ok(())), (1, Err(CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION))] {
         let flag = stream.clone_htod(&[flag]).unwrap();
@@ -235,7 +235,7 @@ fn a_trap_is_an_error_of_its_own() {
 }
 
 #[test]
-fn memory_that_nobody_wrote_does_not_come_back() {
+fn memory_that_was_never_written_cannot_be_copied_back() {
     let (_context, stream, fill) = opened("fill");
     // Safety: 32 of 33 elements are written below.
     let mut values = unsafe { stream.alloc::<f32>(33) }.unwrap();
@@ -259,7 +259,7 @@ fn a_kernel_that_runs_after_the_free_is_caught() {
 }
 
 #[test]
-fn modules_that_cannot_be_loaded_say_why() {
+fn module_load_errors_give_the_reason() {
     let context = context();
     let load = |text: &str| code(context.load_module(Ptx::from_src(text)));
     assert_eq!(load("nonsense"), CUresult::CUDA_ERROR_INVALID_PTX);
@@ -293,7 +293,7 @@ fn counters_can_be_taken() {
     assert!(cuda_emulator::counters().kernel("scale").is_none(), "they were taken");
 }
 
-/// The table comes when the program ends, so another run of these tests must end for it.
+/// The table is printed at exit, so the test runs itself as another process.
 #[test]
 fn counters_are_printed_at_the_end() {
     let tests = std::process::Command::new(std::env::current_exe().unwrap())

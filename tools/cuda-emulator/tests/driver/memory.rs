@@ -3,10 +3,10 @@
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUresult};
 
-use super::{code, context};
+use crate::fixture::{code, context, context_on};
 
 #[test]
-fn data_comes_back_as_it_went() {
+fn data_survives_copies_to_the_device_and_back() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let mut there = stream.clone_htod(&[1.5f32, -2.0, 3.25]).unwrap();
@@ -29,7 +29,7 @@ fn pageable_sources_are_read_at_once_and_page_locked_ones_when_the_copy_runs() {
 
     // Safety: written before it is read.
     let mut pinned = unsafe { context.alloc_pinned::<u32>(2) }.unwrap();
-    assert_ne!(pinned.as_slice().unwrap(), [0, 0], "fresh page-locked memory looks like no sensible data");
+    assert_ne!(pinned.as_slice().unwrap(), [0, 0], "fresh page-locked memory does not look like valid data");
     pinned.as_mut_slice().unwrap().copy_from_slice(&[3, 4]);
     let there = stream.clone_htod(&pinned).unwrap();
     stream.synchronize().unwrap();
@@ -45,10 +45,10 @@ fn cudarc_without_event_tracking_does_not_wait_for_page_locked_memory() {
     let mut pinned = unsafe { context.alloc_pinned::<u32>(1) }.unwrap();
     pinned.as_mut_slice().unwrap()[0] = 3;
     let there = stream.clone_htod(&pinned).unwrap();
-    // cudarc 0.19.10 records the slice's event only while it tracks events: this does not wait for the copy above.
+    // cudarc 0.19.10 records the slice's event only while it tracks events, so this does not wait for the copy above.
     pinned.as_mut_slice().unwrap()[0] = 9;
-    assert_eq!(stream.clone_dtoh(&there).unwrap(), [9], "the copy ran before anybody waited");
-    // Safety: the context has one stream; tracking from here on.
+    assert_eq!(stream.clone_dtoh(&there).unwrap(), [9], "the copy ran before the host waited");
+    // Safety: the context has one stream, and tracking stays on from here.
     unsafe { context.enable_event_tracking() };
     let again = stream.clone_htod(&pinned).unwrap();
     pinned.as_mut_slice().unwrap()[0] = 5;
@@ -56,7 +56,7 @@ fn cudarc_without_event_tracking_does_not_wait_for_page_locked_memory() {
 }
 
 #[test]
-fn page_locked_memory_shows_nothing_before_somebody_waits() {
+fn page_locked_memory_is_not_written_before_a_wait() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let there = stream.clone_htod(&[7u8; 4]).unwrap();
@@ -75,7 +75,7 @@ fn page_locked_memory_shows_nothing_before_somebody_waits() {
 }
 
 #[test]
-fn memory_runs_out_and_comes_back_when_it_is_freed() {
+fn memory_runs_out_and_is_available_again_after_a_free() {
     cuda_emulator::load().unwrap();
     cuda_emulator::configure("memory", "1048576").unwrap();
     let context = context();
@@ -83,9 +83,9 @@ fn memory_runs_out_and_comes_back_when_it_is_freed() {
     assert_eq!(context.mem_get_info().unwrap(), (1 << 20, 1 << 20));
     let big = stream.alloc_zeros::<u8>(700_000).unwrap();
     assert_eq!(code(stream.alloc_zeros::<u8>(700_000)), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-    assert!(cuda_emulator::reports().contains("700000 bytes asked for"));
+    assert!(cuda_emulator::reports().contains("700000 bytes requested"));
     assert!(context.mem_get_info().unwrap().0 <= (1 << 20) - 700_000);
-    // The free is pending in the stream: the next allocation makes it happen.
+    // The free is pending in the stream; the next allocation runs it.
     drop(big);
     let again = stream.alloc_zeros::<u8>(700_000).unwrap();
     assert_eq!(stream.clone_dtoh(&again).unwrap(), vec![0; 700_000]);
@@ -109,7 +109,7 @@ fn leaks_are_reported_when_the_context_ends() {
 fn bad_frees_are_refused_with_the_reason() {
     let context = context();
     let stream = context.new_stream().unwrap();
-    // Safety: the emulator checks addresses; that is the point.
+    // Safety: the emulator checks addresses, which is what this test tests.
     unsafe {
         let address = result::malloc_sync(256).unwrap();
         assert_eq!(code(result::free_sync(address + 16)), CUresult::CUDA_ERROR_INVALID_VALUE);
@@ -129,7 +129,7 @@ fn fills_and_copies_of_rows() {
     let stream = context.new_stream().unwrap();
     let words = stream.alloc_zeros::<u32>(6).unwrap();
     let (address, _guard) = cudarc::driver::DevicePtr::device_ptr(&words, &stream);
-    // Safety: addresses and sizes lie in the buffer above.
+    // Safety: addresses and sizes are inside the buffer above.
     unsafe {
         sys::cuMemsetD32Async(address, 0x01020304, 4, stream.cu_stream()).result().unwrap();
         sys::cuMemsetD16Async(address + 16, 0x0506, 2, stream.cu_stream()).result().unwrap();
@@ -161,13 +161,13 @@ fn fills_and_copies_of_rows() {
 }
 
 #[test]
-fn pointers_say_what_they_are() {
+fn pointer_attributes() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let words = stream.alloc_zeros::<u32>(6).unwrap();
     let (address, _guard) = cudarc::driver::DevicePtr::device_ptr(&words, &stream);
     let (mut start, mut size, mut kind) = (0u64, 0usize, 0u32);
-    // Safety: each answer has the type of its attribute.
+    // Safety: each result has the type of its attribute.
     unsafe {
         sys::cuMemGetAddressRange_v2(&mut start, &mut size, address + 5).result().unwrap();
         let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
@@ -181,13 +181,13 @@ fn pointers_say_what_they_are() {
 }
 
 #[test]
-fn a_copy_past_the_end_is_a_fault_that_sticks_to_its_context_alone() {
+fn a_copy_past_the_end_is_a_fault_that_sticks_only_to_its_context() {
     let (broken, sound) = (context(), context());
     let stream = broken.new_stream().unwrap();
     let words = stream.clone_htod(&[1u32; 8]).unwrap();
     let address = cudarc::driver::DevicePtr::device_ptr(&words, &stream).0;
     let mut host = [0u32; 9];
-    // Safety: the emulator refuses the access; that is the point.
+    // Safety: the emulator refuses the access, which is what this test tests.
     let fault = unsafe { result::memcpy_dtoh_async(&mut host, address, stream.cu_stream()) };
     assert_eq!(code(fault), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
@@ -199,7 +199,7 @@ fn a_copy_past_the_end_is_a_fault_that_sticks_to_its_context_alone() {
 
 #[test]
 fn contexts_copy_to_each_other() {
-    let (first, second) = (super::context_on(0), super::context_on(1));
+    let (first, second) = (context_on(0), context_on(1));
     let (from, to) = (first.new_stream().unwrap(), second.new_stream().unwrap());
     let source = from.clone_htod(&[1u16, 2, 3]).unwrap();
     let mut target = to.alloc_zeros::<u16>(3).unwrap();
@@ -208,35 +208,38 @@ fn contexts_copy_to_each_other() {
 }
 
 #[test]
-fn stretches_that_a_program_lends_itself_are_checked_like_allocations() {
+fn buffers_of_a_sub_allocator_are_checked_like_allocations() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let watch = cuda_emulator::arena::Watch::find().unwrap();
     let handle = stream.cu_stream().cast();
     // Safety: freed below.
     let arena = unsafe { result::malloc_sync(4096) }.unwrap();
-    // Safety: addresses are checked by the emulator; the host's bytes outlive the calls.
+    // Safety: the emulator checks addresses; the host's bytes outlive the calls.
     let (write, read) = unsafe {
         let write = |at: u64, bytes: &[u8]| result::memcpy_htod_async(arena + at, bytes, stream.cu_stream());
         let read = |at: u64, bytes: &mut [u8]| result::memcpy_dtoh_async(bytes, arena + at, stream.cu_stream());
         (write, read)
     };
-    assert!(watch.lend(arena, 16, handle) && watch.lend(arena + 16, 16, handle));
+    assert!(watch.allocate_buffer(arena, 16, handle) && watch.allocate_buffer(arena + 16, 16, handle));
     write(0, &[1; 16]).unwrap();
-    assert!(watch.take_back(arena, handle) && watch.lend(arena, 8, handle), "each in its turn in the stream");
+    assert!(
+        watch.free_buffer(arena, handle) && watch.allocate_buffer(arena, 8, handle),
+        "both take effect in stream order"
+    );
     write(0, &[2; 8]).unwrap();
     write(16, &[3; 16]).unwrap();
     let mut back = [0; 8];
     read(0, &mut back).unwrap();
     stream.synchronize().unwrap();
     assert_eq!(back, [2; 8]);
-    assert!(watch.take_back(arena, handle) && watch.take_back(arena + 16, handle));
+    assert!(watch.free_buffer(arena, handle) && watch.free_buffer(arena + 16, handle));
     stream.synchronize().unwrap();
     // Safety: nothing uses it any more.
     unsafe { result::free_sync(arena) }.unwrap();
     // Safety: as above.
     let arena = unsafe { result::malloc_sync(4096) }.unwrap();
-    assert!(watch.lend(arena, 16, handle));
+    assert!(watch.allocate_buffer(arena, 16, handle));
     // Safety: the emulator refuses it.
     unsafe { result::memset_d8_async(arena + 8, 1, 9, stream.cu_stream()) }.unwrap();
     assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);

@@ -1,4 +1,4 @@
-//! Streams and events: order where the program asks for it, and no order where it does not.
+//! Streams and events: the order that the program asks for, and no order otherwise.
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cudarc::driver::sys::{CUevent_flags, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, result};
 
-use super::{code, context};
+use crate::fixture::{code, context, context_on};
 
-/// A producer writes ones on one stream; a consumer on another copies them, with or without waiting. What it got.
+/// A producer writes ones on one stream; a consumer on another stream copies them, with or without a wait. Returns what
+/// the consumer got.
 fn consume(context: &Arc<CudaContext>, wait: bool) -> Vec<u32> {
     let (producer, consumer) = (context.new_stream().unwrap(), context.new_stream().unwrap());
     let mut data = producer.alloc_zeros::<u32>(4).unwrap();
@@ -47,7 +48,7 @@ fn seeds_try_both_orders_but_never_break_a_wait() {
 }
 
 #[test]
-fn an_event_stands_for_the_work_before_its_recording_only() {
+fn an_event_covers_only_the_work_before_its_recording() {
     let context = context();
     let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
     let mut data = first.clone_htod(&[1u32]).unwrap();
@@ -57,7 +58,7 @@ fn an_event_stands_for_the_work_before_its_recording_only() {
     let mut copy = second.alloc_zeros::<u32>(1).unwrap();
     second.memcpy_dtod(&data, &mut copy).unwrap();
     assert_eq!(second.clone_dtoh(&copy).unwrap(), [1]);
-    // Recording it again does not change the wait above, but the next one.
+    // Recording the event again affects the next wait, but not the one above.
     event.record(&first).unwrap();
     second.wait(&event).unwrap();
     second.memcpy_dtod(&data, &mut copy).unwrap();
@@ -65,7 +66,7 @@ fn an_event_stands_for_the_work_before_its_recording_only() {
 }
 
 #[test]
-fn an_event_is_complete_once_its_work_ran_and_polling_gets_there() {
+fn an_event_is_complete_after_its_work_and_polling_makes_progress() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
@@ -76,7 +77,7 @@ fn an_event_is_complete_once_its_work_ran_and_polling_gets_there() {
     let end = stream.record_event(timed).unwrap();
     assert!(!end.try_is_complete().unwrap());
     let polls = (0..10).find(|_| end.try_is_complete().unwrap());
-    assert!(polls.is_some(), "polling never gets to the end");
+    assert!(polls.is_some(), "polling makes no progress");
     assert!(start.elapsed_ms(&end).unwrap() >= 0.0);
     assert_eq!(code(fresh.elapsed_ms(&end)), CUresult::CUDA_ERROR_INVALID_HANDLE);
     let untimed = stream.record_event(None).unwrap();
@@ -85,15 +86,15 @@ fn an_event_is_complete_once_its_work_ran_and_polling_gets_there() {
 
 static ORDER: AtomicU32 = AtomicU32::new(0);
 
-/// Notes its argument as the next decimal digit.
-extern "C" fn note(digit: *mut c_void) {
+/// Appends its argument as a decimal digit.
+extern "C" fn append(digit: *mut c_void) {
     let digit = digit as usize as u32;
     ORDER.update(Ordering::Relaxed, Ordering::Relaxed, |order| order * 10 + digit);
 }
 
 fn call(stream: &CudaStream, digit: usize) {
     unsafe extern "C" fn host(digit: *mut c_void) {
-        note(digit);
+        append(digit);
     }
     // Safety: the function does not use its argument as a pointer.
     unsafe { result::stream::launch_host_function(stream.cu_stream(), host, digit as *mut c_void) }.unwrap();
@@ -112,7 +113,7 @@ fn the_legacy_stream_waits_for_blocking_streams_and_they_for_it() {
     call(&legacy, 2);
     call(&blocking, 3);
     call(&context.per_thread_stream(), 4);
-    // Waiting for the last one needs all but the non-blocking stream's.
+    // A wait for the last one needs everything except the non-blocking stream.
     blocking.synchronize().unwrap();
     context.per_thread_stream().synchronize().unwrap();
     assert_eq!(ORDER.load(Ordering::Relaxed), 1234);
@@ -121,7 +122,7 @@ fn the_legacy_stream_waits_for_blocking_streams_and_they_for_it() {
 }
 
 extern "C" fn forbidden(status: *mut c_void) {
-    // Safety: the argument is the place below; the call is refused.
+    // Safety: the argument is the variable below; the call is refused.
     unsafe { status.cast::<u32>().write(cudarc::driver::sys::cuCtxSynchronize() as u32) };
 }
 
@@ -164,7 +165,7 @@ fn cudarc_orders_streams_itself_when_it_tracks_events() {
 
 #[test]
 fn a_stream_waits_for_an_event_of_another_context() {
-    let (first, second) = (super::context_on(0), super::context_on(1));
+    let (first, second) = (context_on(0), context_on(1));
     let (from, to) = (first.new_stream().unwrap(), second.new_stream().unwrap());
     let mut data = from.alloc_zeros::<u32>(1).unwrap();
     from.memcpy_htod(&[3], &mut data).unwrap();

@@ -1,4 +1,4 @@
-//! Logic, shifts, bit fields and moves, bit by bit after the ISA's pseudo-code.
+//! Logic, shifts, bit fields and moves, bit by bit according to the ISA's pseudo-code.
 
 use super::reference::{Name, Reference};
 use super::types::Type;
@@ -60,7 +60,7 @@ pub fn reference(name: &Name) -> Option<Reference> {
             let (left, wrap) = (*direction == "l", *mode == "wrap");
             Reference::exact(&[WORD; 3], WORD, move |x| {
                 let n = if wrap { x[2] & 31 } else { x[2].min(32) } as u32;
-                // Bit i of (b, a) is bit i of a, then of b.
+                // Bits 0 to 31 of (b, a) are those of a, the next ones those of b.
                 let both = |i: u32| if i < 32 { bit(x[0], i) } else { bit(x[1], i - 32) };
                 collect(32, |i| both(if left { i + 32 - n } else { i + n }))
             })
@@ -112,7 +112,7 @@ fn by_bit(ty: Type, n: usize, f: impl Fn(&[bool]) -> bool + 'static) -> Option<R
     })
 }
 
-/// Bytes 0 to 3 are those of a, 4 to 7 of b. The modes as the ISA's table lists them, from the high byte down.
+/// Bytes 0 to 3 are those of a, 4 to 7 those of b. The modes are listed as in the ISA's table, from the high byte down.
 fn permuted(x: &[u64], mode: Option<&str>) -> u64 {
     let byte = |i: u64| if i < 4 { x[0] >> (8 * i) & 0xff } else { x[1] >> (8 * (i - 4)) & 0xff };
     let row = (x[2] & 3) as usize;
@@ -148,11 +148,11 @@ fn nth_set(mask: u64, base: u64, n: i32) -> u64 {
         return none;
     }
     let base = base as u32;
-    let places: Vec<u32> = match n {
+    let positions: Vec<u32> = match n {
         0 => vec![base],
         1.. => (base..32).collect(),
         _ => (0..=base).rev().collect(),
     };
     let nth = n.unsigned_abs().max(1) as usize - 1;
-    places.into_iter().filter(|i| bit(mask, *i)).nth(nth).map_or(none, u64::from)
+    positions.into_iter().filter(|i| bit(mask, *i)).nth(nth).map_or(none, u64::from)
 }

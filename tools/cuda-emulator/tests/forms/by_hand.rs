@@ -1,4 +1,4 @@
-//! Results worked out by hand, from the definitions of the formats and the ISA: they guard the references too.
+//! Results computed by hand from the definitions of the formats and the ISA. They also check the references.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 type Case = (&'static str, &'static [u64], u64);
 
 const CASES: &[Case] = &[
-    // 1 + 2^-24 is half way between 1 and the next f32: to even, up or down.
+    // 1 + 2^-24 is half way between 1 and the next f32: rounded to even, up or down.
     ("add.f32", &[0x3f80_0000, 0x3380_0000], 0x3f80_0000),
     ("add.rp.f32", &[0x3f80_0000, 0x3380_0000], 0x3f80_0001),
     ("add.rz.f32", &[0xbf80_0000, 0xb380_0000], 0xbf80_0000),
@@ -15,14 +15,14 @@ const CASES: &[Case] = &[
     ("sub.rn.f32", &[0x3f80_0000, 0x3f80_0000], 0),
     ("sub.rm.f32", &[0x3f80_0000, 0x3f80_0000], 0x8000_0000),
     ("add.f32", &[0x7f80_0000, 0xff80_0000], 0x7fff_ffff),
-    // (1 + 2^-12)^2 - (1 + 2^-11) = 2^-24 survives in a fused operation only.
+    // (1 + 2^-12)^2 - (1 + 2^-11) = 2^-24 survives only in a fused operation.
     ("fma.rn.f32", &[0x3f80_0800, 0x3f80_0800, 0xbf80_1000], 0x3380_0000),
-    // Two thirds of the smallest normal number: a subnormal, flushed.
+    // Half of the smallest normal number: a subnormal, which .ftz flushes.
     ("mul.f32", &[0x0080_0000, 0x3f00_0000], 0x0040_0000),
     ("mul.ftz.f32", &[0x8080_0000, 0x3f00_0000], 0x8000_0000),
     ("add.sat.f32", &[0x3f80_0000, 0x3f80_0000], 0x3f80_0000),
     ("add.sat.f32", &[0x7fc0_0000, 0x3f80_0000], 0),
-    // 1 / 3 = 0x3eaaaaaa.aaa…: up to nearest, else down.
+    // 1 / 3 = 0x3eaaaaaa.aaa…: rounded up to nearest, otherwise down.
     ("div.rn.f32", &[0x3f80_0000, 0x4040_0000], 0x3eaa_aaab),
     ("div.rz.f32", &[0x3f80_0000, 0x4040_0000], 0x3eaa_aaaa),
     ("rcp.rp.f32", &[0x4040_0000], 0x3eaa_aaab),

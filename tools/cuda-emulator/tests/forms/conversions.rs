@@ -52,7 +52,7 @@ type Convert = Box<dyn Fn(u64) -> u64>;
 fn conversion(name: &Name, to: Type, from: Type) -> Option<Convert> {
     let (mode, to_integral) = modes(name)?;
     let [ftz, sat, relu] = ["ftz", "sat", "relu"].map(|flag| name.has(flag));
-    // `.ftz` is about f32 only.
+    // `.ftz` only affects f32.
     let flushes = move |ty: Type, x: u64| if ftz && ty == Type::F32 { F32.flush(x) } else { x };
     match (from.format(), to.format()) {
         (None, None) => Some(Box::new(move |x| {
@@ -63,7 +63,7 @@ fn conversion(name: &Name, to: Type, from: Type) -> Option<Convert> {
             Some(Box::new(move |x| format.encode(Number::Finite(Real::integer(from.value(x))), mode)))
         }
         (Some(format), None) => Some(Box::new(move |x| match format.decode(flushes(from, x)) {
-            // The highest bit alone, unless both types are narrow.
+            // Only the highest bit, unless both types are narrow.
             Number::Nan if from == Type::F64 || to.bits() == 64 => 1 << (to.bits() - 1),
             Number::Nan => 0,
             Number::Infinity(negative) => to.wrap(if negative { to.range().0 } else { to.range().1 }),
@@ -99,7 +99,7 @@ fn conversion(name: &Name, to: Type, from: Type) -> Option<Convert> {
     }
 }
 
-/// Rounded to an integer, which keeps the sign of zeros. Large numbers are integers already.
+/// Rounds to an integer; zeros keep their sign. Large numbers are already integers.
 fn integral(x: &Real, mode: Mode) -> Real {
     if x.exponent >= 0 {
         return x.clone();
@@ -108,7 +108,7 @@ fn integral(x: &Real, mode: Mode) -> Real {
     Real { negative: x.negative, ..rounded }
 }
 
-/// Rounded to 10 bits of fraction in the place of an f32's.
+/// Rounds to 10 bits of fraction within the f32 format.
 fn tf32(x: u64, mode: Mode, relu: bool) -> u64 {
     if F32.is_nan(x) {
         return F32.nan;
@@ -117,10 +117,10 @@ fn tf32(x: u64, mode: Mode, relu: bool) -> u64 {
     if relu && bits >> 31 != 0 { 0 } else { bits }
 }
 
-/// What a test of `setp` says of two values.
+/// The result of a `setp` test for two values.
 pub type Test = Box<dyn Fn(u64, u64) -> bool>;
 
-/// A test of `setp`, with the type of its operands: None if no reference knows it.
+/// A `setp` test with the type of its operands; None if there is no reference for it.
 pub fn test(name: &str) -> Option<(Type, Test)> {
     let name = Name::of(name);
     let ([ty], [first, rest @ ..]) = (name.types.as_slice(), name.flags.as_slice()) else { return None };
@@ -128,7 +128,7 @@ pub fn test(name: &str) -> Option<(Type, Test)> {
     if name.op != "setp" || !(rest.is_empty() || ftz) {
         return None;
     }
-    // Whether it holds for less, equal, greater and unordered numbers.
+    // Whether it is true for less, equal, greater and unordered numbers.
     let holds = match *first {
         "eq" => [false, true, false, false],
         "ne" => [true, false, true, false],
@@ -164,23 +164,23 @@ pub fn test(name: &str) -> Option<(Type, Test)> {
     ))
 }
 
-/// Whether a lane holds what is expected.
+/// Whether the result in a lane is as expected.
 pub fn agrees(result: Type, got: u64, expected: Expected) -> bool {
     match (expected, result.format()) {
         (Expected::Anything, _) => true,
         (Expected::Bits(bits), _) => got == bits,
         (Expected::Near(_), None) => false,
         (Expected::Near(value), Some(format)) if result == Type::F64 => {
-            // First guesses of reciprocals: the ISA promises 2^-20 or so.
+            // First approximations of reciprocals: the ISA promises about 2^-20.
             (floats::as_f64(format, got) - value).abs() <= value.abs() * 2.0_f64.powi(-20)
         }
         (Expected::Near(value), Some(format)) => {
             let nearest = format.encode(super::exact::F64.decode(value.to_bits()), Mode::NearestEven);
-            let place = |x: u64| {
+            let ordinal = |x: u64| {
                 let magnitude = (x & !format.sign()) as i64;
                 if x & format.sign() != 0 { -magnitude } else { magnitude }
             };
-            !format.is_nan(got) && (place(got) - place(nearest)).abs() <= 1
+            !format.is_nan(got) && (ordinal(got) - ordinal(nearest)).abs() <= 1
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Exact arithmetic for the references: numbers of any length, rounded once. Slow and plain; shares nothing with the crate.
+//! Exact arithmetic for the references: numbers of any length, rounded once. Slow and simple; shares no code with the
+//! crate.
 
 use std::cmp::Ordering;
 
@@ -26,7 +27,7 @@ pub const F16: Format = Format { fraction: 10, exponent: 5, nan: 0x7fff };
 pub const BF16: Format = Format { fraction: 7, exponent: 8, nan: 0x7fff };
 pub const F32: Format = Format { fraction: 23, exponent: 8, nan: 0x7fff_ffff };
 pub const F64: Format = Format { fraction: 52, exponent: 11, nan: 0xfff8_0000_0000_0000 };
-/// In the top bits of an f32.
+/// The top bits of an f32.
 pub const TF32: Format = Format { fraction: 10, exponent: 8, nan: 0x3ffff };
 
 impl Format {
@@ -60,7 +61,7 @@ impl Format {
         magnitude != 0 && magnitude < 1 << self.fraction
     }
 
-    /// A subnormal becomes a zero of its sign.
+    /// Flushes a subnormal to a zero with the same sign.
     pub fn flush(self, bits: u64) -> u64 {
         if self.is_subnormal(bits) { bits & self.sign() } else { bits }
     }
@@ -84,14 +85,14 @@ impl Format {
         }
     }
 
-    /// The nearest numbers of the format on both sides, and which of them the mode takes.
+    /// Rounds to one of the two nearest numbers of the format, according to the mode.
     fn round(self, x: &Real, mode: Mode) -> u64 {
         let sign = if x.negative { self.sign() } else { 0 };
         let length = x.digits.length() as i64;
         if length == 0 {
             return sign;
         }
-        // The last place of the result, and what lies below it.
+        // The last bit of the result, and the bits below it.
         let last = (x.exponent + length - 1 - self.fraction as i64).max(self.least());
         let below = last - x.exponent;
         let (kept, half, rest) = if below <= 0 {
@@ -136,7 +137,7 @@ pub enum Number {
     Finite(Real),
 }
 
-/// `± digits × 2^exponent`, exactly; zeros have signs.
+/// `± digits × 2^exponent`, exact; zeros have signs.
 #[derive(Clone, Debug)]
 pub struct Real {
     pub negative: bool,
@@ -161,14 +162,14 @@ impl Real {
         }
     }
 
-    /// Both as multiples of one power of two.
+    /// Both as multiples of the same power of two.
     fn aligned(&self, other: &Real) -> (Digits, Digits, i64) {
         let exponent = self.exponent.min(other.exponent);
         let shift = |x: &Real| x.digits.shifted_left((x.exponent - exponent) as usize);
         (shift(self), shift(other), exponent)
     }
 
-    /// An exact zero of operands of different signs is -0 when rounding down, else +0.
+    /// An exact zero from operands of different signs is -0 when rounding down, else +0.
     pub fn plus(&self, other: &Real, mode: Mode) -> Real {
         if self.is_zero() && other.is_zero() {
             let negative = if self.negative == other.negative { self.negative } else { mode == Mode::Down };
@@ -185,7 +186,7 @@ impl Real {
         }
     }
 
-    /// The quotient to 130 bits, and a last one that stands for the rest; neither is zero.
+    /// The quotient to 130 bits plus a sticky bit; neither operand is zero.
     pub fn over(&self, other: &Real) -> Real {
         let (mut rest, divisor) = (self.digits.to_u64() as u128, other.digits.to_u64() as u128);
         let mut quotient = Digits::of(rest / divisor);
@@ -200,9 +201,9 @@ impl Real {
         Real { negative: self.negative != other.negative, digits, exponent: self.exponent - other.exponent - 131 }
     }
 
-    /// The root of a positive number, likewise; its square is searched bit by bit.
+    /// The square root of a positive number, also with a sticky bit; the digits are searched bit by bit.
     pub fn root(&self) -> Real {
-        // 119 or 120 bits, so the root has 60; with an even exponent.
+        // 119 or 120 bits, so that the root has 60 bits; the exponent must be even.
         let mut shift = 120 - self.digits.length() as i64;
         shift -= (self.exponent - shift).rem_euclid(2);
         let square = (self.digits.to_u64() as u128) << shift;
@@ -230,10 +231,10 @@ impl Real {
         }
     }
 
-    /// Rounded to an integer, clamped to the range.
+    /// Rounds to an integer and clamps to the range.
     pub fn to_integer(&self, mode: Mode, range: (i128, i128)) -> i128 {
         let magnitude = if self.exponent >= 0 {
-            // Far out of every range, but not of i128.
+            // Far outside every range, but inside that of i128.
             if self.digits.length() as i64 + self.exponent > 100 {
                 1 << 100
             } else {
@@ -327,7 +328,7 @@ impl Digits {
         Digits(limbs).trimmed()
     }
 
-    /// The difference to a smaller number.
+    /// The difference; `other` must be smaller.
     fn minus(&self, other: &Digits) -> Digits {
         let mut limbs = Vec::new();
         let mut borrow = 0_i64;

@@ -1,4 +1,4 @@
-//! Floating point arithmetic, exactly rounded; approximations with a bound.
+//! Floating point arithmetic with exact rounding; approximations with a bound.
 
 use std::cmp::Ordering;
 
@@ -17,7 +17,7 @@ struct Flags {
 }
 
 impl Flags {
-    /// None if there is one that is not known.
+    /// None if a flag is unknown.
     fn of(name: &Name) -> Option<Flags> {
         let mut mode = Mode::NearestEven;
         for flag in &name.flags {
@@ -38,7 +38,7 @@ impl Flags {
         if self.ftz { format.flush(bits) } else { bits }
     }
 
-    /// A rounded result after the flags.
+    /// Applies the flags to a rounded result.
     fn result(self, format: Format, bits: u64) -> u64 {
         let bits = if self.ftz { format.flush(bits) } else { bits };
         let is_negative = bits & format.sign() != 0;
@@ -182,7 +182,7 @@ fn root(x: &Number) -> Number {
     }
 }
 
-/// `div.approx`: 0 for a divisor above 2^126, else within two ulps.
+/// `div.approx`: 0 for a divisor above 2^126, otherwise within two ulps.
 fn divided_approximately(format: Format, flags: Flags, x: &[u64]) -> Expected {
     let (a, b) = (flags.source(format, x[0]), flags.source(format, x[1]));
     let magnitude = b & 0x7fff_ffff;
@@ -194,7 +194,7 @@ fn divided_approximately(format: Format, flags: Flags, x: &[u64]) -> Expected {
     Expected::Bits(flags.result(format, exact))
 }
 
-/// The value of a number as f64, which holds every narrower type.
+/// The value of a number as f64, which can represent every narrower type.
 pub fn as_f64(format: Format, bits: u64) -> f64 {
     f64::from_bits(super::exact::F64.encode(format.decode(bits), Mode::NearestEven))
 }
@@ -204,7 +204,7 @@ fn near(op: &str, format: Format, flags: Flags) -> Meaning {
     Box::new(move |x| {
         let bits = flags.source(format, x[0]);
         let x = as_f64(format, bits);
-        // Special values, as the ISA lists them.
+        // Special values from the ISA.
         let infinity = format.infinity();
         let signed = |magnitude: u64| Expected::Bits(magnitude | bits & format.sign());
         let special = match op.as_str() {
@@ -239,7 +239,7 @@ fn near(op: &str, format: Format, flags: Flags) -> Meaning {
     })
 }
 
-/// The order of two numbers; None with a NaN.
+/// Compares two numbers; None for NaN.
 pub fn order(format: Format, a: u64, b: u64) -> Option<Ordering> {
     match (format.decode(a), format.decode(b)) {
         (Number::Nan, _) | (_, Number::Nan) => None,

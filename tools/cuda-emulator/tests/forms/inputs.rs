@@ -1,8 +1,8 @@
-//! Values to try: the edges of each type, and numbers drawn from a fixed sequence.
+//! Test values: the edges of each type, and random numbers from a fixed sequence.
 
 use super::types::Type;
 
-/// A fixed sequence of numbers (a linear congruential generator with mixing).
+/// A fixed random sequence (a linear congruential generator with mixing).
 pub struct Sequence(u64);
 
 impl Sequence {
@@ -21,7 +21,7 @@ impl Sequence {
     }
 }
 
-/// Values at the edges of a type, as bits.
+/// Edge values of a type, as bits.
 pub fn edges(ty: Type) -> Vec<u64> {
     let bits = ty.bits();
     if let Some(half) = ty.half() {
@@ -86,7 +86,7 @@ pub fn edges(ty: Type) -> Vec<u64> {
     values.into_iter().map(|x| x & ones).collect()
 }
 
-/// Tuples of sources: all pairs of edges (or a good part of them), then drawn ones.
+/// Tuples of sources: all pairs of edges (or many of them), then random ones.
 pub fn tuples(sources: &[Type]) -> Vec<Vec<u64>> {
     let mut sequence = Sequence::new(0x5eed + sources.len() as u64);
     let edges: Vec<Vec<u64>> = sources.iter().map(|ty| edges(*ty)).collect();
@@ -102,7 +102,7 @@ pub fn tuples(sources: &[Type]) -> Vec<Vec<u64>> {
     }
     for _ in 0..700 {
         let drawn: Vec<u64> = sources.iter().map(|ty| sequence.draw() & ty.ones()).collect();
-        // Also numbers of like exponents, where sums round and cancel.
+        // Also numbers with similar exponents, whose sums round and cancel.
         let near: Vec<u64> = match sources[0].format() {
             Some(format) => drawn.iter().map(|x| near_one(*x, format, sequence.draw())).collect(),
             None => drawn.iter().map(|x| x >> (sequence.draw() % sources[0].bits() as u64)).collect(),

@@ -57,7 +57,7 @@ pub fn reference(name: &Name) -> Option<Reference> {
         ("dp4a", []) => dot(name, 8, 8, 0),
         ("dp2a", ["lo"]) => dot(name, 16, 8, 0),
         ("dp2a", ["hi"]) => dot(name, 16, 8, 16),
-        // What instructions with a carry become.
+        // The forms of instructions with a carry.
         ("add3", []) => Reference::exact(&[ty, ty, u32_type], ty, move |x| ty.wrap(v(x[0]) + v(x[1]) + x[2] as i128)),
         ("carry3", []) => Reference::exact(&[ty, ty, u32_type], u32_type, move |x| {
             ((v(x[0]) + v(x[1]) + x[2] as i128) >> ty.bits()) as u64
@@ -98,7 +98,7 @@ fn wider(ty: Type) -> Type {
     }
 }
 
-/// The low and the high half of a product, by schoolbook multiplication of magnitudes, bit by bit.
+/// The low and the high half of a product, by schoolbook multiplication of the magnitudes, bit by bit.
 fn product(ty: Type, a: u64, b: u64) -> (u64, u64) {
     let (a, b) = (ty.value(a), ty.value(b));
     let mut sum = 0_u128;
@@ -116,7 +116,7 @@ fn low24(ty: Type, x: u64) -> i128 {
     if ty == Type::S(32) && low >= 1 << 23 { low - (1 << 24) } else { low }
 }
 
-/// Products of fields of a and b, added to c. The types are those of a's and b's fields.
+/// The products of fields of a and b, added to c, with the field types of a and b.
 fn dot(name: &Name, a_bits: u32, b_bits: u32, b_from: u32) -> Option<Reference> {
     let [a_type, b_type] = *name.types.as_slice() else { return None };
     let field = |ty: Type, bits| if matches!(ty, Type::S(_)) { Type::S(bits) } else { Type::U(bits) };

@@ -1,11 +1,11 @@
-//! Every form of the table against values worked out without the crate, at every level of the processor.
+//! Every form of the table against values computed independently of the crate, at every processor level.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `by_hand` | results worked out by hand |
-//! | `reference` | what a form gives, from its name: `integers`, `bits`, `floats`, `conversions` |
-//! | `exact` | exact arithmetic for them |
-//! | `inputs` | values at the edges |
+//! | `by_hand` | results computed by hand |
+//! | `reference` | the result of a form, derived from its name: `integers`, `bits`, `floats`, `conversions` |
+//! | `exact` | exact arithmetic for the references |
+//! | `inputs` | edge values |
 
 mod bits;
 mod by_hand;
@@ -24,14 +24,14 @@ use conversions::{agrees, test as test_of};
 use reference::{Expected, reference};
 use types::Type;
 
-/// Rows of the operands: two for each, and something in the others.
-const PLACES: [u32; 5] = [2, 4, 6, 8, 10];
+/// Rows of the operands: two rows each. The other rows have a fixed pattern.
+const OPERAND_ROWS: [u32; 5] = [2, 4, 6, 8, 10];
 const UNTOUCHED: u32 = 0xdead_beef;
 
-/// The tables of all levels that this processor has.
+/// The tables of all levels that this processor supports.
 fn tables() -> Vec<Table> {
     let levels = [Level::Baseline, Level::Avx2, Level::Avx512];
-    // SAFETY: the processor has every level up to what is detected.
+    // SAFETY: the processor supports every level up to the detected one.
     levels.into_iter().filter(|level| *level <= Level::detect()).map(|level| unsafe { Table::new(level) }).collect()
 }
 
@@ -43,7 +43,7 @@ fn kind(ty: Type) -> Kind {
     }
 }
 
-/// Writes a lane of a register. What is above 16 bits is unspecified, so it is not zero here.
+/// Writes a lane of a register. The bits above a 16-bit value are unspecified, so this makes them nonzero.
 fn put(rows: &mut [Row], reg: u32, lane: usize, ty: Type, bits: u64) {
     let row = &mut rows[reg as usize..];
     match kind(ty) {
@@ -53,7 +53,7 @@ fn put(rows: &mut [Row], reg: u32, lane: usize, ty: Type, bits: u64) {
         }
         Kind::Bits32 => row[0].0[lane] = bits as u32,
         Kind::Bits64 => {
-            // Two rows are read as 64-bit lanes: lane i has the 32-bit places 2i and 2i + 1 of both.
+            // Two rows are read as 64-bit lanes: lane i is at the 32-bit indices 2i and 2i + 1 of both rows.
             row[lane / 16].0[2 * lane % 32] = bits as u32;
             row[lane / 16].0[2 * lane % 32 + 1] = (bits >> 32) as u32;
         }
@@ -71,23 +71,23 @@ fn get(rows: &[Row], reg: u32, lane: usize, kind: Kind) -> u64 {
     }
 }
 
-/// What the register of an 8-bit result holds: it is extended to 16 bits.
+/// The register contents for an 8-bit result, which is extended to 16 bits.
 fn register_bits(ty: Type, bits: u64) -> u64 {
     if ty == Type::S(8) { Type::U(16).wrap(ty.value(bits)) } else { bits }
 }
 
-/// Runs a form over 32 tuples with a mask, the result in its own register or in that of source `alias`.
+/// Runs a form over 32 tuples with a mask. The result goes to a separate register or to that of source `alias`.
 fn run(table: &Table, name: &str, sources: &[Type], lanes: &[Vec<u64>], mask: u32, alias: Option<usize>) -> Vec<u64> {
     let form = table.find(name).expect(name);
     let mut rows = vec![Row([UNTOUCHED; 32]); 12];
     for (i, ty) in sources.iter().enumerate() {
         for lane in 0..32 {
-            put(&mut rows, PLACES[i + 1], lane, *ty, lanes[lane % lanes.len()][i]);
+            put(&mut rows, OPERAND_ROWS[i + 1], lane, *ty, lanes[lane % lanes.len()][i]);
         }
     }
-    let d = Reg(PLACES[alias.map_or(0, |source| source + 1)]);
-    let [_, a, b, c, e] = PLACES.map(Reg);
-    // SAFETY: the operands lie in the rows; the table is of a level that the processor has.
+    let d = Reg(OPERAND_ROWS[alias.map_or(0, |source| source + 1)]);
+    let [_, a, b, c, e] = OPERAND_ROWS.map(Reg);
+    // SAFETY: the operands are inside the rows; the processor supports the level of the table.
     unsafe { (form.run)(Rows::new(&mut rows), Operands { d, a, b, c, e }, mask) };
     (0..32).map(|lane| get(&rows, d.0, lane, form.operands[0])).collect()
 }
@@ -99,7 +99,7 @@ fn every_form_has_a_reference() {
         .filter(|name| if name.starts_with("setp.") { test_of(name).is_none() } else { reference(name).is_none() })
         .collect();
     assert!(missing.is_empty(), "forms without a reference: {missing:?}");
-    assert!(table().names().count() > 1000, "the table is not whole");
+    assert!(table().names().count() > 1000, "the table is incomplete");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn comparisons_give_the_reference() {
             }
             for table in &tables {
                 let form = table.find_compare(name).expect(name);
-                // SAFETY: the operands lie in the rows; the table is of a level that the processor has.
+                // SAFETY: the operands are inside the rows; the processor supports the level of the table.
                 let mask = unsafe { (form.run)(Rows::new(&mut rows), Reg(2), Reg(4)) };
                 for (lane, values) in lanes.iter().enumerate() {
                     let got = mask >> lane & 1 != 0;

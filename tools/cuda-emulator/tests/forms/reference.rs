@@ -1,15 +1,15 @@
-//! What each form gives, worked out from its name alone, in exact arithmetic and bit by bit as the ISA describes it.
+//! The result of each form, derived from its name, in exact arithmetic and bit by bit as the ISA describes it.
 
 use super::types::Type;
 use super::{bits, conversions, floats, integers};
 
-/// What a lane of the result may hold.
+/// The expected value of a lane.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Expected {
     Bits(u64),
-    /// An approximation of this number, to one unit in the last place of the result type.
+    /// An approximation of this number, within one unit in the last place of the result type.
     Near(f64),
-    /// The ISA leaves it open.
+    /// The ISA leaves the result open.
     Anything,
 }
 
@@ -27,7 +27,7 @@ impl Reference {
         Some(Reference { sources: sources.to_vec(), result, meaning: Box::new(meaning) })
     }
 
-    /// With exact results.
+    /// A reference with exact results.
     pub fn exact(sources: &[Type], result: Type, meaning: impl Fn(&[u64]) -> u64 + 'static) -> Option<Reference> {
         Reference::new(sources, result, move |x| Expected::Bits(meaning(x)))
     }
@@ -38,17 +38,17 @@ impl Reference {
             let half = |shift: u32| meaning(&x.iter().map(|x| x >> shift & 0xffff).collect::<Vec<_>>());
             match (half(0), half(16)) {
                 (Expected::Bits(low), Expected::Bits(high)) => Expected::Bits(high << 16 | low),
-                // Approximations of halves have tests of their own as single values.
+                // Approximations of halves are tested as single values.
                 _ => Expected::Anything,
             }
         })
     }
 }
 
-/// A form's name, taken apart.
+/// A parsed form name.
 pub struct Name<'a> {
     pub op: &'a str,
-    /// Between the operation and the types.
+    /// The words between the operation and the types.
     pub flags: Vec<&'a str>,
     pub types: Vec<Type>,
 }
@@ -66,7 +66,7 @@ impl<'a> Name<'a> {
     }
 }
 
-/// None for a name that no reference knows: that fails the test of coverage.
+/// None for a name without a reference; the coverage test then fails.
 pub fn reference(name: &str) -> Option<Reference> {
     let name = Name::of(name);
     integers::reference(&name)

@@ -1,17 +1,17 @@
-//! PTX types, as far as the references need them.
+//! PTX types, for the references.
 
 use super::exact::{BF16, F16, F32, F64, Format};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
-    /// Unsigned (or bits) of this width.
+    /// Unsigned integers or bits of this width.
     U(u32),
     S(u32),
     F16,
     Bf16,
     F32,
     F64,
-    /// Two of them in 32 bits: the low half first.
+    /// Two of them in 32 bits, the low half first.
     F16x2,
     Bf16x2,
     U16x2,
@@ -64,7 +64,7 @@ impl Type {
         })
     }
 
-    /// The type of one of two halves.
+    /// The element type of a packed pair.
     pub fn half(self) -> Option<Type> {
         Some(match self {
             Type::F16x2 => Type::F16,
@@ -75,7 +75,7 @@ impl Type {
         })
     }
 
-    /// An integer's value.
+    /// The value of an integer.
     pub fn value(self, bits: u64) -> i128 {
         match self {
             Type::S(width) => ((bits << (64 - width)) as i64 >> (64 - width)) as i128,

@@ -1,5 +1,5 @@
-// AdamW over a flat array, four parameters a thread, with a bf16 copy of the weights, as others write it. `FAULT name` marks the
-// lines of which a report of MISTAKE_name must name one.
+// AdamW over a flat array, four parameters per thread, with a bf16 copy of the weights, in a common style. `FAULT name` marks
+// lines; a report for MISTAKE_name must name one of them.
 #include <cuda_bf16.h>
 
 struct Adam {
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// Sum of squares of the gradients in f64, by atomics: the order, and so the last bits, are anybody's.
+// Sum of squares of the gradients in f64, by atomics: the order, and therefore the last bits, are unspecified.
 extern "C" __global__ void square_sum_f64(double *sum, const float *__restrict__ gradients, int count) {
     double own = 0.0;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {

@@ -1,15 +1,15 @@
-//! A stranger's AdamW, and a sum in f64 by atomics.
+//! An AdamW kernel from outside this project, and a sum in f64 by atomics.
 
 use bytemuck::{Pod, Zeroable};
 use cuda_emulator::fault::Fault;
 use half::bf16;
 
 use crate::compile::{TARGETS, has_nvcc};
-use crate::world::{Argument, World, noise};
+use crate::fixture::{Argument, Fixture, noise};
 
 pub const FILE: &str = "adamw.cu";
 
-/// `struct Adam` of the kernel.
+/// The kernel's `struct Adam`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Adam {
@@ -47,15 +47,15 @@ impl State {
     }
 }
 
-/// Addresses of weights, copy, m, v.
-pub fn run(world: &mut World, state: &State) -> Result<[u64; 4], Fault> {
+/// Runs the kernel and returns the addresses of weights, copy, m, v.
+pub fn run(fixture: &mut Fixture, state: &State) -> Result<[u64; 4], Fault> {
     let count = state.weights.len();
     let [weights, m, v, gradients] =
-        [&state.weights, &state.m, &state.v, &state.gradients].map(|values| world.upload(values));
-    let copy = world.empty::<bf16>(count);
+        [&state.weights, &state.m, &state.v, &state.gradients].map(|values| fixture.upload(values));
+    let copy = fixture.empty::<bf16>(count);
     let [w_, c_, m_, v_, g_] = [weights, copy, m, v, gradients].map(Argument::Address);
     let arguments = [w_, c_, m_, v_, g_, Argument::Int(count as i32), Argument::Bytes(bytemuck::bytes_of(&ADAM))];
-    world.launch("adamw_f32", [count.div_ceil(1024) as u32, 1, 1], 256, 0, &arguments)?;
+    fixture.launch("adamw_f32", [count.div_ceil(1024) as u32, 1, 1], 256, 0, &arguments)?;
     Ok([weights, copy, m, v])
 }
 
@@ -67,10 +67,10 @@ fn agrees_with_adamw_in_f64() {
     for target in TARGETS {
         for count in [1, 5, 1024, 4099] {
             let state = State::new(count);
-            let mut world = World::new(FILE, None, target);
-            let [weights, copy, m, v] = run(&mut world, &state).unwrap_or_else(|fault| panic!("{fault}"));
-            let [weights, m, v] = [weights, m, v].map(|at| world.download::<f32>(at, count).unwrap());
-            let copy: Vec<bf16> = world.download(copy, count).unwrap();
+            let mut fixture = Fixture::new(FILE, None, target);
+            let [weights, copy, m, v] = run(&mut fixture, &state).unwrap_or_else(|fault| panic!("{fault}"));
+            let [weights, m, v] = [weights, m, v].map(|at| fixture.download::<f32>(at, count).unwrap());
+            let copy: Vec<bf16> = fixture.download(copy, count).unwrap();
             for i in 0..count {
                 let [w, m0, v0, g] = [state.weights[i], state.m[i], state.v[i], state.gradients[i]].map(f64::from);
                 let a = |value: f32| f64::from(value);
@@ -80,7 +80,7 @@ fn agrees_with_adamw_in_f64() {
                 let w1 = w - a(ADAM.learning_rate) * (update + a(ADAM.weight_decay) * w);
                 let near = |got: f32, expected: f64, scale: f64| (f64::from(got) - expected).abs() <= 4e-7 * scale;
                 assert!(near(m[i], m1, 1.0) && near(v[i], v1, 1.0), "sm_{} moments of {i}", target.name);
-                // The error of the moments comes through the quotient: 1e-2 · (error of m + update · error of v / 2v).
+                // The error of the moments passes through the quotient: 1e-2 · (error of m + update · error of v / 2v).
                 let scale = 1.0 + 1e-2 * (update.abs() / v1.max(1e-3));
                 assert!(near(weights[i], w1, scale), "sm_{} weight {i}: {w1}, got {}", target.name, weights[i]);
                 assert_eq!(copy[i], bf16::from_f32(weights[i]));
@@ -96,12 +96,12 @@ fn a_sum_in_f64_by_atomics() {
     }
     for target in TARGETS {
         let values = noise(9, 10_007);
-        let mut world = World::new(FILE, None, target);
-        let (sum, from) = (world.upload(&[0.0f64]), world.upload(&values));
+        let mut fixture = Fixture::new(FILE, None, target);
+        let (sum, from) = (fixture.upload(&[0.0f64]), fixture.upload(&values));
         let arguments = [Argument::Address(sum), Argument::Address(from), Argument::Int(values.len() as i32)];
-        world.launch("square_sum_f64", [5, 1, 1], 128, 0, &arguments).unwrap_or_else(|fault| panic!("{fault}"));
+        fixture.launch("square_sum_f64", [5, 1, 1], 128, 0, &arguments).unwrap_or_else(|fault| panic!("{fault}"));
         let expected: f64 = values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-        let got = world.download::<f64>(sum, 1).unwrap()[0];
+        let got = fixture.download::<f64>(sum, 1).unwrap()[0];
         assert!((got - expected).abs() < 1e-12 * expected, "sm_{}: {expected}, got {got}", target.name);
     }
 }

@@ -1,4 +1,5 @@
-//! Compiles the kernels beside this file with nvcc, when the tests run: each variant once, kept in the target folder.
+//! Compiles the kernels in this folder with nvcc when the tests run. Each variant is compiled once and cached in the
+//! target folder.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -27,7 +28,7 @@ pub fn source(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// `NVCC`, `CUDA_HOME`, `PATH`, then what tools/install-nvcc fetched: the order of the build script of the project.
+/// `NVCC`, `CUDA_HOME`, `PATH`, then the nvcc from tools/install-nvcc: the same order as in the project's build script.
 pub fn nvcc() -> Option<PathBuf> {
     let named = env::var_os("NVCC").map(PathBuf::from);
     let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
@@ -37,30 +38,30 @@ pub fn nvcc() -> Option<PathBuf> {
     named.into_iter().chain(home).chain(in_path).chain([installed]).find(|path| path.is_file())
 }
 
-/// Whether these tests can run; says so where they cannot. In CI that is a failure.
+/// Whether these tests can run; prints a line if not. In CI, a missing nvcc is a failure.
 pub fn has_nvcc() -> bool {
     if nvcc().is_some() {
         return true;
     }
-    assert!(env::var("CI").as_deref() != Ok("true"), "in CI there must be an nvcc: tools/install-nvcc fetches one");
-    eprintln!("skipped: there is no nvcc (tools/install-nvcc fetches one)");
+    assert!(env::var("CI").as_deref() != Ok("true"), "CI needs nvcc: run tools/install-nvcc");
+    eprintln!("skipped: there is no nvcc (run tools/install-nvcc)");
     false
 }
 
-/// The PTX of a kernel file for one target, with a `MISTAKE_` macro or none.
+/// The PTX of a kernel file for one target, with one `MISTAKE_` macro or none.
 pub fn ptx(name: &str, mistake: Option<&str>, target: Target) -> String {
-    let nvcc = nvcc().expect("callers ask `has_nvcc` first");
+    let nvcc = nvcc().expect("callers check `has_nvcc` first");
     let architecture = format!("-arch=compute_{}", target.name);
     let mut flags = vec!["-ptx".to_string(), "-lineinfo".into(), "-std=c++17".into(), architecture];
     flags.extend(mistake.map(|mistake| format!("-DMISTAKE_{mistake}")));
     let mut hasher = DefaultHasher::new();
     (&nvcc, &flags, source(name)).hash(&mut hasher);
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{:016x}.ptx", hasher.finish()));
-    if let Ok(text) = fs::read_to_string(&kept) {
+    let cached = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{:016x}.ptx", hasher.finish()));
+    if let Ok(text) = fs::read_to_string(&cached) {
         return text;
     }
-    // Written aside and renamed: other tests may want the same at the same time.
-    let aside = kept.with_extension(format!("{}-{:?}", id(), std::thread::current().id()));
+    // Writes a temporary file and renames it, because other tests may compile the same variant at the same time.
+    let aside = cached.with_extension(format!("{}-{:?}", id(), std::thread::current().id()));
     let output = Command::new(nvcc)
         .current_dir(folder())
         .args(&flags)
@@ -70,6 +71,6 @@ pub fn ptx(name: &str, mistake: Option<&str>, target: Target) -> String {
         .output()
         .expect("nvcc can be run");
     assert!(output.status.success(), "nvcc on {name}: {}", String::from_utf8_lossy(&output.stderr));
-    fs::rename(&aside, &kept).expect("the target folder can be written");
-    fs::read_to_string(&kept).expect("the target folder can be read")
+    fs::rename(&aside, &cached).expect("the target folder can be written");
+    fs::read_to_string(&cached).expect("the target folder can be read")
 }

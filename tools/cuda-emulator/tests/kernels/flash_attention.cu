@@ -1,11 +1,11 @@
-// A flash-attention forward as others write it: mma.sync m16n8k16 on bf16, ldmatrix, double-buffered cp.async, an online
-// softmax, grouped heads, causal. No kernel of the project: the emulator's tests run it as a stranger's.
+// A flash-attention forward in a common style: mma.sync m16n8k16 on bf16, ldmatrix, double-buffered cp.async, an online
+// softmax, grouped heads, causal. It is not a kernel of the project and was not written for the emulator.
 //
 // q, out [tokens, q_heads, HEAD_DIM], k, v [tokens, kv_heads, HEAD_DIM], bf16. Grid (ceil(tokens / 64), q_heads), 128 threads,
 // SHARED_BYTES of dynamic shared memory. Fragment layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and "ldmatrix".
 //
-// The MISTAKE_ macros plant one mistake each; `FAULT name` marks the lines of which a report must name one (of an asm, the
-// compiler names the last operand's).
+// The MISTAKE_ macros plant one mistake each; `FAULT name` marks lines, and a report must name one of them (for an asm, the
+// compiler names the line of the last operand).
 #include <cuda_bf16.h>
 #include <stdint.h>
 
@@ -62,7 +62,7 @@ __device__ __forceinline__ uint32_t pack(float lower, float upper) {
 // all banks.
 __device__ __forceinline__ uint32_t swizzled(int row, int chunk) { return row * ROW_BYTES + ((chunk ^ (row & 7)) << 4); }
 
-// Copies `rows` rows of one head, those from `left` on as zeros.
+// Copies rows of one head; rows from `left` on become zeros.
 __device__ __forceinline__ void load_tile(uint32_t to, const __nv_bfloat16 *from, int stride, int left) {
     for (int i = threadIdx.x; i < BLOCK_K * ROW_CHUNKS; i += WARPS * 32) {
         const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
@@ -160,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
                 total[i / 2] += s[n][i];
             }
         }
-        // The accumulator's layout of two neighbouring tiles is the operand's layout of one.
+        // The accumulator layout of two adjacent tiles is the operand layout of one.
 #pragma unroll
         for (int n = 0; n < BLOCK_K / 16; n++) {
             const uint32_t a[4] = {pack(s[2 * n][0], s[2 * n][1]), pack(s[2 * n][2], s[2 * n][3]),
@@ -174,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
             }
         }
 #ifndef MISTAKE_NO_BARRIER_AT_END
-        __syncthreads();  // the next round overwrites the buffer that this one read
+        __syncthreads();  // the next iteration overwrites the buffer that this one read
 #endif
     }
 

@@ -1,14 +1,14 @@
-//! A stranger's flash attention: tensor cores, ldmatrix, asynchronous copies.
+//! A flash attention kernel from outside this project: tensor cores, ldmatrix, asynchronous copies.
 
 use cuda_emulator::fault::Fault;
 use half::bf16;
 
 use crate::compile::{TARGETS, Target, has_nvcc};
-use crate::world::{Argument, World, noise};
+use crate::fixture::{Argument, Fixture, noise};
 
 pub const FILE: &str = "flash_attention.cu";
 pub const HEAD_DIM: usize = 128;
-/// Queries of a block.
+/// Queries per block.
 const BLOCK_Q: usize = 64;
 const SHARED_BYTES: u32 = 5 * 64 * 2 * HEAD_DIM as u32;
 
@@ -36,19 +36,19 @@ impl Shape {
 
 const SCALE: f32 = 0.1;
 
-pub fn run(world: &mut World, shape: &Shape, inputs: &Inputs) -> Result<Vec<bf16>, Fault> {
+pub fn run(fixture: &mut Fixture, shape: &Shape, inputs: &Inputs) -> Result<Vec<bf16>, Fault> {
     let &Shape { tokens, q_heads, kv_heads } = shape;
     let size = tokens * q_heads * HEAD_DIM;
-    let out = world.empty::<bf16>(size);
-    let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|values| Argument::Address(world.upload(values)));
+    let out = fixture.empty::<bf16>(size);
+    let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|values| Argument::Address(fixture.upload(values)));
     let [tokens_, q_heads_, kv_heads_] = [tokens, q_heads, kv_heads].map(|n| Argument::Int(n as i32));
     let arguments = [Argument::Address(out), q, k, v, tokens_, q_heads_, kv_heads_, Argument::Float(SCALE)];
     let grid = [tokens.div_ceil(BLOCK_Q) as u32, q_heads as u32, 1];
-    world.launch("flash_attention_bf16", grid, 128, SHARED_BYTES, &arguments)?;
-    world.download(out, size)
+    fixture.launch("flash_attention_bf16", grid, 128, SHARED_BYTES, &arguments)?;
+    fixture.download(out, size)
 }
 
-/// Softmax attention in f64, one query at a time.
+/// Softmax attention in f64 for one query.
 fn reference(shape: &Shape, inputs: &Inputs, query: usize, head: usize) -> Vec<f64> {
     let &Shape { q_heads, kv_heads, .. } = shape;
     let kv_head = head / (q_heads / kv_heads);
@@ -74,17 +74,17 @@ fn reference(shape: &Shape, inputs: &Inputs, query: usize, head: usize) -> Vec<f
 
 fn check(shape: &Shape, target: Target) {
     let inputs = shape.inputs();
-    let got = run(&mut World::new(FILE, None, target), shape, &inputs).unwrap_or_else(|fault| panic!("{fault}"));
+    let got = run(&mut Fixture::new(FILE, None, target), shape, &inputs).unwrap_or_else(|fault| panic!("{fault}"));
     for query in (0..shape.tokens).step_by(1 + shape.tokens / 40) {
         for head in 0..shape.q_heads {
             let expected = reference(shape, &inputs, query, head);
             let got = &got[(query * shape.q_heads + head) * HEAD_DIM..][..HEAD_DIM];
-            for (place, (g, e)) in got.iter().zip(expected).enumerate() {
-                // |v| ≤ 2: weights and result are rounded to bf16 (2⁻⁹ each), scores of a few tens to f32.
+            for (dim, (g, e)) in got.iter().zip(expected).enumerate() {
+                // |v| ≤ 2. Weights and result are rounded to bf16 (2⁻⁹ each), scores of a few tens to f32.
                 let error = (g.to_f64() - e).abs();
                 assert!(
                     error <= 2.0 * 3.0 / 512.0,
-                    "sm_{}: query {query}, head {head}, {place}: {e}, got {g}",
+                    "sm_{}: query {query}, head {head}, {dim}: {e}, got {g}",
                     target.name
                 );
             }

@@ -1,5 +1,5 @@
-// Log-sum-exp and the gradient of its sum over wide rows (a vocabulary), with block reductions in shared memory, as others write
-// them. `FAULT name` marks the lines of which a report of MISTAKE_name must name one.
+// Log-sum-exp and the gradient of its sum over wide rows (a vocabulary), with block reductions in shared memory, in a common
+// style. `FAULT name` marks lines; a report for MISTAKE_name must name one of them.
 #include <stdint.h>
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
@@ -25,7 +25,7 @@ __device__ __forceinline__ Partial warp_combine(Partial value) {
     return value;
 }
 
-// All threads get the result. The leading barrier lets a block call this again: the last call's result may still be read.
+// All threads get the result. The leading barrier allows repeated calls: threads may still read the last call's result.
 __device__ __forceinline__ Partial block_combine(Partial value, Partial *shared) {
     value = warp_combine(value);
 #ifndef MISTAKE_NO_LEADING_BARRIER
@@ -40,7 +40,7 @@ __device__ __forceinline__ Partial block_combine(Partial value, Partial *shared)
     return total;
 }
 
-// out[row] = log(sum(exp(logits[row, :]))), a block for several rows.
+// out[row] = log(sum(exp(logits[row, :]))), each block handles several rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
     log_sum_exp_f32(float *__restrict__ out, const float *__restrict__ logits, int rows, int cols) {
     __shared__ Partial shared[WARPS];
@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// d_logits = exp(logits - lse[row]), a thread for each place.
+// d_logits = exp(logits - lse[row]), one thread per element.
 extern "C" __global__ void softmax_f32(float *__restrict__ d_logits, const float *__restrict__ logits,
                                        const float *__restrict__ lse, int rows, int cols) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

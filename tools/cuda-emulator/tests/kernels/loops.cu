@@ -1,4 +1,4 @@
-// Arithmetic and nothing else: how fast the interpreter is when memory does not matter.
+// Only arithmetic: the speed of the interpreter without memory accesses.
 
 // Eight chains of multiply-adds.
 extern "C" __global__ void fma_loop_f32(float *out, int rounds) {
@@ -17,7 +17,7 @@ extern "C" __global__ void fma_loop_f32(float *out, int rounds) {
     out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
-// Integer arithmetic, logic, shifts, comparisons and selections: a mixture as kernels have around their memory accesses.
+// Integer arithmetic, logic, shifts, comparisons and selections, as in kernels around their memory accesses.
 extern "C" __global__ void integer_loop_u32(unsigned *out, int rounds) {
     unsigned a = threadIdx.x, b = blockIdx.x + 7, c = 0x9E3779B9u;
 #pragma unroll 4

@@ -1,10 +1,11 @@
-//! Kernels that the emulator was not written for, from CUDA source to results: clean ones against references, and ones with a
-//! planted mistake that a check must find. Needs nvcc; without one the tests say that they were skipped (in CI they fail).
+//! Kernels that were not written for the emulator, from CUDA source to results. Correct ones are compared with
+//! references; ones with a planted mistake must be reported. The tests need nvcc; without it they print that they were
+//! skipped (in CI they fail).
 
 mod adamw;
 mod compile;
+mod fixture;
 mod flash_attention;
 mod log_sum_exp;
 mod planted;
 mod sampling;
-mod world;

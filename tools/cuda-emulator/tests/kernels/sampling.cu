@@ -1,5 +1,5 @@
-// Gumbel-max sampling with Philox4x32-10 by (stream, position), as others write it: 64-bit products, a switch, a local
-// array with indices of run time, atomics on 64 bits, votes.
+// Gumbel-max sampling with Philox4x32-10 by (stream, position), in a common style: 64-bit products, a switch, a local
+// array with run-time indices, 64-bit atomics, votes.
 #include <stdint.h>
 
 __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
@@ -25,14 +25,14 @@ __device__ __forceinline__ uint32_t word_of(const uint4 &block, int i) {
     }
 }
 
-// Floats as integers of the same order, for the maximum by atomics; the token is below, smaller tokens winning ties.
+// Floats as integers of the same order, for the maximum by atomics; the token is in the low bits, and smaller tokens win ties.
 __device__ __forceinline__ unsigned long long ranked(float score, uint32_t token) {
     const uint32_t bits = __float_as_uint(score);
     const uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
     return static_cast<unsigned long long>(ordered) << 32 | (0xffffffffu - token);
 }
 
-// tokens[row] = argmax(logits[row, :] / temperature + gumbel). Block: 256 threads; grid: (blocks a row, rows); `best` [rows]
+// tokens[row] = argmax(logits[row, :] / temperature + gumbel). Block: 256 threads; grid: (blocks per row, rows); `best` [rows]
 // starts at 0.
 extern "C" __global__ void gumbel_sample_f32(unsigned long long *best, const float *__restrict__ logits, int vocab,
                                              float temperature, const uint2 *__restrict__ keys,
@@ -54,13 +54,13 @@ extern "C" __global__ void gumbel_sample_f32(unsigned long long *best, const flo
     if (threadIdx.x % 32 == 0) atomicMax(best + row, own);
 }
 
-// The words of each block, to be compared with those of another implementation.
+// The words of each block, for a comparison with another implementation.
 extern "C" __global__ void philox_words(uint4 *out, const uint4 *__restrict__ counters, const uint2 *__restrict__ keys, int count) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) out[i] = philox(counters[i], keys[i]);
 }
 
-// Histogram of digits in a local array with indices of run time, then by integer atomics; `even` counts warps by ballot.
+// Histogram of digits in a local array with run-time indices, then by integer atomics; `even` counts warps by ballot.
 extern "C" __global__ void digits_u32(uint32_t *histogram, uint32_t *even, const uint32_t *__restrict__ values, int count) {
     uint32_t own[10];
     for (int digit = 0; digit < 10; digit++) own[digit] = 0;

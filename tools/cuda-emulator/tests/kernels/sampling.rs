@@ -1,7 +1,7 @@
-//! A stranger's sampling: Philox, Gumbel noise, atomics on 64 bits, a local array, votes.
+//! Sampling kernels from outside this project: Philox, Gumbel noise, 64-bit atomics, a local array, votes.
 
 use crate::compile::{TARGETS, has_nvcc};
-use crate::world::{Argument, World, noise};
+use crate::fixture::{Argument, Fixture, noise};
 
 const FILE: &str = "sampling.cu";
 
@@ -15,7 +15,7 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The known answers that its authors publish (Random123, kat_vectors).
+/// The known answers published by the authors (Random123, kat_vectors).
 #[test]
 fn philox_gives_its_known_answers() {
     if !has_nvcc() {
@@ -29,11 +29,11 @@ fn philox_gives_its_known_answers() {
         [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
     ];
     for target in TARGETS {
-        let mut world = World::new(FILE, None, target);
-        let (out, from, with) = (world.empty::<[u32; 4]>(3), world.upload(&counters), world.upload(&keys));
+        let mut fixture = Fixture::new(FILE, None, target);
+        let (out, from, with) = (fixture.empty::<[u32; 4]>(3), fixture.upload(&counters), fixture.upload(&keys));
         let arguments = [Argument::Address(out), Argument::Address(from), Argument::Address(with), Argument::Int(3)];
-        world.launch("philox_words", [1, 1, 1], 32, 0, &arguments).unwrap_or_else(|fault| panic!("{fault}"));
-        assert_eq!(world.download::<[u32; 4]>(out, 3).unwrap(), expected, "sm_{}", target.name);
+        fixture.launch("philox_words", [1, 1, 1], 32, 0, &arguments).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(fixture.download::<[u32; 4]>(out, 3).unwrap(), expected, "sm_{}", target.name);
     }
     assert_eq!(philox(counters[2], keys[2]), expected[2]);
 }
@@ -53,9 +53,9 @@ fn samples_are_the_argmax_of_perturbed_logits() {
         f64::from(logits[row * vocab + token] / temperature) - (-uniform.ln()).ln()
     };
     for target in TARGETS {
-        let mut world = World::new(FILE, None, target);
-        let best = world.upload(&vec![0u64; rows]);
-        let (from, with, at) = (world.upload(&logits), world.upload(&keys), world.upload(&positions));
+        let mut fixture = Fixture::new(FILE, None, target);
+        let best = fixture.upload(&vec![0u64; rows]);
+        let (from, with, at) = (fixture.upload(&logits), fixture.upload(&keys), fixture.upload(&positions));
         let arguments = [
             Argument::Address(best),
             Argument::Address(from),
@@ -64,10 +64,10 @@ fn samples_are_the_argmax_of_perturbed_logits() {
             Argument::Address(with),
             Argument::Address(at),
         ];
-        world
+        fixture
             .launch("gumbel_sample_f32", [2, rows as u32, 1], 256, 0, &arguments)
             .unwrap_or_else(|fault| panic!("{fault}"));
-        for (row, best) in world.download::<u64>(best, rows).unwrap().into_iter().enumerate() {
+        for (row, best) in fixture.download::<u64>(best, rows).unwrap().into_iter().enumerate() {
             let token = (u32::MAX - best as u32) as usize;
             let most = (0..vocab).map(|token| score(row, token)).fold(f64::NEG_INFINITY, f64::max);
             assert!(score(row, token) > most - 1e-4, "sm_{} row {row}: token {token} is not the best", target.name);
@@ -87,17 +87,17 @@ fn digits_are_counted_in_local_memory() {
     }
     let even = values.iter().filter(|value| **value % 2 == 0).count() as u32;
     for target in TARGETS {
-        let mut world = World::new(FILE, None, target);
-        let (histogram, count) = (world.upload(&[0u32; 10]), world.upload(&[0u32]));
-        let from = world.upload(&values);
+        let mut fixture = Fixture::new(FILE, None, target);
+        let (histogram, count) = (fixture.upload(&[0u32; 10]), fixture.upload(&[0u32]));
+        let from = fixture.upload(&values);
         let arguments = [
             Argument::Address(histogram),
             Argument::Address(count),
             Argument::Address(from),
             Argument::Int(values.len() as i32),
         ];
-        world.launch("digits_u32", [8, 1, 1], 128, 0, &arguments).unwrap_or_else(|fault| panic!("{fault}"));
-        assert_eq!(world.download::<u32>(histogram, 10).unwrap(), expected, "sm_{}", target.name);
-        assert_eq!(world.download::<u32>(count, 1).unwrap(), [even]);
+        fixture.launch("digits_u32", [8, 1, 1], 128, 0, &arguments).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(fixture.download::<u32>(histogram, 10).unwrap(), expected, "sm_{}", target.name);
+        assert_eq!(fixture.download::<u32>(count, 1).unwrap(), [even]);
     }
 }

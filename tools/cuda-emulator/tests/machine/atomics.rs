@@ -1,8 +1,8 @@
 //! `atom` and `red`: every operation on every type, in global and in shared memory (PTX ISA, `atom`).
 
-use crate::world::Run;
+use crate::fixture::Run;
 
-/// (operation and type, what memory holds, b, c, what it holds afterwards); values as bits.
+/// (operation and type, old value, b, c, new value); values as bits.
 fn cases() -> Vec<(&'static str, u64, u64, u64, u64)> {
     let f = |x: f32| u64::from(x.to_bits());
     let d = |x: f64| x.to_bits();
@@ -52,7 +52,7 @@ fn cases() -> Vec<(&'static str, u64, u64, u64, u64)> {
     ]
 }
 
-/// The value before and the value after, by lane 0 alone.
+/// Runs the operation in lane 0; returns the value before and the value after.
 fn run(space: &str, f: &str, [old, b, c]: [u64; 3]) -> [u64; 2] {
     let (kind, register, bytes) = match f {
         _ if f.ends_with("64") => ("u64", "%d", 8),
@@ -61,7 +61,7 @@ fn run(space: &str, f: &str, [old, b, c]: [u64; 3]) -> [u64; 2] {
     };
     let (op, of) = f.split_once('.').unwrap();
     let third = if op == "cas" { format!(", {register}3") } else { String::new() };
-    let place = if space == "shared" { "%d9" } else { "%out" };
+    let address = if space == "shared" { "%d9" } else { "%out" };
     let base = if space == "shared" { "mov.u64 %d9, box;" } else { "" };
     let body = format!(
         "setp.ne.u32 %p1, %t, 0;
@@ -70,9 +70,9 @@ fn run(space: &str, f: &str, [old, b, c]: [u64; 3]) -> [u64; 2] {
          ld.global.{kind} {register}1, [%in];
          ld.global.{kind} {register}2, [%in+16];
          ld.global.{kind} {register}3, [%in+32];
-         st.{space}.{kind} [{place}], {register}1;
-         atom.{space}.{op}.{of} {register}4, [{place}], {register}2{third};
-         ld.{space}.{kind} {register}5, [{place}];
+         st.{space}.{kind} [{address}], {register}1;
+         atom.{space}.{op}.{of} {register}4, [{address}], {register}2{third};
+         ld.{space}.{kind} {register}5, [{address}];
          st.global.{kind} [%out], {register}4;
          st.global.{kind} [%out+8], {register}5;"
     );

@@ -3,9 +3,9 @@
 
 use cuda_emulator::fault::FaultKind;
 
-use crate::world::{Run, inputs, lanes};
+use crate::fixture::{Run, inputs, lanes};
 
-/// `shfl.sync` of lane numbers + 100: which lane's value arrives, and the predicate above bit 16.
+/// `shfl.sync` of lane index + 100; returns the value that each lane receives, with the predicate in bit 16.
 fn shuffle(mode: &str, b: &str, c: u32) -> Vec<u32> {
     let body = format!(
         "add.u32 %r1, %t, 100;
@@ -22,7 +22,7 @@ fn shuffle(mode: &str, b: &str, c: u32) -> Vec<u32> {
 fn shuffles_move_values_inside_segments() {
     let inside = |lane: u32| 0x10000 | (100 + lane);
     let by = |n: u32| format!("mov.u32 %r3, {n};");
-    // c = (32 - width) << 8, with clamp 31 for all but up.
+    // c = (32 - width) << 8, with clamp 31 for all modes except up.
     let (whole, eights) = (0x1f, 0x181f);
     assert_eq!(shuffle("up", &by(3), 0), lanes(|l| if l >= 3 { inside(l - 3) } else { 100 + l }));
     assert_eq!(shuffle("up", &by(3), 0x1800), lanes(|l| if l % 8 >= 3 { inside(l - 3) } else { 100 + l }));
@@ -61,7 +61,7 @@ fn votes_count_the_lanes_that_take_part() {
         let f = vote(&format!("vote.sync.{name}.pred %p3, %p2, 0xfffff; selp.u32 %r9, 1, 0, %p3;"));
         assert_eq!(f(&|_| true), expected(all), "{name}");
         assert_eq!(f(&|l| l == 3), expected(some), "{name}");
-        assert_eq!(f(&|l| l > 20), expected(none), "{name}: lanes that are elsewhere do not count");
+        assert_eq!(f(&|l| l > 20), expected(none), "{name}: lanes outside the mask do not count");
     }
 }
 
@@ -128,7 +128,7 @@ fn reductions_at_a_barrier_span_the_block() {
     }
 }
 
-/// The first warp arrives at barrier 1 and goes on; the second waits for it.
+/// The first warp arrives at barrier 1 and continues; the second one waits for it.
 #[test]
 fn a_producer_arrives_and_a_consumer_waits() {
     let body = "shr.u32 %r1, %t, 5;

@@ -1,9 +1,9 @@
-//! Branches: lanes that part and meet again, loops of different lengths, jump tables, early exits.
+//! Branches: lanes that diverge and reconverge, loops of different lengths, jump tables, early exits.
 
-use crate::world::{Run, lanes};
+use crate::fixture::{Run, lanes};
 
 #[test]
-fn nested_branches_meet_again() {
+fn nested_branches_reconverge() {
     let body = "mov.u32 %r1, 0;
                 and.b32 %r2, %t, 1;
                 setp.eq.u32 %p1, %r2, 0;
@@ -27,11 +27,11 @@ fn nested_branches_meet_again() {
         (_, true) => 111,
         (_, false) => 101,
     });
-    assert_eq!(Run::new(body).words(&[]), expected, "all lanes are together again, so the mask + 1 is 0");
+    assert_eq!(Run::new(body).words(&[]), expected, "all lanes have reconverged, so the mask + 1 is 0");
 }
 
 #[test]
-fn loops_run_as_often_as_each_lane_wants() {
+fn loops_run_a_different_number_of_times_in_each_lane() {
     let body = "mov.u32 %r1, 0;
                 mov.u32 %r2, 0;
                 LOOP:
@@ -45,12 +45,12 @@ fn loops_run_as_often_as_each_lane_wants() {
                 bra LOOP;
                 DONE:
                 st.global.u32 [%out], %r1;";
-    // The sum of the odd numbers up to the lane's own.
+    // The sum of the odd numbers up to the lane index.
     assert_eq!(Run::new(body).words(&[]), lanes(|l| (1..=l).filter(|n| n % 2 == 1).sum()));
 }
 
 #[test]
-fn jump_tables_send_lanes_apart() {
+fn jump_tables_diverge() {
     let body = "and.b32 %r1, %t, 3;
                 mov.u32 %r2, 5;
                 TABLE: .branchtargets CASE0, CASE1, CASE2, END;
@@ -71,7 +71,7 @@ fn jump_tables_send_lanes_apart() {
 }
 
 #[test]
-fn lanes_that_leave_early_are_not_waited_for() {
+fn barriers_do_not_wait_for_exited_lanes() {
     let body = "setp.lt.u32 %p1, %t, 40;
                 mov.u32 %r1, 1;
                 st.global.u32 [%out], %r1;
@@ -101,7 +101,7 @@ fn a_block_of_odd_size_and_every_special_register() {
     }
 }
 
-/// What the order may not change.
+/// Results must not depend on the order.
 #[test]
 fn warps_in_any_order_give_the_same() {
     let body = "shl.b32 %r1, %t, 2;

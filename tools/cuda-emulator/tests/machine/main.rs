@@ -1,9 +1,9 @@
-//! What is not arithmetic: control flow, memory, atomics, what lanes do together, tiles. Small PTX programs against values
-//! worked out by hand, and the faults of programs with a mistake.
+//! Everything except arithmetic: control flow, memory, atomics, collective operations, tiles. Small PTX programs are
+//! compared with values computed by hand, and programs with a mistake must report the right fault.
 
 mod atomics;
 mod collective;
 mod control;
+mod fixture;
 mod memory;
 mod tiles;
-mod world;

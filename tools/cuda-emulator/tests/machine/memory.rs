@@ -1,10 +1,10 @@
-//! Loads and stores of every width, sign, vector and space, and what they may not do.
+//! Loads and stores of every width, sign, vector and space, and the faults of invalid ones.
 
 use cuda_emulator::fault::FaultKind;
 
-use crate::world::Run;
+use crate::fixture::Run;
 
-/// What lane 0 leaves.
+/// The output of lane 0.
 fn first(body: &str, input: &[u8]) -> [u8; 16] {
     let body = format!("setp.ne.u32 %p1, %t, 0; @%p1 ret;\n{body}");
     let run = Run { outside: "", ..Run::new(&body) };
@@ -61,7 +61,7 @@ fn vectors_keep_their_order() {
 }
 
 #[test]
-fn every_space_by_its_own_and_by_generic_addresses() {
+fn every_space_through_its_own_and_generic_addresses() {
     let body = "ld.global.u32 %r1, [%in];
                 mov.u64 %d1, box;
                 st.shared.u32 [%d1+4], %r1;
@@ -86,9 +86,9 @@ fn every_space_by_its_own_and_by_generic_addresses() {
     assert_eq!(words(out), [342, 0, 0, 0]);
 }
 
-/// Lanes of one instruction may mean different spaces.
+/// Lanes of one instruction may access different spaces.
 #[test]
-fn generic_addresses_are_told_apart_lane_by_lane() {
+fn generic_addresses_are_resolved_per_lane() {
     let body = "mov.u64 %d1, box;
                 mul.wide.u32 %d9, %t, 4;
                 add.u64 %d1, %d1, %d9;
@@ -130,7 +130,7 @@ fn mistakes_are_named_with_lane_and_address() {
     }
 }
 
-/// Every block adds to its place; the one that counts last sums up.
+/// Every block writes its element; the last block to count adds them up.
 #[test]
 fn the_last_block_may_read_what_the_others_released() {
     let body = |fence: &str| {
@@ -158,7 +158,7 @@ fn the_last_block_may_read_what_the_others_released() {
     }
 }
 
-/// All 32 lanes at once take another way than one: its last lane is the one that is wrong.
+/// A whole warp takes a different code path than a single lane; only its last lane is wrong here.
 #[test]
 fn the_wrong_lane_of_a_whole_warp_is_found() {
     let fault = Run::new("mul.wide.u32 %d1, %t, 4; add.u64 %d1, %d1, %in0; ld.global.u32 %r1, [%d1+388];").fault();
@@ -177,7 +177,7 @@ fn threads_and_blocks_race() {
         let fault = Run { blocks, outside: ".shared .align 8 .b8 box[16];", ..Run::new(body) }.fault();
         assert_eq!(fault.kind, FaultKind::Race, "{body}: {fault}");
     }
-    // Bytes of a word that belong to different blocks are no race.
+    // Different blocks may write different bytes of a word.
     let body = "mov.u32 %r1, %ctaid.x; cvt.u64.u32 %d1, %r1; add.u64 %d1, %d1, %out; st.global.u8 [%d1], %r1;";
     let out = Run { blocks: 4, seed: Some(5), ..Run::new(body) }.with::<u32>(&[]).unwrap_or_else(|f| panic!("{f}"));
     assert!(out.iter().all(|bytes| bytes[..5] == [0, 1, 2, 3, 0]));

@@ -2,11 +2,11 @@
 
 use cuda_emulator::fault::FaultKind;
 
-use crate::world::Run;
+use crate::fixture::Run;
 
 const BOX: &str = ".shared .align 128 .b8 box[1024];";
 
-/// Fills the box: the 16-bit element i holds i.
+/// Fills the box: 16-bit element i has the value i.
 const FILL: &str = "mov.u32 %r30, box;
     shl.b32 %r31, %t, 4;
     add.u32 %r29, %r30, %r31;
@@ -19,7 +19,7 @@ const FILL: &str = "mov.u32 %r30, box;
     st.shared.v4.u32 [%r29], {%r1, %r2, %r3, %r4};
     bar.sync 0;";
 
-/// From the figure of the ISA: row r of an 8 × 8 matrix goes to lanes 4 r … 4 r + 3, two elements each, the first one low.
+/// From the ISA's figure: row r of an 8 × 8 matrix goes to lanes 4 r … 4 r + 3, two elements each, the first one low.
 const ROWS: [[usize; 8]; 8] = [
     [0, 0, 1, 1, 2, 2, 3, 3],
     [4, 4, 5, 5, 6, 6, 7, 7],
@@ -31,7 +31,7 @@ const ROWS: [[usize; 8]; 8] = [
     [28, 28, 29, 29, 30, 30, 31, 31],
 ];
 
-/// What every lane must hold of matrix `m`, whose rows lie 16 bytes apart from `16 · 8 m` on.
+/// The expected fragment of matrix `m`, whose rows are 16 bytes apart from `16 · 8 m`.
 fn fragment(m: u32, transposed: bool) -> [u32; 32] {
     let mut expected = [0; 32];
     for (i, lanes) in ROWS.iter().enumerate() {
@@ -65,7 +65,7 @@ fn ldmatrix_gives_each_lane_its_elements() {
 }
 
 #[test]
-fn stmatrix_is_the_way_back() {
+fn stmatrix_inverts_ldmatrix() {
     for trans in ["", ".trans"] {
         let body = format!(
             "{FILL}

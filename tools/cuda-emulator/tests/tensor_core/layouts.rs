@@ -1,8 +1,8 @@
-//! Which lane holds which element, as pictures after those of the PTX ISA (section "Warp-level matrix instructions", "Matrix
-//! Fragments for mma.m16n8k4", "… mma.m16n8k8", "… mma.m16n8k16 with floating point type").
+//! Which lane contains which element, as pictures after those of the PTX ISA (section "Warp-level matrix instructions",
+//! "Matrix Fragments for mma.m16n8k4", "… mma.m16n8k8", "… mma.m16n8k16 with floating point type").
 //!
 //! A line is a row of the matrix; `lane:i` is the i-th element of that lane's fragment. Elements fill the registers in
-//! order, two to a register in 16-bit types, the first one in the low half.
+//! order; 16-bit types have two per register, the first one in the low half.
 
 /// a of m16n8k16 in 16-bit types: ISA figure "MMA .m16n8k16 fragment layout for matrix A with .f16 / .bf16 type".
 pub const A_M16N8K16: &str = "
@@ -24,7 +24,7 @@ pub const A_M16N8K16: &str = "
     28:2 28:3 29:2 29:3 30:2 30:3 31:2 31:3 28:6 28:7 29:6 29:7 30:6 30:7 31:6 31:7
 ";
 
-/// b of m16n8k16, a line for each k.
+/// b of m16n8k16, one line per k.
 pub const B_M16N8K16: &str = "
     0:0 4:0 8:0 12:0 16:0 20:0 24:0 28:0
     0:1 4:1 8:1 12:1 16:1 20:1 24:1 28:1
@@ -156,15 +156,15 @@ pub const B_M16N8K4_TF32: &str = "
     3:0 7:0 11:0 15:0 19:0 23:0 27:0 31:0
 ";
 
-/// Lane and element of each place, by row.
+/// Lane and fragment index of each element, by row.
 pub fn parse(picture: &str) -> Vec<Vec<(usize, usize)>> {
-    let place = |text: &str| {
+    let entry = |text: &str| {
         let (lane, element) = text.split_once(':').expect("lane:element");
         (lane.parse().expect("a lane"), element.parse().expect("an element"))
     };
     picture
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .map(|line| line.split_whitespace().map(place).collect())
+        .map(|line| line.split_whitespace().map(entry).collect())
         .collect()
 }

@@ -1,4 +1,4 @@
-//! `mma.sync` against hand-written layouts, results worked out by hand, and exact integer arithmetic.
+//! `mma.sync` against hand-written layouts, results computed by hand, and exact integer arithmetic.
 
 mod layouts;
 mod reference;
@@ -16,7 +16,7 @@ struct Shape {
     k: usize,
     a: &'static str,
     b: &'static str,
-    /// Registers of d, a, b and c.
+    /// Number of registers of d, a, b and c.
     registers: [usize; 4],
 }
 
@@ -49,16 +49,16 @@ impl Shape {
         self.registers[0] == 2
     }
 
-    /// Words of a block in the model.
+    /// Words of a block in this model.
     fn block(&self, model: Model) -> usize {
         let bits = if model == Model::Ampere { 128 } else { 256 };
         (bits / if self.input == Input::TF32 { 32 } else { 16 }).min(self.k)
     }
 
-    /// `a b + c` of bits, by rows, as the instruction gives it.
+    /// `a b + c` as the instruction computes it; matrices of bits, by rows.
     fn run(&self, level: Level, model: Model, a: &[Vec<u32>], b: &[Vec<u32>], c: &[Vec<u32>]) -> Vec<Vec<u32>> {
         let count: usize = self.registers.iter().sum();
-        // Registers out of order, with rows between them that nobody may touch.
+        // Registers out of order, with rows between them that must not change.
         let registers: Vec<Reg> = (0..count).map(|i| Reg((2 * ((i * 3) % count) + 1) as u32)).collect();
         let mut rows = vec![Row([0xdead_beef; 32]); 2 * count + 1];
         let [d_end, a_end, b_end] = [1, 2, 3].map(|n| self.registers[..n].iter().sum::<usize>());
@@ -67,7 +67,7 @@ impl Shape {
         put(&mut rows, &registers[a_end..b_end], self.b, per_word, b);
         let per_sum = if self.is_narrow() { 2 } else { 1 };
         put(&mut rows, &registers[b_end..], layouts::C_F32, per_sum, c);
-        // SAFETY: the registers lie in the rows; tests ask for levels that the processor has.
+        // SAFETY: the registers are inside the rows; the tests only use levels that the processor supports.
         unsafe { multiply(level, model, self.shape, Rows::new(&mut rows), &registers) };
         assert!(rows.iter().step_by(2).all(|row| *row == Row([0xdead_beef; 32])), "another register was written");
         let layout = layouts::parse(layouts::C_F32);
@@ -81,8 +81,8 @@ impl Shape {
 
 /// Writes a matrix into its fragments.
 fn put(rows: &mut [Row], registers: &[Reg], picture: &str, per_word: usize, matrix: &[Vec<u32>]) {
-    for (row, places) in layouts::parse(picture).iter().enumerate() {
-        for (column, (lane, i)) in places.iter().enumerate() {
+    for (row, entries) in layouts::parse(picture).iter().enumerate() {
+        for (column, (lane, i)) in entries.iter().enumerate() {
             let word = &mut rows[registers[i / per_word].0 as usize].0[*lane];
             *word = match (per_word, i % 2) {
                 (1, _) => matrix[row][column],
@@ -110,7 +110,7 @@ fn accumulator(shape: &Shape, x: f32) -> u32 {
 
 /// Small integers: every model is exact.
 #[test]
-fn products_of_integers() {
+fn matmuls_of_integers() {
     for shape in &SHAPES {
         let mut sequence = Sequence::new(7);
         for _ in 0..20 {
@@ -133,9 +133,9 @@ fn products_of_integers() {
     }
 }
 
-/// One element of a against one of b: the product is in one place, and nowhere else.
+/// One nonzero element of a and one of b: the product must be in one element of d and nowhere else.
 #[test]
-fn single_elements_meet() {
+fn single_elements_are_multiplied_at_the_right_index() {
     for shape in &SHAPES {
         let zero = matrix(16, 8, |_, _| 0);
         for row in 0..16 {
@@ -145,8 +145,8 @@ fn single_elements_meet() {
                 let a = matrix(16, shape.k, |r, c| one((r, c) == (row, k)));
                 let b = matrix(shape.k, 8, |r, c| one((r, c) == (k, column)));
                 let got = shape.run(Level::detect(), Model::Ampere, &a, &b, &zero);
-                let place = |r, c| if (r, c) == (row, column) { accumulator(shape, 1.0) } else { 0 };
-                assert_eq!(got, matrix(16, 8, place), "{:?}, a[{row}][{k}], b[{k}][{column}]", shape.shape);
+                let expected = |r, c| if (r, c) == (row, column) { accumulator(shape, 1.0) } else { 0 };
+                assert_eq!(got, matrix(16, 8, expected), "{:?}, a[{row}][{k}], b[{k}][{column}]", shape.shape);
             }
         }
     }
@@ -160,15 +160,15 @@ const TINY: f32 = 1.0 / TWO_TO_24;
 const TINY_ROOT: f32 = 1.0 / 4096.0;
 
 const CASES: &[Case] = &[
-    // Two units of 2^-24 make one of 2^-23, the last place of 1; f32 additions lose each.
+    // Two units of 2^-24 make one of 2^-23, the last bit of 1; f32 additions lose each of them.
     (
         &[(0, 1.0, 1.0), (1, TINY_ROOT, TINY_ROOT), (2, TINY_ROOT, TINY_ROOT)],
         0.0,
         [1.0 + 2.0 * TINY, 1.0 + 2.0 * TINY, 1.0],
     ),
-    // One alone is cut off.
+    // A single one is cut off.
     (&[(0, 1.0, 1.0), (1, TINY_ROOT, TINY_ROOT)], 0.0, [1.0, 1.0, 1.0]),
-    // Truncation goes towards zero on both sides; three quarters of a last place are lost.
+    // Truncation is towards zero for both signs; three quarters of the last bit are lost.
     (&[(0, -1.0, 1.0), (1, -TINY_ROOT, 1.5 * TINY_ROOT)], 0.0, [-1.0, -1.0, -1.0 - 2.0 * TINY]),
     // Four units of 2^-25: Hopper keeps them, Ampere cuts each off.
     (
@@ -182,9 +182,9 @@ const CASES: &[Case] = &[
         0.0,
         [1.0, 1.0 + 2.0 * TINY, 1.0],
     ),
-    // 2^24 + 1 - 2^24: in two halves the one is lost before the second.
+    // 2^24 + 1 - 2^24: with two halves, the one is lost before the second half.
     (&[(0, 4096.0, 4096.0), (1, 1.0, 1.0), (8, -4096.0, 4096.0)], 0.0, [0.0, 1.0, 0.0]),
-    // In the other order it is not.
+    // In the other order it is kept.
     (&[(0, 4096.0, 4096.0), (1, -4096.0, 4096.0), (8, 1.0, 1.0)], 0.0, [1.0, 1.0, 1.0]),
     // The accumulator is aligned too: 2^-24 beside 2 is below Ampere's last bit (2^-23) and at Hopper's (2^-24).
     (&[(0, 1.0, 2.0), (1, -1.0, 2.0)], TINY, [0.0, TINY, 0.0]),
@@ -211,7 +211,7 @@ fn rounding_by_hand() {
 fn special_values() {
     let (infinity, nan) = (f32::INFINITY, f32::NAN);
     let big = 2.0_f32.powi(100);
-    // One product, an accumulator, the sum.
+    // Factors of one product, an accumulator, and the expected sum.
     let cases = [
         (infinity, 1.0, 0.0, 0x7f80_0000),
         (infinity, -1.0, 5.0, 0xff80_0000),
@@ -236,7 +236,7 @@ fn special_values() {
             for model in MODELS {
                 let got = shape.run(level, model, &left, &right, &sums);
                 assert_eq!(got[3][6], expected, "{a} * {b} + {c}, {model:?} {level:?}");
-                // An infinity or NaN of a times the zeros of its row's other columns is NaN.
+                // An infinity or NaN in a times the zeros of the other columns is NaN.
                 let beside = if a.is_finite() { 0x3f80_0000 } else { 0x7fff_ffff };
                 assert!((0..8).filter(|column| *column != 6).all(|column| got[3][column] == beside));
                 assert_eq!(got[4][6], 0x3f80_0000);
@@ -245,9 +245,9 @@ fn special_values() {
     }
 }
 
-/// Drawn operands of narrow, wide and extreme exponents against exact integer arithmetic.
+/// Random operands with narrow, wide and extreme exponents against exact integer arithmetic.
 #[test]
-fn drawn_products_round_as_the_models_say() {
+fn random_matmuls_round_as_the_models_say() {
     for shape in &SHAPES {
         let mut sequence = Sequence::new(11);
         for round in 0..150 {

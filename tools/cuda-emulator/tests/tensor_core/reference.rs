@@ -1,4 +1,4 @@
-//! Sums of products in exact integer arithmetic: slow, and without floating point but for the model that is made of it.
+//! Sums of products in exact integer arithmetic: slow, and without floating point except for the model that uses it.
 
 use cuda_emulator::tensor_core::Model;
 
@@ -7,7 +7,7 @@ use cuda_emulator::tensor_core::Model;
 pub struct Input {
     fraction: u32,
     exponent: u32,
-    /// Bits below the type's last one in its register.
+    /// Unused low bits of a value in its register.
     unused: u32,
 }
 
@@ -17,7 +17,7 @@ impl Input {
     pub const TF32: Input = Input { fraction: 10, exponent: 8, unused: 13 };
     pub const F32: Input = Input { fraction: 23, exponent: 8, unused: 0 };
 
-    /// The bits of a value that the type holds exactly.
+    /// The bits of a value that the type can represent exactly.
     pub fn bits(self, x: f32) -> u32 {
         match self {
             Input::BF16 => x.to_bits() >> 16,
@@ -26,7 +26,7 @@ impl Input {
         }
     }
 
-    /// Sign, digits and exponent of the last one, all exact; the exponent of the leading place of normal numbers.
+    /// Sign, exact digits, exponent of the last digit, and exponent of the leading digit of normal numbers.
     fn decode(self, bits: u32) -> Term {
         let bits = bits >> self.unused;
         let field = (bits >> self.fraction & ((1 << self.exponent) - 1)) as i32;
@@ -37,7 +37,8 @@ impl Input {
         Term { digits: if negative { -digits } else { digits }, last: top - self.fraction as i32, top }
     }
 
-    /// A finite number whose exponent is at most `spread` from one's; seldom a zero. Unused bits are not zero.
+    /// A finite random number whose exponent is at most `spread` from that of one; rarely a zero. Unused bits are not
+    /// zero.
     pub fn draw(self, sequence: &mut Sequence, spread: u64) -> u32 {
         let draw = sequence.draw();
         if draw.is_multiple_of(29) {
@@ -61,7 +62,8 @@ struct Term {
     top: i32,
 }
 
-/// A row times a column plus an accumulator. The bits of the result; of all NaN, the one that the crate gives.
+/// A row times a column plus an accumulator. Returns the bits of the result; every NaN becomes the one that the crate
+/// returns.
 pub fn sum(model: Model, input: Input, block: usize, narrow: bool, a: &[u32], b: &[u32], c: u32) -> u32 {
     let sum_type = if narrow { Input::F16 } else { Input::F32 };
     let mut c = c;
@@ -101,7 +103,7 @@ impl Input {
     }
 }
 
-/// Terms, aligned to the largest exponent of those that are not zero, cut off, added, cut off to f32's bits.
+/// Aligns the terms to the largest exponent of the nonzero ones, truncates, adds, and truncates to f32.
 fn block_sum(terms: &[Term], fraction: i32) -> u32 {
     let Some(top) = terms.iter().filter(|term| term.digits != 0).map(|term| term.top).max() else { return 0 };
     let unit = top - fraction;
@@ -129,7 +131,7 @@ fn block_sum(terms: &[Term], fraction: i32) -> u32 {
     cut_to_f32(total, unit)
 }
 
-/// `total × 2^unit`, towards zero, but to infinity beyond the largest number.
+/// `total × 2^unit`, rounded towards zero, but to infinity above the largest number.
 fn cut_to_f32(total: i128, unit: i32) -> u32 {
     let sign = if total < 0 { 0x8000_0000 } else { 0 };
     let magnitude = total.unsigned_abs();
@@ -147,13 +149,13 @@ fn cut_to_f32(total: i128, unit: i32) -> u32 {
     sign | ((field << 23) + kept)
 }
 
-/// To the nearest f16, of an exact value.
+/// Rounds an exact value to the nearest f16.
 fn to_f16(bits: u32) -> u32 {
     let x = f32::from_bits(bits);
     if x.is_nan() { 0x7fff } else { half::f16::from_f32(x).to_bits() as u32 }
 }
 
-/// A fixed sequence of numbers.
+/// A fixed random sequence.
 pub struct Sequence(u64);
 
 impl Sequence {

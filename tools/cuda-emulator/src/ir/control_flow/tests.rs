@@ -1,4 +1,4 @@
-//! Post-dominators of graphs drawn by hand and of random ones, and the branches of small kernels.
+//! Post-dominators of hand-drawn and random graphs, and the branches of small kernels.
 
 use proptest::prelude::*;
 
@@ -14,17 +14,17 @@ fn found(successors: &[&[u32]]) -> Vec<u32> {
 ///   └──► 2 ──┘
 /// ```
 #[test]
-fn two_ways_meet() {
+fn an_if_else_reconverges() {
     assert_eq!(found(&[&[1, 2], &[3], &[3], &[EXIT]]), [3, 3, 3, EXIT]);
 }
 
 /// ```text
 ///   0 ─► 1 ─► 2 ─► 4 ─► exit
 ///        ▲    │
-///        └─ 3 ◄      2 leaves the loop or goes round
+///        └─ 3 ◄      2 leaves the loop or repeats it
 /// ```
 #[test]
-fn a_loop_meets_behind_it() {
+fn a_loop_reconverges_after_it() {
     assert_eq!(found(&[&[1], &[2], &[3, 4], &[1], &[EXIT]]), [1, 2, 4, 1, EXIT]);
 }
 
@@ -33,7 +33,7 @@ fn a_loop_meets_behind_it() {
 ///   └──► 2 ─► 3 ─► exit     a thread that returned early never comes back
 /// ```
 #[test]
-fn an_early_return_meets_at_the_exit() {
+fn an_early_return_reconverges_at_the_exit() {
     assert_eq!(found(&[&[1, 2], &[EXIT], &[3], &[EXIT]]), [EXIT, EXIT, 3, EXIT]);
 }
 
@@ -42,7 +42,7 @@ fn an_early_return_meets_at_the_exit() {
 ///   └──► 2 ─► 3 ─► exit
 /// ```
 #[test]
-fn a_way_into_a_trap_does_not_count() {
+fn a_path_into_a_trap_is_ignored() {
     assert_eq!(found(&[&[1, 2], &[], &[3], &[EXIT]]), [2, EXIT, 3, EXIT]);
 }
 
@@ -52,22 +52,22 @@ fn a_way_into_a_trap_does_not_count() {
 ///   └──► 4 ─────────────┘
 /// ```
 #[test]
-fn branches_within_branches() {
+fn nested_branches() {
     assert_eq!(found(&[&[1, 4], &[2, 3], &[5], &[5], &[6], &[6], &[EXIT]]), [6, 5, 5, 5, 6, 6, EXIT]);
 }
 
-/// 0 enters the loop of 1 and 2 at both of them: not a graph that structured code gives.
+/// 0 enters the loop of 1 and 2 at both nodes; structured code never gives such a graph.
 #[test]
 fn a_loop_with_two_entries() {
     assert_eq!(found(&[&[1, 2], &[2], &[1, 3], &[EXIT]]), [2, 2, 3, EXIT]);
 }
 
 #[test]
-fn a_loop_without_an_end_has_no_meeting_point() {
+fn an_endless_loop_has_no_reconvergence_point() {
     assert_eq!(found(&[&[1], &[1, 2], &[1]]), [EXIT, EXIT, EXIT]);
 }
 
-/// Whether a path leads from a node to the exit that avoids another node.
+/// Whether a path leads from a node to the exit without passing another node.
 fn escapes(successors: &[Vec<u32>], from: u32, without: Option<u32>) -> bool {
     let mut seen = vec![false; successors.len()];
     let mut stack = vec![from];
@@ -83,10 +83,10 @@ fn escapes(successors: &[Vec<u32>], from: u32, without: Option<u32>) -> bool {
 }
 
 proptest! {
-    /// By the definition: a node post-dominates another if without it no path leads to the exit.
+    /// By definition, a node post-dominates another one if no path reaches the exit without it.
     #[test]
     fn random_graphs(edges in prop::collection::vec(prop::collection::vec(0..9_u32, 0..3), 8)) {
-        // 8 stands for the exit.
+        // 8 is the exit.
         let edges: Vec<Vec<u32>> =
             edges.iter().map(|to| to.iter().map(|&n| if n == 8 { EXIT } else { n }).collect()).collect();
         let successors: Vec<&[u32]> = edges.iter().map(Vec::as_slice).collect();
@@ -94,14 +94,14 @@ proptest! {
         let after = |node: u32, d: u32| node != d && escapes(&edges, node, None) && !escapes(&edges, node, Some(d));
         for node in 0..8 {
             let all: Vec<u32> = (0..8).filter(|&d| after(node, d)).collect();
-            // The nearest: all the others come after it.
+            // The nearest one: all others come after it.
             let nearest = all.iter().copied().find(|&d| all.iter().all(|&other| other == d || after(d, other)));
             prop_assert_eq!(result[node as usize], nearest.unwrap_or(EXIT), "node {} of {:?}", node, edges);
         }
     }
 }
 
-/// Target and meeting point of every branch, as indices of instructions.
+/// Target and reconvergence point of every branch, as instruction indices.
 fn branches(body: &str) -> Vec<(u32, u32)> {
     let text = format!(
         ".version 9.0 .target sm_80 .address_size 64 .entry k() {{ .reg .pred %p<9>; .reg .b32 %r<9>; {body} }}"

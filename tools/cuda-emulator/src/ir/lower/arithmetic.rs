@@ -1,4 +1,4 @@
-//! Instructions of registers only: the table of forms, conversions, comparisons, selection, logic of predicates.
+//! Register-only instructions: the table of forms, conversions, comparisons, selection, predicate logic.
 
 use super::Lowering;
 use super::operands::{exactly, shown};
@@ -7,7 +7,7 @@ use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Combine, Op, Pred, PredicateLogic, Reg};
 use crate::ptx::{Operand, Statement};
 
-/// Operators that join the result of `setp` with a third predicate.
+/// Operators that combine the result of `setp` with a third predicate.
 pub const COMBINE: &[(&str, PredicateLogic)] =
     &[(".and.", PredicateLogic::And), (".or.", PredicateLogic::Or), (".xor.", PredicateLogic::Xor)];
 
@@ -34,7 +34,7 @@ const PREDICATE_LOGIC: &[(&str, PredicateLogic)] = &[
 ];
 
 impl<'a> Lowering<'a> {
-    /// Any instruction of the table, by its exact name.
+    /// Any instruction of the table of forms, by its exact name.
     pub fn form(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         let form = forms::find(s.opcode).ok_or(Refusal::UnknownForm)?;
         let [d, sources @ ..] = s.operands.as_slice() else {
@@ -72,7 +72,7 @@ impl<'a> Lowering<'a> {
         let (d, width) = self.target_of_any_width(d)?;
         if width != form.operands[0] {
             let is_signed = s.opcode.split('.').rev().nth(1).is_some_and(|ty| ty.starts_with('s'));
-            // What is above a 16-bit value in its row is zero, so an unsigned one already fills 32 bits.
+            // The upper half of a row with a 16-bit value is zero, so an unsigned value already fills 32 bits.
             if is_signed || form.operands[0] != Kind::Bits16 || width != Kind::Bits32 {
                 return refuse(format!("`{}` into a register of another width is not supported", s.opcode));
             }
@@ -162,7 +162,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// A predicate for an operation that cannot negate: `!p` and a false literal first go to a predicate of their own.
+    /// A predicate for an operation that cannot negate: `!p` and a false literal are first stored in a new predicate.
     fn plain_predicate(&mut self, operand: &Operand<'a>) -> Lowered<Pred> {
         let (predicate, negated) = self.predicate(operand)?;
         if !negated {
@@ -174,7 +174,7 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// Whether the sources of an instruction are floating point numbers: its last type says so.
+/// Whether the sources of an instruction are floating point numbers, according to its last type.
 fn takes_floats(name: &str) -> bool {
     matches!(name.rsplit('.').next(), Some("f32" | "f64"))
 }

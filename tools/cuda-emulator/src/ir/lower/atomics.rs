@@ -42,7 +42,7 @@ const TYPES: &[(&str, AtomicKind)] = &[
     ("bf16x2", AtomicKind::Bf16x2),
 ];
 
-/// The types that an operation has (ISA, tables of `atom`); `noftz` belongs to the half precision ones alone.
+/// Whether an operation exists for a type (ISA, tables of `atom`); only half precision types have `noftz`.
 fn exists(f: Atomic, kind: AtomicKind, noftz: bool) -> bool {
     use AtomicKind::*;
     let half = matches!(kind, F16 | Bf16 | F16x2 | Bf16x2);
@@ -66,9 +66,9 @@ fn width(kind: AtomicKind) -> Kind {
 }
 
 impl<'a> Lowering<'a> {
-    /// `returns`: `atom`, which gives the old value; else `red`.
+    /// `returns`: `atom`, which returns the old value; otherwise `red`.
     pub fn atomic(&mut self, s: &'a Statement<'a>, mut m: Modifiers, returns: bool) -> Lowered<()> {
-        // The ISA puts the scope before the space, nvcc writes `atom.global.cta.add.u32`: the assembler takes both.
+        // The ISA writes the scope before the space; nvcc writes `atom.global.cta.add.u32`. The assembler accepts both.
         m.skip(ORDER);
         let scoped = m.skip(SCOPES);
         let space = m.take(SPACES).unwrap_or(Space::Generic);

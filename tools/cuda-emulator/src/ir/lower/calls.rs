@@ -1,4 +1,4 @@
-//! Calls that have been written out: arguments and results pass through slots, which are registers here.
+//! Inlined calls: arguments and results pass through slots, which are registers here.
 
 use super::Lowering;
 use super::names::Named;
@@ -9,7 +9,7 @@ use crate::ir::inline::call_operands;
 use crate::ir::{Op, Reg};
 use crate::ptx::{Base, Function, Operand, Statement};
 
-/// A `.param` variable of a body: what has been stored in it, by offset.
+/// A `.param` variable of a body: the values stored in it, by offset.
 #[derive(Default)]
 pub struct Slot {
     parts: Vec<(i64, Reg, Kind)>,
@@ -65,12 +65,12 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// The body of a function begins.
+    /// Start of a function's body.
     pub fn enter(&mut self, function: &'a Function<'a>, call: &'a Statement<'a>, line: u32) -> Lowered<()> {
         self.line = line;
         let Some((results, _, arguments)) = call_operands(call) else { return refuse("a call without a function") };
         if results.len() != function.results.len() || arguments.len() != function.parameters.len() {
-            return refuse(format!("`{}` is called with other operands than it is declared with", function.name));
+            return refuse(format!("the operands of the call do not match the declaration of `{}`", function.name));
         }
         let mut passed = Vec::with_capacity(results.len() + arguments.len());
         let declared = function.results.iter().chain(&function.parameters);
@@ -89,7 +89,7 @@ impl<'a> Lowering<'a> {
         passed.into_iter().try_for_each(|(name, slot)| self.names.declare(name, slot))
     }
 
-    /// The body of a function has ended: its returns come here.
+    /// End of a function's body: its returns branch to this point.
     pub fn leave(&mut self) -> Lowered<()> {
         self.labels.define(RETURN, self.code.len() as u32)?;
         self.names.close();
@@ -98,16 +98,16 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// A call that could not be written out.
+    /// A call that could not be inlined.
     pub fn call(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         match call_operands(s) {
-            // assert() of CUDA: ends the launch.
+            // CUDA's assert(), which ends the launch.
             Some((_, "__assertfail", _)) => {
                 self.emit(Op::Trap);
                 Ok(())
             }
             Some((_, name, _)) => refuse(format!(
-                "`{}` of `{name}`: calls are supported of functions with a body in this text, without recursion or guard",
+                "`{}` of `{name}`: only functions with a body in this text can be called, without recursion or a guard",
                 s.opcode
             )),
             None => refuse(format!("`{}` in this form is not supported", s.opcode)),
@@ -115,5 +115,5 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// The label at the end of a function's body; no label of a text is empty.
+/// The label at the end of a function's body. Labels in a text are never empty.
 pub const RETURN: &str = "";

@@ -1,7 +1,7 @@
-//! Additions of many words (ISA 9.7.2, "Extended-Precision Arithmetic"): the carry flag is a register here.
+//! Multi-word additions (ISA 9.7.2, "Extended-Precision Arithmetic"); the carry flag is a register here.
 //!
-//! With the carry as a third addend, `add.cc`, `addc` and `addc.cc` are the forms `add3` (the sum) and `carry3` (its
-//! carry), the subtractions `sub3` and `borrow3`; `mad.lo.cc` and its like multiply first.
+//! With the carry as a third addend, `add.cc`, `addc` and `addc.cc` use the forms `add3` (the sum) and `carry3` (its
+//! carry), and subtractions use `sub3` and `borrow3`; `mad.lo.cc` and similar instructions multiply first.
 
 use super::Lowering;
 use super::operands::exactly;
@@ -10,7 +10,7 @@ use crate::ir::error::{Lowered, Refusal};
 use crate::ir::{Constant, Reg};
 use crate::ptx::Statement;
 
-/// Types, their width, the unsigned form that serves them.
+/// Types, their width, and the unsigned form that implements them.
 const TYPES: &[(&str, Kind, &str)] = &[
     ("u32", Kind::Bits32, "u32"),
     ("s32", Kind::Bits32, "u32"),
@@ -18,7 +18,7 @@ const TYPES: &[(&str, Kind, &str)] = &[
     ("s64", Kind::Bits64, "u64"),
 ];
 
-/// Mnemonic: takes the carry in, the forms of result and carry, the product that comes first.
+/// Mnemonic, whether it reads the carry, the forms of result and carry, and the multiplication that precedes.
 const OPERATIONS: &[(&str, bool, [&str; 2], Option<&str>)] = &[
     ("add", false, ["add3", "carry3"], None),
     ("addc", true, ["add3", "carry3"], None),
@@ -66,7 +66,8 @@ impl<'a> Lowering<'a> {
             None => *self.carry.insert(self.names.new_register(Kind::Bits32)?),
         };
         let c = if *reads { flag } else { self.names.constant(Constant::Bits32(0))? };
-        // The new carry waits beside the flag: the sum reads the old one, and may lie in the place of an addend.
+        // The new carry goes to a temporary first, because the sum still reads the old one. It may share a row with an
+        // addend.
         let new = self.names.new_register(Kind::Bits32)?;
         if writes {
             self.three(&format!("{carry}.{unsigned}"), new, [a, b, c])?;

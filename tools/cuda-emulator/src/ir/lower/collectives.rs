@@ -1,4 +1,4 @@
-//! Instructions in which the lanes of a warp or the warps of a block meet.
+//! Instructions that combine the lanes of a warp or the warps of a block.
 
 use super::Lowering;
 use super::operands::exactly;
@@ -45,7 +45,7 @@ const FENCES: &[&str] = &[
     "fence.acq_rel.sys",
 ];
 
-/// `match`: all (else any), 64 bits.
+/// `match`: whether it is `all` (else `any`), whether it has 64 bits.
 const MATCHES: &[(&str, (bool, bool))] = &[
     ("match.any.sync.b32", (false, false)),
     ("match.any.sync.b64", (false, true)),
@@ -125,8 +125,8 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// `bar`, `barrier`, `membar`, `fence`. Whether all lanes reach a barrier together is checked for both spellings:
-    /// `bar.x` is `barrier.x.aligned`.
+    /// `bar`, `barrier`, `membar`, `fence`. For both spellings, the machine checks that all lanes reach a barrier
+    /// together: `bar.x` is `barrier.x.aligned`.
     pub fn barrier(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         if FENCES.contains(&s.opcode) {
             let [] = exactly(s)?;
@@ -167,7 +167,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// `id` and, if given, `count`.
+    /// `id` and optionally `count`.
     fn barrier_operands(&mut self, s: &Statement, operands: &[Operand<'a>]) -> Lowered<(Reg, Reg)> {
         let (id, count) = match operands {
             [id] => (id, None),

@@ -1,4 +1,4 @@
-//! Branches, exits, traps; labels and the braces that limit them.
+//! Branches, exits and traps; labels and the braces that scope them.
 
 use std::collections::HashMap;
 
@@ -10,15 +10,15 @@ use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Instruction, Op};
 use crate::ptx::{Operand, Statement};
 
-/// Labels of a body. Inline assembly repeats the same labels in braces of their own, so each belongs to a scope.
+/// Labels of a body. Inline assembly repeats the same labels inside its braces, so each label belongs to a scope.
 #[derive(Default)]
 pub struct Labels<'a> {
-    /// The enclosing scope of each scope but the outermost, number 0.
+    /// The parent of each scope except the outermost one, number 0.
     parents: Vec<usize>,
     current: usize,
     defined: HashMap<(usize, &'a str), u32>,
     tables: HashMap<(usize, &'a str), &'a [&'a str]>,
-    /// Branches to be completed: instruction, label, scope.
+    /// Unresolved branches: instruction, label, scope.
     waiting: Vec<(usize, &'a str, usize)>,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Labels<'a> {
         }
     }
 
-    /// The value of a name in a scope or the ones around it.
+    /// The value of a name in a scope or in the scopes around it.
     fn find<T: Copy>(&self, map: &HashMap<(usize, &'a str), T>, name: &'a str, scope: usize) -> Lowered<T> {
         let mut scope = Some(scope);
         while let Some(here) = scope {
@@ -62,7 +62,7 @@ impl<'a> Labels<'a> {
         refuse(format!("the label `{name}` is not defined"))
     }
 
-    /// Completes the branches; gives the jump tables, one after the other.
+    /// Resolves the branches and returns the concatenated jump tables.
     pub fn resolve(&self, code: &mut [Instruction]) -> Lowered<Vec<u32>> {
         let mut targets = Vec::new();
         for (at, name, scope) in &self.waiting {

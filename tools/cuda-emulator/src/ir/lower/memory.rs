@@ -9,7 +9,7 @@ use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Access, Op, Reg, Space};
 use crate::ptx::{Base, Operand, Statement};
 
-/// Ordered accesses, strong in the memory model; a scope follows.
+/// Ordered accesses, which are strong in the memory model; a scope follows.
 const ORDERED: &[&str] = &["relaxed", "acquire", "release"];
 pub const SCOPES: &[&str] = &["cta", "gpu", "sys"];
 
@@ -21,7 +21,7 @@ pub const SPACES: &[(&str, Space)] = &[
     ("const", Space::Constant),
 ];
 
-/// Hints to the caches: no effect on values.
+/// Cache hints, which do not affect values.
 const CACHE: &[&str] = &["ca", "cg", "cs", "lu", "cv", "wb", "wt"];
 const EVICTION: &[&str] = &[
     "L1::evict_normal",
@@ -37,7 +37,7 @@ const EVICTION: &[&str] = &[
 const PREFETCH_SIZE: &[&str] = &["L2::64B", "L2::128B", "L2::256B"];
 const VECTORS: &[(&str, usize)] = &[("v2", 2), ("v4", 4)];
 
-/// Bytes, and whether the sign is extended.
+/// Size in bytes, and whether the value is sign-extended.
 const TYPES: &[(&str, (u8, bool))] = &[
     ("b8", (1, false)),
     ("u8", (1, false)),
@@ -75,7 +75,7 @@ pub fn register_bytes(kind: Kind) -> u8 {
     }
 }
 
-/// The opcode of an access, read.
+/// The parsed opcode of an access.
 struct Form {
     /// None: `.param`.
     access: Option<Space>,
@@ -186,7 +186,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// The width of the registers that are stored: that of the first one, for literals that of the type.
+    /// The width of the stored registers: that of the first one; for literals, that of the type.
     fn stored_kind(&mut self, value: &Operand<'a>, form: &Form) -> Lowered<Kind> {
         for part in self.parts(value, form.vector)? {
             if let Operand::Name(_) = part {
@@ -200,7 +200,8 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// `cvta.SPACE.u64` and `cvta.to.SPACE.u64`. Global addresses are generic ones, and constants lie among them.
+    /// `cvta.SPACE.u64` and `cvta.to.SPACE.u64`. Global addresses equal their generic addresses; constants are in
+    /// global memory.
     pub fn convert_address(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         let (space, to_space) = match s.opcode {
             "cvta.global.u64" | "cvta.const.u64" => (Space::Global, false),
@@ -230,7 +231,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// A hint: the address is not even looked at.
+    /// A hint: the address is not checked.
     pub fn prefetch(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         if !PREFETCHES.contains(&s.opcode) {
             return Err(Refusal::UnknownForm);

@@ -1,7 +1,7 @@
 //! Statements → instructions, by exact match of opcode, modifiers and operand widths.
 //!
-//! An instruction whose operands are registers only is a line of the table in [`crate::forms`] and needs nothing here.
-//! The others are read by family: the file named after the family has the tables of what it knows.
+//! An instruction with only register operands is a line of the table in [`crate::forms`] and needs no code here. The
+//! others are handled by family: the file named after the family has the tables.
 
 mod arithmetic;
 mod atomics;
@@ -29,28 +29,28 @@ use super::{Guard, Instruction, Op, Parameter, Reg};
 use crate::forms::{Operands, Run};
 use crate::ptx::{Item, Space, Statement, Variable};
 
-/// A kernel's body on its way to instructions.
+/// The state while a kernel's body is lowered.
 pub struct Lowering<'a> {
     names: Names<'a>,
     labels: Labels<'a>,
     code: Vec<Instruction>,
     lists: Vec<Reg>,
     parameters: Vec<Parameter>,
-    /// Where a register got its value from a parameter: index and offset.
+    /// Registers whose current value was loaded from a parameter: index and offset.
     loaded: HashMap<Reg, (u32, u32)>,
-    /// Offsets of the body's `.shared` and `.local` variables, in the order of their declarations.
+    /// Offsets of the body's `.shared` and `.local` variables, in declaration order.
     offsets: std::vec::IntoIter<u32>,
-    /// The carry flag, once an instruction has used it.
+    /// The carry flag, if an instruction has used it.
     carry: Option<Reg>,
     /// `.param` variables of bodies.
     slots: Vec<Slot>,
-    /// Functions that surround the current item.
+    /// Number of inlined functions around the current item.
     depth: u32,
     guard: Guard,
     line: u32,
 }
 
-/// A body after lowering, with virtual registers still.
+/// A lowered body, still with virtual registers.
 pub struct Body {
     pub code: Vec<Instruction>,
     pub lists: Vec<Reg>,
@@ -60,9 +60,9 @@ pub struct Body {
     pub parameters: Vec<Parameter>,
 }
 
-/// What surrounds a body.
+/// The inputs for lowering a body.
 pub struct Surroundings<'a> {
-    /// Names of module scope and of the parameters.
+    /// Module-scope names and parameters.
     pub names: Vec<(&'a str, Named)>,
     pub parameters: Vec<Parameter>,
     pub offsets: Vec<u32>,
@@ -92,7 +92,7 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// Reads the next item; `line` is the index of its source line.
+    /// Lowers the next item; `line` is the index of its source line.
     pub fn item(&mut self, item: &'a Item<'a>, line: u32) -> Lowered<()> {
         self.line = line;
         match item {
@@ -117,7 +117,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The whole body has been read.
+    /// Completes the body after the last item.
     pub fn finish(mut self) -> Lowered<Body> {
         // A body may end without `ret`.
         self.guard = Guard::ALWAYS;
@@ -148,7 +148,7 @@ impl<'a> Lowering<'a> {
         self.emit(Op::Compute { run, operands });
     }
 
-    /// A variable that the body declares.
+    /// A variable declared in the body.
     fn variable_in_body(&mut self, variable: &'a Variable<'a>) -> Lowered<()> {
         let named = match variable.space {
             Space::Shared if self.depth > 0 => {
@@ -164,7 +164,7 @@ impl<'a> Lowering<'a> {
         self.names.declare(variable.name, named)
     }
 
-    /// By mnemonic to the family.
+    /// Dispatches by mnemonic.
     fn statement(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         let (mnemonic, modifiers) = modifiers::Modifiers::split(s.opcode);
         match mnemonic {

@@ -1,8 +1,8 @@
-//! Reading the modifiers of an opcode from left to right.
+//! Parses the modifiers of an opcode from left to right.
 
 use crate::ir::error::{Lowered, Refusal};
 
-/// What is left of an opcode after its mnemonic: `global.nc.v4.f32`.
+/// The rest of an opcode after its mnemonic: `global.nc.v4.f32`.
 pub struct Modifiers<'a> {
     rest: &'a str,
 }
@@ -14,7 +14,7 @@ impl<'a> Modifiers<'a> {
         (mnemonic, Modifiers { rest })
     }
 
-    /// Reads the next modifier if the table has it, and gives its value there.
+    /// Consumes the next modifier if the table has it, and returns its value.
     pub fn take<T: Copy>(&mut self, table: &[(&str, T)]) -> Option<T> {
         let (word, rest) = self.rest.split_once('.').unwrap_or((self.rest, ""));
         let (_, value) = table.iter().find(|(name, _)| *name == word)?;
@@ -22,7 +22,7 @@ impl<'a> Modifiers<'a> {
         Some(*value)
     }
 
-    /// Reads the next modifier if it is one of these.
+    /// Consumes the next modifier if it is one of these.
     pub fn skip(&mut self, words: &[&str]) -> bool {
         let (word, rest) = self.rest.split_once('.').unwrap_or((self.rest, ""));
         let is_next = !word.is_empty() && words.contains(&word);
@@ -32,14 +32,14 @@ impl<'a> Modifiers<'a> {
         is_next
     }
 
-    /// Reads the last modifier, which the table must have: nothing may follow.
+    /// Consumes the last modifier, which must be in the table; nothing may follow.
     pub fn last<T: Copy>(&mut self, table: &[(&str, T)]) -> Lowered<T> {
         let value = self.take(table).ok_or(Refusal::UnknownForm)?;
         self.end()?;
         Ok(value)
     }
 
-    /// Nothing may be left.
+    /// An error if modifiers are left.
     pub fn end(&self) -> Lowered<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(Refusal::UnknownForm) }
     }

@@ -8,7 +8,7 @@ use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Op, Reg};
 use crate::ptx::{Operand, Statement};
 
-/// Every `mov` copies bits: its types, their width, and the form that copies them.
+/// Every `mov` copies bits: its types and their width.
 const MOVES: &[(&str, Kind)] = &[
     ("mov.b16", Kind::Bits16),
     ("mov.u16", Kind::Bits16),
@@ -23,7 +23,7 @@ const MOVES: &[(&str, Kind)] = &[
     ("mov.f64", Kind::Bits64),
 ];
 
-/// Counters that change while a warp runs, and whether they are 64 bits wide.
+/// Counters that change while a warp runs, and whether they have 64 bits.
 const CLOCKS: &[(&str, bool)] = &[
     ("%clock", false),
     ("%clock_hi", false),
@@ -83,7 +83,7 @@ impl<'a> Lowering<'a> {
         self.form_of(copy_form(kind), d, a, Reg::NONE)
     }
 
-    /// A form of the table with these operands.
+    /// Emits a form of the table with these operands.
     pub fn form_of(&mut self, form: &str, d: Reg, a: Reg, b: Reg) -> Lowered<()> {
         let form = forms::find(form).ok_or(Refusal::UnknownForm)?;
         self.compute(form.run, Operands { d, a, b, c: Reg::NONE, e: Reg::NONE });
@@ -114,7 +114,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// `mov.b64 {a, b}, d`; `_` is left out.
+    /// `mov.b64 {a, b}, d`; parts named `_` are skipped.
     fn unpack(&mut self, parts: &[Operand<'a>], kind: Kind, whole: Reg) -> Lowered<()> {
         match (kind, parts) {
             (Kind::Bits32, [a, b]) => self.unpack_two("unpack.b16.b32", Kind::Bits16, [a, b], whole),

@@ -1,4 +1,4 @@
-//! Names of a kernel's body: registers, predicates, variables, and the constants that operands stand for.
+//! Names in a kernel's body (registers, predicates, variables) and the constants of operands.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use crate::ir::error::{Lowered, refuse};
 use crate::ir::{Constant, Pred, Reg, Special};
 use crate::ptx::Registers;
 
-/// A register before it has a row: `Reg(n)` means entry n until `ir::registers` gives out the rows.
+/// A virtual register: `Reg(n)` means entry n until `ir::registers` assigns rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Virtual {
     pub kind: Kind,
-    /// What the row holds from the start, and for good; None for registers proper.
+    /// The constant value of the row; None for a real register.
     pub constant: Option<Constant>,
 }
 
@@ -37,11 +37,11 @@ enum Width {
     Value(Kind),
 }
 
-/// The names between two braces.
+/// The names declared between two braces.
 #[derive(Default)]
 struct Scope<'a> {
     names: HashMap<&'a str, Named>,
-    /// `%r<739>`: prefix, number, width.
+    /// `%r<739>`: prefix, count, width.
     counted: Vec<(&'a str, u32, Width)>,
 }
 
@@ -50,11 +50,11 @@ pub struct Names<'a> {
     scopes: Vec<Scope<'a>>,
     pub virtuals: Vec<Virtual>,
     constants: HashMap<Constant, Reg>,
-    /// Number 0 is [`Pred::TRUE`].
+    /// Number of predicates; number 0 is [`Pred::TRUE`].
     predicates: u16,
 }
 
-/// Registers that a kernel may use; far above what nvcc emits.
+/// Limit on the registers of a kernel, far above what nvcc emits.
 const MOST_REGISTERS: usize = 1 << 20;
 
 impl<'a> Names<'a> {
@@ -66,13 +66,13 @@ impl<'a> Names<'a> {
         self.scopes.pop();
     }
 
-    /// Number of predicates, [`Pred::TRUE`] included.
+    /// Number of predicates, including [`Pred::TRUE`].
     pub fn predicates(&self) -> u32 {
         self.predicates as u32 + 1
     }
 
     pub fn declare(&mut self, name: &'a str, named: Named) -> Lowered<()> {
-        let Some(scope) = self.scopes.last_mut() else { return refuse("a declaration outside of every scope") };
+        let Some(scope) = self.scopes.last_mut() else { return refuse("a declaration outside all scopes") };
         match scope.names.insert(name, named) {
             None => Ok(()),
             Some(_) => refuse(format!("`{name}` is declared twice")),
@@ -93,7 +93,7 @@ impl<'a> Names<'a> {
                 self.declare(registers.name, named)
             }
             Some(count) => {
-                let Some(scope) = self.scopes.last_mut() else { return refuse("registers outside of every scope") };
+                let Some(scope) = self.scopes.last_mut() else { return refuse("registers outside all scopes") };
                 scope.counted.push((registers.name, count, width));
                 Ok(())
             }
@@ -111,15 +111,15 @@ impl<'a> Names<'a> {
         })
     }
 
-    /// A predicate of its own, without a name.
+    /// A new predicate without a name.
     pub fn new_predicate(&mut self) -> Lowered<Pred> {
         match self.new_named(Width::Predicate)? {
             Named::Predicate(predicate) => Ok(predicate),
-            _ => refuse("a predicate that is none"),
+            _ => refuse("the new name is not a predicate"),
         }
     }
 
-    /// A register of its own, without a name.
+    /// A new register without a name.
     pub fn new_register(&mut self, kind: Kind) -> Lowered<Reg> {
         self.new_virtual(Virtual { kind, constant: None })
     }
@@ -132,7 +132,7 @@ impl<'a> Names<'a> {
         Ok(Reg(self.virtuals.len() as u32 - 1))
     }
 
-    /// The row that holds this constant.
+    /// The row that contains this constant.
     pub fn constant(&mut self, constant: Constant) -> Lowered<Reg> {
         if let Some(known) = self.constants.get(&constant) {
             return Ok(*known);
@@ -142,7 +142,7 @@ impl<'a> Names<'a> {
         Ok(reg)
     }
 
-    /// None for a name that nothing declares.
+    /// None for an undeclared name.
     pub fn find(&mut self, name: &'a str) -> Lowered<Option<Named>> {
         for at in (0..self.scopes.len()).rev() {
             let scope = &self.scopes[at];
@@ -166,7 +166,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// `12` but not `012` or `+12`.
+/// Accepts `12` but not `012` or `+12`.
 fn number(text: &str) -> Option<u32> {
     let canonical = text.len() == 1 || !text.starts_with('0');
     if canonical && text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
@@ -181,7 +181,7 @@ impl Constant {
     }
 }
 
-/// Special registers that keep their value while a warp runs (PTX ISA 10).
+/// Special registers whose value is constant while a warp runs (PTX ISA 10).
 pub const SPECIAL: &[(&str, Special)] = &[
     ("%tid.x", Special::ThreadIndex(0)),
     ("%tid.y", Special::ThreadIndex(1)),

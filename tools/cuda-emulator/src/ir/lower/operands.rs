@@ -7,7 +7,7 @@ use crate::ir::error::{Lowered, refuse};
 use crate::ir::{Address, Constant, Pred, Reg, Regs};
 use crate::ptx::{Base, Operand, Statement};
 
-/// The operands, when there are exactly this many.
+/// The operands, if there are exactly `N`.
 pub fn exactly<'s, 'a, const N: usize>(statement: &'s Statement<'a>) -> Lowered<&'s [Operand<'a>; N]> {
     match statement.operands.as_slice().try_into() {
         Ok(operands) => Ok(operands),
@@ -25,7 +25,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A register to be written, of this width.
+    /// A destination register of this width.
     pub fn target(&mut self, operand: &Operand<'a>, kind: Kind) -> Lowered<Reg> {
         let (reg, found) = self.target_of_any_width(operand)?;
         if found == kind { Ok(reg) } else { wrong_width(operand, found, kind) }
@@ -35,7 +35,7 @@ impl<'a> Lowering<'a> {
         match operand {
             Operand::Name(name) => match self.named(name)? {
                 Named::Register(reg) => {
-                    // Whatever it gets now, it no longer holds the parameter.
+                    // The register is overwritten, so it no longer contains the parameter.
                     self.loaded.remove(&reg);
                     Ok((reg, self.names.kind(reg)))
                 }
@@ -45,7 +45,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A value to be read: register, special register or literal of this width.
+    /// A source operand: register, special register or literal of this width.
     pub fn source(&mut self, operand: &Operand<'a>, kind: Kind) -> Lowered<Reg> {
         if let Some(constant) = literal(operand, kind)? {
             return self.names.constant(constant);
@@ -70,16 +70,16 @@ impl<'a> Lowering<'a> {
         match self.named(name)? {
             Named::Register(reg) => Ok((reg, self.names.kind(reg))),
             Named::Predicate(_) => refuse(format!("`{name}` is a predicate")),
-            _ => refuse(format!("the address of `{name}` is only read by `mov`")),
+            _ => refuse(format!("only `mov` can read the address of `{name}`")),
         }
     }
 
-    /// A predicate to be read: `%p` or `!%p`.
+    /// A source predicate: `%p` or `!%p`.
     pub fn predicate(&mut self, operand: &Operand<'a>) -> Lowered<(Pred, bool)> {
         match operand {
             Operand::Name(name) => Ok((self.predicate_read(name)?, false)),
             Operand::Not(name) => Ok((self.predicate_read(name)?, true)),
-            // `mov.pred %p1, -1` and its like: any number but 0 is true.
+            // `mov.pred %p1, -1` and similar: every number except 0 is true.
             Operand::Integer(value) => Ok((Pred::TRUE, *value == 0)),
             _ => refuse(format!("expected a predicate, found {}", shown(operand))),
         }
@@ -92,7 +92,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A predicate to be written; `_` gives [`Pred::NONE`].
+    /// A destination predicate; `_` gives [`Pred::NONE`].
     pub fn predicate_written(&mut self, name: &'a str) -> Lowered<Pred> {
         if name == "_" { Ok(Pred::NONE) } else { self.predicate_read(name) }
     }
@@ -104,7 +104,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// `{a, b}` or, where `n` is 1, `a`: the parts of a vector.
+    /// The parts of a vector: `{a, b}` or, if `n` is 1, `a`.
     pub fn parts<'s>(&self, operand: &'s Operand<'a>, n: usize) -> Lowered<&'s [Operand<'a>]> {
         let parts = match operand {
             Operand::Vector(parts) => parts.as_slice(),
@@ -113,7 +113,7 @@ impl<'a> Lowering<'a> {
         if parts.len() == n { Ok(parts) } else { refuse(format!("expected {n} registers, found {}", shown(operand))) }
     }
 
-    /// `n` registers to be written; `_` gives [`Reg::NONE`]. All have one width, which is the second result.
+    /// `n` destination registers; `_` gives [`Reg::NONE`]. All have the same width, which is the second result.
     pub fn targets(&mut self, operand: &Operand<'a>, n: usize) -> Lowered<(Vec<Reg>, Kind)> {
         let mut regs = Vec::with_capacity(n);
         let mut width = None;
@@ -138,19 +138,19 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// `n` values of a width.
+    /// `n` source values of one width.
     pub fn sources(&mut self, operand: &Operand<'a>, n: usize, kind: Kind) -> Lowered<Vec<Reg>> {
         self.parts(operand, n)?.iter().map(|part| self.source(part, kind)).collect()
     }
 
-    /// Puts registers into the kernel's lists.
+    /// Appends registers to the kernel's lists.
     pub fn list(&mut self, regs: &[Reg]) -> Regs {
         let start = self.lists.len() as u32;
         self.lists.extend_from_slice(regs);
         Regs { start, len: regs.len() as u8 }
     }
 
-    /// `[base+offset]` in any space but `.param`.
+    /// `[base+offset]` in any space except `.param`.
     pub fn address(&mut self, operand: &Operand<'a>) -> Lowered<Address> {
         let Operand::Address(base, offset) = operand else {
             return refuse(format!("expected an address in brackets, found {}", shown(operand)));
@@ -177,7 +177,7 @@ impl<'a> Lowering<'a> {
         Ok(Address { base, offset, wide })
     }
 
-    /// The row that holds the address of a variable in its own space, as wide as asked.
+    /// The row that contains the address of a variable in its own space, in the requested width.
     pub fn variable_address(&mut self, variable: Named, offset: u32, kind: Kind) -> Lowered<Reg> {
         let constant = match (variable, kind) {
             (Named::Shared(start), Kind::Bits32) => Constant::Shared32(start.wrapping_add(offset)),
@@ -186,12 +186,12 @@ impl<'a> Lowering<'a> {
             (Named::Local(start), Kind::Bits64) => Constant::Local64(start.wrapping_add(offset)),
             (Named::Global(index), Kind::Bits64) => Constant::Symbol(index, offset),
             (Named::Global(_), _) => return refuse("the address of a global variable takes a 64-bit register"),
-            _ => return refuse("this has no address that a register can hold"),
+            _ => return refuse("this operand has no address that fits into a register"),
         };
         self.names.constant(constant)
     }
 
-    /// The address of a variable as `mov` reads it; None for other operands.
+    /// The variable whose address `mov` reads; None for other operands.
     pub fn variable(&mut self, operand: &Operand<'a>) -> Lowered<Option<(Named, u32)>> {
         let (name, offset) = match operand {
             Operand::Name(name) => (name, 0),
@@ -208,16 +208,16 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// The constant that a literal is at this width; None for what is not a literal.
+/// The value of a literal at this width; None for other operands.
 fn literal(operand: &Operand, kind: Kind) -> Lowered<Option<Constant>> {
     let bits = match (operand, kind) {
         (Operand::Integer(value), Kind::Bits64) => return Ok(Some(Constant::Bits64(*value as u64))),
-        // The assembler keeps the low bits, whatever the sign: 4294967295 and -1 are the same 32 bits.
+        // The assembler keeps the low bits for either sign: 4294967295 and -1 are the same 32 bits.
         (Operand::Integer(value), Kind::Bits32) if fits(*value, 32) => *value as u32,
         (Operand::Integer(value), Kind::Bits16) if fits(*value, 16) => *value as u16 as u32,
         (Operand::Float(bits), Kind::Bits32) => *bits,
         (Operand::Double(bits), Kind::Bits64) => return Ok(Some(Constant::Bits64(*bits))),
-        // ISA 4.5.2: a decimal number is a double, converted to the type of the instruction.
+        // ISA 4.5.2: a decimal number is a double and is converted to the type of the instruction.
         (Operand::Double(bits), Kind::Bits32) => (f64::from_bits(*bits) as f32).to_bits(),
         (Operand::Integer(_) | Operand::Float(_) | Operand::Double(_), _) => {
             return refuse(format!("{} does not fit the {} bits of the operand", shown(operand), bits_of(kind)));
@@ -227,7 +227,7 @@ fn literal(operand: &Operand, kind: Kind) -> Lowered<Option<Constant>> {
     Ok(Some(Constant::Bits32(bits)))
 }
 
-/// Whether a value is a number of so many bits, signed or unsigned.
+/// Whether a value fits into `bits` bits, signed or unsigned.
 fn fits(value: i64, bits: u32) -> bool {
     value >= -(1 << (bits - 1)) && value < 1 << bits
 }
@@ -244,7 +244,7 @@ fn wrong_width<T>(operand: &Operand, found: Kind, expected: Kind) -> Lowered<T> 
     refuse(format!("{} has {} bits, the instruction takes {}", shown(operand), bits_of(found), bits_of(expected)))
 }
 
-/// An operand as the PTX writes it.
+/// An operand in PTX syntax.
 pub fn shown(operand: &Operand) -> String {
     let all = |parts: &[Operand]| parts.iter().map(shown).collect::<Vec<_>>().join(", ");
     match operand {

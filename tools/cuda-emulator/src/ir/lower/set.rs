@@ -1,4 +1,4 @@
-//! `set`, and `setp` of packed halves: comparisons into a predicate of their own, then a choice of constants.
+//! `set`, and `setp` of packed halves: comparisons into a new predicate, then a selection of constants.
 
 use super::Lowering;
 use super::arithmetic::COMBINE;
@@ -8,7 +8,7 @@ use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{Combine, Constant, Op, Pred, Reg};
 use crate::ptx::{Operand, Statement};
 
-/// Result types and what "true" is in them (ISA, `set`: all ones for integers, 1 for floating point). False is 0.
+/// Result types and their value for "true" (ISA, `set`: all ones for integers, 1 for floating point). False is 0.
 const RESULTS: &[(&str, Kind, u32)] = &[
     ("u32", Kind::Bits32, 0xffff_ffff),
     ("s32", Kind::Bits32, 0xffff_ffff),
@@ -23,7 +23,7 @@ const RESULTS: &[(&str, Kind, u32)] = &[
 struct Packed {
     name: &'static str,
     half: &'static str,
-    /// Result types of `set`, and what "true" is in a half of them.
+    /// Result types of `set`, and the value for "true" in each half.
     results: &'static [(&'static str, u32)],
 }
 
@@ -89,7 +89,7 @@ impl<'a> Lowering<'a> {
         Ok(Some(()))
     }
 
-    /// The comparison of the low halves and that of the high ones.
+    /// Compares the low halves and the high halves.
     fn compare_halves(
         &mut self,
         name: &str,
@@ -110,7 +110,7 @@ impl<'a> Lowering<'a> {
         Ok((results[0], results[1]))
     }
 
-    /// A register of its own that holds `truth` where p, else 0.
+    /// A new register with the value `truth` where p is set, else 0.
     fn choose(&mut self, kind: Kind, truth: u32, p: Pred) -> Lowered<Reg> {
         let d = self.names.new_register(kind)?;
         let (a, b) = (self.names.constant(Constant::Bits32(truth))?, self.names.constant(Constant::Bits32(0))?);

@@ -1,4 +1,4 @@
-//! Moving and multiplying tiles: `cp.async`, `ldmatrix`, `stmatrix`, `mma.sync`.
+//! Copies and matmuls of tiles: `cp.async`, `ldmatrix`, `stmatrix`, `mma.sync`.
 
 use super::Lowering;
 use super::modifiers::Modifiers;
@@ -8,7 +8,7 @@ use crate::ir::error::{Lowered, Refusal, refuse};
 use crate::ir::{MmaShape, Op, Reg};
 use crate::ptx::{Operand, Statement};
 
-/// The forms of `mma.sync` and the registers of d, a, b and c.
+/// The forms of `mma.sync` with the number of registers of d, a, b and c.
 const MMA: &[(&str, MmaShape, [usize; 4])] = &[
     ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", MmaShape::M16N8K16Bf16, [4, 4, 2, 4]),
     ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", MmaShape::M16N8K16F16, [4, 4, 2, 4]),
@@ -72,7 +72,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// `ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16 {…}, [a]` and `stmatrix`, whose operands are the other way round.
+    /// `ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16 {…}, [a]` and `stmatrix`, whose operands are reversed.
     pub fn matrix_access(&mut self, s: &'a Statement<'a>) -> Lowered<()> {
         let (mnemonic, mut m) = Modifiers::split(s.opcode);
         if !(m.skip(&["sync"]) && m.skip(&["aligned"]) && m.skip(&["m8n8"])) {

@@ -1,4 +1,5 @@
-//! Rows are shared only by what never meets: random walks through a kernel read the same values with and without rows.
+//! Rows are shared only by registers that are never live together: random walks through a kernel read the same values
+//! with and without row allocation.
 
 use proptest::prelude::*;
 
@@ -8,7 +9,7 @@ use crate::ir::Program;
 const ADAMW: &str = include_str!("../../../tests/fixtures/adamw-80.ptx");
 const LOOPS: &str = include_str!("../../../tests/fixtures/loops-80.ptx");
 
-/// Loops within loops, values that live around them, results under guards, vectors, in-place operands.
+/// Nested loops, values that live across them, results under guards, vectors, in-place operands.
 const TANGLED: &str = ".version 9.0 .target sm_80 .address_size 64
     .entry k(.param .u64 k_0) {
         .reg .pred %p<4>; .reg .b32 %r<30>; .reg .b64 %rd<9>;
@@ -40,7 +41,7 @@ const TANGLED: &str = ".version 9.0 .target sm_80 .address_size 64
         ret;
     }";
 
-/// The kernels of a text as lowered, with their virtual registers, and after they have rows.
+/// The kernels of a text as lowered, with their virtual registers, and after row allocation.
 fn both(text: &str) -> Vec<(Kernel, Vec<Virtual>, Kernel)> {
     let mut lowered = Vec::new();
     let first = Program::load_and(text, |_, virtuals| lowered.push(virtuals)).unwrap();
@@ -48,7 +49,7 @@ fn both(text: &str) -> Vec<(Kernel, Vec<Virtual>, Kernel)> {
     first.kernels.into_iter().zip(lowered).zip(second.kernels).map(|((a, virtuals), b)| (a, virtuals, b)).collect()
 }
 
-/// The operands of an instruction: (register, how), constants left out.
+/// The operands of an instruction as (register, use), without constants.
 fn operands(kernel: &Kernel, at: usize, is_constant: impl Fn(Reg) -> bool) -> Vec<(Reg, Use)> {
     let mut found = Vec::new();
     each_register(&mut kernel.code[at].op.clone(), &mut kernel.lists.clone(), |reg, how| {
@@ -59,19 +60,20 @@ fn operands(kernel: &Kernel, at: usize, is_constant: impl Fn(Reg) -> bool) -> Ve
     found
 }
 
-/// Walks both codes, turning as `turns` says: every operand must come from the same instruction in both.
-fn walk(lowered: &Kernel, virtuals: &[Virtual], placed: &Kernel, turns: &[bool]) {
-    let first_constant = placed.constants.iter().map(|(row, _)| row.0).min().unwrap_or(u32::MAX);
+/// Walks through both versions of the code, taking branches as `taken` says: every operand must come from the same
+/// instruction in both.
+fn walk(lowered: &Kernel, virtuals: &[Virtual], allocated: &Kernel, taken: &[bool]) {
+    let first_constant = allocated.constants.iter().map(|(row, _)| row.0).min().unwrap_or(u32::MAX);
     let mut written = vec![None; virtuals.len()];
-    let mut row_written = vec![None; placed.rows as usize];
+    let mut row_written = vec![None; allocated.rows as usize];
     let (mut at, mut steps) = (0, 0);
-    let mut turns = turns.iter().cycle();
+    let mut taken = taken.iter().cycle();
     while at < lowered.code.len() && steps < 5000 {
         steps += 1;
         let instruction = &lowered.code[at];
-        let runs = instruction.guard == Guard::ALWAYS || *turns.next().unwrap();
+        let runs = instruction.guard == Guard::ALWAYS || *taken.next().unwrap();
         let before = operands(lowered, at, |reg| virtuals[reg.0 as usize].constant.is_some());
-        let after = operands(placed, at, |reg| reg.0 >= first_constant);
+        let after = operands(allocated, at, |reg| reg.0 >= first_constant);
         assert_eq!(before.len(), after.len());
         let pairs = || before.iter().zip(&after).filter(|_| runs);
         for ((reg, _), (row, _)) in pairs().filter(|((_, how), _)| *how == Use::Read) {
@@ -101,22 +103,27 @@ fn walk(lowered: &Kernel, virtuals: &[Virtual], placed: &Kernel, turns: &[bool])
 
 proptest! {
     #[test]
-    fn walks_read_what_they_read_before(turns in prop::collection::vec(any::<bool>(), 1..200)) {
+    fn row_allocation_preserves_values(taken in prop::collection::vec(any::<bool>(), 1..200)) {
         for text in [ADAMW, LOOPS, TANGLED] {
-            for (lowered, virtuals, placed) in both(text) {
-                walk(&lowered, &virtuals, &placed, &turns);
+            for (lowered, virtuals, allocated) in both(text) {
+                walk(&lowered, &virtuals, &allocated, &taken);
             }
         }
     }
 }
 
 #[test]
-fn rows_are_few() {
+fn registers_share_rows() {
     for (text, most) in [(ADAMW, 60), (LOOPS, 40), (TANGLED, 20)] {
-        for (_, virtuals, placed) in both(text) {
+        for (_, virtuals, allocated) in both(text) {
             let constants: u32 = virtuals.iter().filter(|v| v.constant.is_some()).map(|v| v.kind.rows()).sum();
-            let rows = placed.rows - constants;
-            assert!(rows <= most && placed.registers <= rows, "{}: {rows} rows, {}", placed.name, placed.registers);
+            let rows = allocated.rows - constants;
+            assert!(
+                rows <= most && allocated.registers <= rows,
+                "{}: {rows} rows, {}",
+                allocated.name,
+                allocated.registers
+            );
         }
     }
 }
@@ -131,6 +138,6 @@ fn an_estimate_by_hand() {
         cvt.u64.u32 %rd1, %r5;
         st.global.u64 [64], %rd1; }";
     let kernel = &Program::load(text).unwrap().kernels[0];
-    // At the conversion one register and a pair hold values, at the load four registers.
+    // At the conversion, one register and one pair are live; at the load, four registers.
     assert_eq!((kernel.registers, kernel.rows), (4, 2 + 4 + 2));
 }

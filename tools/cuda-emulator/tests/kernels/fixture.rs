@@ -1,4 +1,4 @@
-//! A device with one program, for tests that launch kernels without a driver in between.
+//! A device with one program, for tests that launch kernels without the driver.
 
 use bytemuck::{Pod, Zeroable};
 use cuda_emulator::fault::Fault;
@@ -8,7 +8,7 @@ use cuda_emulator::options::Options;
 
 use crate::compile::{self, Target};
 
-pub struct World {
+pub struct Fixture {
     pub device: Device,
     program: Program,
     symbols: SymbolAddresses,
@@ -20,11 +20,11 @@ pub enum Argument<'a> {
     Address(u64),
     Int(i32),
     Float(f32),
-    /// A struct by value.
+    /// A struct passed by value.
     Bytes(&'a [u8]),
 }
 
-impl World {
+impl Fixture {
     pub fn new(name: &str, mistake: Option<&str>, target: Target) -> Self {
         Self::with_options(name, mistake, target, Options::default())
     }
@@ -41,7 +41,7 @@ impl World {
         address
     }
 
-    /// Memory that nothing has been written to.
+    /// Uninitialised memory.
     pub fn empty<T>(&mut self, len: usize) -> u64 {
         self.device.memory.allocate((len * size_of::<T>()) as u64).expect("there is room")
     }
@@ -80,7 +80,7 @@ impl World {
     }
 }
 
-/// Numbers that look random, the same in every run: between −1 and 1.
+/// Pseudo-random numbers between −1 and 1, the same in every run.
 pub fn noise(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {

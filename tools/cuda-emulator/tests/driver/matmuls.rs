@@ -1,4 +1,4 @@
-//! Matrix products through cudarc's cuBLASLt.
+//! Matmuls through cudarc's cuBLASLt.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use cudarc::cublaslt::{Activation, CudaBlasLT, Matmul, MatmulConfig, result, sys
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use half::{bf16, f16};
 
-use super::context;
+use crate::fixture::{code, context};
 
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -39,7 +39,7 @@ fn config(rows: usize, cols: usize, depth: usize, [transa, transb]: [bool; 2]) -
     }
 }
 
-/// The product in f64; element (row, col) at `col * rows + row`.
+/// The matmul in f64; element (row, col) is at `col * rows + row`.
 fn exact(a: &[f32], b: &[f32], config: &MatmulConfig) -> Vec<f64> {
     let (rows, cols, depth) = (config.m as usize, config.n as usize, config.k as usize);
     let at = |values: &[f32], leading: i64, transposed: bool, row: usize, col: usize| {
@@ -55,7 +55,7 @@ fn exact(a: &[f32], b: &[f32], config: &MatmulConfig) -> Vec<f64> {
 }
 
 #[test]
-fn bf16_products_of_every_transpose_are_rounded_once() {
+fn bf16_matmuls_of_every_transpose_are_rounded_once() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
@@ -66,12 +66,12 @@ fn bf16_products_of_every_transpose_are_rounded_once() {
         let wide = |values: &[bf16]| values.iter().map(|value| value.to_f32()).collect::<Vec<_>>();
         let expected = exact(&wide(&a), &wide(&b), &config);
         let (a, b) = (stream.clone_htod(&a).unwrap(), stream.clone_htod(&b).unwrap());
-        // Safety: written by the product before it is read.
+        // Safety: the matmul writes it before it is read.
         let mut d = unsafe { stream.alloc::<bf16>(33 * 18) }.unwrap();
         // Safety: sizes fit the configuration.
         unsafe { blas.matmul(config, &a, &b, &mut d, None, None) }.unwrap();
         for (got, expected) in stream.clone_dtoh(&d).unwrap().iter().zip(expected) {
-            // Half an ulp of bf16, and an error of the f32 sum far below it.
+            // Half an ulp of bf16, plus an error of the f32 sum that is far smaller.
             let bound = expected.abs() * 2f64.powi(-8) + 1e-5;
             assert!((got.to_f64() - expected).abs() <= bound, "{got} for {expected}");
         }
@@ -79,7 +79,7 @@ fn bf16_products_of_every_transpose_are_rounded_once() {
 }
 
 #[test]
-fn factors_bias_and_relu() {
+fn alpha_beta_bias_and_relu() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
@@ -87,7 +87,7 @@ fn factors_bias_and_relu() {
     // One row per output; A = [1 2], B = [[1, -1], [1, -1]]: sums 3 and -3.
     let (a, b, bias) = (up(&[1.0, 2.0]), up(&[1.0, 1.0, -1.0, -1.0]), up(&[0.5]));
     let config = MatmulConfig { alpha: 2.0, beta: 10.0, ..config(1, 2, 2, [false, false]) };
-    let product = |bias: Option<&CudaSlice<f16>>, act: Option<&Activation>| {
+    let matmul = |bias: Option<&CudaSlice<f16>>, act: Option<&Activation>| {
         let mut d = up(&[1.0, 0.25]);
         // Safety: sizes fit the configuration.
         unsafe { blas.matmul(config, &a, &b, &mut d, bias, act) }.map(|()| {
@@ -95,10 +95,10 @@ fn factors_bias_and_relu() {
             values.iter().map(|value| value.to_f32()).collect::<Vec<_>>()
         })
     };
-    assert_eq!(product(None, None).unwrap(), [16.0, -3.5]);
-    assert_eq!(product(Some(&bias), None).unwrap(), [16.5, -3.0]);
-    assert_eq!(product(Some(&bias), Some(&Activation::Relu)).unwrap(), [16.5, 0.0]);
-    let refused = product(None, Some(&Activation::Gelu)).unwrap_err();
+    assert_eq!(matmul(None, None).unwrap(), [16.0, -3.5]);
+    assert_eq!(matmul(Some(&bias), None).unwrap(), [16.5, -3.0]);
+    assert_eq!(matmul(Some(&bias), Some(&Activation::Relu)).unwrap(), [16.5, 0.0]);
+    let refused = matmul(None, Some(&Activation::Gelu)).unwrap_err();
     assert_eq!(refused.0, sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
     assert!(cuda_emulator::reports().contains("epilogue 32"));
 }
@@ -108,7 +108,7 @@ fn batches_and_gaps_between_columns() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
-    // Two products of 1 × 1 by 1 × 2; the columns of D lie 2 apart, the matrices 4.
+    // Two matmuls of 1 × 1 by 1 × 2; the columns of D are 2 apart, the matrices 4.
     let (a, b) = (stream.clone_htod(&[2f32, 3.0]).unwrap(), stream.clone_htod(&[5f32, 7.0]).unwrap());
     let mut d = stream.clone_htod(&[-1f32; 8]).unwrap();
     let config = MatmulConfig {
@@ -125,7 +125,7 @@ fn batches_and_gaps_between_columns() {
 }
 
 #[test]
-fn products_wait_their_turn_in_the_stream_and_are_captured() {
+fn matmuls_run_in_stream_order_and_are_captured() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
@@ -144,7 +144,7 @@ fn products_wait_their_turn_in_the_stream_and_are_captured() {
     }
 }
 
-/// A product of bf16 inputs with an f32 output through cudarc's `result` layer, with the algorithm at `place`.
+/// A matmul of bf16 inputs with an f32 output through cudarc's `result` layer, with a chosen algorithm.
 struct Raw {
     stream: Arc<CudaStream>,
     a: CudaSlice<bf16>,
@@ -157,11 +157,11 @@ impl Raw {
             let values: Vec<_> = numbers(count, seed).into_iter().map(bf16::from_f32).collect();
             stream.clone_htod(&values).unwrap()
         };
-        // Row r of A has the same values whatever the number of rows: A is given transposed.
+        // A is transposed, so row r has the same values for every number of rows.
         Raw { stream: stream.clone(), a: up(rows * depth, 3), b: up(depth * cols, 4) }
     }
 
-    fn run(&self, rows: usize, cols: usize, depth: usize, place: usize) -> Vec<f32> {
+    fn run(&self, rows: usize, cols: usize, depth: usize, algorithm_index: usize) -> Vec<f32> {
         let mut d = self.stream.alloc_zeros::<f32>(rows * cols).unwrap();
         let workspace = unsafe { self.stream.alloc::<u8>(1 << 22) }.unwrap();
         let (bf16_code, f32_code) = (sys::cudaDataType_t::CUDA_R_16BF, sys::cudaDataType_t::CUDA_R_32F);
@@ -195,8 +195,8 @@ impl Raw {
             )
             .result()
             .unwrap();
-            assert!(count >= 2, "several algorithms to choose from");
-            let algorithm = &offers[place % count as usize].algo;
+            assert!(count >= 2, "the heuristic offers several algorithms");
+            let algorithm = &offers[algorithm_index % count as usize].algo;
             let (alpha, beta) = (1f32, 0f32);
             let output = d.device_ptr_mut(&self.stream).0;
             result::matmul(
@@ -249,12 +249,12 @@ fn the_order_of_summation_differs_with_shape_algorithm_and_seed_but_not_from_run
             }
             let raw = Raw::new(&stream, 4, cols, depth);
             let by_algorithm: std::collections::BTreeSet<_> =
-                (0..4).map(|place| first_row(&raw.run(4, cols, depth, place), 4)).collect();
+                (0..4).map(|algorithm_index| first_row(&raw.run(4, cols, depth, algorithm_index), 4)).collect();
             assert!(by_algorithm.len() > 1, "all algorithms sum in the same order");
         }
         by_seed.insert(first_row(&Raw::new(&stream, 4, cols, depth).run(4, cols, depth, 0), 4));
     }
-    assert!(by_shape.len() > 1, "a row has the same bits in products of every shape");
+    assert!(by_shape.len() > 1, "a row has the same bits in matmuls of every shape");
     assert!(by_seed.len() > 1, "the seed does not change the order");
 }
 
@@ -272,21 +272,21 @@ fn f32_inputs_are_rounded_to_tf32() {
 }
 
 #[test]
-fn a_product_past_the_end_of_its_input_is_a_fault() {
+fn a_matmul_past_the_end_of_its_input_is_a_fault() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
     let (a, b) = (stream.clone_htod(&[1f32; 6]).unwrap(), stream.clone_htod(&[1f32; 6]).unwrap());
     let mut d = stream.alloc_zeros::<f32>(9).unwrap();
-    // Safety: the emulator checks every access; A has 6 elements, not 9.
+    // Safety: the emulator checks every access; A has 6 elements instead of 9.
     unsafe { blas.matmul(config(3, 3, 3, [false, false]), &a, &b, &mut d, None, None) }.unwrap();
-    assert_eq!(super::code(stream.synchronize()), cudarc::driver::sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(code(stream.synchronize()), cudarc::driver::sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert!(cuda_emulator::reports().contains("cublasLtMatmul reads"));
     std::mem::forget(blas); // Its workspace cannot be freed in a broken context.
 }
 
 #[test]
-fn what_is_not_on_the_allow_list_is_refused() {
+fn configurations_outside_the_allow_list_are_refused() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
@@ -308,14 +308,15 @@ fn what_is_not_on_the_allow_list_is_refused() {
 }
 
 #[test]
-fn an_address_less_aligned_than_the_heuristic_was_told_is_refused() {
+fn an_address_less_aligned_than_the_heuristic_assumed_is_refused() {
     let context = context();
     let stream = context.new_stream().unwrap();
     let blas = CudaBlasLT::new(stream.clone()).unwrap();
     let round = |count| numbers(count, 7).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
     let (a, b) = (stream.clone_htod(&round(4 * 8 + 8)).unwrap(), stream.clone_htod(&round(8 * 4)).unwrap());
     let mut d = stream.alloc_zeros::<bf16>(16).unwrap();
-    // cudarc promises nothing about alignment, so the heuristic counts on 256 bytes; 16 bytes into the buffer there are 16.
+    // cudarc makes no promise about alignment, so the heuristic assumes 256 bytes; 16 bytes into the buffer, the
+    // alignment is only 16.
     let shifted = a.slice(8..);
     // Safety: sizes fit the configuration.
     let refused =

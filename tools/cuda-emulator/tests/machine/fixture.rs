@@ -1,4 +1,4 @@
-//! Runs a piece of PTX in every thread of a few warps.
+//! Runs a piece of PTX in all threads of a few warps.
 
 use bytemuck::Pod;
 use cuda_emulator::fault::Fault;
@@ -6,8 +6,8 @@ use cuda_emulator::ir::Program;
 use cuda_emulator::machine::{Device, LaunchConfig, SymbolAddresses};
 use cuda_emulator::options::Options;
 
-/// A kernel around `body`. It finds its thread's number in `%t`, the address of its own 16 bytes of input in `%in` and of
-/// output in `%out` (`%in0` and `%out0`: of thread 0), and registers of every kind.
+/// A kernel around `body`. `%t` is the thread index, `%in` the address of the thread's 16 bytes of input and `%out` of
+/// output (`%in0` and `%out0`: of thread 0); there are registers of every kind.
 pub fn program(target: &str, outside: &str, body: &str) -> String {
     format!(
         ".version 8.0
@@ -38,11 +38,11 @@ pub fn program(target: &str, outside: &str, body: &str) -> String {
     )
 }
 
-/// How a piece is run.
+/// The configuration of a run.
 #[derive(Clone)]
 pub struct Run<'a> {
     pub target: &'a str,
-    /// Declarations outside of the kernel.
+    /// Declarations outside the kernel.
     pub outside: &'a str,
     pub body: &'a str,
     pub threads: u32,
@@ -55,7 +55,8 @@ impl<'a> Run<'a> {
         Run { target: "sm_80", outside: "", body, threads: 32, blocks: 1, seed: None }
     }
 
-    /// The 16 bytes that every thread of a block leaves, from the 16 that it is given (zeros where `input` ends).
+    /// Runs with 16 bytes of input per thread (zeros after the end of `input`); returns the 16 bytes that every thread
+    /// of a block writes.
     pub fn with<T: Pod>(&self, input: &[T]) -> Result<Vec<[u8; 16]>, Fault> {
         let text = program(self.target, self.outside, self.body);
         let loaded = Program::load(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -81,13 +82,13 @@ impl<'a> Run<'a> {
         Ok(results)
     }
 
-    /// The first word that every thread leaves.
+    /// The first word that every thread writes.
     pub fn words(&self, input: &[[u32; 4]]) -> Vec<u32> {
         let results = self.with(input).unwrap_or_else(|fault| panic!("{fault}\n{}", self.body));
         results.iter().map(|bytes| u32::from_le_bytes(*bytes.first_chunk().unwrap())).collect()
     }
 
-    /// The fault that it must end in.
+    /// Runs and returns the fault, which must occur.
     pub fn fault(&self) -> Fault {
         match self.with::<u32>(&[]) {
             Ok(_) => panic!("no fault:\n{}", self.body),
@@ -96,7 +97,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// An input of one word a thread.
+/// An input of one word per thread.
 pub fn inputs(values: impl IntoIterator<Item = u32>) -> Vec<[u32; 4]> {
     values.into_iter().map(|x| [x, 0, 0, 0]).collect()
 }
