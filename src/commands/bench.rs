@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::device::{DeviceArgs, with_backend};
 use crate::log::environment::peak_rss_bytes;
-use crate::model::parameters::random_weights;
+use crate::model::parameters::uniform_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
 use crate::ops::head::{GrpoLoss, KlEstimator};
@@ -41,6 +41,9 @@ pub struct BenchArgs {
     /// Tokens of a prompt (decode, rl).
     #[arg(long, default_value_t = 64)]
     pub prompt: usize,
+    /// Sequences of a decoding batch that share each prompt, as the rollouts of an RL step do.
+    #[arg(long, default_value_t = 1)]
+    pub batch_shared: usize,
     /// New tokens of a completion (decode, rl).
     #[arg(long, default_value_t = 64)]
     pub new: usize,
@@ -86,6 +89,10 @@ struct Report {
     tokens: usize,
     tokens_per_s: f64,
     run_ms: f64,
+    /// Of a decode step (decode): a run's time beyond that of a run with one new token, by new tokens beyond the first.
+    step_ms: Option<f64>,
+    /// From the start of the command until the model is on its device.
+    load_s: f64,
     /// Of the matrix products, attention left out.
     gflop_per_s: f64,
     gemm_peak_gflop_per_s: f64,
@@ -98,16 +105,24 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
-    let (config, weights) = shape(&args.shape)?;
     for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new)] {
         if value == 0 {
             bail!("--{name} must be 1 or more");
         }
     }
+    if args.batch_shared == 0 || !args.batch.is_multiple_of(args.batch_shared) {
+        bail!("--batch {} must be a multiple of --batch-shared {}", args.batch, args.batch_shared);
+    }
+    let start = Instant::now();
+    let (config, weights) = shape(&args.shape)?;
     let context = (args.prompt + args.new).max(args.length);
     let model = Qwen3::new(backend, config, &weights, context)?;
+    // 33 GB for 8b.
+    drop(weights);
+    backend.wait()?;
+    let load_s = start.elapsed().as_secs_f64();
     let parameters = model.table.parameter_count();
-    let (tokens, products, seconds) = match args.what {
+    let Measured { tokens, products, seconds, step_ms } = match args.what {
         What::Train => train(args, model)?,
         What::Decode => decode(args, &model)?,
         What::Rl => rl(args, model)?,
@@ -125,6 +140,8 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
         tokens,
         tokens_per_s: tokens as f64 / seconds,
         run_ms: 1e3 * seconds,
+        step_ms,
+        load_s,
         gflop_per_s,
         gemm_peak_gflop_per_s: peak,
         percent_of_gemm_peak: 100.0 * gflop_per_s / peak,
@@ -139,7 +156,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
+        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run{}, {:.0} GFLOP/s = {:.0} % of the {:.0} GFLOP/s \
          that products alone reach here, peak memory {}",
         report.what,
         report.shape,
@@ -148,6 +165,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         report.threads,
         report.tokens_per_s,
         report.run_ms,
+        report.step_ms.map_or(String::new(), |step| format!(" and {step:.2} ms a decode step")),
         report.gflop_per_s,
         report.percent_of_gemm_peak,
         report.gemm_peak_gflop_per_s,
@@ -159,7 +177,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 /// A named shape with random weights, or a model directory.
 fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
     if let Some(config) = Qwen3Config::named(name) {
-        let weights = random_weights(&config, 0);
+        let weights = uniform_weights(&config, 0);
         return Ok((config, weights));
     }
     let path = Path::new(name);
@@ -187,10 +205,16 @@ fn random_ids(vocab: usize, stream: Stream, count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| stream.below(i, vocab) as u32).collect()
 }
 
-/// (tokens, products of parameters with tokens, seconds).
-type Measured = anyhow::Result<(usize, f64, f64)>;
+/// What the runs of one kind tell.
+struct Measured {
+    tokens: usize,
+    /// Products of all parameters with a token.
+    products: f64,
+    seconds: f64,
+    step_ms: Option<f64>,
+}
 
-fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
+fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
     let sequences: Vec<Vec<u32>> =
         (0..args.batch as u64).map(|i| random_ids(vocab, Stream::new(1).fold(i), args.length)).collect();
@@ -212,10 +236,16 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
         learner.update_if(true, 1e-4)?;
         Ok(backend.wait()?)
     })?;
-    Ok((tokens, 3.0 * tokens as f64, seconds))
+    Ok(Measured { tokens, products: 3.0 * tokens as f64, seconds, step_ms: None })
 }
 
-fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u64) -> Vec<PromptGroup> {
+fn groups(
+    args: &BenchArgs,
+    (prompts, members): (usize, usize),
+    new: usize,
+    vocab: usize,
+    run: u64,
+) -> Vec<PromptGroup> {
     let group = |i: u64| {
         let stream = Stream::new(2).fold(i);
         let member =
@@ -224,26 +254,35 @@ fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u
             prompt: random_ids(vocab, stream, args.prompt),
             members: (0..members).map(member).collect(),
             stop: Vec::new(),
-            max_new_tokens: args.new,
+            max_new_tokens: new,
         }
     };
     (0..prompts as u64).map(group).collect()
 }
 
-fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> Measured {
+fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
     let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch))?;
+    let prompts = args.batch / args.batch_shared;
     let mut run = 0;
-    let seconds = median(args.runs, || {
-        run += 1;
-        engine.generate(model, &groups(args, args.batch, 1, vocab, run), None, |_| {})?;
-        Ok(())
-    })?;
+    let mut of_length = |new: usize| {
+        median(args.runs, || {
+            run += 1;
+            engine.generate(model, &groups(args, (prompts, args.batch_shared), new, vocab, run), None, |_| {})?;
+            Ok(())
+        })
+    };
+    let seconds = of_length(args.new)?;
+    // The prompts and the first tokens are no decode step.
+    let step_ms = match args.new {
+        1 => None,
+        new => Some(1e3 * (seconds - of_length(1)?) / (new - 1) as f64),
+    };
     let tokens = args.batch * args.new;
-    Ok((tokens, (tokens + args.batch * args.prompt) as f64, seconds))
+    Ok(Measured { tokens, products: (tokens + prompts * args.prompt) as f64, seconds, step_ms })
 }
 
-fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
+fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
     let backend = model.backend.clone();
     let reference = model.duplicate()?;
@@ -258,7 +297,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     let mut run = 0;
     let seconds = median(args.runs, || {
         run += 1;
-        let requests = groups(args, args.prompts, args.generations, vocab, run);
+        let requests = groups(args, (args.prompts, args.generations), args.new, vocab, run);
         let completions = engine.generate(&learner.model, &requests, None, |_| {})?;
         // A reward without meaning: it only has to differ between the members of a group.
         let reward = |c: &Completion| f64::from(c.tokens.iter().sum::<u32>() % 7);
@@ -290,5 +329,5 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> Measured {
     })?;
     let prompt_tokens = args.prompts * args.prompt;
     // Prompts and completions pass through the rollout, the reference, and three times through the update.
-    Ok((tokens, 5.0 * (tokens + prompt_tokens) as f64, seconds))
+    Ok(Measured { tokens, products: 5.0 * (tokens + prompt_tokens) as f64, seconds, step_ms: None })
 }

@@ -14,6 +14,7 @@
 //! | `work.rs` | what goes to the stream, as data |
 //! | `replay.rs` | work that comes again, launched as a graph |
 //! | [`nvtx`] | named ranges for profilers |
+//! | `measure.rs` | what benches need: the L2 cache's size, filled buffers, time between events |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
 //!
@@ -29,6 +30,7 @@ pub mod kernels;
 mod landing;
 mod launch;
 pub mod ledger;
+mod measure;
 mod memory;
 pub mod nvtx;
 mod pinned;
