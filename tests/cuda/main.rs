@@ -2,6 +2,7 @@
 //! Present where the build had nvcc.
 #![cfg(has_cuda)]
 
+mod measure;
 mod replays;
 mod resources;
 
