@@ -131,16 +131,11 @@ impl Bench {
     fn copy_speed(&self) -> Result<f64, OpError> {
         let (device, len) = (&self.device, (CACHES * self.device.l2_bytes()).max(COPY_BYTES_MIN) / 4);
         let (from, mut to) = (device.repeated(len, &[0x9E37_79B9u32, 0x7F4A_7C15, 1])?, device.zeros::<u32>(len)?);
-        let mut best = f64::INFINITY;
-        for _ in 0..BATCHES {
-            let copies = 4;
-            let seconds = device.timed_s(|| {
-                (0..copies).try_for_each(|_| {
-                    device.copy(device.view_mut(&mut to, 0..len), device.view(&from, 0..len)).map_err(DeviceError::from)
-                })
-            })?;
-            best = best.min(seconds / f64::from(copies));
-        }
+        let copy = || {
+            let (to, from) = (device.view_mut(&mut to, 0..len), device.view(&from, 0..len));
+            device.copy(to, from).map_err(DeviceError::from)
+        };
+        let best = device.timed_s(4 * BATCHES, copy)?.into_iter().fold(f64::INFINITY, f64::min);
         Ok(8.0 * len as f64 / best)
     }
 
@@ -221,24 +216,23 @@ impl<'a> Row<'a> {
     /// Times of one call.
     fn times(&self, copies: usize, mut work: impl FnMut(usize) -> OpResult) -> Result<Times, OpError> {
         let (device, eager, emulated) = (&self.bench.device, self.eager, self.bench.options.emulated);
-        let mut batch = |count: usize| {
-            let mut calls = || (0..count).try_for_each(|call| work(call % copies));
-            let seconds = device.timed_s(|| if eager { calls() } else { device.replayed(calls) })?;
-            Ok::<_, OpError>(seconds / count as f64)
+        let mut batches = |runs: usize, count: usize| {
+            let times = device.timed_s(runs, || {
+                let mut calls = || (0..count).try_for_each(|call| work(call % copies));
+                if eager { calls() } else { device.replayed(calls) }
+            })?;
+            Ok::<Vec<f64>, OpError>(times.into_iter().map(|seconds| seconds / count as f64).collect())
         };
         if emulated {
             // Sent, captured, and launched as a graph: what a device will do.
-            for _ in 0..3 {
-                batch(copies)?;
-            }
+            batches(2, copies)?;
             return Ok(Times::default());
         }
-        let once = batch(copies)?.max(1e-7);
+        let once = batches(2, copies)?[1].max(1e-7);
         let count = ((BATCH_S / once).ceil() as usize).clamp(1, CALLS_MAX).next_multiple_of(copies);
         // Sent and captured.
-        batch(count)?;
-        batch(count)?;
-        let mut seconds = (0..BATCHES).map(|_| batch(count)).collect::<Result<Vec<_>, _>>()?;
+        batches(1, count)?;
+        let mut seconds = batches(BATCHES, count)?;
         seconds.sort_by(f64::total_cmp);
         Ok(Times { median_s: seconds[BATCHES / 2], min_s: seconds[0], max_s: seconds[BATCHES - 1] })
     }

@@ -1,5 +1,6 @@
 //! What benches need of a device: the size of its L2 cache, large buffers of a pattern, and the time that work takes on it.
 
+use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
 
 use super::{Buffer, Cuda, CudaError};
@@ -35,18 +36,28 @@ impl Cuda {
         Ok(buffer)
     }
 
-    /// Seconds from the start to the end of `work` on the device, between two events on its stream. Waits for the end.
-    pub fn timed_s<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<f64, E> {
-        let event = || {
-            let event = self.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
-            event.map_err(|error| E::from(CudaError::driver("making an event")(error).into()))
-        };
+    /// Seconds that the device takes for each of `runs` runs of `work`, from event to event on its stream, after one that is not
+    /// timed. Nobody waits in between: while the device is at a run the host asks for the next one, so the host's own time
+    /// counts only where it is the slower of the two.
+    pub fn timed_s<E: From<DeviceError>>(
+        &self,
+        runs: usize,
+        mut work: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<f64>, E> {
         let failed = |error| E::from(CudaError::driver("timing with events")(error).into());
-        let (start, end) = (event()?, event()?);
-        start.record(self.stream()).map_err(failed)?;
+        let event = || {
+            let event = self.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed)?;
+            event.record(self.stream()).map_err(failed)?;
+            Ok::<_, E>(event)
+        };
         work()?;
-        end.record(self.stream()).map_err(failed)?;
+        let mut events = vec![event()?];
+        for _ in 0..runs {
+            work()?;
+            events.push(event()?);
+        }
         self.synchronize().map_err(|error| E::from(error.into()))?;
-        Ok(f64::from(start.elapsed_ms(&end).map_err(failed)?) * 1e-3)
+        let seconds = |pair: &[CudaEvent]| Ok(f64::from(pair[0].elapsed_ms(&pair[1]).map_err(failed)?) * 1e-3);
+        events.windows(2).map(seconds).collect()
     }
 }

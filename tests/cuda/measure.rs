@@ -22,10 +22,17 @@ fn work_is_timed_to_its_end_and_its_errors_come_through() {
     let device = open(0, Emulation::Allowed).unwrap();
     let len = 1 << 20;
     let mut buffer = device.repeated(len, &[1u32]).unwrap();
-    let seconds = device.timed_s(|| device.clear(device.view_mut(&mut buffer, 0..len))).unwrap();
-    assert!(seconds > 0.0 && seconds < 60.0, "{seconds} s");
+    let mut calls = 0;
+    let work = || {
+        calls += 1;
+        device.clear(device.view_mut(&mut buffer, 0..len))
+    };
+    let seconds = device.timed_s(3, work).unwrap();
+    assert!(seconds.len() == 3 && seconds.iter().all(|s| (0.0..60.0).contains(s)), "{seconds:?}");
+    assert!(seconds.iter().sum::<f64>() > 0.0, "{seconds:?}");
+    assert_eq!(calls, 4, "one is not timed");
     assert!(device.download(device.view(&buffer, 0..len)).unwrap().iter().all(|word| *word == 0));
-    let failed = device.timed_s(|| Err(DeviceError::from(CudaError::NoDriver)));
+    let failed = device.timed_s(1, || Err(DeviceError::from(CudaError::NoDriver)));
     assert!(failed.unwrap_err().to_string().contains("libcuda"));
 }
 
