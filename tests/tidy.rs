@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "../benches/kernels/rows.rs"]
+mod kernel_rows;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -424,4 +427,56 @@ fn contracts_and_the_cpu_know_nothing_of_cuda() {
         }
     }
     assert!(faults.is_empty(), "{faults:?}");
+}
+
+/// A contract that says how to check its arguments says what they cost: the one source of bytes and flops for benches and floors.
+#[test]
+fn every_contract_states_its_cost() {
+    let mut contracts = 0;
+    for path in files("src/ops", &["rs"]).iter().filter(|path| path.parent() == Some(&root().join("src/ops"))) {
+        let text = fs::read_to_string(path).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let count = |line: &str| lines.iter().filter(|other| other.starts_with(line)).count();
+        let (checks, costs) = (count("pub fn check(&self) -> OpResult"), count("pub fn cost(&self) -> Cost"));
+        assert_eq!(checks, costs, "{}: contracts with a check() and those with a cost()", relative(path));
+        contracts += costs;
+    }
+    assert!(contracts >= 18, "contracts found: {contracts}");
+}
+
+/// A prediction of a row that nobody measures would never be off.
+#[test]
+fn predictions_are_of_rows_that_the_kernel_bench_has() {
+    let text = fs::read_to_string(root().join("benches/predictions.toml")).unwrap();
+    let file: toml::Table = text.parse().unwrap();
+    let tables = |kind: &str| {
+        let tables = file[kind].as_array().unwrap_or_else(|| panic!("[[{kind}]]"));
+        tables.iter().map(|table| table.as_table().unwrap().clone()).collect::<Vec<_>>()
+    };
+    let number = |table: &toml::Table, key: &str| {
+        let value = &table[key];
+        value.as_float().or(value.as_integer().map(|n| n as f64)).unwrap_or_else(|| panic!("{key} of {table}"))
+    };
+    let text = |table: &toml::Table, key: &str| table[key].as_str().unwrap().to_string();
+    let mut names = BTreeSet::new();
+    for table in ["kernel", "part", "step"].into_iter().flat_map(tables) {
+        let (name, low, high) = (text(&table, "name"), number(&table, "low"), number(&table, "high"));
+        assert!(0.0 < low && low <= high, "{name}: {low} to {high}");
+        assert!(!text(&table, "why").is_empty(), "{name} has no reason");
+        assert!(names.insert(name.clone()), "{name} is there twice");
+    }
+    for table in tables("kernel") {
+        let (name, unit) = (text(&table, "name"), text(&table, "unit"));
+        assert!(kernel_rows::NAMES.contains(&name.as_str()), "{name} is no row of benches/kernels/rows.rs");
+        assert!(["percent_of_copy", "percent_of_matmul", "tflop_per_s"].contains(&unit.as_str()), "{name}: {unit}");
+    }
+    for table in tables("step") {
+        let (name, floor) = (text(&table, "name"), number(&table, "floor"));
+        let (low, high) = (number(&table, "low"), number(&table, "high"));
+        // A floor of time lies below what is expected, one of speed above.
+        let sound = if text(&table, "unit") == "ms" { floor < low } else { floor > high };
+        assert!(sound, "{name}: floor {floor}, expected {low} to {high}");
+        assert!(text(&table, "command").starts_with("bench ") && !text(&table, "key").is_empty(), "{name}");
+    }
+    assert!(number(file["card"].as_table().unwrap(), "copy_tb_per_s") > 0.0);
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::profile::{self, ProfileReport};
 use crate::log::environment::peak_rss_bytes;
-use crate::model::parameters::random_weights;
+use crate::model::parameters::uniform_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
 use crate::ops::head::{GrpoLoss, KlEstimator};
@@ -42,6 +42,9 @@ pub struct BenchArgs {
     /// Tokens of a prompt (decode, rl).
     #[arg(long, default_value_t = 64)]
     pub prompt: usize,
+    /// Sequences of a decoding batch that share each prompt, as the rollouts of an RL step do.
+    #[arg(long, default_value_t = 1)]
+    pub batch_shared: usize,
     /// New tokens of a completion (decode, rl).
     #[arg(long, default_value_t = 64)]
     pub new: usize,
@@ -51,6 +54,9 @@ pub struct BenchArgs {
     /// Completions of each prompt in an RL step.
     #[arg(long, default_value_t = 8)]
     pub generations: usize,
+    /// Completions that decode at the same time, at most (decode, rl).
+    #[arg(long, default_value_t = 128)]
+    pub max_running: usize,
     /// Tokens of a micro-batch (train, rl).
     #[arg(long, default_value_t = 4096)]
     pub micro_batch_tokens: usize,
@@ -90,6 +96,10 @@ struct Report {
     tokens: usize,
     tokens_per_s: f64,
     run_ms: f64,
+    /// Of a decode step (decode): a run's time beyond that of a run with one new token, by new tokens beyond the first.
+    step_ms: Option<f64>,
+    /// From the start of the command until the model is on its device.
+    load_s: f64,
     /// Of the matrix products, attention left out.
     gflop_per_s: f64,
     gemm_peak_gflop_per_s: f64,
@@ -104,8 +114,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
-    let (config, weights) = shape(&args.shape)?;
-    for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new)] {
+    for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new), ("max-running", args.max_running)] {
         if value == 0 {
             bail!("--{name} must be 1 or more");
         }
@@ -115,10 +124,19 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
             "--profile measures a CUDA device (--device cuda or emulated); on the CPU, a profiler such as perf shows more"
         );
     }
+    if args.batch_shared == 0 || !args.batch.is_multiple_of(args.batch_shared) {
+        bail!("--batch {} must be a multiple of --batch-shared {}", args.batch, args.batch_shared);
+    }
+    let start = Instant::now();
+    let (config, weights) = shape(&args.shape)?;
     let context = (args.prompt + args.new).max(args.length);
     let model = Qwen3::new(backend, config, &weights, context)?;
+    // 33 GB for 8b.
+    drop(weights);
+    backend.wait()?;
+    let load_s = start.elapsed().as_secs_f64();
     let parameters = model.table.parameter_count();
-    let Measured { tokens, products, timed: Timed { seconds, profile } } = match args.what {
+    let Measured { tokens, products, timed: Timed { seconds, profile }, step_ms } = match args.what {
         What::Train => train(args, model)?,
         What::Decode => decode(args, &model)?,
         What::Rl => rl(args, model)?,
@@ -136,6 +154,8 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
         tokens,
         tokens_per_s: tokens as f64 / seconds,
         run_ms: 1e3 * seconds,
+        step_ms,
+        load_s,
         gflop_per_s,
         gemm_peak_gflop_per_s: peak,
         percent_of_gemm_peak: 100.0 * gflop_per_s / peak,
@@ -151,8 +171,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run, {:.0} GFLOP/s = {:.0} % of the \
-         {:.0} GFLOP/s that products alone reach here, peak memory {}",
+        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run{}, {:.0} GFLOP/s = {:.0} % of the \
+         {:.0} GFLOP/s that matmuls alone reach here, peak memory {}",
         report.what,
         report.shape,
         report.parameters as f64 / 1e6,
@@ -160,6 +180,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         report.threads,
         report.tokens_per_s,
         report.run_ms,
+        report.step_ms.map_or(String::new(), |step| format!(" and {step:.2} ms a decode step")),
         report.gflop_per_s,
         report.percent_of_gemm_peak,
         report.gemm_peak_gflop_per_s,
@@ -174,7 +195,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 /// A named shape with random weights, or a model directory.
 fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
     if let Some(config) = Qwen3Config::named(name) {
-        let weights = random_weights(&config, 0);
+        let weights = uniform_weights(&config, 0);
         return Ok((config, weights));
     }
     let path = Path::new(name);
@@ -197,28 +218,36 @@ fn time<B: Backend>(
     backend: &B,
     mut run: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Timed> {
+    let seconds = median(args.runs, &mut run)?;
+    let profile = if args.profile { profile::measure(backend, seconds, run)? } else { None };
+    Ok(Timed { seconds, profile })
+}
+
+/// Median seconds of `runs` calls after one that is not timed.
+fn median(runs: usize, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     run()?;
     let mut times = Vec::new();
-    for _ in 0..args.runs.max(1) {
+    for _ in 0..runs.max(1) {
         let start = Instant::now();
         run()?;
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    let seconds = times[times.len() / 2];
-    let profile = if args.profile { profile::measure(backend, seconds, run)? } else { None };
-    Ok(Timed { seconds, profile })
+    Ok(times[times.len() / 2])
 }
 
 fn random_ids(vocab: usize, stream: Stream, count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| stream.below(i, vocab) as u32).collect()
 }
 
+/// What the runs of one kind tell.
 struct Measured {
     tokens: usize,
-    /// Products of parameters with tokens.
+    /// Matmuls of all parameters with one token.
     products: f64,
     timed: Timed,
+    /// Of decoding: milliseconds a decode step.
+    step_ms: Option<f64>,
 }
 
 fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
@@ -250,10 +279,16 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measur
         learner.update_if(true, 1e-4)?;
         Ok(backend.wait()?)
     })?;
-    Ok(Measured { tokens, products: 3.0 * tokens as f64, timed })
+    Ok(Measured { tokens, products: 3.0 * tokens as f64, timed, step_ms: None })
 }
 
-fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u64) -> Vec<PromptGroup> {
+fn groups(
+    args: &BenchArgs,
+    (prompts, members): (usize, usize),
+    new: usize,
+    vocab: usize,
+    run: u64,
+) -> Vec<PromptGroup> {
     let group = |i: u64| {
         let stream = Stream::new(bench_seeds::ROLLOUTS).fold(i);
         let member =
@@ -262,7 +297,7 @@ fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u
             prompt: random_ids(vocab, stream, args.prompt),
             members: (0..members).map(member).collect(),
             stop: Vec::new(),
-            max_new_tokens: args.new,
+            max_new_tokens: new,
         }
     };
     (0..prompts as u64).map(group).collect()
@@ -270,15 +305,22 @@ fn groups(args: &BenchArgs, prompts: usize, members: usize, vocab: usize, run: u
 
 fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
-    let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch))?;
+    let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch.min(args.max_running)))?;
+    let prompts = args.batch / args.batch_shared;
     let mut run = 0;
-    let timed = time(args, &model.backend, || {
+    let mut generate = |new: usize| -> anyhow::Result<()> {
         run += 1;
-        engine.generate(model, &groups(args, args.batch, 1, vocab, run), None, |_| {})?;
+        engine.generate(model, &groups(args, (prompts, args.batch_shared), new, vocab, run), None, |_| {})?;
         Ok(())
-    })?;
+    };
+    let timed = time(args, &model.backend, || generate(args.new))?;
+    // The prompts and the first tokens are no decode step.
+    let step_ms = match args.new {
+        1 => None,
+        new => Some(1e3 * (timed.seconds - median(args.runs, || generate(1))?) / (new - 1) as f64),
+    };
     let tokens = args.batch * args.new;
-    Ok(Measured { tokens, products: (tokens + args.batch * args.prompt) as f64, timed })
+    Ok(Measured { tokens, products: (tokens + prompts * args.prompt) as f64, timed, step_ms })
 }
 
 fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
@@ -288,7 +330,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     let sequences = args.prompts * args.generations;
     let one_group = args.prompt + args.generations * args.new;
     let capacity = args.micro_batch_tokens.max(one_group);
-    let mut engine = Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences))?;
+    let mut engine = Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences.min(args.max_running)))?;
     let mut scorer = Scorer::new(&model, capacity)?;
     let mut learner = Learner::new(model, AdamWConfig::default(), capacity)?;
     let policy = GrpoLoss { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 };
@@ -296,7 +338,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     let mut run = 0;
     let timed = time(args, &backend, || {
         run += 1;
-        let requests = groups(args, args.prompts, args.generations, vocab, run);
+        let requests = groups(args, (args.prompts, args.generations), args.new, vocab, run);
         let completions = engine.generate(&learner.model, &requests, None, |_| {})?;
         // A reward without meaning: it only has to differ between the members of a group.
         let reward = |c: &Completion| f64::from(c.tokens.iter().sum::<u32>() % 7);
@@ -330,5 +372,5 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     })?;
     let prompt_tokens = args.prompts * args.prompt;
     // Prompts and completions pass through the rollout, the reference, and three times through the update.
-    Ok(Measured { tokens, products: 5.0 * (tokens + prompt_tokens) as f64, timed })
+    Ok(Measured { tokens, products: 5.0 * (tokens + prompt_tokens) as f64, timed, step_ms: None })
 }

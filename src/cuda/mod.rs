@@ -15,6 +15,7 @@
 //! | `replay.rs` | work that comes again, launched as a graph |
 //! | `timing.rs` | device time by phase and op, when asked for |
 //! | [`nvtx`] | named ranges for profilers |
+//! | `measure.rs` | what benches need: the L2 cache's size, filled buffers, time between events |
 //! | `launch.rs` | the one unsafe launch |
 //! | `error.rs` | [`CudaError`] |
 //!
@@ -30,6 +31,7 @@ pub mod kernels;
 mod landing;
 mod launch;
 pub mod ledger;
+mod measure;
 mod memory;
 pub mod nvtx;
 mod pinned;

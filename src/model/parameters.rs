@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Qwen3Config;
 use crate::ops::linear::LinearSizes;
-use crate::random::Stream;
+use crate::random::{Stream, unit};
 
 /// Elements that every product's weights and every norm start on a multiple of.
 const ALIGNMENT: usize = 16;
@@ -181,8 +183,37 @@ impl ParameterTable {
     }
 }
 
-/// Random weights: normal with the config's `initializer_range`, norms 1. Each tensor has a stream of its own.
+/// Random weights: normal with the config's `initializer_range`, norms 1. Each tensor has a stream of its own, and a number is
+/// a function of its index in the tensor, so all threads of the current pool draw, and the bits do not depend on how many.
 pub fn random_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
+    drawn_weights(config, seed, |stream, first, values| {
+        for (i, value) in (first as u64..).zip(values) {
+            *value = config.initializer_range * stream.normal(i);
+        }
+    })
+}
+
+/// Weights for measurements alone: uniform numbers of the same variance as those of [`random_weights`], which take a
+/// logarithm, a cosine and a Philox block each. Here a block gives four, so that billions of weights take seconds.
+pub fn uniform_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
+    // The numbers from −a to a have the variance a² / 3.
+    let bound = config.initializer_range * 3f32.sqrt();
+    drawn_weights(config, seed, |stream, first, values| {
+        assert!(first.is_multiple_of(4), "chunks begin with a block");
+        for (block, values) in (first as u64 / 4..).zip(values.chunks_mut(4)) {
+            let words = stream.block(block as u32, (block >> 32) as u32);
+            for (value, word) in values.iter_mut().zip(words) {
+                *value = bound * (2.0 * unit(word) - 1.0);
+            }
+        }
+    })
+}
+
+/// Elements that a thread draws at a time.
+const CHUNK: usize = 1 << 16;
+
+/// An arena whose norms are 1. `draw` fills the numbers from an index of a matrix on, with that matrix's stream.
+fn drawn_weights(config: &Qwen3Config, seed: u64, draw: impl Fn(Stream, usize, &mut [f32]) + Sync) -> Vec<f32> {
     let table = ParameterTable::new(config);
     let mut weights = vec![0.0; table.arena_len()];
     for (index, parameter) in table.parameters().iter().enumerate() {
@@ -191,9 +222,8 @@ pub fn random_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
             values.fill(1.0);
         } else {
             let stream = Stream::new(seed).fold(index as u64);
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = config.initializer_range * stream.normal(i as u64);
-            }
+            let chunks = values.par_chunks_mut(CHUNK).enumerate();
+            chunks.for_each(|(chunk, values)| draw(stream, chunk * CHUNK, values));
         }
     }
     weights
@@ -212,6 +242,58 @@ mod tests {
             ranges.sort_by_key(|range| range.start);
             assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
             assert!(ranges.last().unwrap().end <= table.arena_len());
+        }
+    }
+
+    /// As `random_weights` is defined: tensor by tensor, element by element.
+    fn one_after_another(config: &Qwen3Config, seed: u64) -> Vec<f32> {
+        let table = ParameterTable::new(config);
+        let mut weights = vec![0.0; table.arena_len()];
+        for (index, parameter) in table.parameters().iter().enumerate() {
+            let stream = Stream::new(seed).fold(index as u64);
+            for (i, value) in weights[parameter.range()].iter_mut().enumerate() {
+                let matrix = parameter.shape.len() == 2;
+                *value = if matrix { config.initializer_range * stream.normal(i as u64) } else { 1.0 };
+            }
+        }
+        weights
+    }
+
+    #[test]
+    fn random_weights_are_the_same_bits_on_any_number_of_threads() {
+        let config = Qwen3Config::named("nano").unwrap();
+        let longest = ParameterTable::new(&config).parameters().iter().map(Parameter::len).max().unwrap();
+        assert!(longest > CHUNK || longest.is_multiple_of(CHUNK), "a matrix of several chunks");
+        let mut wide = config.clone();
+        // Matrices that end within a chunk.
+        (wide.vocab_size, wide.hidden_size) = (1001, 144);
+        let bits = |weights: Vec<f32>| weights.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        for config in [config, wide] {
+            let expected = bits(one_after_another(&config, 7));
+            let uniform = bits(uniform_weights(&config, 7));
+            for threads in [1, 2, 5] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                assert!(bits(pool.install(|| random_weights(&config, 7))) == expected, "{threads} threads");
+                assert!(bits(pool.install(|| uniform_weights(&config, 7))) == uniform, "{threads} threads, uniform");
+            }
+            assert_ne!(bits(random_weights(&config, 8)), expected);
+        }
+    }
+
+    #[test]
+    fn uniform_weights_have_the_moments_of_the_normal_ones() {
+        let config = Qwen3Config::named("nano").unwrap();
+        let table = ParameterTable::new(&config);
+        let embedding = table.embedding.range.clone();
+        for weights in [random_weights(&config, 3), uniform_weights(&config, 3)] {
+            let values = weights[embedding.clone()].iter().map(|value| f64::from(*value));
+            let count = embedding.len() as f64;
+            let (mean, square) = (values.clone().sum::<f64>() / count, values.map(|v| v * v).sum::<f64>() / count);
+            let range = f64::from(config.initializer_range);
+            // Five standard errors of the mean, and of the mean square (whose relative one is at most √(2 / count)).
+            assert!(mean.abs() < 5.0 * range / count.sqrt(), "mean {mean}");
+            assert!((square / (range * range) - 1.0).abs() < 5.0 * (2.0 / count).sqrt(), "mean square {square}");
+            assert!(weights[table.final_norm.clone()].iter().all(|weight| *weight == 1.0));
         }
     }
 

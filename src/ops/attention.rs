@@ -172,6 +172,22 @@ impl SegmentTable {
             .sum()
     }
 
+    /// Pool rows that are keys of any segment, each counted once however many segments share it.
+    pub fn distinct_keys(&self) -> usize {
+        let asked = self.segments.iter().filter(|segment| !segment.queries.is_empty());
+        let mut spans: Vec<(usize, usize)> = asked
+            .flat_map(|segment| self.runs(segment))
+            .map(|run| (run.start as usize, run.start as usize + run.len as usize))
+            .collect();
+        spans.sort_unstable();
+        let (mut count, mut covered) = (0, 0);
+        for (start, end) in spans {
+            count += end.saturating_sub(start.max(covered));
+            covered = covered.max(end);
+        }
+        count
+    }
+
     fn check(&self, check: Check, pool_rows: usize) -> OpResult {
         for (index, segment) in self.segments.iter().enumerate() {
             check.that(segment.keys >= segment.queries.len(), || {
@@ -213,6 +229,14 @@ impl AttentionSizes {
     fn pool_len(&self) -> usize {
         self.pool_rows * self.kv_heads * self.head_dim
     }
+
+    /// `per_query` and `per_key` passes over the heads of all queries and of all distinct keys, in elements of `size` bytes;
+    /// `products` multiply-adds for each dimension of each visible pair.
+    fn cost(&self, table: &SegmentTable, size: usize, (per_query, per_key): (usize, usize), products: u64) -> Cost {
+        let heads = per_query * table.queries() * self.q_heads + per_key * table.distinct_keys() * self.kv_heads;
+        let flops = 2 * products * table.pairs() * (self.q_heads * self.head_dim) as u64;
+        Cost { bytes: (heads * self.head_dim * size) as u64, flops }
+    }
 }
 
 pub struct AttentionForward<'a, D: Device> {
@@ -244,15 +268,12 @@ impl<D: Device> AttentionForward<'_, D> {
         self.segments.check(check, s.pool_rows)
     }
 
-    /// Keys and values count once per segment, as if each fitted on the chip.
+    /// q is read, `out` written; a pool row's key and value are read once, also where segments share it. `log_sum_exp` is one
+    /// f32 a head of a query. Two matmuls over the visible pairs, q·Kᵀ and P·V; the softmax is left out.
     pub fn cost(&self) -> Cost {
-        let s = &self.sizes;
-        let keys: usize = self.segments.segments().iter().map(|segment| segment.keys).sum();
-        let elements = 2 * (self.segments.queries() * s.q_heads + keys * s.kv_heads) * s.head_dim;
-        Cost {
-            bytes: (elements * size_of::<D::Compute>()) as u64,
-            flops: 4 * self.segments.pairs() * (s.q_heads * s.head_dim) as u64,
-        }
+        let mut cost = self.sizes.cost(self.segments, size_of::<D::Compute>(), (2, 2), 2);
+        cost.bytes += self.log_sum_exp.as_ref().map_or(0, |sums| 4 * sums.len() as u64);
+        cost
     }
 }
 
@@ -301,14 +322,14 @@ impl<D: Device> AttentionBackward<'_, D> {
         check.size("segments.groups", grouped, self.segments.segments().len())
     }
 
+    /// q, `out` and `d_out` are read, `d_q` written; a pool row's key and value are read and their gradients read and written,
+    /// once also where segments share it. `log_sum_exp` is one f32 a head of a query. Five matmuls over the visible pairs:
+    /// q·Kᵀ again, d_out·Vᵀ, and those for d_q, d_k and d_v. A kernel that computes the first two twice, as ours does, does
+    /// more than this.
     pub fn cost(&self) -> Cost {
-        let s = &self.sizes;
-        let keys: usize = self.segments.segments().iter().map(|segment| segment.keys).sum();
-        let elements = (4 * self.segments.queries() * s.q_heads + 6 * keys * s.kv_heads) * s.head_dim;
-        Cost {
-            bytes: (elements * size_of::<D::Compute>()) as u64,
-            flops: 10 * self.segments.pairs() * (s.q_heads * s.head_dim) as u64,
-        }
+        let mut cost = self.sizes.cost(self.segments, size_of::<D::Compute>(), (4, 6), 5);
+        cost.bytes += 4 * self.log_sum_exp.len() as u64;
+        cost
     }
 }
 

@@ -24,9 +24,11 @@ impl<D: Device> EmbeddingForward<'_, D> {
         check.size("ids", self.ids.len(), self.tokens)
     }
 
+    /// `out` is written and `ids` are read once. Of the table one f32 row a token is read, but no row twice: as if the ids
+    /// differed while the vocabulary lasts, since only the device knows them.
     pub fn cost(&self) -> Cost {
-        let moved = self.tokens * self.hidden * (4 + size_of::<D::Compute>()) + self.tokens * 4;
-        Cost { bytes: moved as u64, flops: 0 }
+        let rows = 4 * self.tokens.min(self.vocab) + size_of::<D::Compute>() * self.tokens;
+        Cost { bytes: (rows * self.hidden + 4 * self.tokens) as u64, flops: 0 }
     }
 }
 
@@ -51,10 +53,12 @@ impl<D: Device> EmbeddingBackward<'_, D> {
         check.size("ids", self.ids.len(), self.tokens)
     }
 
+    /// `d_out` and `ids` are read once; rows of `d_table` are read and written, counted as in [`EmbeddingForward::cost`]. One
+    /// addition an element of `d_out`.
     pub fn cost(&self) -> Cost {
-        let elements = self.tokens * self.hidden;
-        let moved = elements * (size_of::<D::Compute>() + 8) + self.tokens * 4;
-        Cost { bytes: moved as u64, flops: elements as u64 }
+        let rows = 8 * self.tokens.min(self.vocab) + size_of::<D::Compute>() * self.tokens;
+        let flops = self.tokens * self.hidden;
+        Cost { bytes: (rows * self.hidden + 4 * self.tokens) as u64, flops: flops as u64 }
     }
 }
 

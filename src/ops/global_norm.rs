@@ -16,9 +16,10 @@ impl<D: Device> GlobalNorm<'_, D> {
         Check("global_norm").size("norm", self.norm.len(), 1)
     }
 
+    /// Every element is read once, squared and added; the norm is written.
     pub fn cost(&self) -> Cost {
         let len = self.gradient.len() as u64;
-        Cost { bytes: 4 * len, flops: 2 * len }
+        Cost { bytes: 4 * len + 8, flops: 2 * len }
     }
 }
 

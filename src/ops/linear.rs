@@ -24,6 +24,7 @@ impl LinearSizes {
         self.len() == 0
     }
 
+    /// A multiply-add for each row and each weight, and these bytes.
     fn cost(&self, rows: usize, bytes: usize) -> Cost {
         Cost { bytes: bytes as u64, flops: 2 * (rows * self.len()) as u64 }
     }
@@ -47,6 +48,7 @@ impl<D: Linear> LinearForward<'_, D> {
         check.size("x", self.x.len(), self.rows * self.sizes.in_features)
     }
 
+    /// `x`, the prepared weight and `out` once each.
     pub fn cost(&self) -> Cost {
         let elements = self.rows * (self.sizes.out_features + self.sizes.in_features) + self.sizes.len();
         self.sizes.cost(self.rows, elements * size_of::<D::Compute>())
@@ -72,8 +74,11 @@ impl<D: Linear> LinearBackwardInput<'_, D> {
         check.size("d_out", self.d_out.len(), self.rows * self.sizes.out_features)
     }
 
+    /// As the forward pass; where `d_x` is accumulated it is read as well.
     pub fn cost(&self) -> Cost {
-        let elements = self.rows * (self.sizes.out_features + self.sizes.in_features) + self.sizes.len();
+        let LinearSizes { out_features, in_features } = self.sizes;
+        let passes = if self.accumulate { 2 } else { 1 };
+        let elements = self.rows * (out_features + passes * in_features) + self.sizes.len();
         self.sizes.cost(self.rows, elements * size_of::<D::Compute>())
     }
 }
@@ -98,6 +103,7 @@ impl<D: Linear> LinearBackwardWeight<'_, D> {
         check.size("x", self.x.len(), self.rows * self.sizes.in_features)
     }
 
+    /// `d_out` and `x` are read; the f32 `d_weight` is read and written.
     pub fn cost(&self) -> Cost {
         let elements = self.rows * (self.sizes.out_features + self.sizes.in_features);
         self.sizes.cost(self.rows, elements * size_of::<D::Compute>() + 8 * self.sizes.len())

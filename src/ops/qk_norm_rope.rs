@@ -35,9 +35,15 @@ impl HeadSizes {
         })
     }
 
-    fn cost<D: Device>(&self) -> Cost {
-        let size = self.tokens * self.qkv_cols();
-        Cost { bytes: (2 * size * size_of::<D::Compute>()) as u64, flops: 7 * size as u64 }
+    /// Elements of `qkv`, and those of its queries and keys, which alone are normed and rotated.
+    fn elements(&self) -> (usize, usize) {
+        (self.tokens * self.qkv_cols(), self.tokens * (self.q_heads + self.kv_heads) * self.head_dim)
+    }
+
+    /// f32 and u32 of both passes: `inv_rms`, positions, rows of the pool, and `vectors` of head_dim. The rotary table is left
+    /// out: tokens at one position share its row, and only the device knows the positions.
+    fn small_bytes(&self, vectors: usize) -> usize {
+        4 * (self.tokens * (self.q_heads + self.kv_heads + 2) + vectors * self.head_dim)
     }
 }
 
@@ -82,8 +88,12 @@ impl<D: Device> QkNormRopeForward<'_, D> {
         check.size("kv_rows", self.kv_rows.len(), s.tokens)
     }
 
+    /// `qkv` is read, and as many elements of `q` and the pools are written. An element of a query or key is squared, added
+    /// and scaled twice (4), and rotated (3); values are copied.
     pub fn cost(&self) -> Cost {
-        self.sizes.cost::<D>()
+        let (all, rotated) = self.sizes.elements();
+        let bytes = 2 * all * size_of::<D::Compute>() + self.sizes.small_bytes(2);
+        Cost { bytes: bytes as u64, flops: 7 * rotated as u64 }
     }
 }
 
@@ -141,9 +151,14 @@ impl<D: Device> QkNormRopeBackward<'_, D> {
         check.size("kv_rows", self.kv_rows.len(), s.tokens)
     }
 
+    /// The gradients of q, k and v are read and `d_qkv` is written; of `qkv` queries and keys are read again. The weights are
+    /// read, their gradients read and written. Operations an element of a query or key: rotated back (3), g and n (2), g · n
+    /// into the mean (2), inv_rms · (g − n · mean) (3), the gradient of the weight (2).
     pub fn cost(&self) -> Cost {
-        let forward = self.sizes.cost::<D>();
-        Cost { bytes: forward.bytes * 3 / 2, flops: 2 * forward.flops }
+        let (all, rotated) = self.sizes.elements();
+        let trained = [&self.d_q_weight, &self.d_k_weight].iter().filter(|weight| weight.is_some()).count();
+        let bytes = (2 * all + rotated) * size_of::<D::Compute>() + self.sizes.small_bytes(2 + 2 * trained);
+        Cost { bytes: bytes as u64, flops: 12 * rotated as u64 }
     }
 }
 

@@ -43,6 +43,8 @@ impl<D: Device> RmsNormForward<'_, D> {
         check.size("weight", self.weight.len(), self.cols)
     }
 
+    /// `x` and `out`, with a residual `delta` and `sum` too, once each; `inv_rms` and `weight` in f32. An element is squared,
+    /// added to the mean, and scaled twice.
     pub fn cost(&self) -> Cost {
         let passes = if self.residual.is_some() { 4 } else { 2 };
         let size = self.rows * self.cols;
@@ -88,10 +90,14 @@ impl<D: Device> RmsNormBackward<'_, D> {
         check.size("weight", self.weight.len(), self.cols)
     }
 
+    /// `d_out` and `sum` are read and `d_sum` is written, and read unless overwritten; `inv_rms` and `weight` in f32, `d_weight`
+    /// read and written. Operations an element: g and n (2), g · n into the mean (2), inv_rms · (g − n · mean) (3), the
+    /// addition to `d_sum` (1), d_out · n into `d_weight` (2).
     pub fn cost(&self) -> Cost {
         let passes = if self.overwrite { 3 } else { 4 };
         let size = self.rows * self.cols;
-        let moved = passes * size * size_of::<D::Compute>() + 4 * (self.rows + 3 * self.cols);
+        let vectors = if self.d_weight.is_some() { 3 } else { 1 };
+        let moved = passes * size * size_of::<D::Compute>() + 4 * (self.rows + vectors * self.cols);
         Cost { bytes: moved as u64, flops: 10 * size as u64 }
     }
 }

@@ -5,6 +5,8 @@
 //! The log-probability recorded is of softmax(z / T) over the whole vocabulary, before top-k, top-p and min-p
 //! (of softmax(z) at temperature 0).
 
+use std::collections::BTreeSet;
+
 use super::{Check, Cost, OpResult};
 use crate::random::Stream;
 use crate::tensor::{Device, Mut, Ref, View};
@@ -89,9 +91,14 @@ impl<D: Device> Sample<'_, D> {
         Ok(())
     }
 
+    /// A row of logits is read once however many draws are from it, and a draw writes 8 bytes. A draw does for each token: scale,
+    /// subtract the maximum, exponential, add to the sum (4), and the Gumbel noise, two logarithms, an addition, a comparison
+    /// (4). Filters come on top: they cost what the logits make them cost.
     pub fn cost(&self) -> Cost {
-        let size = (self.draws.len() * self.vocab) as u64;
-        Cost { bytes: 4 * size, flops: 8 * size }
+        let rows: BTreeSet<u32> = self.draws.iter().map(|draw| draw.row).collect();
+        let logits = |rows: usize| (rows * self.vocab) as u64;
+        let draws = self.draws.len();
+        Cost { bytes: 4 * logits(rows.len()) + 8 * draws as u64, flops: 8 * logits(draws) }
     }
 }
 

@@ -132,6 +132,9 @@ impl<D: Device> ScoreMargin<'_, D> {
         })
     }
 
+    /// Scores, state and penalty are read, delta, par, reward and advantage written: seven arrays of 4 bytes a place, and two
+    /// numbers a side. Operations a place: the mean (1), margin (1), f (2), penalty (1), mean reward (1), deviation and its
+    /// square (3), advantage (3).
     pub fn cost(&self) -> Cost {
         let (sides, size) = (2 * self.pairs as u64, 2 * (self.pairs * self.n) as u64);
         Cost { bytes: 28 * size + 8 * sides, flops: 12 * size }

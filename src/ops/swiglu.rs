@@ -19,6 +19,7 @@ impl<D: Device> SwigluForward<'_, D> {
         check.size("gate_up", self.gate_up.len(), 2 * self.rows * self.cols)
     }
 
+    /// Gate, up and `out` once each. Negation, exponential, 1 + e, division and the product with up: 5 an element.
     pub fn cost(&self) -> Cost {
         let size = self.rows * self.cols;
         Cost { bytes: (3 * size * size_of::<D::Compute>()) as u64, flops: 5 * size as u64 }
@@ -45,6 +46,7 @@ impl<D: Device> SwigluBackward<'_, D> {
         check.size("gate_up", self.gate_up.len(), 2 * self.rows * self.cols)
     }
 
+    /// `d_out`, gate, up and both gradients once each; 5 operations for s and gate · s, 3 for 1 + gate · (1 − s), 3 products.
     pub fn cost(&self) -> Cost {
         let size = self.rows * self.cols;
         Cost { bytes: (5 * size * size_of::<D::Compute>()) as u64, flops: 11 * size as u64 }

@@ -3,6 +3,7 @@
 #![cfg(has_cuda)]
 
 mod gpu_only;
+mod measure;
 mod replays;
 mod resources;
 mod timing;

@@ -256,8 +256,10 @@ class Check:
             cases = {f"profile {name}": (arguments, "0.6b") for name, arguments in (TRAIN | DECODE | RL).items()}
         for name, (arguments, shape) in cases.items():
             step = self.bench("profile", name, arguments, shape, 120, extra=["--profile"])
-            for row in ((step or {}).get("result") or {}).get("profile", {}).get("rows", [])[:12]:
-                print(f"     {json.dumps(row, ensure_ascii=False)}", flush=True)
+            rows = ((step or {}).get("result") or {}).get("profile", [])
+            for row in sorted(rows, key=lambda row: -row["device_ms"])[:12]:
+                words = f"{row['share']:5.1f} %  {row['device_ms']:9.3f} ms  {row['calls']:6} ×  {row['op']}"
+                print(f"     {words}  ({row['phase']})", flush=True)
 
     def counters(self):
         self.command("ncu", f"ncu {self.kernel}", 240, ["bash", self.folder / "profile.sh", "ncu", self.kernel],
