@@ -15,7 +15,7 @@ use patarm::train::{Guard, Learner, Loss, Scorer};
 use crate::world::{World, model, rl_settings};
 
 /// Less than two pairs need.
-const CAPACITY: usize = 160;
+const CAPACITY: usize = 96;
 
 fn settings() -> RlSettings {
     RlSettings { updates_per_step: 1, pairs_per_step: 2, rollouts: 2, max_new_tokens: 8, ..rl_settings() }
