@@ -114,7 +114,13 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
-    for (name, value) in [("batch", args.batch), ("length", args.length), ("prompt", args.prompt), ("new", args.new), ("max-running", args.max_running)] {
+    for (name, value) in [
+        ("batch", args.batch),
+        ("length", args.length),
+        ("prompt", args.prompt),
+        ("new", args.new),
+        ("max-running", args.max_running),
+    ] {
         if value == 0 {
             bail!("--{name} must be 1 or more");
         }
@@ -305,7 +311,8 @@ fn groups(
 
 fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> anyhow::Result<Measured> {
     let vocab = model.config.vocab_size;
-    let mut engine = Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch.min(args.max_running)))?;
+    let mut engine =
+        Engine::new(model, EngineLimits::for_lengths(args.prompt, args.new, args.batch.min(args.max_running)))?;
     let prompts = args.batch / args.batch_shared;
     let mut run = 0;
     let mut generate = |new: usize| -> anyhow::Result<()> {
@@ -330,7 +337,8 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     let sequences = args.prompts * args.generations;
     let one_group = args.prompt + args.generations * args.new;
     let capacity = args.micro_batch_tokens.max(one_group);
-    let mut engine = Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences.min(args.max_running)))?;
+    let mut engine =
+        Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences.min(args.max_running)))?;
     let mut scorer = Scorer::new(&model, capacity)?;
     let mut learner = Learner::new(model, AdamWConfig::default(), capacity)?;
     let policy = GrpoLoss { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 };

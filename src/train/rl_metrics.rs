@@ -206,3 +206,26 @@ impl StepNumbers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Cpu;
+    use crate::reward::{PairRewardManager, RewardSettings};
+
+    /// The policy before the only update is the one of its results, and how far decoding was from it is measured all the same.
+    #[test]
+    fn the_only_update_of_a_step_measures_how_far_decoding_was_from_its_forward_pass() {
+        let rewards = PairRewardManager::new(RewardSettings::default(), 1).finish(&Cpu).unwrap();
+        let mut numbers = StepNumbers::new(&RlSettings::default(), rewards, 0);
+        let token = |row, rollout, advantage| RowToken { row, rollout, advantage };
+        let tokens = vec![token(0, -1.0, 1.0), token(1, -2.0, -1.0)];
+        let results = RowResults { logprob: vec![-1.25, -2.0], entropy: vec![0.5; 2], loss: vec![0.0; 2] };
+        numbers.begin_update();
+        numbers.add(&Rows { weight: vec![0.5; 2], tokens, ..Rows::default() }, &results);
+        let metrics = numbers.metrics(1, 0.1, &[], 2, 1.0, 2.0);
+        assert_eq!((metrics.mismatch_max, metrics.clip_share, metrics.kl_mean), (0.25, 0.0, 0.0));
+        let k3 = (-0.25f64).exp_m1() + 0.25;
+        assert!((metrics.mismatch_kl - 0.5 * k3).abs() < 1e-7, "{}", metrics.mismatch_kl);
+    }
+}

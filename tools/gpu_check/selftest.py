@@ -65,7 +65,7 @@ if "--json" in sys.argv and "--bench" in sys.argv:
     rows = [dict(name="rmsnorm forward", off=False), dict(name="adamw", off=True)]
     open(sys.argv[sys.argv.index("--json") + 1], "w").write("".join(json.dumps(r) + "\\n" for r in rows))
 elif "bench" in sys.argv:
-    print(json.dumps(dict(tokens_per_s=100.0, percent_of_gemm_peak=10.0, step_ms=4.0, run_ms=9.0, profile=[dict(phase='forward', op='rmsnorm', calls=2, device_ms=1.5, share=60.0)])))
+    print(json.dumps(dict(tokens_per_s=100.0, percent_of_gemm_peak=10.0, step_ms=4.0, run_ms=9.0, profile=[dict(phase='forward', op='rmsnorm', calls=2, device_ms=1.5, share=0.6)])))
 else:
     print("✓ fine  yes")
 """
@@ -248,7 +248,7 @@ class Findings(Folder):
         self.assertFalse(blas.loads("libdoesnotexist.so.99"))
 
     def test_predictions_say_when_they_are_off(self):
-        step = dict(name="decode x", unit="ms", low=7.0, high=9.5, floor=1.9)
+        step = dict(name="decode x", key="step_ms", unit="ms", low=7.0, high=9.5, floor=1.9)
         told = predictions.Predictions([step])
         self.assertFalse(told.of("decode x", {"step_ms": 9.0}).off)
         self.assertTrue(told.of("decode x", {"step_ms": 15.0}).off)

@@ -31,10 +31,10 @@ TRAIN = {"train 0.6b 8x1024": "train --batch 8 --length 1024 --micro-batch-token
 DECODE = {
     "decode 0.6b 1x320": "decode --batch 1 --prompt 256 --new 128",
     "decode 0.6b 64x320": "decode --batch 64 --prompt 256 --new 128",
-    "decode 0.6b 128x1800 shared": "decode --batch 128 --batch-shared 8 --prompt 1500 --new 600",
+    "decode 0.6b 128x1800 shared": "decode --batch 128 --batch-shared 8 --prompt 1500 --new 300",
 }
 RL = {"rl 0.6b": "rl --prompts 64 --generations 8 --prompt 1500 --new 300 --micro-batch-tokens 16384"}
-DECODE_8B = {"decode 8b 128x1800 shared": "decode --batch 128 --batch-shared 8 --prompt 1500 --new 600"}
+DECODE_8B = {"decode 8b 128x1800 shared": "decode --batch 128 --batch-shared 8 --prompt 1500 --new 300"}
 TINY = {
     "train nano 1x64": "train --batch 1 --length 64",
     "decode nano 4x24": "decode --batch 4 --prompt 16 --new 8",
@@ -258,7 +258,7 @@ class Check:
             step = self.bench("profile", name, arguments, shape, 120, extra=["--profile"])
             rows = ((step or {}).get("result") or {}).get("profile", [])
             for row in sorted(rows, key=lambda row: -row["device_ms"])[:12]:
-                words = f"{row['share']:5.1f} %  {row['device_ms']:9.3f} ms  {row['calls']:6} ×  {row['op']}"
+                words = f"{100 * row['share']:5.1f} %  {row['device_ms']:9.3f} ms  {row['calls']:6} ×  {row['op']}"
                 print(f"     {words}  ({row['phase']})", flush=True)
 
     def counters(self):
