@@ -1,5 +1,5 @@
-//! Compiles every `kernels/*.cu` and `kernels/*/*.cu` to a fat binary and writes Rust handles of its entry points (`src/cuda/kernels.rs`
-//! includes them). A device is never needed; without nvcc the build has the CPU backend only, and says so.
+//! Compiles every `kernels/*.cu` and `kernels/*/*.cu` to a fat binary and writes Rust handles of its entry points
+//! (`src/cuda/kernels.rs` includes them). A device is never needed; without nvcc the build has the CPU backend only, and says so.
 //!
 //! nvcc is the one of `NVCC`, `CUDA_HOME`, `PATH` or `tools/.cuda` (see `tools/install-nvcc`), in this order.
 //! `PATARM_CUDA_ARCH` replaces the architectures: `PATARM_CUDA_ARCH=90a` builds faster, for one of them.
@@ -281,8 +281,8 @@ fn resources_of(unit: &Unit, entries: &[Entry]) -> Result<String, String> {
             let threads = entry.ok_or_else(|| format!("{}: no kernel {name}", path.display()))?.threads_max;
             writeln!(
                 text,
-                "    Resources {{ kernel: {name:?}, architecture: {architecture:?}, registers: {registers}, shared_bytes: {shared}, \
-                 {stack}, threads_max: {threads} }},"
+                "    Resources {{ kernel: {name:?}, architecture: {architecture:?}, registers: {registers}, \
+                 shared_bytes: {shared}, {stack}, threads_max: {threads} }},"
             )
             .expect("strings take all");
         }

@@ -9,13 +9,14 @@
 // 1 - beta2^t loses digits in f32 for small t. `scale` and `keep` are taken in f64 here, because the host does not know the
 // norm yet: it reads it when all is launched. Where the norm is not finite, nothing is written.
 //
-// Shapes: weight, moment1, moment2, gradient [arena] f32, norm [1] f64, tensors [tensors], each with a stretch of the arena of its
-// own; what lies in none is not touched. A copy has its tensor's elements, bf16.
+// Shapes: weight, moment1, moment2, gradient [arena] f32, norm [1] f64, tensors [tensors], each with a stretch of the arena of
+// its own; what lies in none is not touched. A copy has its tensor's elements, bf16.
 // Precision: f32, in the CPU's order of operations with its fused multiply-adds and correctly rounded root and quotient, so both
 // backends give the same bits; the copy is rounded to nearest even, as linear_prepare_bf16 does it.
 //
-// Floor in bytes: 28 a parameter (read four, write three), 30 where there is a copy: the weights are not read again for it. Beyond it:
-// the norm and a row of the table (40 bytes) a block of ADAMW_BLOCK_ELEMENTS, and log2(tensors) words for finding that row.
+// Floor in bytes: 28 a parameter (read four, write three), 30 where there is a copy: the weights are not read again for it.
+// Beyond it: the norm and a row of the table (40 bytes) a block of ADAMW_BLOCK_ELEMENTS, and log2(tensors) words for finding that
+// row.
 // Work: a block has up to ADAMW_BLOCK_ELEMENTS elements of one tensor. No sums over elements.
 
 #include "common/bf16.cuh"

@@ -1,4 +1,5 @@
-// The global norm of all gradients, for clipping: the root of the sum of their squares. It stays on the device, where AdamW reads it.
+// The global norm of all gradients, for clipping: the root of the sum of their squares. It stays on the device, where AdamW reads
+// it.
 //
 // Shapes: gradient [len] f32, parts [gridDim.x] f64, norm [1] f64. Squares and sums in f64, which f32 could not hold for
 // elements above 1e19; the root is correctly rounded, as the CPU's. Not finite when any element is not.

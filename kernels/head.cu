@@ -8,14 +8,14 @@
 //   d_logits = row_weight * dloss/dlogprob * (onehot(target) - softmax(z/T)) / T
 //
 // Shapes: logits [chunk rows, vocab] f32; logprob, entropy, loss, targets, row_weight, old, reference [selected], advantages
-// [selected, 2], of which the chunk's begin at `first`; d_logits bf16: a row lies at the start of its own logits' memory, 2 * vocab
-// elements apart.
+// [selected, 2], of which the chunk's begin at `first`; d_logits bf16: a row lies at the start of its own logits' memory,
+// 2 * vocab elements apart.
 // Precision: f32, rounded once to bf16. Order of sums: common/log_softmax.cuh; a row's bits depend on the row alone.
 // A logit that is NaN or +inf makes logprob, entropy, loss and gradient of its row NaN, and so does a target that is no token. A
 // row of weight 0 has gradient 0 whatever its loss.
 //
-// Floor in bytes: 4 * vocab a row to score it, 10 * vocab with its gradient: two reads, because a row is larger than shared memory,
-// and one write. Nothing is moved beyond it but some 100 bytes of numbers a row. A row of weight 0 is not read again.
+// Floor in bytes: 4 * vocab a row to score it, 10 * vocab with its gradient: two reads, because a row is larger than shared
+// memory, and one write. Nothing is moved beyond it but some 100 bytes of numbers a row. A row of weight 0 is not read again.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
@@ -98,9 +98,9 @@ __device__ __forceinline__ float4 gradient_of(const float4 &four, const RowStats
 
 // Each logit becomes factor * (onehot(target) - softmax(z/T)), as bf16 at the start of the row's memory.
 //
-// Span s of the gradient lies where spans s/2 and below of the logits lay. Nobody may write it before all threads have read those:
-// all meet between reading and writing spans 0, 1, 2, 4, 8 ..., so that whoever writes span s knows that at least spans up to s/2
-// have been read by all.
+// Span s of the gradient lies where spans s/2 and below of the logits lay. Nobody may write it before all threads have read
+// those: all meet between reading and writing spans 0, 1, 2, 4, 8 ..., so that whoever writes span s knows that at least spans up
+// to s/2 have been read by all.
 __device__ __forceinline__ void write_gradient(float *logits, const Row &row, const RowStats &stats, int target,
                                                float inverse_temperature, float factor) {
     bf16 *const gradient = reinterpret_cast<bf16 *>(logits);
@@ -173,8 +173,8 @@ __device__ __forceinline__ void copy_row(bf16 *__restrict__ to, const bf16 *__re
     for (int i = chunks * CHUNK + threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = from[i];
 }
 
-// gathered[i] = hidden[rows[first + i]], a block a row; NaN for a row that is not there, or with `ascending` out of order, so that
-// the mistake shows in every number made of it. Moves the floor: 4 * width bytes a row.
+// gathered[i] = hidden[rows[first + i]], a block a row; NaN for a row that is not there, or with `ascending` out of order, so
+// that the mistake shows in every number made of it. Moves the floor: 4 * width bytes a row.
 extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
     head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
                      int ascending) {

@@ -9,7 +9,8 @@
 // [head_dim] f32; rope [rope_rows, head_dim] f32: cosines of the h frequencies, then their sines; positions, kv_rows [tokens].
 // head_dim: a multiple of 16 up to 512. All bf16 views lie on 16 bytes.
 // Precision: bf16 in memory, f32 in registers, one rounding of each result. NaN stays in its head (in the gradients of the
-// weights it spreads to its column). A position or row outside its table (the host lets none through): NaN, and nothing is written.
+// weights it spreads to its column). A position or row outside its table (the host lets none through): NaN, and nothing is
+// written.
 //
 // Floor in bytes, with S = 2 * tokens * (q_heads + 2 kv_heads) * head_dim: forward 2 S, backward 3 S. Beyond it: inv_rms, four
 // bytes a head; 8 bytes a token; the token's row of the rope table, which is loaded once a warp and stays in registers; the

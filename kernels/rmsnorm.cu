@@ -1,7 +1,8 @@
 // RMSNorm with the residual addition fused into it, and its gradient.
 //
 //   sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + epsilon);  out = sum * inv_rms * weight             (row by row)
-//   d_sum (+)= inv_rms * (g - n * mean(g * n)) with g = d_out * weight, n = sum * inv_rms;  d_weight += sum over rows of d_out * n
+//   d_sum (+)= inv_rms * (g - n * mean(g * n)) with g = d_out * weight, n = sum * inv_rms;
+//   d_weight += sum over rows of d_out * n
 //
 // Shapes: x, delta, sum, out, d_out, d_sum [rows, cols] bf16; weight, d_weight [cols] f32; inv_rms [rows] f32.
 // Precision: bf16 in memory, f32 in registers. The norm is taken of the *rounded* sum, which is what the backward pass reads.
@@ -13,7 +14,8 @@
 // partial sums of d_weight, 8 * cols bytes a block: the launcher bounds the blocks.
 //
 // Order of sums: a thread sums its elements (the same ones whatever the alignment), then a butterfly over the warp, then
-// over the warps of the row: a row's bits depend on cols alone. d_weight: a block's rows, its row groups, the blocks, each in order.
+// over the warps of the row: a row's bits depend on cols alone. d_weight: a block's rows, its row groups, the blocks, each in
+// order.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"

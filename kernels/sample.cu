@@ -7,14 +7,14 @@
 // Kept tokens are the first ones in the order of rank, which is by logit downwards and by id among equal logits:
 //   top-k keeps k; top-p keeps the shortest start whose mass reaches p of what top-k keeps; min-p those at least that fraction as
 //   probable as the first. Top-k and top-p are one cut (the logit of the last one kept, and its id): see `Cut`.
-// A cut is found by counting. First a histogram over how far a token lies below the largest, in steps of 1/64 nat: the cut lies in
-// one of its bins. Then the logits of that bin by digits of eight bits, from shared memory where they fit there (else from the
+// A cut is found by counting. First a histogram over how far a token lies below the largest, in steps of 1/64 nat: the cut lies
+// in one of its bins. Then the logits of that bin by digits of eight bits, from shared memory where they fit there (else from the
 // row). Masses are whole multiples of 2^-40 of the largest probability, so that their sums have no order.
 // A logit that is NaN or +inf, or a row of -inf alone: id 0 and a log-probability that is NaN.
 //
-// Floor in bytes: 4 * vocab a row, read once. Read beyond it: the row once more to draw (by then mostly in the L2 cache), and with
-// top-k or top-p once for the histogram and once for each of the two cuts. The draw leaves out, four at a time, tokens that not
-// even the largest g could make the winner: Philox and logarithms are computed for the likely ones.
+// Floor in bytes: 4 * vocab a row, read once. Read beyond it: the row once more to draw (by then mostly in the L2 cache), and
+// with top-k or top-p once for the histogram and once for each of the two cuts. The draw leaves out, four at a time, tokens that
+// not even the largest g could make the winner: Philox and logarithms are computed for the likely ones.
 
 #include "common/export.cuh"
 #include "common/log_softmax.cuh"
@@ -151,8 +151,9 @@ __device__ Found find(Shared &shared, const Histogram<BINS> &histogram, Amount b
     return shared.found;
 }
 
-// `each(f)` calls f(value, mass) for this thread's share of some tokens, the same ones every time. Finds the value at which the goal
-// is reached when they are taken by value downwards, after `before`. `found` receives what lies before that value, and at it.
+// `each(f)` calls f(value, mass) for this thread's share of some tokens, the same ones every time. Finds the value at which the
+// goal is reached when they are taken by value downwards, after `before`. `found` receives what lies before that value, and at
+// it.
 template <typename Each>
 __device__ unsigned find_value(Shared &shared, Amount before, Goal goal, Found &found, const Each &each) {
     unsigned value = 0;

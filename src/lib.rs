@@ -47,8 +47,8 @@
 //!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
 //! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
 //!   `src/commands/` and a line in its `mod.rs`.
-//! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`). A new trainer
-//!   adds its stage to the list in `src/commands/report.rs`; a test holds every key to the struct.
+//! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`). A new
+//!   trainer adds its stage to the list in `src/commands/report.rs`; a test holds every key to the struct.
 //!
 //! # Promises
 //!

@@ -308,7 +308,7 @@ fn uses_inside(folder: &str) -> BTreeSet<(String, String)> {
     uses
 }
 
-/// Modules that use each other in a ring, if there are any.
+/// Modules that use each other in a cycle, if there are any.
 fn cycle(uses: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
     fn walk(at: &str, path: &mut Vec<String>, uses: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
         if let Some(start) = path.iter().position(|module| module == at) {
@@ -335,11 +335,11 @@ fn modules_of_a_folder_do_not_use_each_other_in_a_cycle() {
         for (_, a, b) in CYCLES_TO_OPEN.iter().filter(|(at, _, _)| *at == folder) {
             let [there, back] = [(a, b), (b, a)].map(|(a, b)| uses.remove(&(a.to_string(), b.to_string())));
             if !(there && back) {
-                faults.push(format!("{folder}: `{a}` and `{b}` are no cycle (any more): take the exception out"));
+                faults.push(format!("{folder}: `{a}` and `{b}` are no longer a cycle: remove the exception"));
             }
         }
-        if let Some(ring) = cycle(&uses) {
-            faults.push(format!("{folder}: {} use each other in a ring: {uses:?}", ring.join(" → ")));
+        if let Some(found) = cycle(&uses) {
+            faults.push(format!("{folder}: {} use each other in a cycle; all uses: {uses:?}", found.join(" → ")));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));

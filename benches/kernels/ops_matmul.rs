@@ -110,6 +110,7 @@ fn lm_head_loss(bench: &Bench, shape: &Shape) -> OpResult {
             targets: targets.at(copy),
             temperature: 1.0,
             tokens,
+            chunk_rows: bench.device.head_chunk_rows(sizes),
             sizes,
         })
     });
@@ -146,6 +147,7 @@ fn lm_head_gradients(bench: &Bench, shape: &Shape) -> OpResult {
             targets: targets.at(copy),
             temperature: 1.0,
             tokens,
+            chunk_rows: bench.device.head_chunk_rows(sizes),
             sizes,
         })
     });

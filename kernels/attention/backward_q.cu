@@ -16,8 +16,8 @@
 // NaN and infinity as in the forward pass: they reach the rows that see them, and within a tile the rows beside them.
 //
 // Floor: 6 * DIM flops for each query, head and key it sees (three products, two of them done again by backward_kv.cu). Bytes of
-// a block, as in the forward pass: 4 * DIM * sees + 4 * sees (rows) + 4 * DIM * queries + 32 * queries (four lanes read each) + 24 * THREADS (table);
-// delta reads 4 * DIM and writes 4 bytes a row.
+// a block, as in the forward pass: 4 * DIM * sees + 4 * sees (rows) + 4 * DIM * queries + 32 * queries (four lanes read each) +
+// 24 * THREADS (table); delta reads 4 * DIM and writes 4 bytes a row.
 //
 // Order of sums: over DIM in steps of 16, over keys in tiles of KEYS in the order of the sequence, in steps of 16: a row's
 // bits depend on its own sequence alone.

@@ -5,12 +5,13 @@
 //
 // A block is one split of SPLIT keys of a segment and one key head: the heads of the group (times the queries) are the rows
 // of one tensor-core tile, so K and V are loaded once for all of them. The split goes by in tiles of KEYS through two
-// buffers, one under way while the other is used. Of each tile a warp takes 16 keys, with a softmax of its own; the four are joined
-// at the end in order. A sequence of one split is then done; of several, (maximum, sum, output not yet divided) go to scratch
-// in f32 and a second kernel joins them in the order of the splits.
+// buffers, one under way while the other is used. Of each tile a warp takes 16 keys, with a softmax of its own; the four are
+// joined at the end in order. A sequence of one split is then done; of several, (maximum, sum, output not yet divided) go to
+// scratch in f32 and a second kernel joins them in the order of the splits.
 //
-// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` places in scratch, or ATTENTION_NO_PLACE for the
-// only split of its segment. parts [places, q_heads, DIM] f32, stats [places, q_heads, 2] f32: maximum in powers of two, sum.
+// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` places in scratch, or ATTENTION_NO_PLACE
+// for the only split of its segment. parts [places, q_heads, DIM] f32, stats [places, q_heads, 2] f32: maximum in powers of two,
+// sum.
 //
 // Precision and NaN: as in forward.cu (a NaN or infinity in V shows in the rows of the same split).
 // Floor in bytes: K and V of every key, 4 * DIM for each key head. What is moved beyond it: a block reads q of its rows and

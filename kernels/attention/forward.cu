@@ -86,7 +86,8 @@ __device__ __forceinline__ void products(float (&scores)[PARTS][KEYS / 8][4], co
     }
 }
 
-// Scores of keys after those that a row sees become -infinity. `last` is the last key that row 0 sees, counted from the tile's first.
+// Scores of keys after those that a row sees become -infinity. `last` is the last key that row 0 sees, counted from the tile's
+// first.
 __device__ __forceinline__ void mask(float (&scores)[PARTS][KEYS / 8][4], int last) {
     const int lane = threadIdx.x % WARP;
 #pragma unroll

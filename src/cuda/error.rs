@@ -21,9 +21,9 @@ pub enum CudaError {
     #[error("device {ordinal} is `{name}`, which is no GPU: it must be asked for by name")]
     Emulated { ordinal: usize, name: String },
     #[error(
-        "out of device memory: {wanted_bytes} more bytes in one piece were wanted for {purpose}; {free_bytes} of {total_bytes} are free, and \
-         {spare_bytes} in pieces between buffers. Fewer tokens in a micro-batch (micro_batch_tokens) or fewer completions at a \
-         time (max_running) need less. Held:\n{held}"
+        "out of device memory: {wanted_bytes} more bytes in one piece were wanted for {purpose}; {free_bytes} of {total_bytes} \
+         are free, and {spare_bytes} in pieces between buffers. Fewer tokens in a micro-batch (micro_batch_tokens) or fewer \
+         completions at a time (max_running) need less. Held:\n{held}"
     )]
     OutOfMemory {
         purpose: &'static str,

@@ -103,6 +103,7 @@ impl<D: Device> Sample<'_, D> {
 }
 
 pub trait Sampler: Device {
-    /// Draws from rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller refuses it.
+    /// Draws from rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller refuses
+    /// it.
     fn sample(&self, args: Sample<'_, Self>) -> OpResult;
 }

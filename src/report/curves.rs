@@ -138,7 +138,7 @@ mod tests {
         };
         let html = draw(&[json!({"stage": "sft", "step": 1, "loss": 0.25, "norm": null})]).unwrap();
         check_balanced(&html).unwrap();
-        for text in ["Loss &amp; norm", "nats", "<b>0.250</b>", "untrained 50.0 %", ">half", "Healthy: falls."] {
+        for text in ["Loss &amp; norm", "nats", "<b>0.250</b>", "untrained 50.0 %", "half", "Healthy: falls."] {
             assert!(html.contains(text), "{text} in {html}");
         }
         assert!(!html.contains("</i>norm"), "a series without a value has no entry in the legend");

@@ -45,8 +45,8 @@ const STREAM_DEPTH: usize = 128;
 /// Rows up to which a streamed panel is read in its full width, two rows at a time, rather than in halves by six.
 const STREAM_PAIRS: usize = 8;
 
-/// k of a turn of the inner loop. What a turn costs beside its multiply-adds matters where another program runs on the same core: the
-/// processor then issues half as many instructions.
+/// k of a turn of the inner loop. What a turn costs beside its multiply-adds matters where another program runs on the same core:
+/// the processor then issues half as many instructions.
 const UNROLL: usize = 4;
 
 /// Rows of a factor asked for ahead of their packing: its rows lie too far apart for the processor to foresee.

@@ -105,7 +105,8 @@ impl Rows<'_> {
             Argument::count(width),
             Argument::I32(ascending.into()),
         ];
-        // Safety: a block writes row i of `to` and reads row `rows[first + i]` of `hidden`, if it is below `tokens`; asserted above.
+        // Safety: a block writes row i of `to` and reads row `rows[first + i]` of `hidden`, if it is below `tokens`; asserted
+        // above.
         Ok(unsafe { cuda.launch(&kernels::HEAD_GATHER_BF16, Self::grid(count), arguments) }?)
     }
 

@@ -49,8 +49,8 @@ impl Sampler for Cuda {
         let arguments =
             [ids.argument(), logprobs.argument(), logits.argument(), packed.argument(), Argument::count(vocab)];
         let grid = Grid { blocks: draws.len(), threads: (kernels::SAMPLE_THREADS, 1), dynamic_shared_bytes: 0 };
-        // Safety: the order is the kernel's; `args.check` holds the outputs to a number for each draw and its row of `vocab` to the
-        // logits, and the scratch has SAMPLE_DRAW_WORDS for each.
+        // Safety: the order is the kernel's; `args.check` holds the outputs to a number for each draw and its row of `vocab` to
+        // the logits, and the scratch has SAMPLE_DRAW_WORDS for each.
         unsafe { self.launch(&kernels::SAMPLE_F32, grid, arguments) }?;
         Ok(())
     }

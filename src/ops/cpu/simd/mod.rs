@@ -184,8 +184,8 @@ pub trait Simd: Copy {
         (c[0] + c[2]) + (c[1] + c[3])
     }
 
-    /// Scaled dot products of a vector with rows of its length: `out[i]` is of the row that begins `offsets[i]` after `from`. Each
-    /// is a product and then a chain of multiply-adds a lane, the tree of [`sum`](Self::sum), and the scale. Rows are taken
+    /// Scaled dot products of a vector with rows of its length: `out[i]` is of the row that begins `offsets[i]` after `from`.
+    /// Each is a product and then a chain of multiply-adds a lane, the tree of [`sum`](Self::sum), and the scale. Rows are taken
     /// sixteen at a time: `offsets` and `out` have whole blocks of them.
     ///
     /// # Safety

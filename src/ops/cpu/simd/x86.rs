@@ -1,4 +1,5 @@
-//! [`Simd`] on AVX-512 and on AVX2 with FMA. The functions that enable a level's instructions are never inlined, for `Simd::call`.
+//! [`Simd`] on AVX-512 and on AVX2 with FMA. The functions that enable a level's instructions are never inlined, for
+//! `Simd::call`.
 
 use std::arch::x86_64::*;
 

@@ -55,7 +55,8 @@ extern "C" __global__ void gumbel_sample_f32(unsigned long long *best, const flo
 }
 
 // The words of each block, for a comparison with another implementation.
-extern "C" __global__ void philox_words(uint4 *out, const uint4 *__restrict__ counters, const uint2 *__restrict__ keys, int count) {
+extern "C" __global__ void philox_words(uint4 *out, const uint4 *__restrict__ counters,
+                                        const uint2 *__restrict__ keys, int count) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) out[i] = philox(counters[i], keys[i]);
 }
