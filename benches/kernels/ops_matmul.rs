@@ -1,7 +1,7 @@
 //! Rows of matmuls: the four of a layer in training and decoding, and the LM head.
 
 use patarm::ops::OpResult;
-use patarm::ops::head::{HeadGradient, HeadLogits, HeadLoss, TokenLoss};
+use patarm::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
 use patarm::ops::linear::{LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
 
 use super::Shape;
