@@ -8,11 +8,11 @@
 //!
 //! ```text
 //! pairs ─► judge prompts ─► rollouts (n a response) ─► verdicts ─► rewards, joined by (pair, role, rollout)
-//!  data     data, tokenizer   rollout                   reward      reward + ops::score_margin
-//!                                ▲                                      │
-//!                                │                                      ▼
-//!                              model ◄── optimizer ◄── gradients ◄── GRPO loss ◄── advantages
-//!                              ops                      model::backward  ops::head
+//!  data      judge           rollout                    judge       reward + ops::score_margin
+//!                               ▲                                      │
+//!                               │                                      ▼
+//!                             model ◄── optimizer ◄── gradients ◄── GRPO loss ◄── advantages
+//!                             ops                      model::backward  ops::lm_head
 //! ```
 //!
 //! # Modules
@@ -20,35 +20,68 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`config`] | settings: defaults < file < environment < `--set`; unknown keys are refused |
-//! | [`data`] | pairs, dataset formats, judge prompts, the synthetic suite, the resumable order |
-//! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask |
+//! | [`data`] | pairs, conversations, responses; dataset formats; the synthetic suite; the resumable order |
+//! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask, escaping of text from outside |
+//! | [`judge`] | response → prompt → completion → verdict, one way for all; `judge.toml` |
 //! | [`tensor`] | element types, devices with their buffers, safetensors |
-//! | `cuda` | the CUDA device: context, memory, products, typed kernels, one launch, graphs (builds with nvcc only) |
+//! | `cuda` | the CUDA device: context, memory, matmuls, typed kernels, one launch, graphs, profiles (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
-//! | [`model`] | Qwen3: parameter table, forward, backward, both written out over the ops |
-//! | [`rollout`] | generation: prompts with members, one row for those that are the same so far, pages, the engine |
-//! | [`reward`] | verdicts, format penalty, joining pairs by identity |
-//! | [`loss`] | aggregation of token losses, the policy's settings |
+//! | [`model`] | Qwen3: parameter table, projections, forward, backward, both written out over the ops |
+//! | [`rollout`] | generation: requests and their samples, pages, the scheduler, the engine |
+//! | [`reward`] | format penalty, joining pairs by identity |
+//! | [`loss`] | aggregation of token losses, GRPO's loss of a token |
 //! | [`optimizer`] | AdamW, schedule, clipping |
-//! | [`checkpoint`] | the whole run state on disk, hashed |
-//! | [`eval`] | accuracy on held-out pairs |
-//! | [`train`] | the loops: `sft.rs` and `rl.rs` are a step each, `stages.rs` runs them; `prefix_tree.rs` packs what is trained |
+//! | [`checkpoint`] | named arenas and where a run stands, on disk, hashed |
+//! | [`eval`] | accuracy on held-out pairs; a benchmark is a file here |
+//! | [`train`] | `run.rs` is the one loop; `sft.rs` and `rl.rs` are a step each; datasets, trajectories, the prefix tree |
 //! | [`log`] | metrics, progress, environment; how trainers describe their numbers to the report |
 //! | [`report`] | the HTML page of a run: charts, diagnosis, results, samples |
-//! | [`commands`] | one file a subcommand |
+//! | [`commands`] | one file a subcommand; the only module that sees everything |
 //!
-//! Who may know whom is a table in `tests/tidy.rs`, and a test.
+//! # Invariants: what a module must not know
+//!
+//! The table of who may use whom is in `tests/tidy.rs`, and a test. It has one direction. What it says in words:
+//!
+//! - **Invariant:** `ops` knows nothing of models, `model` nothing of rollouts and training, `rollout` nothing of judges.
+//! - **Invariant:** only `cuda` and `ops::cuda` name the driver; a contract and the CPU's code know nothing of them.
+//! - **Invariant:** nothing outside `judge` renders a judge's prompt or reads a verdict from text.
+//! - **Invariant:** the arithmetic of rewards and advantages is the op `score_margin`, and nowhere else.
+//! - **Invariant:** `train::run` knows no trainer; a trainer knows nothing of folders, files or signals.
+//! - **Invariant:** `checkpoint` takes named arenas and knows no trainer; `report` draws what it is given and knows no metric.
+//! - **Invariant:** `reward` and `eval` know nothing of training; `data` knows nothing of judges, rewards or devices.
+//! - **Invariant:** rewards are joined by (pair, role, rollout) and random numbers keyed by what they are for: never by position.
 //!
 //! # Where to put the next thing
 //!
+//! - **A trainer goes** into one file in `src/train/` (`impl Trainer`, its metrics with their charts), one in `src/commands/`, and a
+//!   line in `src/commands/report.rs`. Its loss, if it is not one of tokens, is a [`train::token_loss::Objective`].
 //! - **A kernel**: `kernels/NAME.cu` (see `kernels/README.md`), its launcher in `src/ops/cuda/NAME.rs`, its tests against the CPU
-//!   in `tests/ops/NAME/cuda.rs`.
+//!   in `tests/ops/NAME/cuda.rs`, a launch in `tests/ops/smoke.rs`.
 //! - **An op**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
 //!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
 //! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
 //!   `src/commands/` and a line in its `mod.rs`.
-//! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`). A new
-//!   trainer adds its stage to the list in `src/commands/report.rs`; a test holds every key to the struct.
+//! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`); a test
+//!   holds every key to the struct.
+//!
+//! # Glossary
+//!
+//! Words are the field's. These few are ours, or are used in one narrow sense:
+//!
+//! | word | meaning |
+//! |---|---|
+//! | role | the side of a pair that a response is: chosen or rejected |
+//! | judgement | what a judge writes about one response; read, it is a verdict: a score, a preference, or a typed failure |
+//! | vote | one of several judgements of the same response |
+//! | rollout | a judgement drawn for training; its index is a part of its identity |
+//! | PAR | the Preference-Aware Reward: 1\[s > other side's mean\] · f(δ), δ the rollout's margin |
+//! | dead group | judgements of one response that all earn the same: no advantage, no gradient |
+//! | prepared weight | the form of a matrix that a backend multiplies with (panels on the CPU, bf16 on CUDA) |
+//! | arena | one flat buffer for all parameters, or for their gradients or moments |
+//! | segment | a range of queries and the ranges of keys that it sees: the one contract of attention |
+//! | prefix tree | sequences of a micro-batch that begin alike, computed once |
+//! | objective | what follows the forward pass of a micro-batch: the loss and its gradient by the last hidden states |
+//! | poisoned | filled with what is no number, so that an op that leaves an output unwritten is found |
 //!
 //! # Promises
 //!
