@@ -88,7 +88,8 @@ impl<'a> Set<'a> {
     }
 
     fn random<T: Value>(&self, len: usize, from: f32) -> Vec<T> {
-        let stream = Stream::new(len as u64);
+        // Other numbers for each argument: where a moment equals the gradient, an update leaves it as it is.
+        let stream = Stream::new(len as u64).fold(self.bytes.get() as u64);
         let count = if self.copies == 0 { 0 } else { (self.copies * len.next_multiple_of(ALIGNMENT)).min(DRAWN) };
         (0..count as u32).map(|i| T::from_f32(stream.uniform(i) + from)).collect()
     }
