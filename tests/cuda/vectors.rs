@@ -250,7 +250,7 @@ fn every_place_of_the_result_is_its_own_and_c_is_added() {
             a: vec![(0, 0, 1.0078125)],
             b: vec![(0, 0, 1.0078125)],
             c: vec![(0, 0, -1.0)],
-            expected: vec![(0, 0, 0.015_686_035)],
+            expected: vec![(0, 0, 1.0 / 64.0 + 1.0 / 16384.0)],
         },
         Product {
             what: "a negative zero adds nothing",
