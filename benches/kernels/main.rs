@@ -166,8 +166,8 @@ fn run(options: Options, shapes: &[Shape]) -> ExitCode {
     let device = match Cuda::open(0, emulation) {
         Ok(device) => device,
         Err(error) => {
-            println!("{error}\n(--emulated runs the benches on the emulator: counts, not speed)");
-            return ExitCode::SUCCESS;
+            eprintln!("{error}\n(--emulated runs the benches on the emulator: counts, not speed)");
+            return ExitCode::FAILURE;
         }
     };
     match measure_all(device, options, shapes) {

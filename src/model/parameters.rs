@@ -8,6 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Qwen3Config;
+use crate::ops::cpu::memory::untouched_zeros;
 use crate::ops::linear::LinearSizes;
 use crate::random::{Stream, unit};
 
@@ -215,7 +216,7 @@ const CHUNK: usize = 1 << 16;
 /// An arena whose norms are 1. `draw` fills the numbers from an index of a matrix on, with that matrix's stream.
 fn drawn_weights(config: &Qwen3Config, seed: u64, draw: impl Fn(Stream, usize, &mut [f32]) + Sync) -> Vec<f32> {
     let table = ParameterTable::new(config);
-    let mut weights = vec![0.0; table.arena_len()];
+    let mut weights = untouched_zeros(table.arena_len());
     for (index, parameter) in table.parameters().iter().enumerate() {
         let values = &mut weights[parameter.range()];
         if parameter.shape.len() == 1 {

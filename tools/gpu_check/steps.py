@@ -200,7 +200,8 @@ class Check:
 
         def read(done, step):
             step["rows"] = rows = [json.loads(line) for line in lines.read_text().splitlines()]
-            off = [row["name"] for row in rows if row.get("off")]
+            rows = [row for row in rows if "op" in row]
+            off = [f"{row['op']} {row['sizes']}" for row in rows if row.get("off")]
             print(done.out, flush=True)
             return f"{len(rows)} rows" + (f", off their prediction by more than 1.5 ×: {', '.join(off)}" if off else "")
 

@@ -81,6 +81,14 @@ pub fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>, DeviceError> {
     Ok(buffer)
 }
 
+/// A buffer of zeros whose pages come when they are first written, by whichever thread writes them: for what several threads
+/// fill. Large pages where the system offers them.
+pub fn untouched_zeros(len: usize) -> Vec<f32> {
+    let buffer = vec![0.0; len];
+    prefer_large_pages(&buffer);
+    buffer
+}
+
 /// Asks before the memory is first touched, which is when pages are chosen.
 #[cfg(target_os = "linux")]
 fn prefer_large_pages<T>(buffer: &Vec<T>) {

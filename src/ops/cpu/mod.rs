@@ -8,7 +8,7 @@ mod global_norm;
 pub mod head;
 pub mod linear;
 pub mod log_softmax;
-mod memory;
+pub(crate) mod memory;
 mod parallel;
 mod qk_norm_rope;
 mod rmsnorm;
