@@ -212,6 +212,9 @@ fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
     directory::load(path).with_context(|| format!("--shape {name}"))
 }
 
+/// Timed runs of the prompts alone, whose time is no decode step's.
+const FIRST_TOKEN_RUNS: usize = 3;
+
 /// Median seconds of the runs, and with `--profile` where the time of one more went.
 struct Timed {
     seconds: f64,
@@ -324,7 +327,7 @@ fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> anyhow::Result<Meas
     // The prompts and the first tokens are no decode step.
     let step_ms = match args.new {
         1 => None,
-        new => Some(1e3 * (timed.seconds - median(args.runs, || generate(1))?) / (new - 1) as f64),
+        new => Some(1e3 * (timed.seconds - median(FIRST_TOKEN_RUNS, || generate(1))?) / (new - 1) as f64),
     };
     let tokens = args.batch * args.new;
     Ok(Measured { tokens, products: (tokens + prompts * args.prompt) as f64, timed, step_ms })

@@ -53,16 +53,17 @@ impl<B: Backend> Learner<B> {
     /// Clips, updates the weights and clears the gradient. Nothing is updated when the loss was not finite
     /// (`loss_is_finite`) or the gradient is not.
     pub fn update_if(&mut self, loss_is_finite: bool, learning_rate: f64) -> Result<Update, OpError> {
-        let update = if loss_is_finite {
-            let backend = self.model.backend.clone();
-            let Self { optimizer, model, gradients, .. } = self;
-            backend.range(|| "optimizer".into(), || optimizer.update(model, &gradients.weights, learning_rate))?
-        } else {
-            Update { gradient_norm: f64::NAN, applied: false }
-        };
         let backend = self.model.backend.clone();
-        backend.range(|| "optimizer".into(), || self.gradients.clear(&backend))?;
-        Ok(update)
+        let Self { optimizer, model, gradients, .. } = self;
+        let update = || {
+            let update = match loss_is_finite {
+                true => optimizer.update(model, &gradients.weights, learning_rate)?,
+                false => Update { gradient_norm: f64::NAN, applied: false },
+            };
+            gradients.clear(&backend)?;
+            Ok::<_, OpError>(update)
+        };
+        backend.range(|| "optimizer".into(), update)
     }
 
     /// What a checkpoint holds of it.
