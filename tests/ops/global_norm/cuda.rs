@@ -57,13 +57,23 @@ fn more_tiles_than_blocks_are_the_cpus() {
     assert_is_the_cpus(device, (BLOCKS_MAX + 3) * TILE + 1234, 0);
 }
 
-/// Elements of many sizes, so that every sum rounds: squares of f32 of one size add up almost exactly in f64, in any order.
+/// A load's elements are added from the first to the last, from wherever it starts: a one, then three squares just below half an ulp
+/// of it, which leave it as it is. Before the one, or added to each other, they would add an ulp.
 #[test]
 fn the_bits_do_not_depend_on_the_alignment() {
+    let small = 1.05e-8;
+    assert!(1.0 + f64::from(small).powi(2) == 1.0 && 1.0 + 3.0 * f64::from(small).powi(2) > 1.0);
     for device in devices() {
+        // These roots have no room to hide an ulp in; the last takes more than a tile.
+        for ones in [3, 15, 250, 1000, 1999] {
+            let gradient = [1.0, small, small, small].repeat(ones);
+            for offset in 0..=5 {
+                let got = norm(device, &gradient, offset);
+                assert_eq!(got.to_bits(), (ones as f64).sqrt().to_bits(), "{ones} ones, {offset} on: {got}");
+            }
+        }
         for len in [6, 1025, 3 * TILE + 7] {
-            let sized = |(i, x): (usize, f32)| x * 2f32.powi((i * 7 % 31) as i32 - 15);
-            let gradient: Vec<f32> = normal(2, len).into_iter().enumerate().map(sized).collect();
+            let gradient = normal(2, len);
             let expected = norm(device, &gradient, 0).to_bits();
             for offset in 1..=5 {
                 assert_eq!(norm(device, &gradient, offset).to_bits(), expected, "{len} elements, {offset} on");
