@@ -21,12 +21,12 @@ pub(super) struct Landings {
 
 impl Landings {
     /// Memory for so many bytes.
-    fn take(&self, bytes: usize, stream: &CudaStream) -> Result<Pinned, CudaError> {
+    fn take(&self, bytes: usize, stream: &Arc<CudaStream>) -> Result<Pinned, CudaError> {
         let bytes = bytes.next_power_of_two().max(BYTES_MIN);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match kept.iter().position(|memory| memory.bytes() == bytes) {
             Some(place) => Ok(kept.swap_remove(place)),
-            None => Pinned::new(stream.context(), bytes),
+            None => Pinned::new(stream, bytes),
         }
     }
 }
@@ -42,7 +42,11 @@ pub(super) struct Landing {
 
 impl Landing {
     /// Asks for a copy of a view.
-    pub fn of<T: Element>(landings: &Arc<Landings>, from: View<'_, T>, stream: &CudaStream) -> Result<Self, CudaError> {
+    pub fn of<T: Element>(
+        landings: &Arc<Landings>,
+        from: View<'_, T>,
+        stream: &Arc<CudaStream>,
+    ) -> Result<Self, CudaError> {
         let bytes = from.len() * size_of::<T>();
         let failed = || CudaError::driver(format!("copying {bytes} bytes from the device"));
         let mut memory = landings.take(bytes, stream)?;

@@ -4,13 +4,15 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, result};
+use cudarc::driver::{CudaStream, result};
 
 use super::CudaError;
 
 /// A stretch of page-locked memory.
 pub(super) struct Pinned {
-    context: Arc<CudaContext>,
+    /// Whose copies to and from the memory are waited for at its end. Not the context: that would wait for, and break, graphs
+    /// that other streams are capturing.
+    stream: Arc<CudaStream>,
     start: *mut u8,
     bytes: usize,
 }
@@ -19,14 +21,14 @@ pub(super) struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    pub fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, CudaError> {
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, CudaError> {
         let failed = || CudaError::driver(format!("allocating {bytes} bytes of page-locked memory"));
-        context.bind_to_thread().map_err(failed())?;
+        stream.context().bind_to_thread().map_err(failed())?;
         // Safety: the memory is not read before it was written: by the zeros below at first.
         let start = unsafe { result::malloc_host(bytes, 0) }.map_err(failed())?.cast::<u8>();
         // Safety: the driver has just handed out so many bytes.
         unsafe { start.write_bytes(0, bytes) };
-        Ok(Self { context: context.clone(), start, bytes })
+        Ok(Self { stream: stream.clone(), start, bytes })
     }
 
     pub fn bytes(&self) -> usize {
@@ -57,7 +59,7 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         // Copies may be under way. Nothing can be done about a refusal, here or below.
-        let _ = self.context.synchronize();
+        let _ = self.stream.synchronize();
         // Safety: `start` came from `malloc_host`, and the device has done all it was asked for.
         let _ = unsafe { result::free_host(self.start.cast::<c_void>()) };
     }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
+use cudarc::driver::{CudaEvent, CudaStream, result};
 
 use super::CudaError;
 use super::pinned::Pinned;
@@ -46,7 +46,7 @@ impl Staging {
     ///
     /// # Safety
     /// So many bytes from `address` on are device memory that this thread may write.
-    pub unsafe fn write(&mut self, address: u64, bytes: &[u8], stream: &CudaStream) -> Result<(), CudaError> {
+    pub unsafe fn write(&mut self, address: u64, bytes: &[u8], stream: &Arc<CudaStream>) -> Result<(), CudaError> {
         let failed = || CudaError::driver(format!("copying {} bytes to the device", bytes.len()));
         if bytes.len() > Self::BYTES_MAX {
             self.pageable += 1;
@@ -55,7 +55,7 @@ impl Staging {
         }
         let ring = match &mut self.ring {
             Some(ring) => ring,
-            None => self.ring.insert(Ring::new(stream.context())?),
+            None => self.ring.insert(Ring::new(stream)?),
         };
         let mut done = 0;
         while done < bytes.len() {
@@ -78,8 +78,8 @@ impl Staging {
 }
 
 impl Ring {
-    fn new(context: &Arc<CudaContext>) -> Result<Self, CudaError> {
-        let memory = Pinned::new(context, PARTS * PART_BYTES)?;
+    fn new(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
+        let memory = Pinned::new(stream, PARTS * PART_BYTES)?;
         Ok(Self { memory, part: 0, filled: 0, read: [const { None }; PARTS] })
     }
 
