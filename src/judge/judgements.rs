@@ -8,7 +8,7 @@ use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
-use crate::rollout::{Completion, Engine, EngineError, Finish, Member, PromptGroup};
+use crate::rollout::{Completion, Engine, EngineError, FinishReason, PromptGroup, SampleRequest};
 
 /// A pair with the judge's prompt for each of its responses, as token ids.
 #[derive(Clone, Debug)]
@@ -90,10 +90,10 @@ impl Judge {
 
     /// The samples that a response's judgements are.
     fn group(&self, request: &JudgeRequest<'_>, how: &JudgeSampling) -> PromptGroup {
-        let member = |vote| Member { sampling: how.sampling, stream: request.stream.fold(vote as u64) };
+        let sample = |vote| SampleRequest { sampling: how.sampling, stream: request.stream.fold(vote as u64) };
         PromptGroup {
             prompt: request.prompt.to_vec(),
-            members: (0..how.votes).map(member).collect(),
+            samples: (0..how.votes).map(sample).collect(),
             stop: self.tokenizer().eos_ids().to_vec(),
             max_new_tokens: how.max_new_tokens,
         }
@@ -101,7 +101,7 @@ impl Judge {
 
     /// The text and the verdict of a completion; the closing end-of-text token is not part of the text.
     pub fn read(&self, completion: Completion) -> Judged {
-        let finished = completion.finish == Finish::Stop;
+        let finished = completion.finish_reason == FinishReason::Stop;
         let ids = if finished { &completion.tokens[..completion.tokens.len() - 1] } else { &completion.tokens[..] };
         let text = self.tokenizer().decode(ids, false);
         let verdict = Verdict::parse(&text, finished, &self.settings().verdict);

@@ -1,10 +1,10 @@
 //! The engine: continuous batching over one forward pass.
 //!
 //! Every step is one batch: the next token of each running completion, and as many prompt tokens as fit beside them.
-//! When a prompt is through, the first token of all its members is drawn from its last row; a member then waits for
+//! When a prompt is through, the first token of all its samples is drawn from its last row; a sample then waits for
 //! pages and a place in the batch. Members that have drawn the same tokens so far share a row. A completion's tokens depend
 //! on its prompt, sampling and stream alone: products and attention are row-invariant on the CPU backend and draws are keyed
-//! by position, so any schedule gives the same text.
+//! by position, so any scheduler gives the same text.
 
 use std::borrow::Cow;
 use std::sync::Mutex;
@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use super::pages::Pages;
-use super::schedule::{Pending, Schedule, longest_member};
-use super::{Completion, EngineError, Member, PromptGroup};
+use super::scheduler::{Pending, Scheduler, longest_completion};
+use super::{Completion, EngineError, PromptGroup, SampleRequest};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample};
@@ -27,42 +27,42 @@ pub struct EngineLimits {
     /// Rows of the key and value cache.
     pub cache_rows: usize,
     pub page_size: usize,
-    /// Completions that decode at the same time, at most: fewer run where that is faster (`Device::worth_caching`).
+    /// Completions that decode at the same time, at most: fewer run where that is faster (`Device::kv_cache_budget`).
     pub max_running: usize,
     /// Tokens of one forward pass.
     pub max_batch_tokens: usize,
-    /// Whether the members of a prompt share its keys and values (off: for tests).
+    /// Whether the samples of a prompt share its keys and values (off: for tests).
     pub share_prompts: bool,
     /// Rows whose logits are made at a time, at most (for tests: memory sets a limit of its own, see [`logit_rows`]).
     pub logit_rows: usize,
 }
 
 impl EngineLimits {
-    /// Sizes for groups of up to `members` completions whose prompts and completions have up to these many tokens.
+    /// Sizes for groups of up to `samples` completions whose prompts and completions have up to these many tokens.
     pub fn for_lengths(prompt: usize, new: usize, max_running: usize) -> Self {
         let page_size = 16;
-        let member = new.next_multiple_of(page_size);
-        let rows = max_running * (prompt.next_multiple_of(page_size) + member);
+        let sample = new.next_multiple_of(page_size);
+        let rows = max_running * (prompt.next_multiple_of(page_size) + sample);
         let max_batch_tokens = (2 * max_running).max(512);
         Self { cache_rows: rows, page_size, max_running, max_batch_tokens, share_prompts: true, logit_rows: usize::MAX }
     }
 }
 
-/// Completions of a lane below which another lane is not worth its buffers.
-const LANE_SEQUENCES: usize = 16;
+/// Completions of a worker below which another worker is not worth its buffers.
+const WORKER_SEQUENCES_MIN: usize = 16;
 
 /// Generation with models of one shape.
 pub struct Engine<B: Backend> {
     limits: EngineLimits,
-    lanes: Vec<Lane<B>>,
+    workers: Vec<Worker<B>>,
 }
 
 /// One stream of batches: a cache and the buffers of a forward pass.
-struct Lane<B: Backend> {
+struct Worker<B: Backend> {
     limits: EngineLimits,
     pages: Pages,
     /// Lent rows from which another completion is no gain.
-    worth_rows: usize,
+    cache_budget_rows: usize,
     /// Rows of the pages, and behind them one for each token that fills a batch up.
     pool: KvPool<B>,
     acts: Activations<B>,
@@ -96,22 +96,23 @@ impl<B: Backend> Engine<B> {
     /// Allocates the caches and the buffers of forward passes.
     pub fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
         assert!(limits.max_running < limits.max_batch_tokens, "no room for prompts beside the running completions");
-        let count = model.backend.lanes().min(limits.max_running / LANE_SEQUENCES).max(1);
+        let count = model.backend.workers().min(limits.max_running / WORKER_SEQUENCES_MIN).max(1);
         let (c, element) = (&model.config, size_of::<B::Compute>());
         let row = 2 * c.kv_dim() * c.num_hidden_layers * element;
-        let worth_rows = model.backend.worth_caching(model.table.parameter_count() * element) / row;
+        let cache_budget_rows = model.backend.kv_cache_budget(model.table.parameter_count() * element) / row;
         let share = EngineLimits {
             cache_rows: limits.cache_rows / count,
             max_running: limits.max_running / count,
             max_batch_tokens: limits.max_batch_tokens / count,
             ..limits
         };
-        let lanes =
-            (0..count).map(|_| Lane::new(model, share, worth_rows / count)).collect::<Result<_, EngineError>>()?;
-        Ok(Self { limits, lanes })
+        let workers = (0..count)
+            .map(|_| Worker::new(model, share, cache_budget_rows / count))
+            .collect::<Result<_, EngineError>>()?;
+        Ok(Self { limits, workers })
     }
 
-    /// Draws every member of every group; results in the order of the request. `finished` is called with the number of
+    /// Draws every sample of every group; results in the order of the request. `finished` is called with the number of
     /// completions that have just ended; `stop` set from elsewhere ends the work.
     pub fn generate(
         &mut self,
@@ -120,38 +121,41 @@ impl<B: Backend> Engine<B> {
         stop: Option<&AtomicBool>,
         finished: impl FnMut(usize) + Send,
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
-        let one = |group: &PromptGroup, member: &Member| PromptGroup { members: vec![member.clone()], ..group.clone() };
-        // Every group, or every member as a group of its own, with the index of the group it came from.
+        let one = |group: &PromptGroup, sample: &SampleRequest| PromptGroup {
+            samples: vec![sample.clone()],
+            ..group.clone()
+        };
+        // Every group, or every sample as a group of its own, with the index of the group it came from.
         let parts: Vec<(usize, Cow<'_, PromptGroup>)> = if self.limits.share_prompts {
             groups.iter().map(Cow::Borrowed).enumerate().collect()
         } else {
             let split = |(i, group): (usize, &PromptGroup)| {
-                group.members.iter().map(move |member| (i, one(group, member))).collect::<Vec<_>>()
+                group.samples.iter().map(move |sample| (i, one(group, sample))).collect::<Vec<_>>()
             };
             groups.iter().enumerate().flat_map(split).map(|(i, group)| (i, Cow::Owned(group))).collect()
         };
-        let count = self.lanes.len();
+        let count = self.workers.len();
         let finished = Mutex::new(finished);
         let report = |ended: usize| {
             if let Ok(mut finished) = finished.lock() {
                 finished(ended);
             }
         };
-        // Dealt out in turn, so that lanes end at about the same time.
-        let dealt = |lane: usize| parts.iter().skip(lane).step_by(count);
-        let run_lane = |(index, lane): (usize, &mut Lane<B>)| {
+        // Dealt out in turn, so that workers end at about the same time.
+        let dealt = |worker: usize| parts.iter().skip(worker).step_by(count);
+        let run_worker = |(index, worker): (usize, &mut Worker<B>)| {
             let own: Vec<&PromptGroup> = dealt(index).map(|(_, group)| group.as_ref()).collect();
-            lane.generate(model, &own, stop, &report).map_err(|error| match error {
-                EngineError::NotFinite { group, member, position } => {
-                    EngineError::NotFinite { group: parts[index + group * count].0, member, position }
+            worker.generate(model, &own, stop, &report).map_err(|error| match error {
+                EngineError::NotFinite { group, sample, position } => {
+                    EngineError::NotFinite { group: parts[index + group * count].0, sample, position }
                 }
                 other => other,
             })
         };
         let results: Vec<Result<_, EngineError>> = if count == 1 {
-            vec![model.backend.together(|| run_lane((0, &mut self.lanes[0])))]
+            vec![model.backend.together(|| run_worker((0, &mut self.workers[0])))]
         } else {
-            self.lanes.par_iter_mut().enumerate().map(|lane| model.backend.alone(|| run_lane(lane))).collect()
+            self.workers.par_iter_mut().enumerate().map(|worker| model.backend.alone(|| run_worker(worker))).collect()
         };
         let mut completions: Vec<Vec<Completion>> = groups.iter().map(|_| Vec::new()).collect();
         let mut results = results.into_iter().map(|r| Ok(r?.into_iter())).collect::<Result<Vec<_>, EngineError>>()?;
@@ -162,8 +166,8 @@ impl<B: Backend> Engine<B> {
     }
 }
 
-impl<B: Backend> Lane<B> {
-    fn new(model: &Qwen3<B>, limits: EngineLimits, worth_rows: usize) -> Result<Self, EngineError> {
+impl<B: Backend> Worker<B> {
+    fn new(model: &Qwen3<B>, limits: EngineLimits, cache_budget_rows: usize) -> Result<Self, EngineError> {
         let (b, c) = (&model.backend, &model.config);
         let logit_rows = logit_rows(b, c.vocab_size, &limits);
         let draws = limits.max_running.max(64);
@@ -180,7 +184,7 @@ impl<B: Backend> Lane<B> {
                 logprobs: b.zeros(draws).map_err(OpError::from)?,
                 pages,
                 logit_rows,
-                worth_rows,
+                cache_budget_rows,
                 limits,
             })
         })
@@ -196,20 +200,20 @@ impl<B: Backend> Lane<B> {
         self.check(model, groups)?;
         // A run that failed half-way has left its pages lent: start from a whole pool.
         self.pages = Pages::new(self.limits.cache_rows, self.limits.page_size);
-        let mut schedule = Schedule::new(groups);
-        while !schedule.done() {
+        let mut scheduler = Scheduler::new(groups);
+        while !scheduler.done() {
             if stop.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(EngineError::Interrupted);
             }
-            model.backend.range(|| "rollout".into(), || self.step(model, &mut schedule))?;
-            if schedule.newly_finished > 0 {
-                finished(std::mem::take(&mut schedule.newly_finished));
+            model.backend.range(|| "rollout".into(), || self.step(model, &mut scheduler))?;
+            if scheduler.newly_finished > 0 {
+                finished(std::mem::take(&mut scheduler.newly_finished));
             }
         }
-        let ended = |members: Vec<Option<Completion>>| {
-            members.into_iter().map(|c| c.expect("every member has ended")).collect()
+        let ended = |samples: Vec<Option<Completion>>| {
+            samples.into_iter().map(|c| c.expect("every sample has ended")).collect()
         };
-        Ok(schedule.completions.into_iter().map(ended).collect())
+        Ok(scheduler.completions.into_iter().map(ended).collect())
     }
 
     fn check(&self, model: &Qwen3<B>, groups: &[&PromptGroup]) -> Result<(), EngineError> {
@@ -226,7 +230,7 @@ impl<B: Backend> Lane<B> {
             if let Some(id) = group.prompt.iter().find(|id| **id >= vocab) {
                 return refuse(format!("token {id} lies outside the vocabulary of {vocab}"));
             }
-            let pages = self.pages.needed(prompt) + self.pages.needed(longest_member(groups));
+            let pages = self.pages.needed(prompt) + self.pages.needed(longest_completion(groups));
             if pages > self.pages.total() {
                 return refuse(format!("needs {pages} pages of the cache, which has {}", self.pages.total()));
             }
@@ -235,18 +239,18 @@ impl<B: Backend> Lane<B> {
     }
 
     /// One forward pass and the draws that follow from it.
-    fn step(&mut self, model: &Qwen3<B>, schedule: &mut Schedule<'_>) -> Result<(), EngineError> {
-        schedule.admit(&mut self.pages, self.limits.max_running, self.worth_rows);
+    fn step(&mut self, model: &Qwen3<B>, scheduler: &mut Scheduler<'_>) -> Result<(), EngineError> {
+        scheduler.admit(&mut self.pages, self.limits.max_running, self.cache_budget_rows);
         let mut batch = Batch::default();
         let mut pending = Pending::default();
         // What is drawn from stands at the end, so that the last layer can do without the rest.
-        let room = self.limits.max_batch_tokens - schedule.running.len();
-        let ended_prompts = schedule.push_prefills(&mut self.pages, room, &mut batch);
+        let room = self.limits.max_batch_tokens - scheduler.running.len();
+        let ended_prompts = scheduler.push_prefills(&mut self.pages, room, &mut batch);
         let first_read = batch.tokens();
-        schedule.push_decodes(&self.pages, &mut batch, &mut pending);
-        schedule.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
+        scheduler.push_decodes(&self.pages, &mut batch, &mut pending);
+        scheduler.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
         assert!(batch.tokens() > 0, "the engine has work but nothing to run");
-        let decodes_alone = batch.tokens() == schedule.running.len();
+        let decodes_alone = batch.tokens() == scheduler.running.len();
         let drawn = if decodes_alone {
             self.fill_up(model.backend.replay_size(batch.tokens()), &mut batch);
             model.backend.range(|| "decode".into(), || self.decode(model, &batch, &pending))?
@@ -261,7 +265,7 @@ impl<B: Backend> Lane<B> {
             ids.extend(some_ids.get().map_err(OpError::from)?);
             logprobs.extend(some_logprobs.get().map_err(OpError::from)?);
         }
-        schedule.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs)
+        scheduler.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs)
     }
 
     /// Fills a batch of decodes up with tokens that nobody asked for, each a sequence of its own in a row behind the pages:

@@ -9,8 +9,8 @@ pub enum EngineError {
     Op(#[from] OpError),
     #[error("rollout: {0}")]
     Request(String),
-    #[error("rollout: the model's logits are not numbers (prompt {group}, member {member}, position {position})")]
-    NotFinite { group: usize, member: usize, position: usize },
+    #[error("rollout: the model's logits are not numbers (prompt {group}, sample {sample}, position {position})")]
+    NotFinite { group: usize, sample: usize, position: usize },
     #[error("rollout: interrupted")]
     Interrupted,
 }

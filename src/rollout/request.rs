@@ -5,7 +5,7 @@ use crate::random::Stream;
 
 /// One completion to draw of a prompt.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct SampleRequest {
     pub sampling: Sampling,
     /// The random numbers of this completion, folded from (step, pair, role, rollout).
     pub stream: Stream,
@@ -16,7 +16,7 @@ pub struct Member {
 pub struct PromptGroup {
     /// One token or more.
     pub prompt: Vec<u32>,
-    pub members: Vec<Member>,
+    pub samples: Vec<SampleRequest>,
     /// Tokens that end a completion; the token itself belongs to it.
     pub stop: Vec<u32>,
     /// One or more.
@@ -26,7 +26,7 @@ pub struct PromptGroup {
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Finish {
+pub enum FinishReason {
     /// A stop token, the last one of the completion.
     Stop,
     /// The limit of new tokens.
@@ -39,5 +39,5 @@ pub struct Completion {
     pub tokens: Vec<u32>,
     /// Of each token, from softmax(logits / temperature) over the whole vocabulary.
     pub logprobs: Vec<f32>,
-    pub finish: Finish,
+    pub finish_reason: FinishReason,
 }

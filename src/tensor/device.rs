@@ -67,7 +67,7 @@ pub trait Device: Clone + Send + Sync + 'static {
     fn read<T: Element>(&self, from: Self::View<'_, T>, to: &mut [T]) -> Result<(), DeviceError>;
     /// Asks for a copy of a view in host memory, as it is when its turn comes: nobody waits before [`Fetch::get`].
     fn fetch<T: Element>(&self, from: Self::View<'_, T>) -> Result<Fetch<T>, DeviceError> {
-        self.download(from).map(Fetch::here)
+        self.download(from).map(Fetch::ready)
     }
     /// Sets every element of a view to zero.
     fn clear<T: Element>(&self, view: Self::ViewMut<'_, T>) -> Result<(), DeviceError>;
@@ -119,13 +119,13 @@ pub trait Device: Clone + Send + Sync + 'static {
     }
 
     /// Streams of work that this device runs side by side without sharing anything: threads, on the CPU.
-    fn lanes(&self) -> usize {
+    fn workers(&self) -> usize {
         1
     }
 
     /// Bytes of keys and values in use from which another sequence that decodes beside the others is no gain, where each step
     /// reads `weights` bytes whatever their number.
-    fn worth_caching(&self, _weights: usize) -> usize {
+    fn kv_cache_budget(&self, _weights: usize) -> usize {
         usize::MAX
     }
 

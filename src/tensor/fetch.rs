@@ -7,26 +7,26 @@ use super::DeviceError;
 pub struct Fetch<T>(State<T>);
 
 enum State<T> {
-    Here(Vec<T>),
-    Coming(Box<dyn FnOnce() -> Result<Vec<T>, DeviceError> + Send>),
+    Ready(Vec<T>),
+    Pending(Box<dyn FnOnce() -> Result<Vec<T>, DeviceError> + Send>),
 }
 
 impl<T> Fetch<T> {
     /// Numbers that are here already.
-    pub fn here(values: Vec<T>) -> Self {
-        Self(State::Here(values))
+    pub fn ready(values: Vec<T>) -> Self {
+        Self(State::Ready(values))
     }
 
     /// Numbers that `arrive` waits for.
-    pub fn coming(arrive: impl FnOnce() -> Result<Vec<T>, DeviceError> + Send + 'static) -> Self {
-        Self(State::Coming(Box::new(arrive)))
+    pub fn pending(arrive: impl FnOnce() -> Result<Vec<T>, DeviceError> + Send + 'static) -> Self {
+        Self(State::Pending(Box::new(arrive)))
     }
 
     /// The numbers; waits for the work that produces them, and for no later work.
     pub fn get(self) -> Result<Vec<T>, DeviceError> {
         match self.0 {
-            State::Here(values) => Ok(values),
-            State::Coming(arrive) => arrive(),
+            State::Ready(values) => Ok(values),
+            State::Pending(arrive) => arrive(),
         }
     }
 }

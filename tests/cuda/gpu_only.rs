@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
-use patarm::cuda::{Argument, Cuda, Emulation, Factor, Grid, Product, ReplayCounts, kernels, survey};
+use patarm::cuda::{Argument, Cuda, Emulation, Grid, Matmul, Operand, ReplayCounts, device_info, kernels};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3, Qwen3Config};
 use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
@@ -17,7 +17,7 @@ use patarm::ops::linear::{Linear, LinearForward, LinearSizes};
 use patarm::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeForward};
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::tensor::{Device, Element};
 use rayon::prelude::*;
 
@@ -303,10 +303,10 @@ fn multiply<T: Element>(
 ) -> Vec<T> {
     let mut out = device.zeros::<T>(m * columns).unwrap();
     device
-        .product(Product {
+        .matmul(Matmul {
             out: device.view_mut(&mut out, 0..m * columns),
-            a: Factor::plain(device.view(x, 0..m * K), K),
-            b: Factor::transposed(device.view(w, 0..columns * K), K),
+            a: Operand::plain(device.view(x, 0..m * K), K),
+            b: Operand::transposed(device.view(w, 0..columns * K), K),
             m,
             n: columns,
             k: K,
@@ -356,8 +356,8 @@ fn generate(device: &Cuda, steps: usize, logit_rows: usize) -> [(Vec<Vec<Complet
     let group = |(index, length): (usize, &usize)| {
         let stream = Stream::new(8).fold(index as u64);
         let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
-        let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
-        PromptGroup { prompt, members: (0..3).map(member).collect(), stop: vec![], max_new_tokens: steps + 1 }
+        let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
+        PromptGroup { prompt, samples: (0..3).map(sample).collect(), stop: vec![], max_new_tokens: steps + 1 }
     };
     let groups: Vec<PromptGroup> = [5, 13, 3, 17].iter().enumerate().map(group).collect();
     let limits = EngineLimits { logit_rows, ..EngineLimits::for_lengths(17, steps + 1, 12) };
@@ -438,7 +438,7 @@ fn too_much_beside(device: &Cuda, first: usize, second: usize) {
 #[test]
 fn memory_that_runs_out_is_an_error_that_names_the_holders() {
     let device = open(0, Emulation::Allowed).unwrap();
-    let total = survey::survey().devices[0].memory_bytes;
+    let total = device_info::cuda_info().devices[0].memory_bytes;
     too_much_beside(&device, 1 << 20, total);
 }
 
@@ -446,7 +446,7 @@ fn memory_that_runs_out_is_an_error_that_names_the_holders() {
 #[ignore = "needs a GPU: memory that is really used up"]
 fn memory_that_is_really_used_up_comes_back() {
     let (device, _alone) = gpu();
-    let total = survey::survey().devices[0].memory_bytes;
+    let total = device_info::cuda_info().devices[0].memory_bytes;
     too_much_beside(&device, total / 2, total / 2);
     // What the first buffer had goes back to the driver before a larger one is refused.
     drop(device.zeros::<u32>(total / 32 * 5).unwrap());

@@ -35,12 +35,12 @@ fn open(ordinal: usize, emulation: Emulation) -> Result<Cuda, CudaError> {
 }
 
 #[test]
-fn an_emulated_device_must_be_asked_for() {
+fn an_emulated_device_must_be_chosen_explicitly() {
     if on_a_gpu() {
         return;
     }
     let message = open(0, Emulation::Refused).unwrap_err().to_string();
-    assert!(message.contains("Emulated") && message.contains("asked for"), "{message}");
+    assert!(message.contains("Emulated") && message.contains("explicitly"), "{message}");
     assert!(cuda().name().starts_with("Emulated"), "{:?}", cuda());
 }
 

@@ -1,7 +1,7 @@
 //! Profiles: every command once, in the phase it belongs to, and nothing of it when nobody asked.
 
 use half::bf16;
-use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Factor, Grid, Product, ReplayCounts, kernels};
+use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Grid, Matmul, Operand, ReplayCounts, kernels};
 use patarm::tensor::{Device, DeviceError, Profile, ProfileDetail};
 
 use super::open;
@@ -45,9 +45,9 @@ fn step(device: &Cuda, buffers: &mut Buffers) -> (Vec<bf16>, Vec<f32>) {
                 let mlp = || {
                     // [4, 5] · [5, 6]
                     let (a, b) = (device.view(&scratch, 0..20), device.view(&scratch, 20..50));
-                    let (a, b) = (Factor::plain(a, 5), Factor::plain(b, 6));
+                    let (a, b) = (Operand::plain(a, 5), Operand::plain(b, 6));
                     let to = device.view_mut(product, 0..24);
-                    device.product(Product { out: to, a, b, m: 4, n: 6, k: 5, accumulate: layer > 0 }).unwrap();
+                    device.matmul(Matmul { out: to, a, b, m: 4, n: 6, k: 5, accumulate: layer > 0 }).unwrap();
                     device.copy(device.view_mut(out, 0..LEN), device.view(&scratch, 0..LEN)).unwrap();
                     device.clear(device.view_mut(out, LEN - 1..LEN)).unwrap();
                 };

@@ -4,7 +4,7 @@ use patarm::model::{Batch, Qwen3};
 use patarm::ops::Cpu;
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::train::prefix_tree::{self, Sequence};
 use patarm::train::{Scorer, Targets};
 use proptest::prelude::*;
@@ -17,9 +17,11 @@ fn groups(seed: u64, prompts: &[usize], members: usize, new: usize, temperature:
     let group = |(index, length): (usize, &usize)| {
         let stream = Stream::new(seed).fold(index as u64);
         let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
-        let member =
-            |m: usize| Member { sampling: Sampling::temperature(temperature), stream: stream.fold(1 + m as u64) };
-        PromptGroup { prompt, members: (0..members).map(member).collect(), stop: vec![7], max_new_tokens: new }
+        let sample = |m: usize| SampleRequest {
+            sampling: Sampling::temperature(temperature),
+            stream: stream.fold(1 + m as u64),
+        };
+        PromptGroup { prompt, samples: (0..members).map(sample).collect(), stop: vec![7], max_new_tokens: new }
     };
     prompts.iter().enumerate().map(group).collect()
 }

@@ -4,7 +4,7 @@ use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
 use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::tensor::{Device, ProfileDetail};
 use patarm::train::{Learner, Loss, Targets, TokenObjective};
 
@@ -19,9 +19,9 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
     let device = Cuda::open(0, Emulation::Allowed).unwrap();
     let mut learner = Learner::new(model(&device, VOCAB, 5), AdamWConfig::default(), 16).unwrap();
     let mut engine = Engine::new(&learner.model, EngineLimits::for_lengths(3, 12, 6)).unwrap();
-    let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
+    let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
     let prompt = vec![3, 1, 4];
-    let group = PromptGroup { prompt, members: (0..5).map(member).collect(), stop: vec![7], max_new_tokens: 12 };
+    let group = PromptGroup { prompt, samples: (0..5).map(sample).collect(), stop: vec![7], max_new_tokens: 12 };
     let work = || {
         for _ in 0..2 {
             let (mut batch, mut targets) = (patarm::model::Batch::default(), Targets::default());

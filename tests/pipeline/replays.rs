@@ -3,7 +3,7 @@
 use patarm::cuda::{Cuda, Emulation, ReplayCounts};
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 
 use crate::cuda_device::devices;
 use crate::world::model;
@@ -21,8 +21,8 @@ fn groups(seed: u64, prompts: &[usize]) -> Vec<PromptGroup> {
     let group = |(index, length): (usize, &usize)| {
         let stream = Stream::new(seed).fold(index as u64);
         let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
-        let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
-        PromptGroup { prompt, members: (0..3).map(member).collect(), stop: vec![7, 8], max_new_tokens: 40 }
+        let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
+        PromptGroup { prompt, samples: (0..3).map(sample).collect(), stop: vec![7, 8], max_new_tokens: 40 }
     };
     prompts.iter().enumerate().map(group).collect()
 }

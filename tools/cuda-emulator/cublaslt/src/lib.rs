@@ -21,6 +21,6 @@ mod descriptors;
 mod driver;
 mod entry;
 mod matmul;
+mod multiply;
 mod problem;
-mod product;
 mod refused;

@@ -9,8 +9,8 @@ use crate::algorithm::{Algorithm, COUNT, Opaque, Reduction};
 use crate::descriptors::{DESCRIPTORS, HANDLES, LAYOUTS, PREFERENCES, Preference};
 use crate::driver::{self, MemoryFault, MemoryTable};
 use crate::entry::{Answer, In, Out, Status, entry};
+use crate::multiply::{self, Matrix};
 use crate::problem::{Element, Operand, Problem};
-use crate::product::{self, Matrix};
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
@@ -45,7 +45,7 @@ impl Job {
             let a = Matrix { values: &a, rows: problem.a.rows as usize, transposed: problem.transpose_a };
             let b = Matrix { values: &b, rows: problem.b.rows as usize, transposed: problem.transpose_b };
             let size = [rows as usize, cols as usize, depth as usize];
-            let mut sums = product::multiply(a, b, size, self.algorithm, self.problem.d.element);
+            let mut sums = multiply::multiply(a, b, size, self.algorithm, self.problem.d.element);
             sums.iter_mut().for_each(|sum| *sum *= self.alpha);
             if self.beta != 0.0 {
                 let c = load(memory, &problem.c, self.c, matrix, false)?;
@@ -86,7 +86,7 @@ fn load(memory: &MemoryTable, operand: &Operand, base: u64, matrix: u64, tf32: b
         widen(operand.element, &bytes, values);
     }
     if tf32 {
-        values.iter_mut().for_each(|value| *value = product::round_to_tf32(*value));
+        values.iter_mut().for_each(|value| *value = multiply::round_to_tf32(*value));
     }
     Ok(values)
 }

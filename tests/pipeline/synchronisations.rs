@@ -5,7 +5,7 @@ use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
 use patarm::optimizer::{AdamWConfig, Decay, Schedule};
 use patarm::random::Stream;
-use patarm::rollout::{Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::train::sft::{SftPlan, sft_step};
 use patarm::train::{Guard, Learner};
 
@@ -20,9 +20,9 @@ fn open() -> Cuda {
 
 /// How often the work of `step` waits.
 fn waits(device: &Cuda, step: impl FnOnce()) -> u64 {
-    let before = device.round_trip_count();
+    let before = device.synchronisation_count();
     step();
-    device.round_trip_count() - before
+    device.synchronisation_count() - before
 }
 
 #[test]
@@ -46,10 +46,10 @@ fn a_training_step_waits_for_its_losses_and_for_the_norm() {
 fn a_decode_step_waits_once() {
     let device = open();
     let model = model(&device, 61, 5);
-    let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
+    let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
     let group = |i: u32| PromptGroup {
         prompt: vec![1 + i, 2, 3],
-        members: (0..4).map(member).collect(),
+        samples: (0..4).map(sample).collect(),
         stop: vec![],
         max_new_tokens: 9,
     };
