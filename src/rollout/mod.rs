@@ -1,4 +1,4 @@
-//! Generation: prompts with their samples, pages of keys and values, and the engine that batches them.
+//! Generation: prompts and their samples, pages of keys and values, the scheduler, and the engine.
 
 pub mod engine;
 pub mod error;

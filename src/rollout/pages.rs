@@ -1,4 +1,5 @@
-//! Pages: fixed runs of pool rows, lent to sequences, shared by those that go on from the same rows, and taken back.
+//! Pages: blocks of consecutive pool rows, allocated to sequences, shared by sequences that continue from the same rows, and
+//! freed.
 
 use crate::ops::attention::Run;
 
@@ -7,13 +8,13 @@ use crate::ops::attention::Run;
 pub struct Pages {
     page_size: usize,
     total: usize,
-    /// Free pages; the last one is lent first.
+    /// Free pages; the last one is allocated first.
     free: Vec<u32>,
-    /// [total], allocations that hold each page
+    /// [total], the number of allocations that include each page
     reference_counts: Vec<u32>,
 }
 
-/// Pages lent to one sequence, in the order of its tokens, and how many of their rows it has filled.
+/// The pages of one sequence, in the order of its tokens, and the number of rows that it has filled.
 #[derive(Debug, Default)]
 pub struct PageAllocation {
     pages: Vec<u32>,
@@ -22,7 +23,7 @@ pub struct PageAllocation {
 
 impl Pages {
     pub fn new(rows: usize, page_size: usize) -> Self {
-        assert!(page_size > 0, "pages of no rows");
+        assert!(page_size > 0, "a page must have at least one row");
         let total = rows / page_size;
         Self { page_size, total, free: (0..total as u32).rev().collect(), reference_counts: vec![0; total] }
     }
@@ -41,7 +42,7 @@ impl Pages {
         self.total * self.page_size
     }
 
-    /// Rows of the pages that are lent.
+    /// Rows of the allocated pages.
     pub fn allocated_rows(&self) -> usize {
         (self.total - self.free.len()) * self.page_size
     }
@@ -50,7 +51,7 @@ impl Pages {
         self.free.len()
     }
 
-    /// Room for `tokens` tokens, or `None` when too few pages are free.
+    /// Allocates pages for `tokens` tokens; `None` if too few are free.
     pub fn allocate(&mut self, tokens: usize) -> Option<PageAllocation> {
         let keep = self.free.len().checked_sub(self.needed(tokens))?;
         let mut pages = self.free.split_off(keep);
@@ -59,25 +60,25 @@ impl Pages {
         Some(PageAllocation { pages, filled: 0 })
     }
 
-    /// Another allocation of the rows that are filled, to be read and not to be filled further.
+    /// Another allocation of the same filled rows, to be read but not extended.
     pub fn share(&mut self, allocation: &PageAllocation) -> PageAllocation {
         let pages = allocation.pages[..self.needed(allocation.filled)].to_vec();
         pages.iter().for_each(|page| self.reference_counts[*page as usize] += 1);
         PageAllocation { pages, filled: allocation.filled }
     }
 
-    /// Pages that no other allocation holds are free again.
+    /// Frees the pages that no other allocation includes.
     pub fn free(&mut self, allocation: PageAllocation) {
         for page in allocation.pages.into_iter().rev() {
-            let reference_counts = &mut self.reference_counts[page as usize];
-            *reference_counts -= 1;
-            if *reference_counts == 0 {
+            let reference_count = &mut self.reference_counts[page as usize];
+            *reference_count -= 1;
+            if *reference_count == 0 {
                 self.free.push(page);
             }
         }
     }
 
-    /// Fills the next row of a allocation and returns it.
+    /// Fills the next row of an allocation and returns it.
     pub fn next_row(&self, allocation: &mut PageAllocation) -> u32 {
         let page = allocation.pages[allocation.filled / self.page_size];
         let row = page * self.page_size as u32 + (allocation.filled % self.page_size) as u32;
@@ -85,7 +86,7 @@ impl Pages {
         row
     }
 
-    /// The filled rows of a allocation, in order; pages that follow each other in the pool are one run.
+    /// The filled rows of an allocation, in order; adjacent pages of the pool are one run.
     pub fn runs(&self, allocation: &PageAllocation) -> Vec<Run> {
         let size = self.page_size;
         let mut runs: Vec<Run> = Vec::new();
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_lent_once_and_come_back() {
+    fn rows_are_allocated_once_and_can_be_freed() {
         let mut pages = Pages::new(40, 8);
         assert_eq!((pages.total(), pages.available()), (5, 5));
         let mut a = pages.allocate(9).unwrap();
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_pages_are_free_when_the_last_lease_is_back() {
+    fn shared_pages_are_free_when_their_last_allocation_is_freed() {
         let mut pages = Pages::new(40, 8);
         let mut own = pages.allocate(24).unwrap();
         (0..10).for_each(|_| _ = pages.next_row(&mut own));
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!((pages.runs(&shared), pages.runs(&again)), (runs.clone(), runs));
         assert_eq!(pages.available(), 2);
         pages.free(own);
-        assert_eq!(pages.available(), 3, "two of three pages are held still");
+        assert_eq!(pages.available(), 3, "two of the three pages are still shared");
         pages.free(again);
         assert_eq!(pages.available(), 3);
         pages.free(shared);

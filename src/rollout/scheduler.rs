@@ -1,7 +1,8 @@
-//! Who runs when: the prompts and completions of one `generate` call on their way through the batches.
+//! Decides which prompts and completions of one `generate` call are in each batch.
 //!
-//! Completions of one prompt that have the same tokens so far are one sequence, a row of every batch for all of them; each has
-//! its own draws from the row's logits. Where these differ the sequence parts, and the parts share its keys and values.
+//! Completions of one prompt with the same tokens so far are one shared sequence: they have one row in each batch, and each
+//! samples its own next token from the logits of that row. When the tokens differ, the sequence is split, and the new
+//! sequences share its keys and values.
 
 use std::collections::VecDeque;
 
@@ -10,17 +11,18 @@ use super::{Completion, EngineError, FinishReason, PromptGroup, SampleRequest};
 use crate::model::Batch;
 use crate::ops::sample::Draw;
 
-/// Completions that run at a time, if there are as many, even where fewer would be worth it: products of fewer rows are slow.
+/// The fewest completions that run at a time, if that many are waiting, even beyond the cache budget: matmuls with fewer rows
+/// are slow.
 const RUNNING_MIN: usize = 8;
 
-/// A prompt on its way through the model, then held for its samples.
+/// A prompt in the cache, until all of its samples have finished.
 struct Prompt {
     allocation: PageAllocation,
-    /// Members that are not finished.
+    /// Samples that have not finished.
     open_samples: usize,
 }
 
-/// A completion whose first token is drawn and that waits for room.
+/// A completion that has its first token and waits for pages.
 struct Waiting {
     group: usize,
     sample: usize,
@@ -28,40 +30,40 @@ struct Waiting {
     logprob: f32,
 }
 
-/// Completions of one prompt that are the same so far, with at least their first token.
+/// Completions of one prompt that have the same tokens so far, at least one.
 pub struct SharedSequence {
     group: usize,
     tokens: Vec<u32>,
     samples: Vec<RunningSample>,
-    /// Rows of the tokens behind the prompt that other branches read too.
-    before: Vec<PageAllocation>,
-    /// Rows of the tokens that followed.
-    own: PageAllocation,
-    /// Room for all but one of the completions, from when they part.
-    rooms: Vec<PageAllocation>,
+    /// Rows of tokens after the prompt that other sequences share.
+    shared_rows: Vec<PageAllocation>,
+    /// Rows of the tokens after those.
+    own_rows: PageAllocation,
+    /// Pages for all but one of the completions, used when they differ.
+    reserved: Vec<PageAllocation>,
 }
 
-/// One of a sequence's completions.
+/// One of a shared sequence's completions.
 struct RunningSample {
-    sample: usize,
-    /// Its own, since temperatures may differ.
+    index: usize,
+    /// These differ between the samples of a sequence, because their temperatures may differ.
     logprobs: Vec<f32>,
 }
 
-/// Rows of a batch whose next tokens are to be drawn.
+/// Rows of a batch whose next tokens will be sampled.
 #[derive(Default)]
 pub struct Pending {
     pub rows: Vec<u32>,
-    /// From rows of `rows`, in their order.
+    /// Their rows are indices in `rows`, in ascending order.
     pub draws: Vec<Draw>,
 }
 
 impl Pending {
-    /// The next tokens of `samples`, at `position`, from the batch's row.
-    fn push<'m>(&mut self, row: usize, samples: impl IntoIterator<Item = &'m SampleRequest>, position: usize) {
-        let (place, position) = (self.rows.len() as u32, position as u32);
+    /// Adds the next tokens of `samples`, at `position`, from this row of the batch.
+    fn push<'s>(&mut self, row: usize, samples: impl IntoIterator<Item = &'s SampleRequest>, position: usize) {
+        let (index, position) = (self.rows.len() as u32, position as u32);
         self.rows.push(row as u32);
-        let draw = |m: &SampleRequest| Draw { row: place, sampling: m.sampling, stream: m.stream, position };
+        let draw = |s: &SampleRequest| Draw { row: index, sampling: s.sampling, stream: s.stream, position };
         self.draws.extend(samples.into_iter().map(draw));
     }
 }
@@ -69,11 +71,11 @@ impl Pending {
 /// The state of one `generate` call.
 pub struct Scheduler<'a> {
     groups: &'a [&'a PromptGroup],
-    /// The next group whose prompt has not been started.
+    /// The first group whose prompt has not started.
     next_group: usize,
     /// Prompts in the cache, by group.
     prompts: Vec<Option<Prompt>>,
-    /// Groups whose prompts are being computed, and how many tokens are through.
+    /// Groups whose prompts are being computed, and how many of their tokens are done.
     prefilling: VecDeque<(usize, usize)>,
     ready: VecDeque<Waiting>,
     pub running: Vec<SharedSequence>,
@@ -104,38 +106,38 @@ impl<'a> Scheduler<'a> {
         self.open == 0
     }
 
-    /// Gives room to waiting samples first, then starts a new prompt if one of its samples could run after it. From
-    /// `cache_budget_rows` rows in use on, only as many run as products of a batch need to be fast.
+    /// Allocates pages for waiting samples first, then starts a new prompt if one of its samples could run after it. When
+    /// `cache_budget_rows` rows are allocated, it admits no more than [`RUNNING_MIN`] completions.
     pub fn admit(&mut self, pages: &mut Pages, max_running: usize, cache_budget_rows: usize) {
-        let worth = |running: usize, rows: usize| running < RUNNING_MIN || rows < cache_budget_rows;
+        let worthwhile = |running: usize, rows: usize| running < RUNNING_MIN || rows < cache_budget_rows;
         let mut running: usize = self.running.iter().map(|sequence| sequence.samples.len()).sum();
         let first_new = self.running.len();
-        while running < max_running && worth(running, pages.allocated_rows()) {
+        while running < max_running && worthwhile(running, pages.allocated_rows()) {
             let Some(waiting) = self.ready.front() else { break };
             let Some(room) = pages.allocate(self.groups[waiting.group].max_new_tokens) else { break };
-            let Waiting { group, sample, id, logprob } = self.ready.pop_front().expect("looked at just now");
-            let sample = RunningSample { sample, logprobs: vec![logprob] };
-            // Members of a prompt wait one behind another.
+            let Waiting { group, sample, id, logprob } = self.ready.pop_front().expect("the queue has a front, seen above");
+            let sample = RunningSample { index: sample, logprobs: vec![logprob] };
+            // The samples of a prompt are adjacent in the queue.
             let mut new = self.running[first_new..].iter_mut().rev().take_while(|sequence| sequence.group == group);
             if let Some(sequence) = new.find(|sequence| sequence.tokens == [id]) {
                 sequence.samples.push(sample);
-                sequence.rooms.push(room);
+                sequence.reserved.push(room);
             } else {
                 let (tokens, samples) = (vec![id], vec![sample]);
                 self.running.push(SharedSequence {
                     group,
                     tokens,
                     samples,
-                    before: Vec::new(),
-                    own: room,
-                    rooms: Vec::new(),
+                    shared_rows: Vec::new(),
+                    own_rows: room,
+                    reserved: Vec::new(),
                 });
             }
             running += 1;
         }
         while self.next_group < self.groups.len() {
-            let coming = self.ready.len() + self.prefilling.len();
-            if coming >= max_running || !worth(running + coming, pages.allocated_rows() + self.rows_to_come()) {
+            let upcoming = self.ready.len() + self.prefilling.len();
+            if upcoming >= max_running || !worthwhile(running + upcoming, pages.allocated_rows() + self.upcoming_rows()) {
                 break;
             }
             let group = &self.groups[self.next_group];
@@ -143,8 +145,8 @@ impl<'a> Scheduler<'a> {
                 self.next_group += 1;
                 continue;
             }
-            // Leave room for the longest sample of all: once the completions that run now have ended, whoever waits first
-            // can run, so prompts that hold pages never block each other for good.
+            // Pages for the longest completion stay free. When the running completions have ended, the first one in the queue
+            // can run, so prompts that hold pages cannot deadlock.
             if pages.needed(group.prompt.len()) + pages.needed(self.longest_completion) > pages.available() {
                 break;
             }
@@ -155,29 +157,29 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Rows that the samples of started prompts will ask for.
-    fn rows_to_come(&self) -> usize {
+    /// Rows that the samples of started prompts will need.
+    fn upcoming_rows(&self) -> usize {
         let waiting = self.ready.iter().map(|waiting| self.groups[waiting.group].max_new_tokens);
         let of_group = |group: &PromptGroup| group.samples.len() * group.max_new_tokens;
         waiting.sum::<usize>() + self.prefilling.iter().map(|(group, _)| of_group(self.groups[*group])).sum::<usize>()
     }
 
-    /// The last token of every running sequence.
+    /// Adds the last token of every running sequence.
     pub fn push_decodes(&mut self, pages: &Pages, batch: &mut Batch, pending: &mut Pending) {
-        for SharedSequence { group, tokens, samples, before, own, .. } in &mut self.running {
-            let prompt = self.prompts[*group].as_ref().expect("a running sample's prompt is held");
+        for SharedSequence { group, tokens, samples, shared_rows, own_rows, .. } in &mut self.running {
+            let prompt = self.prompts[*group].as_ref().expect("the prompt of a running sample is in the cache");
             let group = &self.groups[*group];
             let position = group.prompt.len() + tokens.len() - 1;
-            let last = *tokens.last().expect("a sequence has its first token");
-            push_token(batch, last, position, pages.next_row(own));
-            let allocations = std::iter::once(&prompt.allocation).chain(&*before).chain([&*own]);
+            let last = *tokens.last().expect("a sequence has at least one token");
+            push_token(batch, last, position, pages.next_row(own_rows));
+            let allocations = std::iter::once(&prompt.allocation).chain(&*shared_rows).chain([&*own_rows]);
             batch.segments.push(1, allocations.flat_map(|allocation| pages.runs(allocation)));
-            pending.push(batch.tokens() - 1, samples.iter().map(|sample| &group.samples[sample.sample]), position + 1);
+            pending.push(batch.tokens() - 1, samples.iter().map(|sample| &group.samples[sample.index]), position + 1);
         }
     }
 
-    /// Prompt tokens, up to `room` of them; returns the groups whose prompts end in this batch. Their last tokens, which the
-    /// first draws are made from, are left out: they come with [`Self::push_last_tokens`].
+    /// Adds up to `room` prompt tokens and returns the groups whose prompts end in this batch. [`Self::push_last_tokens`] adds
+    /// the last tokens of those, whose logits the first tokens are sampled from.
     pub fn push_prefills(&mut self, pages: &mut Pages, mut room: usize, batch: &mut Batch) -> Vec<usize> {
         let mut ended = Vec::new();
         while let Some((index, through)) = self.prefilling.front_mut() {
@@ -185,7 +187,7 @@ impl<'a> Scheduler<'a> {
                 break;
             }
             let group = &self.groups[*index];
-            let prompt = self.prompts[*index].as_mut().expect("a prompt that is being computed is held");
+            let prompt = self.prompts[*index].as_mut().expect("a prompt that is being computed is in the cache");
             let end = group.prompt.len().min(*through + room);
             room -= end - *through;
             let before_last = end.min(group.prompt.len() - 1);
@@ -206,11 +208,11 @@ impl<'a> Scheduler<'a> {
         ended
     }
 
-    /// The last tokens of the prompts that end in this batch, and the first draws of their samples.
+    /// Adds the last tokens of the prompts that end in this batch, and the first draws of their samples.
     pub fn push_last_tokens(&mut self, pages: &mut Pages, ended: &[usize], batch: &mut Batch, pending: &mut Pending) {
         for &index in ended {
             let group = &self.groups[index];
-            let prompt = self.prompts[index].as_mut().expect("a prompt that has just ended is held");
+            let prompt = self.prompts[index].as_mut().expect("a prompt that has just ended is in the cache");
             let last = group.prompt.len() - 1;
             push_token(batch, group.prompt[last], last, pages.next_row(&mut prompt.allocation));
             batch.segments.push(1, pages.runs(&prompt.allocation));
@@ -218,7 +220,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Hands the drawn tokens out: to running completions first, then to the samples of prompts that have just ended.
+    /// Appends the sampled tokens: first to running completions, then to the samples of prompts that have just ended.
     pub fn take_draws(
         &mut self,
         pages: &mut Pages,
@@ -233,7 +235,7 @@ impl<'a> Scheduler<'a> {
         }
         for &group in ended {
             for sample in 0..self.groups[group].samples.len() {
-                let (id, logprob) = draws.next().expect("a draw a sample");
+                let (id, logprob) = draws.next().expect("there is one draw per sample");
                 self.check(group, sample, 0, logprob)?;
                 if self.is_last(group, id, 1) {
                     self.end(pages, group, sample, vec![id], vec![logprob]);
@@ -245,17 +247,17 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    /// Adds a token to each completion of a sequence; those that drew the same one go on as one sequence.
+    /// Appends a token to each completion of a sequence. Those with the same token remain one sequence.
     fn grow(
         &mut self,
         pages: &mut Pages,
         sequence: SharedSequence,
         draws: impl Iterator<Item = (u32, f32)>,
     ) -> Result<(), EngineError> {
-        let SharedSequence { group, mut tokens, samples, before, own, mut rooms } = sequence;
+        let SharedSequence { group, mut tokens, samples, shared_rows, own_rows, mut reserved } = sequence;
         let mut parts: Vec<(u32, Vec<RunningSample>)> = Vec::new();
         for (mut sample, (id, logprob)) in samples.into_iter().zip(draws) {
-            self.check(group, sample.sample, tokens.len(), logprob)?;
+            self.check(group, sample.index, tokens.len(), logprob)?;
             sample.logprobs.push(logprob);
             match parts.iter_mut().find(|part| part.0 == id) {
                 Some((_, part)) => part.push(sample),
@@ -268,29 +270,29 @@ impl<'a> Scheduler<'a> {
         for (id, samples) in ended {
             samples
                 .into_iter()
-                .for_each(|RunningSample { sample, logprobs }| self.end(pages, group, sample, with(id), logprobs));
+                .for_each(|RunningSample { index, logprobs }| self.end(pages, group, index, with(id), logprobs));
         }
         let mut live = live.into_iter();
-        let mut left = Vec::new();
-        // The first part stays where it is, the others begin in rooms of their own.
+        let mut unused = Vec::new();
+        // The first part keeps the sequence's own pages, the others continue in reserved ones.
         if let Some((first, first_samples)) = live.next() {
             for (id, samples) in live {
-                let before = before.iter().chain([&own]).map(|allocation| pages.share(allocation)).collect();
-                let mut rooms = rooms.split_off(rooms.len() - samples.len());
-                let own = rooms.pop().expect("a room for every completion but one");
-                self.running.push(SharedSequence { group, tokens: with(id), samples, before, own, rooms });
+                let shared_rows = shared_rows.iter().chain([&own_rows]).map(|allocation| pages.share(allocation)).collect();
+                let mut reserved = reserved.split_off(reserved.len() - samples.len());
+                let own_rows = reserved.pop().expect("pages are reserved for every completion but one");
+                self.running.push(SharedSequence { group, tokens: with(id), samples, shared_rows, own_rows, reserved });
             }
-            left.extend(rooms.split_off(first_samples.len() - 1));
+            unused.extend(reserved.split_off(first_samples.len() - 1));
             tokens.push(first);
-            self.running.push(SharedSequence { group, tokens, samples: first_samples, before, own, rooms });
+            self.running.push(SharedSequence { group, tokens, samples: first_samples, shared_rows, own_rows, reserved });
         } else {
-            left.extend(before.into_iter().chain([own]).chain(rooms));
+            unused.extend(shared_rows.into_iter().chain([own_rows]).chain(reserved));
         }
-        left.into_iter().for_each(|allocation| pages.free(allocation));
+        unused.into_iter().for_each(|allocation| pages.free(allocation));
         Ok(())
     }
 
-    /// Refuses a log-probability that is not a number; the completion has `tokens` before it.
+    /// Returns an error for a log-probability that is not finite; `tokens` tokens of the completion come before it.
     fn check(&self, group: usize, sample: usize, tokens: usize, logprob: f32) -> Result<(), EngineError> {
         if logprob.is_finite() {
             return Ok(());
@@ -298,7 +300,7 @@ impl<'a> Scheduler<'a> {
         Err(EngineError::NotFinite { group, sample, position: self.groups[group].prompt.len() + tokens })
     }
 
-    /// Whether a completion of `tokens` tokens ends with this one.
+    /// Whether a completion ends with this token, its `tokens`-th one.
     fn is_last(&self, group: usize, id: u32, tokens: usize) -> bool {
         self.groups[group].stop.contains(&id) || tokens == self.groups[group].max_new_tokens
     }
@@ -307,10 +309,10 @@ impl<'a> Scheduler<'a> {
         let stopped = tokens.last().is_some_and(|id| self.groups[group].stop.contains(id));
         let finish_reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
         self.completions[group][sample] = Some(Completion { tokens, logprobs, finish_reason });
-        let prompt = self.prompts[group].as_mut().expect("an open sample's prompt is held");
+        let prompt = self.prompts[group].as_mut().expect("the prompt of an unfinished sample is in the cache");
         prompt.open_samples -= 1;
         if prompt.open_samples == 0 {
-            let prompt = self.prompts[group].take().expect("seen just now");
+            let prompt = self.prompts[group].take().expect("seen above");
             pages.free(prompt.allocation);
         }
         self.open -= 1;
@@ -334,7 +336,7 @@ mod tests {
     use crate::ops::sample::Sampling;
     use crate::random::Stream;
 
-    /// The most completions that run at a time, and the batches that all of them take.
+    /// The most completions that run at a time, and the number of batches for all of them.
     fn most_running(samples: usize, max_running: usize, cache_budget_rows: usize) -> (usize, usize) {
         let sample = SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(0) };
         let group = PromptGroup { prompt: vec![1; 5], samples: vec![sample], stop: Vec::new(), max_new_tokens: 6 };
@@ -347,7 +349,7 @@ mod tests {
             let ended = scheduler.push_prefills(&mut pages, 64, &mut batch);
             scheduler.push_decodes(&pages, &mut batch, &mut pending);
             scheduler.push_last_tokens(&mut pages, &ended, &mut batch, &mut pending);
-            assert!(batch.tokens() > 0, "nobody runs");
+            assert!(batch.tokens() > 0, "the batch is empty");
             most = most.max(scheduler.running.len());
             batches += 1;
             let count = pending.draws.len();
@@ -358,12 +360,12 @@ mod tests {
     }
 
     #[test]
-    fn as_many_run_as_are_worth_it_but_never_too_few_for_a_product() {
+    fn the_cache_budget_limits_running_completions_but_not_below_the_minimum() {
         assert_eq!(most_running(40, 16, usize::MAX).0, 16);
         assert_eq!(most_running(40, 16, 0).0, RUNNING_MIN);
         assert_eq!(most_running(3, 16, 0).0, 3);
         assert_eq!(most_running(40, 4, 0).0, 4);
-        // Twelve completions of two pages each, with two pages for their prompts.
+        // Twelve completions with two pages each, and two pages for each prompt.
         let (most, batches) = most_running(40, 16, 12 * 16);
         assert!((11..=13).contains(&most) && batches < most_running(40, 16, 0).1, "{most} in {batches} batches");
     }
