@@ -1,9 +1,9 @@
-//! Numbers on their way from a device to the host.
+//! An asynchronous copy from a device to the host.
 
 use super::DeviceError;
 
-/// A copy that a device was asked for ([`super::Device::fetch`]): the work goes on, and who needs the numbers waits for them.
-#[must_use = "a copy to the host that nobody waits for is of no use"]
+/// A copy that [`super::Device::fetch`] started. It runs beside other work; the caller waits only when it needs the values.
+#[must_use = "a copy to the host is wasted if nobody gets its values"]
 pub struct Fetch<T>(State<T>);
 
 enum State<T> {
@@ -12,21 +12,21 @@ enum State<T> {
 }
 
 impl<T> Fetch<T> {
-    /// Numbers that are here already.
+    /// Values that are already on the host.
     pub fn ready(values: Vec<T>) -> Self {
         Self(State::Ready(values))
     }
 
-    /// Numbers that `arrive` waits for.
-    pub fn pending(arrive: impl FnOnce() -> Result<Vec<T>, DeviceError> + Send + 'static) -> Self {
-        Self(State::Pending(Box::new(arrive)))
+    /// Values that `wait` waits for and returns.
+    pub fn pending(wait: impl FnOnce() -> Result<Vec<T>, DeviceError> + Send + 'static) -> Self {
+        Self(State::Pending(Box::new(wait)))
     }
 
-    /// The numbers; waits for the work that produces them, and for no later work.
+    /// Returns the values. It waits for the commands that produce them, but not for later ones.
     pub fn get(self) -> Result<Vec<T>, DeviceError> {
         match self.0 {
             State::Ready(values) => Ok(values),
-            State::Pending(arrive) => arrive(),
+            State::Pending(wait) => wait(),
         }
     }
 }
