@@ -135,10 +135,7 @@ pub fn load<B: Backend>(
     }
     let file = folder.join(STATE);
     if hash(&file)? != manifest.hash {
-        return Err(unusable(
-            &file,
-            "does not have the hash in manifest.json: the file was changed or is damaged",
-        ));
+        return Err(unusable(&file, "does not have the hash in manifest.json: the file was changed or is damaged"));
     }
     let tensors = TensorDirectory::open_file(&file)?;
     for (name, buffer) in arenas {

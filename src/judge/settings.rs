@@ -82,9 +82,8 @@ impl JudgeSettings {
         let path = folder.join(JUDGE_FILE);
         let body = toml::to_string_pretty(self)
             .map_err(|error| JudgeFileError::Invalid { path: path.clone(), reason: error.to_string() })?;
-        let text = format!(
-            "# How this judge was trained to judge. `patarm-train judge` and `rl` read this file.\n\n{body}"
-        );
+        let text =
+            format!("# How this judge was trained to judge. `patarm-train judge` and `rl` read this file.\n\n{body}");
         write_atomically(&path, text.as_bytes()).map_err(|source| JudgeFileError::Io { path, source })
     }
 

@@ -94,7 +94,10 @@ struct Drawn {
 impl<B: Backend> Engine<B> {
     /// Allocates the caches and the buffers of forward passes.
     pub fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
-        assert!(limits.max_running < limits.max_batch_tokens, "max_batch_tokens must exceed max_running, to leave room for prompt tokens");
+        assert!(
+            limits.max_running < limits.max_batch_tokens,
+            "max_batch_tokens must exceed max_running, to leave room for prompt tokens"
+        );
         let count = model.backend.workers().min(limits.max_running / WORKER_SEQUENCES_MIN).max(1);
         let (c, element) = (&model.config, size_of::<B::Compute>());
         let row = 2 * c.kv_dim() * c.num_hidden_layers * element;
@@ -221,7 +224,9 @@ impl<B: Backend> Worker<B> {
             let (prompt, new) = (group.prompt.len(), group.max_new_tokens);
             let refuse = |reason: String| Err(EngineError::Request(format!("prompt {index}: {reason}")));
             if prompt == 0 || new == 0 {
-                return refuse(format!("a prompt needs at least one token and at least one new token, got {prompt} and {new}"));
+                return refuse(format!(
+                    "a prompt needs at least one token and at least one new token, got {prompt} and {new}"
+                ));
             }
             if prompt + new > model.context() {
                 return refuse(format!("{prompt} + {new} new tokens exceed the context of {}", model.context()));

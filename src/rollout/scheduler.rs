@@ -115,7 +115,8 @@ impl<'a> Scheduler<'a> {
         while running < max_running && worthwhile(running, pages.allocated_rows()) {
             let Some(waiting) = self.ready.front() else { break };
             let Some(room) = pages.allocate(self.groups[waiting.group].max_new_tokens) else { break };
-            let Waiting { group, sample, id, logprob } = self.ready.pop_front().expect("the queue has a front, seen above");
+            let Waiting { group, sample, id, logprob } =
+                self.ready.pop_front().expect("the queue has a front, seen above");
             let sample = RunningSample { index: sample, logprobs: vec![logprob] };
             // The samples of a prompt are adjacent in the queue.
             let mut new = self.running[first_new..].iter_mut().rev().take_while(|sequence| sequence.group == group);
@@ -137,7 +138,8 @@ impl<'a> Scheduler<'a> {
         }
         while self.next_group < self.groups.len() {
             let upcoming = self.ready.len() + self.prefilling.len();
-            if upcoming >= max_running || !worthwhile(running + upcoming, pages.allocated_rows() + self.upcoming_rows()) {
+            if upcoming >= max_running || !worthwhile(running + upcoming, pages.allocated_rows() + self.upcoming_rows())
+            {
                 break;
             }
             let group = &self.groups[self.next_group];
@@ -277,14 +279,22 @@ impl<'a> Scheduler<'a> {
         // The first part keeps the sequence's own pages, the others continue in reserved ones.
         if let Some((first, first_samples)) = live.next() {
             for (id, samples) in live {
-                let shared_rows = shared_rows.iter().chain([&own_rows]).map(|allocation| pages.share(allocation)).collect();
+                let shared_rows =
+                    shared_rows.iter().chain([&own_rows]).map(|allocation| pages.share(allocation)).collect();
                 let mut reserved = reserved.split_off(reserved.len() - samples.len());
                 let own_rows = reserved.pop().expect("pages are reserved for every completion but one");
                 self.running.push(SharedSequence { group, tokens: with(id), samples, shared_rows, own_rows, reserved });
             }
             unused.extend(reserved.split_off(first_samples.len() - 1));
             tokens.push(first);
-            self.running.push(SharedSequence { group, tokens, samples: first_samples, shared_rows, own_rows, reserved });
+            self.running.push(SharedSequence {
+                group,
+                tokens,
+                samples: first_samples,
+                shared_rows,
+                own_rows,
+                reserved,
+            });
         } else {
             unused.extend(shared_rows.into_iter().chain([own_rows]).chain(reserved));
         }
