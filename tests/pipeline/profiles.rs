@@ -1,4 +1,4 @@
-//! A profiled step is the step: the same weights and the same tokens, bit for bit.
+//! A profiled step gives the same weights and tokens as one without a profile, bit for bit.
 
 use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
@@ -13,7 +13,7 @@ use crate::world::model;
 
 const VOCAB: usize = 61;
 
-/// Two updates on one sequence, then completions of the model that came out, by a device of its own.
+/// Two updates on one sequence, then completions of the resulting model, on a separate device.
 fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Completion>>) {
     devices();
     let device = Cuda::open(0, Emulation::Allowed).unwrap();
@@ -36,7 +36,7 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
             let _ = learner.accumulate(&mut batch, &objective).unwrap();
             learner.update_if(true, 1e-2).unwrap();
         }
-        // The second time, decode steps are replayed, where nothing measures them.
+        // The second time, decode steps are replayed, unless commands are measured.
         let groups = [group];
         let first = engine.generate(&learner.model, &groups, None, |_| {}).unwrap();
         assert_eq!(engine.generate(&learner.model, &groups, None, |_| {}).unwrap(), first);
@@ -54,7 +54,7 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
 }
 
 #[test]
-fn a_profiled_step_is_the_step() {
+fn a_profile_does_not_change_a_step() {
     let plain = train_and_generate(None);
     for detail in [ProfileDetail::Phases, ProfileDetail::Commands] {
         assert!(train_and_generate(Some(detail)) == plain, "{detail:?}");
