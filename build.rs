@@ -1,11 +1,12 @@
 //! Compiles every `kernels/*.cu` and `kernels/*/*.cu` to a fat binary and writes Rust handles of its entry points
-//! (`src/cuda/kernels.rs` includes them). A device is never needed; without nvcc the build has the CPU backend only, and says so.
+//! (`src/cuda/kernels.rs` includes them). It never needs a device. Without nvcc it prints a warning and builds only the CPU
+//! backend.
 //!
-//! nvcc is the one of `NVCC`, `CUDA_HOME`, `PATH` or `tools/.cuda` (see `tools/install-nvcc`), in this order.
-//! `PATARM_CUDA_ARCH` replaces the architectures: `PATARM_CUDA_ARCH=90a` builds faster, for one of them.
+//! It looks for nvcc in `NVCC`, `CUDA_HOME`, `PATH` and `tools/.cuda` (see `tools/install-nvcc`), in this order.
+//! `PATARM_CUDA_ARCH` replaces the architectures: `PATARM_CUDA_ARCH=90a` builds faster, for only one of them.
 //!
-//! A fat binary holds, for each architecture, machine code for the GPU and the PTX text that the emulator runs; both are kept
-//! uncompressed. The handles come from that PTX, so that a misspelt kernel or a wrong number of arguments does not compile.
+//! A fat binary contains, for each architecture, machine code for the GPU and the PTX text that the emulator runs, both
+//! uncompressed. The handles come from that PTX, so a misspelt kernel or a wrong number of arguments does not compile.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
@@ -18,11 +19,11 @@ use std::process::{Command, exit};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// What the project is tuned for: A100, H100 and H200.
+/// The GPUs that the kernels are tuned for: A100, H100 and H200.
 const ARCHITECTURES: &str = "80,90a";
 
-/// `--fmad` stays on: kernels spell out the roundings that must not be fused. `-lineinfo` names lines in the emulator's reports
-/// and in profilers. ptxas says what each kernel takes of a multiprocessor.
+/// `--fmad` stays on: kernels mark the operations that must not be fused. `-lineinfo` gives the emulator's reports and profilers
+/// source lines. `-Xptxas=-v` reports each kernel's registers and memory.
 const FLAGS: [&str; 7] =
     ["-fatbin", "--no-compress", "-lineinfo", "-std=c++17", "-Werror", "all-warnings", "-Xptxas=-v"];
 
@@ -51,7 +52,7 @@ fn main() {
     }
 }
 
-/// The nvcc to use; one that is named but not there is an error, not a reason to take another.
+/// The nvcc to use. If a variable names one that does not exist, that is an error; no other one is tried.
 fn find_nvcc() -> Option<PathBuf> {
     let named = |variable: &str, inside: &str| {
         let mut path = PathBuf::from(env::var_os(variable).filter(|value| !value.is_empty())?);
@@ -74,13 +75,13 @@ fn root() -> PathBuf {
 
 /// One `.cu` file and its fat binary.
 struct Unit {
-    /// From the root of the repository.
+    /// Relative to the root of the repository.
     source: PathBuf,
     image: PathBuf,
 }
 
 impl Unit {
-    /// What ptxas said.
+    /// The file with ptxas's output.
     fn report(&self) -> PathBuf {
         self.image.with_extension("ptxas")
     }
@@ -122,7 +123,7 @@ fn units(out: &Path) -> Result<Vec<Unit>, String> {
     Ok(sources.into_iter().map(unit).collect())
 }
 
-/// What lies in a folder, sorted.
+/// The entries of a folder, sorted.
 fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir(folder).map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -130,7 +131,7 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(paths)
 }
 
-/// Runs nvcc, unless the fat binary was made by this nvcc from these very texts with these flags.
+/// Runs nvcc, unless the fat binary was built by the same nvcc from the same texts with the same flags.
 fn compile(nvcc: &Path, unit: &Unit) -> Result<(), String> {
     let flags = flags()?;
     let key = fingerprint(nvcc, unit, &flags)?;
@@ -167,7 +168,7 @@ fn flags() -> Result<Vec<String>, String> {
     Ok(flags)
 }
 
-/// What the fat binary is made of: the compiler, the flags, and the texts of the source and of the headers it includes.
+/// A hash of everything that the fat binary depends on: the compiler, the flags, the source and the headers it includes.
 fn fingerprint(nvcc: &Path, unit: &Unit, flags: &[String]) -> Result<String, String> {
     let mut hasher = DefaultHasher::new();
     (nvcc, flags).hash(&mut hasher);
@@ -192,11 +193,11 @@ fn fingerprint(nvcc: &Path, unit: &Unit, flags: &[String]) -> Result<String, Str
 struct Entry {
     name: String,
     sizes: Vec<usize>,
-    /// Most threads of a block (`__launch_bounds__`).
+    /// The most threads that a block may have (`__launch_bounds__`).
     threads_max: usize,
 }
 
-/// What the PTX of one architecture offers.
+/// The kernels and constants in the PTX of one architecture.
 #[derive(PartialEq)]
 struct Interface {
     entries: Vec<Entry>,
@@ -215,37 +216,38 @@ fn handles(nvcc: &Path, units: &[Unit]) -> Result<String, String> {
         resources.push_str(&resources_of(unit, &entries)?);
         for Entry { name, sizes, .. } in entries {
             let (constant, count) = (name.to_uppercase(), sizes.len());
-            write!(names, "{name:?}, ").expect("strings take all");
+            write!(names, "{name:?}, ").expect("writing to a string never fails");
             writeln!(
                 text,
                 "/// `{name}` of {source}.\n\
                  pub const {constant}: Kernel<{count}> = Kernel {{ index: {index}, name: {name:?}, sizes: {sizes:?} }};"
             )
-            .expect("strings take all");
+            .expect("writing to a string never fails");
             index += 1;
         }
         for (name, kind, value) in constants {
-            writeln!(text, "/// Of {source}.\npub const {name}: {kind} = {value};").expect("strings take all");
+            writeln!(text, "/// Of {source}.\npub const {name}: {kind} = {value};")
+                .expect("writing to a string never fails");
         }
         let image = unit.image.display().to_string();
         writeln!(
             images,
             "    Image {{ source: \"{source}\", kernels: &[{names}], bytes: include_bytes!({image:?}) }},"
         )
-        .expect("strings take all");
+        .expect("writing to a string never fails");
     }
     let architectures = env::var("PATARM_CUDA_ARCH").unwrap_or_else(|_| ARCHITECTURES.to_string());
     writeln!(text, "/// Architectures in the images.\npub const ARCHITECTURES: &str = {architectures:?};")
-        .expect("strings take all");
+        .expect("writing to a string never fails");
     writeln!(text, "/// The compiler of the kernels.\npub const NVCC_VERSION: &str = {:?};", version(nvcc)?)
-        .expect("strings take all");
-    writeln!(text, "/// What ptxas said of every kernel.\npub static RESOURCES: &[Resources] = &[\n{resources}];")
-        .expect("strings take all");
+        .expect("writing to a string never fails");
+    writeln!(text, "/// What ptxas reported for every kernel.\npub static RESOURCES: &[Resources] = &[\n{resources}];")
+        .expect("writing to a string never fails");
     writeln!(
         text,
         "/// The fat binaries, in the order of the kernels' indices.\npub static IMAGES: &[Image] = &[\n{images}];"
     )
-    .expect("strings take all");
+    .expect("writing to a string never fails");
     Ok(text)
 }
 
@@ -267,7 +269,7 @@ fn resources_of(unit: &Unit, entries: &[Entry]) -> Result<String, String> {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             kernel = rest.split_once("' for '").map(|(name, rest)| (name, rest.trim_end_matches('\'')));
         } else if line.contains("bytes stack frame") {
-            // Of functions that were not inlined too; the kernel's own comes last.
+            // Functions that were not inlined have such lines too; the kernel's own line comes last.
             let numbers = line.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
             let [frame, stores, loads] = numbers.collect::<Vec<_>>()[..] else {
                 return Err(format!("{}: unexpected line `{line}`", path.display()));
@@ -284,7 +286,7 @@ fn resources_of(unit: &Unit, entries: &[Entry]) -> Result<String, String> {
                 "    Resources {{ kernel: {name:?}, architecture: {architecture:?}, registers: {registers}, \
                  shared_bytes: {shared}, {stack}, threads_max: {threads} }},"
             )
-            .expect("strings take all");
+            .expect("writing to a string never fails");
         }
     }
     let mut lines: Vec<&str> = text.lines().collect();
@@ -292,25 +294,25 @@ fn resources_of(unit: &Unit, entries: &[Entry]) -> Result<String, String> {
     Ok(lines.iter().flat_map(|line| [line, "\n"]).collect())
 }
 
-/// Reads the PTX texts in a fat binary; they must all offer the same.
+/// Reads the PTX texts in a fat binary; all of them must have the same interface.
 fn interface(unit: &Unit) -> Result<Interface, String> {
     let bytes = fs::read(&unit.image).map_err(|e| format!("cannot read {}: {e}", unit.image.display()))?;
     let mut found: Option<Interface> = None;
-    // A PTX text ends with a zero byte, and so does what stands before it.
+    // A PTX text ends with a zero byte, and so does the data before it.
     for piece in bytes.split(|byte| *byte == 0) {
         let text = String::from_utf8_lossy(piece);
         let Some(start) = text.find(".version ") else { continue };
         if !text.contains(".address_size 64") {
             continue;
         }
-        let here = parse_ptx(&text[start..], &unit.source)?;
-        if found.as_ref().is_some_and(|other| *other != here) {
+        let parsed = parse_ptx(&text[start..], &unit.source)?;
+        if found.as_ref().is_some_and(|other| *other != parsed) {
             return Err(format!(
                 "{}: the architectures differ in kernels or exported constants",
                 unit.source.display()
             ));
         }
-        found = Some(here);
+        found = Some(parsed);
     }
     found.filter(|interface| !interface.entries.is_empty()).ok_or_else(|| {
         format!("{}: no kernel found in its PTX (is it extern \"C\" __global__?)", unit.source.display())
@@ -335,11 +337,12 @@ fn parse_ptx(text: &str, source: &Path) -> Result<Interface, String> {
                 sizes.extend(parameter_bytes(line));
             }
         }
-        // Directives of the kernel stand between its parameters and its body.
+        // A kernel's directives come between its parameters and its body.
         let bounds = lines.by_ref().take_while(|line| *line != "{").find_map(|line| line.strip_prefix(".maxntid "));
         let threads =
             bounds.map_or(Some(1024), |sizes| sizes.split(',').map(|size| size.trim().parse::<usize>().ok()).product());
-        let threads_max = threads.ok_or_else(|| format!("{}: {name} has odd launch bounds", source.display()))?;
+        let threads_max =
+            threads.ok_or_else(|| format!("{}: {name} has launch bounds that are not numbers", source.display()))?;
         interface.entries.push(Entry { name, sizes, threads_max });
     }
     interface.entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -358,12 +361,12 @@ fn parameter_bytes(line: &str) -> Option<usize> {
     Some(bits / 8)
 }
 
-/// `.const .align 4 .u32 NAME = 8192;`: what `EXPORT` in `kernels/common/export.cuh` leaves in the PTX.
+/// `.const .align 4 .u32 NAME = 8192;`: how a constant marked with `EXPORT` (`kernels/common/export.cuh`) appears in the PTX.
 fn exported_constant(line: &str) -> Option<(String, &'static str, String)> {
     let words: Vec<&str> = line.trim_start_matches(".visible ").strip_suffix(';')?.split_whitespace().collect();
     let [".const", ".align", "4", kind, name, "=", value] = words[..] else {
         return match words[..] {
-            // Without a value: zero.
+            // A constant without a value is zero.
             [".const", ".align", "4", kind, name] if is_exported(name) => {
                 Some((name.to_string(), rust_type(kind)?, if kind == ".f32" { "0.0" } else { "0" }.to_string()))
             }

@@ -1,8 +1,8 @@
-//! Run state on disk: everything a resumed run needs, whole or not there.
+//! Checkpoints: everything that a resumed run needs, on disk.
 //!
-//! `checkpoints/step-N/` holds `manifest.json` (stage, progress, a BLAKE3 hash of every other file) and
-//! `state.safetensors` (flat arenas in f32, such as the weights and both moments). A checkpoint is written to a folder aside, flushed,
-//! and renamed; a folder without a manifest is not a checkpoint.
+//! `checkpoints/step-N/` holds `manifest.json` (stage, progress, a BLAKE3 hash of the other file) and `state.safetensors` (flat
+//! arenas in f32, such as the weights and both moments). A checkpoint is written to a temporary folder, flushed and renamed, so
+//! it is never there half-written; a folder without a manifest is not a checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,31 +17,31 @@ use crate::tensor::{DType, Device};
 
 const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
-/// Raised when the meaning of a file changes. 2: the manifest lists the arenas.
+/// Increased when the meaning of a file changes. Since 2, the manifest lists the arenas.
 const FORMAT: u32 = 2;
 
-/// An arena of a trainer, by the name that it has in a checkpoint.
+/// An arena of a trainer, with its name in a checkpoint.
 pub type NamedArena<'a, B> = (&'static str, &'a <B as Device>::Buffer<f32>);
 /// An arena of a trainer, to be read from a checkpoint.
 pub type NamedArenaMut<'a, B> = (&'static str, &'a mut <B as Device>::Buffer<f32>);
 
-/// Where training stands; with the trainer's arenas this is all a resume needs.
+/// How far training has come; with the trainer's arenas this is all that a resume needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps done.
+    /// Completed steps.
     pub step: u64,
-    /// Examples taken.
+    /// Examples consumed.
     pub cursor: u64,
 }
 
-/// Where a run stands, beside its arenas.
+/// The state of a run, apart from its arenas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// `sft` or `rl`.
     pub stage: String,
     pub seed: u64,
     pub progress: Progress,
-    /// Updates of the optimizer, which differ from steps where a step was skipped or has several updates.
+    /// Updates of the optimizer. They differ from steps if a step was skipped or has several updates.
     pub updates: u64,
 }
 
@@ -55,7 +55,7 @@ struct Manifest {
     hash: String,
 }
 
-/// Read before the rest, which another format may not have.
+/// Read before the other keys, which another format may lack.
 #[derive(Deserialize)]
 struct Format {
     format: u32,
@@ -79,7 +79,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + '_ {
     move |source| CheckpointError::Io { path: path.to_path_buf(), source }
 }
 
-/// Writes `root/step-N` for the step that `state` names and returns its path; one that is there is replaced.
+/// Writes `root/step-N` for the step of `state`, replaces an existing one, and returns the path.
 pub fn save<B: Backend>(
     root: &Path,
     state: &RunState,
@@ -87,7 +87,7 @@ pub fn save<B: Backend>(
     arenas: &[NamedArena<'_, B>],
 ) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(io_error(root))?;
-    let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(root).map_err(io_error(root))?;
+    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(root).map_err(io_error(root))?;
     let fetched = arenas
         .iter()
         .map(|(name, buffer)| Ok((*name, backend.download(backend.view(buffer, 0..backend.len(buffer)))?)))
@@ -96,24 +96,24 @@ pub fn save<B: Backend>(
     let lengths = fetched.iter().map(|(name, values)| (name.to_string(), values.len())).collect();
     let tensors: Vec<_> =
         fetched.iter().zip(&shapes).map(|((name, values), shape)| NamedTensor { name, shape, values }).collect();
-    let file = aside.path().join(STATE);
+    let file = temporary.path().join(STATE);
     write_tensors(&file, &tensors, DType::F32)?;
     let manifest = Manifest { format: FORMAT, state: state.clone(), arenas: lengths, hash: hash(&file)? };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| unusable(&file, e))?;
-    let path = aside.path().join(MANIFEST);
+    let path = temporary.path().join(MANIFEST);
     crate::tensor::file::write_atomically(&path, &text).map_err(io_error(&path))?;
 
     let target = root.join(format!("step-{}", state.progress.step));
     if target.exists() {
         fs::remove_dir_all(&target).map_err(io_error(&target))?;
     }
-    let aside = aside.keep();
-    fs::rename(&aside, &target).map_err(io_error(&target))?;
+    let temporary = temporary.keep();
+    fs::rename(&temporary, &target).map_err(io_error(&target))?;
     fs::File::open(root).and_then(|folder| folder.sync_all()).map_err(io_error(root))?;
     Ok(target)
 }
 
-/// Reads a checkpoint into arenas, which must be those that it was made of.
+/// Reads a checkpoint into arenas, which must have the names and sizes of those in the checkpoint.
 pub fn load<B: Backend>(
     folder: &Path,
     backend: &B,
@@ -124,21 +124,18 @@ pub fn load<B: Backend>(
     let format: Format = serde_json::from_slice(&text).map_err(|e| unusable(&path, e))?;
     if format.format != FORMAT {
         let got = format.format;
-        return Err(unusable(&path, format!("is of format {got}, and this program reads format {FORMAT}")));
+        return Err(unusable(&path, format!("has format {got}, but this program reads format {FORMAT}")));
     }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| unusable(&path, e))?;
     let expected: BTreeMap<String, usize> =
         arenas.iter().map(|(name, buffer)| (name.to_string(), backend.len(buffer))).collect();
     if manifest.arenas != expected {
         let got = manifest.arenas;
-        return Err(unusable(&path, format!("is of another model: expected arenas {expected:?}, got {got:?}")));
+        return Err(unusable(&path, format!("belongs to another model: expected arenas {expected:?}, got {got:?}")));
     }
     let file = folder.join(STATE);
     if hash(&file)? != manifest.hash {
-        return Err(unusable(
-            &file,
-            "does not have the hash that manifest.json gives: the file was changed or is damaged",
-        ));
+        return Err(unusable(&file, "does not have the hash in manifest.json: the file was changed or is damaged"));
     }
     let tensors = TensorDirectory::open_file(&file)?;
     for (name, buffer) in arenas {
@@ -163,7 +160,7 @@ pub fn prune(root: &Path, keep: usize) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// Whole checkpoints in the order of their steps.
+/// Complete checkpoints in the order of their steps.
 fn all(root: &Path) -> Vec<PathBuf> {
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };

@@ -17,7 +17,7 @@ use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::ops::sample::Sampling;
 use crate::optimizer::AdamWConfig;
 use crate::random::{Stream, bench_seeds};
-use crate::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use crate::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use crate::train::prefix_tree::{Sequence, pack};
 use crate::train::trajectory::{Inputs, Rows};
 use crate::train::{Learner, Loss, Scorer, Targets, TokenObjective};
@@ -300,11 +300,11 @@ fn groups(
 ) -> Vec<PromptGroup> {
     let group = |i: u64| {
         let stream = Stream::new(bench_seeds::ROLLOUTS).fold(i);
-        let member =
-            |m: usize| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(run).fold(m as u64) };
+        let sample =
+            |m: usize| SampleRequest { sampling: Sampling::temperature(1.0), stream: stream.fold(run).fold(m as u64) };
         PromptGroup {
             prompt: random_ids(vocab, stream, args.prompt),
-            members: (0..members).map(member).collect(),
+            samples: (0..members).map(sample).collect(),
             stop: Vec::new(),
             max_new_tokens: new,
         }

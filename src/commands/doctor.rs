@@ -67,14 +67,14 @@ fn cuda(_: &DoctorArgs) -> Vec<Finding> {
 
 #[cfg(has_cuda)]
 fn cuda(args: &DoctorArgs) -> Vec<Finding> {
-    use crate::cuda::survey::{Code, survey};
+    use crate::cuda::device_info::{Code, cuda_info};
     let mut findings = Vec::new();
     if args.emulated
         && let Err(error) = cuda_emulator::load()
     {
         findings.push(finding("emulator", false, error.to_string()));
     }
-    let found = survey();
+    let found = cuda_info();
     let kernels = format!("compiled by nvcc {} for {}", found.nvcc_version, found.architectures);
     findings.push(finding("CUDA kernels", true, kernels));
     let driver = match &found.driver {

@@ -15,7 +15,7 @@ use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
-use crate::rollout::{Engine, EngineLimits, Finish, Member, PromptGroup};
+use crate::rollout::{Engine, EngineLimits, FinishReason, PromptGroup, SampleRequest};
 use crate::tensor::file::write_atomically;
 use crate::tokenizer::{RenderOptions, Tokenizer};
 
@@ -80,7 +80,7 @@ struct Line<'a> {
     token_ids: &'a [u32],
     text: String,
     logprobs: &'a [f32],
-    finish_reason: Finish,
+    finish_reason: FinishReason,
 }
 
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
@@ -110,7 +110,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, stop: &AtomicBool) -> 
     }
     let stream = Stream::new(args.seed);
     let group = PromptGroup {
-        members: (0..args.samples).map(|i| Member { sampling, stream: stream.fold(i as u64) }).collect(),
+        samples: (0..args.samples).map(|i| SampleRequest { sampling, stream: stream.fold(i as u64) }).collect(),
         stop: tokenizer.eos_ids().to_vec(),
         max_new_tokens: args.max_new_tokens,
         prompt,
@@ -126,7 +126,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, stop: &AtomicBool) -> 
                 token_ids: &completion.tokens,
                 text,
                 logprobs: &completion.logprobs,
-                finish_reason: completion.finish,
+                finish_reason: completion.finish_reason,
             };
             println!("{}", serde_json::to_string(&line)?);
         } else {

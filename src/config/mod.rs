@@ -1,7 +1,7 @@
 //! Configuration: TOML file < environment < `--set`, resolved once into immutable values.
 //!
-//! Every key has a default, so the defaults are the list of known keys: a key that is not among them is refused with the
-//! nearest one that is. The resolved configuration is saved with every run.
+//! Every key has a default, so the defaults are the list of known keys. An unknown key is refused, and the error names the
+//! nearest known one. The resolved configuration is saved with every run.
 
 mod overlay;
 mod settings;

@@ -1,4 +1,4 @@
-//! From what was typed to what is used: defaults < file < environment < `--set`.
+//! Resolves settings from their sources: defaults < file < environment < `--set`.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use toml::{Table, Value};
 /// Prefix of environment variables: `PATARM_CFG_RL__STEPS=10` sets `rl.steps`.
 const PREFIX: &str = "PATARM_CFG_";
 
-/// A setting that cannot be used; says where it came from.
+/// An invalid setting, and where it came from.
 #[derive(Debug, thiserror::Error)]
 #[error("{origin}: {reason}")]
 pub struct ConfigError {
@@ -21,7 +21,7 @@ fn error(origin: &str, reason: impl ToString) -> ConfigError {
     ConfigError { origin: origin.to_string(), reason: reason.to_string() }
 }
 
-/// Resolves settings: `defaults`, then a TOML file, then the environment, then `key=value` assignments, in this order.
+/// Resolves settings. Later sources override earlier ones: `defaults`, a TOML file, the environment, `key=value` assignments.
 pub fn resolve<T: Serialize + DeserializeOwned>(
     defaults: &T,
     file: Option<&Path>,
@@ -52,7 +52,7 @@ pub fn resolve<T: Serialize + DeserializeOwned>(
     Value::Table(table).try_into().map_err(|e: toml::de::Error| error(&origin, e.message()))
 }
 
-/// Lays `typed` over `table`; every key must be known.
+/// Overrides the values in `table` with those in `typed`; every key must be known.
 fn merge(table: &mut Table, typed: Table, path: &str, origin: &str) -> Result<(), ConfigError> {
     for (key, value) in typed {
         let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -67,7 +67,7 @@ fn merge(table: &mut Table, typed: Table, path: &str, origin: &str) -> Result<()
     Ok(())
 }
 
-/// A value of the type that the default has; whole numbers serve as fractions.
+/// Checks that a value has the type of the default; an integer is accepted for a float.
 fn fit(known: &Value, value: Value, key: &str, origin: &str) -> Result<Value, ConfigError> {
     match (known, value) {
         (Value::Float(_), Value::Integer(n)) => Ok(Value::Float(n as f64)),
@@ -79,22 +79,22 @@ fn fit(known: &Value, value: Value, key: &str, origin: &str) -> Result<Value, Co
     }
 }
 
-/// Sets one key from text: TOML where the text is TOML, else the text itself.
+/// Sets one key from text, which is parsed as TOML if possible and is a string otherwise.
 fn assign(table: &mut Table, key: &str, text: &str, origin: &str) -> Result<(), ConfigError> {
     let (sections, last) = match key.rsplit_once('.') {
         Some((sections, last)) => (sections.split('.').collect(), last),
         None => (Vec::new(), key),
     };
-    let mut place = table;
+    let mut inner_table = table;
     for section in sections {
-        let suggestion = unknown(key, section, place);
-        match place.get_mut(section) {
-            Some(Value::Table(inner)) => place = inner,
+        let suggestion = unknown(key, section, inner_table);
+        match inner_table.get_mut(section) {
+            Some(Value::Table(inner)) => inner_table = inner,
             _ => return Err(error(origin, suggestion)),
         }
     }
-    let Some(known) = place.get(last) else {
-        return Err(error(origin, unknown(key, last, place)));
+    let Some(known) = inner_table.get(last) else {
+        return Err(error(origin, unknown(key, last, inner_table)));
     };
     let value = format!("value = {text}")
         .parse::<Table>()
@@ -103,12 +103,12 @@ fn assign(table: &mut Table, key: &str, text: &str, origin: &str) -> Result<(), 
         .filter(|value| known.same_type(value) || !known.is_str())
         .unwrap_or_else(|| Value::String(text.to_string()));
     let value = fit(known, value, key, origin)?;
-    place.insert(last.to_string(), value);
+    inner_table.insert(last.to_string(), value);
     Ok(())
 }
 
 fn unknown(full: &str, key: &str, table: &Table) -> String {
-    // Of equals `min_by` keeps the first: keys are sorted, so `beta1` comes before `beta2`.
+    // If several are equally near, `min_by` returns the first; keys are sorted, so `beta1` comes before `beta2`.
     let distance = |known: &str| 1.0 - strsim::jaro_winkler(known, key);
     let nearest = table.keys().map(|known| (distance(known), known)).min_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {

@@ -1,4 +1,4 @@
-//! What a run can be told, and what it does when it is told nothing.
+//! The settings of a run and their defaults.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::ops::sample::Sampling;
 use crate::optimizer::{AdamWConfig, Decay, Schedule};
 use crate::reward::RewardSettings;
 
-/// All settings of a run. Sections are the stages that read them.
+/// All settings of a run. Each stage reads its own section.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -23,19 +23,19 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
-    /// Folder of the run; empty: `runs/` and the stage's name.
+    /// Folder of the run; empty: `runs/` followed by the stage's name.
     pub out: String,
     pub seed: u64,
     /// Threads; 0: all cores.
     pub threads: usize,
-    /// Steps between checkpoints; 0: at the end alone.
+    /// Steps between checkpoints; 0: only at the end.
     pub checkpoint_every: u64,
-    /// Checkpoints kept; older ones are deleted.
+    /// How many checkpoints to keep; older ones are deleted.
     pub keep_checkpoints: usize,
-    /// Steps in a row whose loss or gradient is not a number before the run stops.
+    /// The run stops after this many consecutive steps whose loss or gradient is not finite.
     pub patience: u32,
-    /// Rows of logits that the head works on at a time. Changes memory and speed, and on CUDA the order of sums, so a resume
-    /// takes it from the run's config.toml, whatever card it is on. 0: chosen at the start, from the device's total memory.
+    /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a resume
+    /// takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
     pub head_chunk_rows: usize,
 }
 
@@ -56,13 +56,13 @@ impl Default for RunSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// A Hugging Face directory of a Qwen3 (config.json, safetensors, tokenizer.json).
+    /// A Hugging Face directory of a Qwen3 model (config.json, safetensors, tokenizer.json).
     pub path: String,
     /// Random weights of a named shape instead of those in `path` (nano, mini, 0.6b … 32b).
     pub init: String,
     /// Directory of the tokenizer; empty: `path`.
     pub tokenizer: String,
-    /// Longest sequence, prompt and answer together; at most the model's own limit.
+    /// The longest sequence, prompt and answer together; at most the model's own limit.
     pub context: usize,
     /// Whether the model may think before it answers (Qwen3's `enable_thinking`).
     pub thinking: bool,
@@ -79,13 +79,13 @@ impl Default for ModelSettings {
 pub struct DataSettings {
     /// Files of training rows.
     pub train: Vec<String>,
-    /// Task of rows that name none.
+    /// The task of rows that have none.
     pub task: String,
-    /// TOML file of the judge's prompt and rubrics; empty: the built-in ones.
+    /// TOML file with the judge's prompt and rubrics; empty: the built-in one.
     pub rubrics: String,
-    /// Count bad lines and go on, instead of stopping at the first.
+    /// Count and skip bad rows instead of stopping at the first one.
     pub skip_bad: bool,
-    /// Labels to swap at random, as a share: for experiments with noise.
+    /// The fraction of labels to swap at random, for experiments with noise.
     pub flip: f64,
 }
 
@@ -98,18 +98,19 @@ impl Default for DataSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SftSettings {
-    /// `messages`: conversations, loss on what the assistant says; `chosen`: preference pairs, loss on the chosen response.
+    /// `messages`: conversations, with a loss on the assistant's text; `chosen`: preference pairs, with a loss on the chosen
+    /// response.
     pub target: String,
     pub steps: u64,
     pub examples_per_step: usize,
-    /// Longer examples are kept out and counted.
+    /// Longer examples are dropped and counted.
     pub max_length: usize,
-    /// Tokens of a micro-batch; changes memory and speed, not results beyond rounding.
+    /// Tokens of a micro-batch. It changes memory, speed and rounding.
     pub micro_batch_tokens: usize,
     pub learning_rate: f64,
     pub warmup: u64,
     pub decay: Decay,
-    /// What the learning rate falls to, as a share of its peak.
+    /// The final learning rate, as a fraction of its peak.
     pub floor: f64,
     pub adamw: AdamWConfig,
 }
@@ -152,25 +153,25 @@ pub struct RlSettings {
     pub pairs_per_step: usize,
     /// Judgements of each response (n).
     pub rollouts: usize,
-    /// Updates on each rollout batch: it is cut into this many parts by pairs.
+    /// Updates for each rollout batch: its pairs are split into this many parts.
     pub updates_per_step: usize,
     pub temperature: f32,
-    /// Pairs with a longer prompt on either side are kept out and counted.
+    /// Pairs with a longer prompt on either side are dropped and counted.
     pub max_prompt_tokens: usize,
     pub max_new_tokens: usize,
-    /// Completions that decode at the same time, at most (a small model on the CPU takes fewer); changes memory and speed alone.
+    /// The most completions that decode at the same time (fewer for a small model on the CPU). It changes only memory and speed.
     pub max_running: usize,
-    /// Tokens of a micro-batch; changes memory and speed, not results beyond rounding.
+    /// Tokens of a micro-batch. It changes memory, speed and rounding.
     pub micro_batch_tokens: usize,
     pub learning_rate: f64,
     pub warmup: u64,
     pub decay: Decay,
-    /// What the learning rate falls to, as a share of its peak.
+    /// The final learning rate, as a fraction of its peak.
     pub floor: f64,
     pub adamw: AdamWConfig,
     pub policy: PolicySettings,
     pub aggregation: Aggregation,
-    /// Draw new pairs for groups whose rewards are all equal (dynamic sampling of DAPO), up to this many times; 0: off.
+    /// Sample new pairs for groups whose rewards are all equal (dynamic sampling of DAPO), up to this many times; 0: off.
     pub resample: usize,
     /// Judgements written to samples.jsonl each step.
     pub samples_per_step: usize,

@@ -1,10 +1,10 @@
-//! Matrix products by cuBLASLt.
+//! Matmuls by cuBLASLt.
 //!
-//! All sums are f32, also those of a product that is split along k: see [`reductions`].
+//! All sums are f32, also those of a matmul that is split along k: see [`reductions`].
 //!
-//! A product's algorithm comes from the library's heuristic, never from timing, and is kept per shape: the same shape is
-//! always summed in the same order, so a resumed run is the run. Another number of rows may mean another algorithm: unlike on
-//! the CPU, a row's bits may depend on the rows beside it.
+//! The algorithm comes from the library's heuristic, never from timing, and is cached per shape. The same shape is always
+//! summed in the same order, so a resumed run gives the same bits. Another number of rows may get another algorithm: unlike on
+//! the CPU, a row's bits may depend on the other rows of its batch.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -15,55 +15,55 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::CudaStream;
 use half::bf16;
 
-use super::arena::{Arena, Block};
-use super::work::Work;
-use super::{Cuda, CudaError, View, ViewMut, ledger};
+use super::arena::{Allocation, Arena};
+use super::command::StreamCommand;
+use super::{Cuda, CudaError, View, ViewMut, allocation_statistics};
 use crate::tensor::{DType, Element};
 
-/// What NVIDIA recommends for Hopper; ample for Ampere.
+/// NVIDIA recommends this size for Hopper; Ampere needs less.
 static WORKSPACE_BYTES: usize = 32 << 20;
-/// Most alignment that algorithms make use of.
+/// The largest alignment that any algorithm uses.
 const ALIGNMENT_MAX: u64 = 256;
-/// Shapes that are kept. Training meets some hundreds; beyond this number all are forgotten and asked for anew.
+/// Shapes in the cache. Training has some hundreds; at this number the cache is emptied.
 const PLANS_MAX: usize = 4096;
 
-/// A row-major matrix to multiply: rows lie `leading` elements apart.
+/// A row-major matrix to multiply. `leading` is the distance between the starts of two rows, in elements.
 #[derive(Clone, Copy)]
-pub struct Factor<'a> {
+pub struct Operand<'a> {
     pub matrix: View<'a, bf16>,
     pub leading: usize,
-    /// Whether the product takes its transpose.
+    /// Whether the transpose is multiplied.
     pub transposed: bool,
 }
 
-/// `out[m, n] = a[m, k] · b[k, n]`, all row-major, added to `out` when `accumulate` is set. Products of bf16, sums in f32,
+/// `out[m, n] = a[m, k] · b[k, n]`, all row-major, added to `out` if `accumulate` is set. The operands are bf16, the sums f32,
 /// rounded once. `out` is bf16 or f32.
-pub struct Product<'a, T> {
+pub struct Matmul<'a, T> {
     pub out: ViewMut<'a, T>,
     /// [m, k], or [k, m] when transposed
-    pub a: Factor<'a>,
+    pub a: Operand<'a>,
     /// [k, n], or [n, k] when transposed
-    pub b: Factor<'a>,
+    pub b: Operand<'a>,
     pub m: usize,
     pub n: usize,
     pub k: usize,
     pub accumulate: bool,
 }
 
-/// The library and what it said about the shapes so far.
+/// The library handle, its workspace, and the plans of all shapes so far.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
-    workspace: Block,
-    plans: Mutex<HashMap<Shape, Plan>>,
+    workspace: Allocation,
+    plans: Mutex<HashMap<Shape, MatmulPlan>>,
 }
 
-// Safety: cuBLASLt handles may be used by any thread; plans are behind a lock.
+// Safety: any thread may use a cuBLASLt handle; the plans are behind a lock.
 unsafe impl Send for Blas {}
 // Safety: as above.
 unsafe impl Sync for Blas {}
 
-/// What a choice of algorithm may depend on. The library counts in columns, so its first factor is our second, its rows our
-/// columns.
+/// Everything that the choice of algorithm may depend on. The library is column-major, so its first operand is our second one
+/// and its rows are our columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     /// (m, n, k) of the library
@@ -76,17 +76,17 @@ struct Shape {
     alignments: [u32; 3],
 }
 
-/// A product as the library is asked for it.
+/// The arguments of one call of `cublasLtMatmul`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Call {
+pub(super) struct MatmulCall {
     shape: Shape,
     /// Of A, B and C.
     addresses: [u64; 3],
     accumulate: bool,
 }
 
-impl Call {
-    /// Bytes that it reads and writes at least, the output also when something is added to it.
+impl MatmulCall {
+    /// The fewest bytes it can read and write. An output that is accumulated to counts twice.
     pub fn bytes(&self) -> u64 {
         let [m, n, k] = self.shape.sizes.map(|size| size as u64);
         let out_passes = if self.accumulate { 2 } else { 1 };
@@ -98,20 +98,20 @@ impl Call {
     }
 }
 
-/// Descriptions of a product and its algorithm.
-struct Plan {
+/// The library's descriptors for a shape, and its algorithm.
+struct MatmulPlan {
     description: sys::cublasLtMatmulDesc_t,
     /// A, B, and C, which is also D.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-// Safety: plain descriptions in host memory, used under the lock of the plans.
-unsafe impl Send for Plan {}
+// Safety: descriptors are plain host memory, and are used under the lock of the plans.
+unsafe impl Send for MatmulPlan {}
 
-impl Drop for Plan {
+impl Drop for MatmulPlan {
     fn drop(&mut self) {
-        // Safety: made by `Plan::new`, destroyed here alone. Nothing can be done about a refusal.
+        // Safety: created by `MatmulPlan::new` and destroyed only here. An error could not be handled.
         unsafe {
             let _ = result::destroy_matmul_desc(self.description);
             self.layouts.iter().for_each(|layout| {
@@ -124,14 +124,14 @@ impl Drop for Plan {
 impl Drop for Blas {
     fn drop(&mut self) {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        // Safety: made by `Blas::new`, destroyed here alone. Nothing can be done about a refusal.
+        // Safety: created by `Blas::new` and destroyed only here. An error could not be handled.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
 /// The library that was found.
 #[derive(Debug)]
-pub struct BlasFacts {
+pub struct BlasInfo {
     /// "13.0.2"
     pub version: String,
     /// The file it was loaded from.
@@ -141,7 +141,7 @@ pub struct BlasFacts {
 /// Loads the library.
 ///
 /// # Errors
-/// [`CudaError::NoBlas`] with where it was looked for.
+/// [`CudaError::NoBlas`] with the folders that were searched.
 pub(super) fn find() -> Result<(), CudaError> {
     // Safety: loads the library that all later calls use, and runs its initialisers.
     if unsafe { sys::is_culib_present() } {
@@ -152,50 +152,50 @@ pub(super) fn find() -> Result<(), CudaError> {
     Err(CudaError::NoBlas { searched: format!("LD_LIBRARY_PATH, {path}, and the system's own folders") })
 }
 
-/// Loads the library and asks it what it is.
-pub(super) fn facts() -> Result<BlasFacts, CudaError> {
+/// Loads the library and returns its version and file.
+pub(super) fn info() -> Result<BlasInfo, CudaError> {
     find()?;
-    // Safety: the library is there; the function takes nothing and has no effect.
+    // Safety: the library is loaded; the function takes no arguments and has no effect.
     let version = unsafe { sys::cublasLtGetVersion() };
     // 130002 is 13.0.2.
     let version = format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100);
-    // Safety: only the address is used. The library stays loaded for as long as the process lives.
+    // Safety: only the address is used. The library stays loaded until the process ends.
     let function = unsafe { sys::culib().get::<unsafe extern "C" fn() -> usize>(b"cublasLtGetVersion\0") };
     let path = function.ok().and_then(|function| file_of(*function as *const c_void));
-    Ok(BlasFacts { version, path: path.unwrap_or_else(|| "a file that the linker does not name".into()) })
+    Ok(BlasInfo { version, path: path.unwrap_or_else(|| "a file that the linker does not name".into()) })
 }
 
 /// The file that a function was loaded from.
 fn file_of(function: *const c_void) -> Option<String> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-    // Safety: `dladdr` looks the address up and fills the struct, which zeros are a value of.
+    // Safety: `dladdr` looks up the address and fills the struct, for which all zeros is a valid value.
     let info = unsafe {
         let found = libc::dladdr(function, info.as_mut_ptr()) != 0;
         found.then(|| info.assume_init())?
     };
-    // Safety: a name that is not null is a C string of the linker's, which lives as long as the library.
+    // Safety: a name that is not null is a C string owned by the linker, which lives as long as the library.
     let name = (!info.dli_fname.is_null()).then(|| unsafe { std::ffi::CStr::from_ptr(info.dli_fname) })?;
     let name = name.to_string_lossy().into_owned();
-    // The system's folders are full of links that say more once they are followed.
+    // Libraries are often symbolic links; the file they point to has the full version in its name.
     Some(std::fs::canonicalize(&name).map_or(name, |path| path.display().to_string()))
 }
 
 impl Blas {
     pub fn new(arena: &Arc<Arena>) -> Result<Self, CudaError> {
         find()?;
-        let failed = CudaError::product("making a handle");
+        let failed = CudaError::blas("creating a handle");
         let handle = result::create_handle().map_err(failed)?;
-        let workspace = ledger::under("products", || arena.lend(WORKSPACE_BYTES))?;
+        let workspace = allocation_statistics::labelled("matmul workspace", || arena.allocate(WORKSPACE_BYTES))?;
         Ok(Self { handle, workspace, plans: Mutex::default() })
     }
 }
 
 impl Blas {
-    /// Puts a product on a stream. It was made by [`Cuda::product`], which held it to its views.
-    pub fn send(&self, call: &Call, stream: &CudaStream) -> Result<(), CudaError> {
-        let Call { shape, addresses, accumulate } = call;
+    /// Sends a matmul to a stream. [`Cuda::matmul`] has checked it against its views.
+    pub fn send(&self, call: &MatmulCall, stream: &CudaStream) -> Result<(), CudaError> {
+        let MatmulCall { shape, addresses, accumulate } = call;
         let [n, m, k] = shape.sizes;
-        let failed = || CudaError::product(format!("multiplying [{m}, {k}] by [{k}, {n}]"));
+        let failed = || CudaError::blas(format!("multiplying [{m}, {k}] by [{k}, {n}]"));
         let Blas { handle, workspace, plans } = self;
         let mut plans = plans.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.len() >= PLANS_MAX {
@@ -203,15 +203,15 @@ impl Blas {
         }
         let plan = match plans.entry(*shape) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(*handle, shape).map_err(failed())?)
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(MatmulPlan::new(*handle, shape).map_err(failed())?)
             }
         };
         let [first, second, output] = addresses.map(|address| address as *mut c_void);
         let [a_layout, b_layout, c_layout] = plan.layouts;
         let (alpha, beta) = (1f32, if *accumulate { 1f32 } else { 0f32 });
-        // Safety: `Cuda::product` held the factors and the output to their views, the output borrowed for writing; the
-        // workspace is used in the order of the one stream; alpha and beta are read before the call returns.
+        // Safety: `Cuda::matmul` checked operands and output against their views and borrowed the output for writing; the one
+        // stream orders all uses of the workspace; alpha and beta are read before the call returns.
         unsafe {
             result::matmul(
                 *handle,
@@ -236,21 +236,22 @@ impl Blas {
     }
 }
 
-/// How the parts of a product that is split along k may come together, as a mask of the library's reduction schemes. The
-/// default allows all, and decode steps, whose products have few rows and long sums, are split the most.
+/// How the parts of a matmul that is split along k may be added up, as a mask of the library's reduction schemes. The library's
+/// default allows all of them. Decode steps are split the most, because their matmuls have few rows and long sums.
 ///
-/// - `COMPUTE_TYPE` (the parts wait in the workspace in the compute type, f32, and are added in a step of their own): always.
-/// - `OUTPUT_TYPE` (they wait in the type of the output): only where that is f32. Else each part would be rounded to bf16.
+/// - `COMPUTE_TYPE` (the workspace holds the parts in the compute type, f32, and a separate step adds them): always allowed.
+/// - `OUTPUT_TYPE` (the workspace holds the parts in the output's type): only if that is f32. Otherwise each part would be
+///   rounded to bf16.
 /// - `INPLACE` (each part is added to the output, in the output's type): never. For bf16 it rounds after every part, and the
-///   documentation promises that the parts come one after another, not in which order, so the same bits are not promised.
-/// - `NONE` is no bit: a sum in one part is always allowed.
+///   documentation does not promise an order of the parts, so the same call could give different bits.
+/// - `NONE` has no bit: a sum in one part is always allowed.
 fn reductions(out: DType) -> u32 {
     use sys::cublasLtReductionScheme_t as Scheme;
     let f32_parts = Scheme::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
     if out == DType::F32 { f32_parts | Scheme::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32 } else { f32_parts }
 }
 
-impl Plan {
+impl MatmulPlan {
     fn new(handle: sys::cublasLtHandle_t, shape: &Shape) -> Result<Self, CublasError> {
         let Shape { sizes: [m, n, k], leading, transposed, out, .. } = *shape;
         let f32_code = sys::cudaDataType_t::CUDA_R_32F;
@@ -266,7 +267,7 @@ impl Plan {
             *layout = result::create_matrix_layout(kind, rows as u64, cols as u64, leading as i64)?;
         }
         let description = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32_code)?;
-        // From here on everything is destroyed whatever happens.
+        // From here on `drop` destroys everything, also after an error.
         let mut plan = Self { description, layouts, algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] } };
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let flags = [Attribute::CUBLASLT_MATMUL_DESC_TRANSA, Attribute::CUBLASLT_MATMUL_DESC_TRANSB];
@@ -306,47 +307,47 @@ impl Plan {
                     result::get_matmul_algo_heuristic(handle, description, first, second, out, out, preference)
                 })
         };
-        // Safety: made above.
+        // Safety: created above.
         unsafe { result::destroy_matmul_pref(preference) }?;
         Ok(answer?.algo)
     }
 }
 
-impl Factor<'_> {
-    /// A factor that the product takes as it lies.
-    pub fn plain(matrix: View<'_, bf16>, leading: usize) -> Factor<'_> {
-        Factor { matrix, leading, transposed: false }
+impl Operand<'_> {
+    /// An operand that is multiplied as it is stored.
+    pub fn plain(matrix: View<'_, bf16>, leading: usize) -> Operand<'_> {
+        Operand { matrix, leading, transposed: false }
     }
 
-    /// A factor that the product takes the transpose of.
-    pub fn transposed(matrix: View<'_, bf16>, leading: usize) -> Factor<'_> {
-        Factor { matrix, leading, transposed: true }
+    /// An operand whose transpose is multiplied.
+    pub fn transposed(matrix: View<'_, bf16>, leading: usize) -> Operand<'_> {
+        Operand { matrix, leading, transposed: true }
     }
 
     fn check(&self, name: &str, [rows, cols]: [usize; 2]) {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let (needed, got) = ((rows - 1) * self.leading + cols, crate::tensor::View::len(&self.matrix));
-        assert!(self.leading >= cols, "{name}: rows of {cols} elements cannot lie {} apart", self.leading);
-        assert!(got >= needed, "{name} has {got} elements, the product reads {needed}");
+        assert!(self.leading >= cols, "{name}: rows have {cols} elements, but start {} elements apart", self.leading);
+        assert!(got >= needed, "{name} has {got} elements, the matmul reads {needed}");
     }
 }
 
 impl Cuda {
-    /// Puts a product on the stream.
+    /// Puts a matmul on the stream.
     ///
     /// # Panics
     ///
     /// When a view is smaller than the sizes say: launchers check sizes first.
-    pub fn product<T: Element>(&self, product: Product<'_, T>) -> Result<(), CudaError> {
-        let Product { out, a, b, m, n, k, accumulate } = product;
-        assert!(matches!(T::DTYPE, DType::F32 | DType::Bf16), "products are bf16 or f32, not {}", T::DTYPE);
+    pub fn matmul<T: Element>(&self, matmul: Matmul<'_, T>) -> Result<(), CudaError> {
+        let Matmul { out, a, b, m, n, k, accumulate } = matmul;
+        assert!(matches!(T::DTYPE, DType::F32 | DType::Bf16), "a matmul's output is bf16 or f32, not {}", T::DTYPE);
         if m == 0 || n == 0 {
             return Ok(());
         }
-        assert!(k > 0, "a product over no terms");
+        assert!(k > 0, "a matmul needs at least one term per sum");
         a.check("a", [m, k]);
         b.check("b", [k, n]);
-        assert_eq!(crate::tensor::View::len(&out), m * n, "out is dense");
+        assert_eq!(crate::tensor::View::len(&out), m * n, "`out` must be dense");
         let addresses = [b.matrix.address(), a.matrix.address(), out.address()];
         let shape = Shape {
             sizes: [n, m, k],
@@ -355,6 +356,6 @@ impl Cuda {
             out: T::DTYPE,
             alignments: addresses.map(|address| (1 << address.trailing_zeros().min(ALIGNMENT_MAX.ilog2())) as u32),
         };
-        self.submit(Work::Product(Call { shape, addresses, accumulate }))
+        self.submit(StreamCommand::Matmul(MatmulCall { shape, addresses, accumulate }))
     }
 }

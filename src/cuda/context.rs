@@ -11,26 +11,26 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 use super::arena::Arena;
 use super::blas::Blas;
 use super::kernels::{ARCHITECTURES, IMAGES};
-use super::landing::Landings;
-use super::round_trips::RoundTrips;
+use super::pending_copy::PinnedPool;
 use super::staging::Staging;
+use super::synchronisation_count::SynchronisationCount;
 use super::timing::Timing;
 use super::{CudaError, kernels};
 
 /// The driver interface that the kernels were compiled for: CUDA 13.0.
 pub(super) const DRIVER_VERSION_MIN: i32 = 13000;
 
-/// Dynamic shared memory that a launch may have without asking.
-const SHARED_BYTES_UNASKED: usize = 48 << 10;
+/// Dynamic shared memory that a launch may use without setting the function's attribute.
+const SHARED_BYTES_DEFAULT: usize = 48 << 10;
 
-/// Whether a device that calls itself "Emulated …" will do. Nobody should train on one without knowing.
+/// Whether a device whose name starts with "Emulated" is accepted. Nobody should train on one without knowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emulation {
     Refused,
     Allowed,
 }
 
-/// A CUDA device with everything that ops need of it. Clones share it.
+/// A CUDA device and all resources that ops need. Clones share the device.
 #[derive(Clone)]
 pub struct Cuda {
     opened: Arc<Opened>,
@@ -42,14 +42,14 @@ struct Opened {
     blas: Blas,
     arena: Arc<Arena>,
     staging: Mutex<Staging>,
-    round_trips: RoundTrips,
-    landings: Arc<Landings>,
+    synchronisations: SynchronisationCount,
+    pinned_pool: Arc<PinnedPool>,
     timing: Timing,
     /// By [`kernels::Kernel::index`].
     functions: Vec<CudaFunction>,
     /// Dynamic shared memory that a launch of each function may have, in bytes.
     shared_allowed: Vec<AtomicUsize>,
-    /// How often each function was put on a stream.
+    /// How often each function was sent to a stream.
     launch_counts: Vec<AtomicU64>,
     name: String,
     capability: (i32, i32),
@@ -59,7 +59,7 @@ struct Opened {
 }
 
 impl Cuda {
-    /// Opens device `ordinal` and loads all kernels. Every reason why that cannot be is an error of its own.
+    /// Opens device `ordinal` and loads all kernels. Every cause of failure has its own error.
     pub fn open(ordinal: usize, emulation: Emulation) -> Result<Self, CudaError> {
         check_driver()?;
         let count = CudaContext::device_count().map_err(CudaError::driver("counting the devices"))? as usize;
@@ -67,16 +67,16 @@ impl Cuda {
             return Err(CudaError::NoDevice { ordinal, count });
         }
         let context = CudaContext::new(ordinal).map_err(CudaError::driver(format!("opening device {ordinal}")))?;
-        // Safety: all work goes to one stream, whose order keeps reads behind writes and frees behind both.
+        // Safety: all commands go to one stream, whose order puts reads after writes and frees after both.
         unsafe { context.disable_event_tracking() };
-        let asking = || CudaError::driver(format!("asking about device {ordinal}"));
+        let asking = || CudaError::driver(format!("querying device {ordinal}"));
         let name = context.name().map_err(asking())?;
         if emulation == Emulation::Refused && name.starts_with("Emulated") {
             return Err(CudaError::Emulated { ordinal, name });
         }
         let capability = context.compute_capability().map_err(asking())?;
         let memory_bytes = context.total_mem().map_err(asking())?;
-        let stream = context.new_stream().map_err(CudaError::driver("making a stream"))?;
+        let stream = context.new_stream().map_err(CudaError::driver("creating a stream"))?;
         let functions = kernels::load(&context, IMAGES).map_err(|error| match error {
             CudaError::Driver { source: DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU), .. } => {
                 CudaError::Architecture { name: name.clone(), capability, architectures: ARCHITECTURES }
@@ -85,7 +85,7 @@ impl Cuda {
         })?;
         let arena = Arc::new(Arena::new(&context, &stream));
         let blas = Blas::new(&arena)?;
-        let shared_allowed = functions.iter().map(|_| AtomicUsize::new(SHARED_BYTES_UNASKED)).collect();
+        let shared_allowed = functions.iter().map(|_| AtomicUsize::new(SHARED_BYTES_DEFAULT)).collect();
         let launch_counts = functions.iter().map(|_| AtomicU64::new(0)).collect();
         let opened = Opened {
             context,
@@ -93,8 +93,8 @@ impl Cuda {
             blas,
             arena,
             staging: Mutex::default(),
-            round_trips: RoundTrips::default(),
-            landings: Arc::default(),
+            synchronisations: SynchronisationCount::default(),
+            pinned_pool: Arc::default(),
             timing: Timing::default(),
             functions,
             shared_allowed,
@@ -122,23 +122,23 @@ impl Cuda {
         self.opened.capability
     }
 
-    /// Bytes of memory that the device has in all, in use or not.
+    /// The device's total memory in bytes, used or free.
     pub fn memory_bytes(&self) -> usize {
         self.opened.memory_bytes
     }
 
-    /// Waits for all work so far, and reports a fault that any of it had.
+    /// Waits for all commands so far, and reports a fault of any of them.
     pub fn synchronize(&self) -> Result<(), CudaError> {
-        self.round_trips().wait();
+        self.synchronisations().host_waits();
         self.opened.stream.synchronize().map_err(CudaError::driver("waiting for the device"))
     }
 
-    /// What the launchers of an op keep from call to call on this device: one value of each type, empty at first.
+    /// State that an op's launchers keep between calls on this device: one value of each type, empty at first.
     pub(crate) fn kept<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
-        // Nothing between lock and unlock can leave the map half changed.
+        // A panic while the lock is held cannot leave the map half changed, so a poisoned lock is safe to use.
         let mut kept = self.opened.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let value = kept.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default()));
-        value.clone().downcast().expect("entries have the type that they are filed under")
+        value.clone().downcast().expect("the key of an entry is its type")
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {
@@ -154,27 +154,27 @@ impl Cuda {
     }
 
     pub(super) fn staging(&self) -> MutexGuard<'_, Staging> {
-        // A write that failed half-way leaves a place in the ring unused.
+        // A write that failed half-way only leaves a gap in the ring.
         self.opened.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the host has waited for work that it had asked for since the wait before.
-    pub fn round_trip_count(&self) -> u64 {
-        self.round_trips().count()
+    /// How often the host has waited for commands that it sent since the previous wait.
+    pub fn synchronisation_count(&self) -> u64 {
+        self.synchronisations().count()
     }
 
-    /// How many writes were too large for page-locked memory ([`Staging::BYTES_MAX`]): for each of them the driver waits for
-    /// all work so far before it copies.
+    /// How many writes were too large for page-locked memory ([`Staging::BYTES_MAX`]). Before it copies one, the driver waits
+    /// for all commands so far.
     pub fn pageable_write_count(&self) -> u64 {
         self.staging().pageable_count()
     }
 
-    pub(super) fn round_trips(&self) -> &RoundTrips {
-        &self.opened.round_trips
+    pub(super) fn synchronisations(&self) -> &SynchronisationCount {
+        &self.opened.synchronisations
     }
 
-    pub(super) fn landings(&self) -> &Arc<Landings> {
-        &self.opened.landings
+    pub(super) fn pinned_pool(&self) -> &Arc<PinnedPool> {
+        &self.opened.pinned_pool
     }
 
     pub(super) fn timing(&self) -> &Timing {
@@ -193,8 +193,8 @@ impl Cuda {
         self.opened.launch_counts[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Every kernel of this binary, and how often it was put on a stream of this device: at once, or into a graph, whose replays are
-    /// not counted.
+    /// Every kernel of this binary, and how often it was sent to a stream of this device, captures of graphs included. Replays of
+    /// a graph are not counted.
     pub fn launch_counts(&self) -> Vec<(&'static str, u64)> {
         let names = IMAGES.iter().flat_map(|image| image.kernels.iter().copied());
         names.zip(&self.opened.launch_counts).map(|(name, count)| (name, count.load(Ordering::Relaxed))).collect()
@@ -212,7 +212,7 @@ impl fmt::Debug for Cuda {
     }
 }
 
-/// The driver's version, such as 13000. cudarc panics without a library, so this comes before its first call.
+/// The driver's version, such as 13000. cudarc panics if the library is missing, so this is called before anything else.
 pub(super) fn driver_version() -> Result<i32, CudaError> {
     // Safety: loads the library that all later calls use, and runs its initialisers, as any use of CUDA does.
     if !unsafe { sys::is_culib_present() } {
@@ -222,11 +222,11 @@ pub(super) fn driver_version() -> Result<i32, CudaError> {
     // Safety: the driver writes one integer through the pointer.
     unsafe { sys::cuDriverGetVersion(&mut version) }
         .result()
-        .map_err(CudaError::driver("asking for the driver's version"))?;
+        .map_err(CudaError::driver("querying the driver's version"))?;
     Ok(version)
 }
 
-/// A driver is there and new enough, and there is a device.
+/// Checks that there is a driver, that it is new enough, and that it finds a device.
 pub(super) fn check_driver() -> Result<(), CudaError> {
     let version = driver_version()?;
     if version < DRIVER_VERSION_MIN {

@@ -1,11 +1,11 @@
-//! What can go wrong with the device, each with what to do about it.
+//! The errors of a device, each with what to do about it.
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::DriverError;
 
 use crate::tensor::DeviceError;
 
-/// A fault of the driver or of the device. Misuse of a buffer is a bug and asserts.
+/// An error of the driver or the device. Misuse of a buffer is a bug and panics.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
     #[error("no CUDA driver: libcuda is not installed on this machine (the NVIDIA driver brings it)")]
@@ -15,15 +15,15 @@ pub enum CudaError {
     DriverTooOld { expected: i32, got: i32 },
     #[error("no CUDA device {ordinal}: the driver sees {count}")]
     NoDevice { ordinal: usize, count: usize },
-    #[error("device {name} has compute capability {}.{}, and this binary holds code for {architectures} only: build it with \
+    #[error("device {name} has compute capability {}.{}, but this binary only has code for {architectures}: build it with \
              PATARM_CUDA_ARCH={}{}", .capability.0, .capability.1, .capability.0, .capability.1)]
     Architecture { name: String, capability: (i32, i32), architectures: &'static str },
-    #[error("device {ordinal} is `{name}`, which is no GPU: it must be asked for by name")]
+    #[error("device {ordinal} is `{name}`, not a GPU: choose the emulator explicitly if it is what you want")]
     Emulated { ordinal: usize, name: String },
     #[error(
-        "out of device memory: {wanted_bytes} more bytes in one piece were wanted for {purpose}; {free_bytes} of {total_bytes} \
-         are free, and {spare_bytes} in pieces between buffers. Fewer tokens in a micro-batch (micro_batch_tokens) or fewer \
-         completions at a time (max_running) need less. Held:\n{held}"
+        "out of device memory: {wanted_bytes} more contiguous bytes are needed for {purpose}; {free_bytes} of {total_bytes} \
+         bytes are free, and {spare_bytes} more in gaps between buffers. Reduce the tokens of a micro-batch \
+         (micro_batch_tokens) or the completions that run at a time (max_running). Allocated:\n{held}"
     )]
     OutOfMemory {
         purpose: &'static str,
@@ -34,26 +34,26 @@ pub enum CudaError {
         held: String,
     },
     #[error(
-        "no cuBLASLt: libcublasLt.so.13 is in none of these: {searched}. The CUDA 13 toolkit brings it (lib64), and so does the \
-         Python package nvidia-cublas (nvidia/cu13/lib or nvidia/cublas/lib of its site-packages): put that folder on \
+        "no cuBLASLt: libcublasLt.so.13 was not found in {searched}. The CUDA 13 toolkit contains it (lib64), and so does the \
+         Python package nvidia-cublas (nvidia/cu13/lib or nvidia/cublas/lib of its site-packages): add that folder to \
          LD_LIBRARY_PATH"
     )]
     NoBlas { searched: String },
     #[error("cuBLASLt, {what}: {source}")]
-    Product { what: String, source: CublasError },
+    Blas { what: String, source: CublasError },
     #[error("{what}: {source}")]
     Driver { what: String, source: DriverError },
 }
 
 impl CudaError {
-    /// Says what was being done when the driver refused.
+    /// Adds what was being done when the driver returned an error.
     pub fn driver(what: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
         |source| Self::Driver { what: what.into(), source }
     }
 
-    /// Says what was being done when cuBLASLt refused.
-    pub fn product(what: impl Into<String>) -> impl FnOnce(CublasError) -> Self {
-        |source| Self::Product { what: what.into(), source }
+    /// Adds what was being done when cuBLASLt returned an error.
+    pub fn blas(what: impl Into<String>) -> impl FnOnce(CublasError) -> Self {
+        |source| Self::Blas { what: what.into(), source }
     }
 }
 

@@ -1,14 +1,14 @@
-//! The one place where a kernel is launched.
+//! The only code that launches a kernel.
 
 use std::sync::atomic::Ordering;
 
 use cudarc::driver::{CudaStream, LaunchConfig, PushKernelArg, sys};
 
+use super::command::StreamCommand;
 use super::kernels::Kernel;
-use super::work::Work;
 use super::{Cuda, CudaError};
 
-/// An argument of a kernel. Views turn into pointers by [`super::View::argument`] and its like.
+/// An argument of a kernel. Views become pointers by [`super::View::argument`] and [`super::ViewMut::argument`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Argument {
     /// Address in device memory; 0 is null.
@@ -24,7 +24,7 @@ pub enum Argument {
 impl Argument {
     pub const NULL: Self = Self::Pointer(0);
 
-    /// Bytes that the kernel reads.
+    /// Bytes of the kernel's parameter.
     const fn bytes(self) -> usize {
         match self {
             Self::Pointer(_) | Self::Size(_) | Self::F64(_) => 8,
@@ -32,7 +32,7 @@ impl Argument {
         }
     }
 
-    /// A size or count as the `int` that kernels take.
+    /// A size or count as an `int` parameter.
     ///
     /// # Panics
     ///
@@ -50,7 +50,7 @@ pub struct Grid {
     pub dynamic_shared_bytes: usize,
 }
 
-/// A launch with all it takes.
+/// A launch with all of its arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Launch {
     /// [`Kernel::index`]
@@ -68,32 +68,37 @@ impl Launch {
 }
 
 impl Cuda {
-    /// Puts a kernel on the stream and returns at once.
+    /// Sends a kernel to the stream and returns at once.
     ///
     /// # Safety
     ///
-    /// The arguments must be what the kernel's signature says, in its order, and everything the kernel then reads and writes
-    /// must lie inside views that the caller holds, the written ones for writing: a kernel checks nothing. Their number is
-    /// checked by the compiler and the size of each here. Later work on the same memory comes behind this kernel, because
-    /// there is one stream.
+    /// The arguments must match the kernel's signature, in its order. Everything that the kernel reads or writes must lie inside
+    /// views that the caller holds, for writing where it writes: a kernel checks nothing. The compiler checks the number of
+    /// arguments, and this function checks the size of each. Later commands on the same memory run after this kernel, because
+    /// there is only one stream.
     ///
     /// # Panics
     ///
-    /// When an argument has another size than the kernel's.
+    /// When an argument does not have the size that the kernel expects.
     pub unsafe fn launch<const N: usize>(
         &self,
         kernel: &Kernel<N>,
         grid: Grid,
         arguments: [Argument; N],
     ) -> Result<(), CudaError> {
-        for (place, (argument, size)) in arguments.iter().zip(kernel.sizes).enumerate() {
+        for (index, (argument, size)) in arguments.iter().zip(kernel.sizes).enumerate() {
             let bytes = argument.bytes();
-            assert_eq!(bytes, size, "{}: argument {place} has {bytes} bytes, the kernel takes {size}", kernel.name);
+            assert_eq!(bytes, size, "{}: argument {index} has {bytes} bytes, the kernel takes {size}", kernel.name);
         }
-        self.submit(Work::Launch(Launch { index: kernel.index, name: kernel.name, grid, arguments: arguments.into() }))
+        self.submit(StreamCommand::Launch(Launch {
+            index: kernel.index,
+            name: kernel.name,
+            grid,
+            arguments: arguments.into(),
+        }))
     }
 
-    /// Puts a launch on a stream. It was made by [`Self::launch`], whose caller promised what makes it sound.
+    /// Sends a launch to a stream. It comes from [`Self::launch`], whose caller promised that it is sound.
     pub(super) fn send_launch(&self, launch: &Launch, stream: &CudaStream) -> Result<(), CudaError> {
         let Launch { index, name, grid, arguments } = launch;
         let function = self.function(*index);
@@ -113,14 +118,12 @@ impl Cuda {
             let what = format!("{doing} {name}");
             |source| CudaError::Driver { what, source }
         };
-        // Asked for once: the driver takes as long for it as for a launch.
+        // The attribute is set once per size: setting it takes the driver as long as a launch.
         let allowed = self.shared_allowed(*index);
         if dynamic_shared_bytes > allowed.load(Ordering::Relaxed) {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let asked = function.set_attribute(attribute, dynamic_shared_bytes as i32);
-            asked.map_err(|error| {
-                failed(&format!("asking for {dynamic_shared_bytes} bytes of shared memory for"))(error)
-            })?;
+            let set = function.set_attribute(attribute, dynamic_shared_bytes as i32);
+            set.map_err(|error| failed(&format!("allowing {dynamic_shared_bytes} bytes of shared memory for"))(error))?;
             allowed.fetch_max(dynamic_shared_bytes, Ordering::Relaxed);
         }
         let config = LaunchConfig {
@@ -128,7 +131,7 @@ impl Cuda {
             block_dim: (x, y, 1),
             shared_mem_bytes: u32::try_from(dynamic_shared_bytes).expect("launchers bound their shared memory"),
         };
-        // Safety: the promise of the caller of `launch`.
+        // Safety: the caller of `launch` promised it.
         unsafe { builder.launch(config) }.map_err(|error| failed("launching")(error))?;
         self.count_launch(*index);
         Ok(())

@@ -1,4 +1,4 @@
-//! What benches need of a device: the size of its L2 cache, large buffers of a pattern, and the time that work takes on it.
+//! What benches need from a device: the size of its L2 cache, large buffers with a pattern, and the device time of some work.
 
 use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
@@ -6,25 +6,25 @@ use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
 use super::{Buffer, Cuda, CudaError};
 use crate::tensor::{Device, DeviceError, Element};
 
-/// Elements of a pattern that are sent to the device at least.
+/// The fewest elements of a pattern that are copied to the device at once.
 const SENT_MIN: usize = 1 << 16;
 
 impl Cuda {
-    /// Bytes of the L2 cache; 0 where the driver does not say.
+    /// Bytes of the L2 cache; 0 if the driver does not report them.
     pub fn l2_bytes(&self) -> usize {
         let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
         self.context().attribute(attribute).map_or(0, |bytes| bytes.max(0) as usize)
     }
 
-    /// A buffer of `len` elements that holds `pattern` again and again. Only the pattern comes from the host, so gigabytes of
-    /// it take milliseconds.
+    /// A buffer of `len` elements, filled with repetitions of `pattern`. Only the pattern is copied from the host, so gigabytes
+    /// take milliseconds.
     ///
     /// # Panics
     /// When the pattern is empty and the buffer is not.
     pub fn repeated<T: Element>(&self, len: usize, pattern: &[T]) -> Result<Buffer<T>, DeviceError> {
         let mut buffer = self.zeros(len)?;
-        assert!(!pattern.is_empty() || len == 0, "{len} elements of no pattern");
-        // A short pattern is sent many times over: a copy of the driver for each few bytes would take long.
+        assert!(!pattern.is_empty() || len == 0, "a buffer of {len} elements needs a pattern that is not empty");
+        // A short pattern is repeated before it is sent: one device copy for every few bytes would take long.
         let period = pattern.len() * SENT_MIN.div_ceil(pattern.len().max(1));
         let sent: Vec<T> = pattern.iter().copied().cycle().take(period.min(len)).collect();
         let once = self.upload(&sent)?;
@@ -36,9 +36,9 @@ impl Cuda {
         Ok(buffer)
     }
 
-    /// Seconds that the device takes for each of `runs` runs of `work`, from event to event on its stream, after one that is not
-    /// timed. Nobody waits in between: while the device is at a run the host asks for the next one, so the host's own time
-    /// counts only where it is the slower of the two.
+    /// The device's seconds for each of `runs` runs of `work`, between events on its stream, after one run that is not timed.
+    /// The host does not wait between runs. It submits the next run while the device works on the current one, so host time
+    /// only counts where the host is the slower of the two.
     pub fn timed_s<E: From<DeviceError>>(
         &self,
         runs: usize,

@@ -1,4 +1,4 @@
-//! Device memory: buffers that own it, views that borrow stretches of it, and copies to and from the host.
+//! Device memory: buffers that own it, views that borrow ranges of it, and copies to and from the host.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -6,22 +6,22 @@ use std::ops::Range;
 use cudarc::driver::result;
 use half::bf16;
 
-use super::arena::Block;
-use super::landing::Landing;
+use super::arena::Allocation;
+use super::command::{Recording, StreamCommand};
+use super::pending_copy::PendingCopy;
 use super::staging::PART_BYTES;
-use super::timing::Command;
-use super::work::{Notes, Work};
-use super::{Argument, Cuda, CudaError, ledger, nvtx};
+use super::timing::TimedCommand;
+use super::{Argument, Cuda, CudaError, allocation_statistics, nvtx};
 use crate::tensor::{self, Device, DeviceError, Element, Fetch, Profile, ProfileDetail};
 
-/// Memory of one device, holding `len` elements.
+/// Memory of one device for `len` elements.
 pub struct Buffer<T> {
-    block: Block,
+    allocation: Allocation,
     len: usize,
     elements: PhantomData<T>,
 }
 
-/// A read-only stretch of a buffer.
+/// A read-only range of a buffer.
 #[derive(Debug)]
 pub struct View<'a, T> {
     address: u64,
@@ -37,7 +37,7 @@ impl<T> Clone for View<'_, T> {
 
 impl<T> Copy for View<'_, T> {}
 
-/// A writable stretch of a buffer.
+/// A writable range of a buffer.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
     address: u64,
@@ -57,11 +57,11 @@ impl<T> tensor::View for ViewMut<'_, T> {
     }
 }
 
-/// Bytes that a kernel may load at once from an aligned view.
+/// The widest load of a kernel, in bytes; an aligned view allows it.
 const WIDEST_LOAD_BYTES: u64 = 16;
 
-/// 512 MiB: 880 rows of 151,936. A card has it to spare, and a second product for the rows beyond would read the vocabulary's
-/// weights a second time.
+/// 512 MiB: 880 rows of 151,936. A GPU can spare that, and a second matmul for the remaining rows would read the weights of the
+/// LM head twice.
 const LOGITS_MAX: usize = 128 << 20;
 
 impl<T> View<'_, T> {
@@ -80,7 +80,7 @@ impl<T> View<'_, T> {
 }
 
 impl<T> ViewMut<'_, T> {
-    /// The same stretch, to be written by one of several users in turn.
+    /// The same range for a shorter lifetime, so that several users can write to it one after another.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         ViewMut { address: self.address, len: self.len, elements: PhantomData }
     }
@@ -100,59 +100,59 @@ impl<T> ViewMut<'_, T> {
 }
 
 impl<T: Element> Buffer<T> {
-    fn place(&self, range: &Range<usize>) -> u64 {
+    fn address_of(&self, range: &Range<usize>) -> u64 {
         let Range { start, end } = *range;
         assert!(start <= end && end <= self.len, "{start}..{end} is outside a buffer of {} elements", self.len);
-        self.block.address + (start * size_of::<T>()) as u64
+        self.allocation.address + (start * size_of::<T>()) as u64
     }
 
     /// The whole buffer, as an argument that a kernel may read and write.
     pub(crate) fn argument(&mut self) -> Argument {
-        Argument::Pointer(self.block.address)
+        Argument::Pointer(self.allocation.address)
     }
 
     /// The whole buffer, as an argument that a kernel only reads.
     pub(crate) fn read_argument(&self) -> Argument {
-        Argument::Pointer(self.block.address)
+        Argument::Pointer(self.allocation.address)
     }
 
-    fn stretch(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
-        ViewMut { address: self.place(&range), len: range.len(), elements: PhantomData }
+    fn slice_mut(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
+        ViewMut { address: self.address_of(&range), len: range.len(), elements: PhantomData }
     }
 }
 
 impl Buffer<f32> {
-    /// The memory of the whole buffer as twice as many bf16, for a result that takes its input's place.
+    /// The memory of the whole buffer as twice as many bf16, for a result that overwrites its input.
     pub(crate) fn halves(&self) -> View<'_, bf16> {
-        View { address: self.block.address, len: 2 * self.len, elements: PhantomData }
+        View { address: self.allocation.address, len: 2 * self.len, elements: PhantomData }
     }
 }
 
 impl Cuda {
-    /// Memory that nothing has been written to: scratch of a launcher, whose kernels write it before they read it. Other
-    /// buffers come from [`Device::zeros`].
+    /// Uninitialised memory: scratch of a launcher, whose kernels write it before they read it. All other buffers come from
+    /// [`Device::zeros`].
     pub(crate) fn scratch<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
-        ledger::under("scratch", || self.buffer(len))
+        allocation_statistics::labelled("scratch", || self.buffer(len))
     }
 
     fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
-        let block = self.arena().lend(len.saturating_mul(size_of::<T>()))?;
-        Ok(Buffer { block, len, elements: PhantomData })
+        let allocation = self.arena().allocate(len.saturating_mul(size_of::<T>()))?;
+        Ok(Buffer { allocation, len, elements: PhantomData })
     }
 
     /// Copies a view to another of the same length, on the device.
     pub fn copy<T: Element>(&self, to: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), CudaError> {
-        assert_eq!(to.len, from.len, "a view is copied to as many elements");
+        assert_eq!(to.len, from.len, "both views of a copy must have the same length");
         if to.len == 0 {
             return Ok(());
         }
-        self.submit(Work::Copy { to: to.address, from: from.address, bytes: to.len * size_of::<T>() })
+        self.submit(StreamCommand::Copy { to: to.address, from: from.address, bytes: to.len * size_of::<T>() })
     }
 }
 
 /// A copy between host and device, as a profile lists it.
-fn host_copy(op: &'static str, bytes: usize, gated: bool) -> Command {
-    Command { op, bytes: Some(bytes as u64), flops: None, gated }
+fn host_copy(op: &'static str, bytes: usize, gated: bool) -> TimedCommand {
+    TimedCommand { op, bytes: Some(bytes as u64), flops: None, gated }
 }
 
 impl Device for Cuda {
@@ -163,7 +163,7 @@ impl Device for Cuda {
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>, DeviceError> {
         let mut buffer = self.buffer(len)?;
-        self.clear(buffer.stretch(0..len))?;
+        self.clear(buffer.slice_mut(0..len))?;
         Ok(buffer)
     }
 
@@ -172,70 +172,70 @@ impl Device for Cuda {
     }
 
     fn view<'a, T: Element>(&self, buffer: &'a Buffer<T>, range: Range<usize>) -> View<'a, T> {
-        View { address: buffer.place(&range), len: range.len(), elements: PhantomData }
+        View { address: buffer.address_of(&range), len: range.len(), elements: PhantomData }
     }
 
     fn view_mut<'a, T: Element>(&self, buffer: &'a mut Buffer<T>, range: Range<usize>) -> ViewMut<'a, T> {
-        buffer.stretch(range)
+        buffer.slice_mut(range)
     }
 
     fn view_two<'a, T: Element>(&self, buffer: &'a mut Buffer<T>, ranges: [Range<usize>; 2]) -> [ViewMut<'a, T>; 2] {
         let [a, b] = &ranges;
         assert!(a.end <= b.start || b.end <= a.start, "{a:?} and {b:?} overlap");
-        ranges.map(|range| ViewMut { address: buffer.place(&range), len: range.len(), elements: PhantomData })
+        ranges.map(|range| ViewMut { address: buffer.address_of(&range), len: range.len(), elements: PhantomData })
     }
 
     fn write<T: Element>(&self, to: ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
-        assert_eq!(to.len, from.len(), "a view is written from as many elements");
-        assert!(!Notes::are_taken(self.stream()), "replayed work does not write from the host");
+        assert_eq!(to.len, from.len(), "a view is written from a slice of its own length");
+        assert!(!Recording::is_active(self.stream()), "replayed work cannot write from the host");
         if from.is_empty() {
             return Ok(());
         }
-        self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
-        self.round_trips().ask();
+        self.context().bind_to_thread().map_err(CudaError::driver("binding the device to this thread"))?;
+        self.synchronisations().command_sent();
         let bytes: &[u8] = bytemuck::cast_slice(from);
-        // A larger write waits for parts of the ring to be read, and must not wait for what its own gate holds back.
+        // A larger write waits until the device has read parts of the ring; its own gate would keep the device from doing so.
         let gated = bytes.len() <= PART_BYTES;
-        let command = || host_copy("copy to the device", bytes.len(), gated);
+        let timed = || host_copy("copy to the device", bytes.len(), gated);
         // Safety: the view lies inside its buffer and is borrowed for writing.
         let write = || unsafe { self.staging().write(to.address, bytes, self.stream()) };
-        Ok(self.measured(command, write)?)
+        Ok(self.measured(timed, write)?)
     }
 
     fn read<T: Element>(&self, from: View<'_, T>, to: &mut [T]) -> Result<(), DeviceError> {
-        assert_eq!(from.len, to.len(), "a view is read into as many elements");
-        assert!(!Notes::are_taken(self.stream()), "replayed work does not read back");
+        assert_eq!(from.len, to.len(), "a view is read into a slice of its own length");
+        assert!(!Recording::is_active(self.stream()), "replayed work cannot read back");
         let failed = || CudaError::driver(format!("copying {} bytes from the device", from.len * size_of::<T>()));
         self.context().bind_to_thread().map_err(failed())?;
-        self.round_trips().ask();
+        self.synchronisations().command_sent();
         if !to.is_empty() {
-            // Safety: the view lies inside its buffer; `to` is borrowed until the stream has been waited for, below.
+            // Safety: the view lies inside its buffer; `to` is borrowed until the synchronisation below.
             let mut read = || unsafe { result::memcpy_dtoh_async(to, from.address, self.stream().cu_stream()) };
-            let command = || host_copy("copy to the host, pageable", from.len * size_of::<T>(), false);
-            self.measured(command, || read().map_err(failed()))?;
+            let timed = || host_copy("copy to the host, pageable", from.len * size_of::<T>(), false);
+            self.measured(timed, || read().map_err(failed()))?;
         }
-        self.round_trips().wait();
+        self.synchronisations().host_waits();
         self.stream().synchronize().map_err(failed())?;
         Ok(())
     }
 
     fn fetch<T: Element>(&self, from: View<'_, T>) -> Result<Fetch<T>, DeviceError> {
-        assert!(!Notes::are_taken(self.stream()), "replayed work does not read back");
+        assert!(!Recording::is_active(self.stream()), "replayed work cannot read back");
         if from.len == 0 {
-            return Ok(Fetch::here(Vec::new()));
+            return Ok(Fetch::ready(Vec::new()));
         }
-        self.round_trips().ask();
-        let command = || host_copy("copy to the host", from.len * size_of::<T>(), true);
-        let landing = self.measured(command, || Landing::of(self.landings(), from, self.stream()))?;
+        self.synchronisations().command_sent();
+        let timed = || host_copy("copy to the host", from.len * size_of::<T>(), true);
+        let copy = self.measured(timed, || PendingCopy::start(self.pinned_pool(), from, self.stream()))?;
         let cuda = self.clone();
-        Ok(Fetch::coming(move || {
-            cuda.round_trips().wait();
-            Ok(landing.get()?)
+        Ok(Fetch::pending(move || {
+            cuda.synchronisations().host_waits();
+            Ok(copy.get()?)
         }))
     }
 
     fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
-        ledger::under(name, work)
+        allocation_statistics::labelled(name, work)
     }
 
     fn replayed<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
@@ -251,7 +251,7 @@ impl Device for Cuda {
     }
 
     fn range<R>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
-        let _open = (nvtx::is_heard() || self.timing().is_on()).then(|| {
+        let _open = (nvtx::is_attached() || self.timing().is_on()).then(|| {
             let name = name();
             (nvtx::enter(&name), self.timing().enter(&name))
         });
@@ -279,6 +279,6 @@ impl Device for Cuda {
         if view.len == 0 {
             return Ok(());
         }
-        Ok(self.submit(Work::Clear { address: view.address, bytes: view.len * size_of::<T>() })?)
+        Ok(self.submit(StreamCommand::Clear { address: view.address, bytes: view.len * size_of::<T>() })?)
     }
 }

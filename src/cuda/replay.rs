@@ -1,22 +1,21 @@
-//! Work that comes again and again, replayed as a CUDA graph: one call of the driver instead of one a kernel.
+//! Commands that repeat, replayed as a CUDA graph: one driver call instead of one per kernel.
 //!
-//! A replay never rests on a promise that the work is the same as last time. What `work` asks for is noted down (which costs
-//! little) and compared with what was asked for before, kernel by kernel, argument by argument; only a graph of exactly this
-//! work is launched in its place. So what runs is what would have run, and the worst that other sizes or addresses can do is
-//! that nothing is saved.
+//! A replay does not trust the caller that the commands are the same as last time. They are recorded (which is cheap) and
+//! compared with earlier recordings, kernel by kernel and argument by argument. A graph is launched only if it holds exactly
+//! these commands. So what runs is what would have run without replay, and other sizes or addresses only cost the saving.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaGraph, CudaStream, result, sys};
 
-use super::work::{Notes, Work};
+use super::command::{Recording, StreamCommand};
 use super::{Cuda, CudaError};
 use crate::tensor::DeviceError;
 
-/// Sequences of work that are remembered; the one that was not asked for the longest goes first.
-const REMEMBERED_MAX: usize = 64;
+/// Recordings in the cache. The least recently used one is dropped first.
+const CACHED_MAX: usize = 64;
 
-/// A size that stands for those from a quarter less on, four to a doubling: what has such sizes comes again sooner.
+/// Rounds a size up, with four steps per doubling: batches that are padded to such sizes repeat sooner.
 pub fn replay_size(size: usize) -> usize {
     match size {
         0..=8 => size,
@@ -24,135 +23,136 @@ pub fn replay_size(size: usize) -> usize {
     }
 }
 
-/// How often work was replayed.
+/// How often commands were replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplayCounts {
-    /// Sequences that were sent piece by piece, because they had not been seen before.
+    /// Recordings that were sent command by command, because they were new.
     pub sent: u64,
-    /// Graphs that were made, at the second time.
+    /// Graphs that were captured, each when its recording came a second time.
     pub captured: u64,
     /// Launches of graphs.
     pub launched: u64,
 }
 
-/// What a device remembers.
+/// The recordings of a device and their graphs.
 #[derive(Default)]
-pub(super) struct Replays {
-    /// The one that was asked for last comes first.
-    remembered: Vec<Remembered>,
-    /// Graphs are captured on a stream of their own, so that another thread's work does not end up in them.
-    capturing: Option<Arc<CudaStream>>,
+pub(super) struct GraphCache {
+    /// The most recently used one first.
+    cached: Vec<CachedGraph>,
+    /// Graphs are captured on a separate stream, so that commands of another thread do not end up in them.
+    capture_stream: Option<Arc<CudaStream>>,
     counts: ReplayCounts,
-    /// Work is sent as it is asked for.
+    /// Commands are sent without being recorded.
     off: bool,
 }
 
-struct Remembered {
-    works: Vec<Work>,
-    /// Made when the work comes a second time: at the first, the driver may still have to load a kernel, which a capture
-    /// forbids, and work that comes but once is not worth a graph.
+struct CachedGraph {
+    commands: Vec<StreamCommand>,
+    /// Captured the second time. The first time, the driver may still have to load a kernel, which it refuses during a
+    /// capture, and commands that never repeat are not worth a graph.
     graph: Option<Graph>,
 }
 
 struct Graph(CudaGraph);
 
-// Safety: a graph may be used by any thread, one at a time; it lies behind the lock of `Replays`.
+// Safety: a graph may be used by any thread, one at a time; the lock around `GraphCache` ensures that.
 unsafe impl Send for Graph {}
 
-/// Ends the notes whatever happens; after a panic nothing that was noted is sent.
-struct Noting;
+/// Ends the recording also after a panic; then none of the recorded commands is sent.
+struct RecordingGuard;
 
-impl Drop for Noting {
+impl Drop for RecordingGuard {
     fn drop(&mut self) {
-        Notes::end();
+        Recording::end();
     }
 }
 
 impl Cuda {
     /// Runs work whose kernels are the same from call to call: see [`crate::tensor::Device::replayed`].
     pub(super) fn replay<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        // A graph is one launch: sent piece by piece, each kernel has its time in a profile and stands in its phase.
-        if self.timing().measures_commands() || self.lock_replays(|replays| replays.off) {
+        // A graph is one launch. Sent command by command, each kernel gets its own time and phase in a profile.
+        if self.timing().measures_commands() || self.lock_graphs(|graphs| graphs.off) {
             return work();
         }
-        Notes::begin(self.stream());
-        let noting = Noting;
+        Recording::begin(self.stream());
+        let guard = RecordingGuard;
         let done = work();
-        let notes = Notes::end().expect("begun above");
-        drop(noting);
+        let recording = Recording::end().expect("begun above");
+        drop(guard);
         let sent = match &done {
-            Ok(()) => self.send_noted(notes.works),
-            // As far as it came, as if nothing had been noted: buffers have begun and ended in it.
-            Err(_) => notes.works.iter().try_for_each(|work| self.send(work, self.stream())),
+            Ok(()) => self.send_recorded(recording.commands),
+            // The commands before the error are sent as if they had not been recorded: buffers were allocated and freed by them.
+            Err(_) => recording.commands.iter().try_for_each(|command| self.send(command, self.stream())),
         };
-        notes.spare.into_iter().for_each(|stretch| self.arena().give_back(stretch));
+        recording.freed.into_iter().for_each(|range| self.arena().free(range));
         done.and(sent.map_err(|error| E::from(error.into())))
     }
 
-    /// Launches the graph of this work, or sends it and remembers it.
-    fn send_noted(&self, works: Vec<Work>) -> Result<(), CudaError> {
-        let replays = self.replays();
+    /// Launches the graph of these commands, or sends the commands and caches them.
+    fn send_recorded(&self, commands: Vec<StreamCommand>) -> Result<(), CudaError> {
+        let graphs = self.graphs();
         // A launch that failed half-way leaves nothing that the next one relies on.
-        let mut replays = replays.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(place) = replays.remembered.iter().position(|known| known.works == works) else {
-            works.iter().try_for_each(|work| self.send(work, self.stream()))?;
-            replays.counts.sent += 1;
-            replays.remembered.insert(0, Remembered { works, graph: None });
-            replays.remembered.truncate(REMEMBERED_MAX);
+        let mut graphs = graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = graphs.cached.iter().position(|cached| cached.commands == commands) else {
+            commands.iter().try_for_each(|command| self.send(command, self.stream()))?;
+            graphs.counts.sent += 1;
+            graphs.cached.insert(0, CachedGraph { commands, graph: None });
+            graphs.cached.truncate(CACHED_MAX);
             return Ok(());
         };
-        replays.remembered[..=place].rotate_right(1);
-        if replays.remembered[0].graph.is_none() {
-            let graph = self.capture(&mut replays.capturing, &works)?;
-            replays.remembered[0].graph = Some(graph);
-            replays.counts.captured += 1;
+        graphs.cached[..=index].rotate_right(1);
+        if graphs.cached[0].graph.is_none() {
+            let graph = self.capture(&mut graphs.capture_stream, &commands)?;
+            graphs.cached[0].graph = Some(graph);
+            graphs.counts.captured += 1;
         }
-        let graph = replays.remembered[0].graph.as_ref().expect("made just now");
-        self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
-        self.round_trips().ask();
-        // Safety: the graph is alive and under its lock. Its work is what was just asked for, by callers who hold the memory.
+        let graph = graphs.cached[0].graph.as_ref().expect("captured above");
+        self.context().bind_to_thread().map_err(CudaError::driver("binding the device to this thread"))?;
+        self.synchronisations().command_sent();
+        // Safety: the graph is alive and under its lock. It holds the commands just submitted, by callers who hold the memory.
         unsafe { result::graph::launch(graph.0.cu_graph_exec(), self.stream().cu_stream()) }
             .map_err(CudaError::driver("launching a graph"))?;
-        replays.counts.launched += 1;
+        graphs.counts.launched += 1;
         Ok(())
     }
 
-    fn capture(&self, stream: &mut Option<Arc<CudaStream>>, works: &[Work]) -> Result<Graph, CudaError> {
+    fn capture(&self, stream: &mut Option<Arc<CudaStream>>, commands: &[StreamCommand]) -> Result<Graph, CudaError> {
         let stream = match stream {
             Some(stream) => stream,
             None => {
-                let made = self.context().new_stream().map_err(CudaError::driver("making a stream for captures"))?;
-                stream.insert(made)
+                let created =
+                    self.context().new_stream().map_err(CudaError::driver("creating a stream for captures"))?;
+                stream.insert(created)
             }
         };
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(CudaError::driver("beginning a capture"))?;
-        let sent = works.iter().try_for_each(|work| self.send(work, stream));
-        // Ended also after an error, else the stream stays in it.
+        let sent = commands.iter().try_for_each(|command| self.send(command, stream));
+        // The capture is ended also after an error, or the stream would stay in it.
         let ended = stream.end_capture(sys::CUgraphInstantiate_flags(0));
         sent?;
-        let graph = ended.map_err(CudaError::driver(format!("making a graph of {} pieces of work", works.len())))?;
+        let graph = ended.map_err(CudaError::driver(format!("creating a graph of {} commands", commands.len())))?;
         graph.map(Graph).ok_or_else(|| CudaError::Driver {
             what: "ending a capture".into(),
             source: cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
         })
     }
 
-    /// How often work was replayed on this device.
+    /// How often commands were replayed on this device.
     pub fn replay_counts(&self) -> ReplayCounts {
-        self.lock_replays(|replays| replays.counts)
+        self.lock_graphs(|graphs| graphs.counts)
     }
 
-    /// Switches replays off, or on again: for comparisons, and to see single kernels in a profile.
+    /// Switches replays on or off: for comparisons, and to see single kernels in a profile.
     pub fn set_replays(&self, on: bool) {
-        self.lock_replays(|replays| replays.off = !on);
+        self.lock_graphs(|graphs| graphs.off = !on);
     }
 
-    fn lock_replays<R>(&self, look: impl FnOnce(&mut Replays) -> R) -> R {
-        look(&mut self.replays().lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock_graphs<R>(&self, look: impl FnOnce(&mut GraphCache) -> R) -> R {
+        look(&mut self.graphs().lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn replays(&self) -> Arc<Mutex<Replays>> {
-        self.kept::<Mutex<Replays>>()
+    fn graphs(&self) -> Arc<Mutex<GraphCache>> {
+        self.kept::<Mutex<GraphCache>>()
     }
 }

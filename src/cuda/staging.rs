@@ -1,5 +1,5 @@
-//! Writes of the host on their way to the device: a ring of page-locked memory, so that a write is a copy of its bytes to the
-//! ring and the rest is the device's.
+//! Writes from the host to the device, through a ring of page-locked memory: the host only copies the bytes into the ring, and
+//! the device does the rest.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use cudarc::driver::{CudaEvent, CudaStream, result};
 use super::CudaError;
 use super::pinned::Pinned;
 
-/// The ring is written part by part; an event tells when the device has read one.
+/// The ring is written part by part; an event says when the device has read one.
 const PARTS: usize = 4;
 pub(super) const PART_BYTES: usize = 1 << 20;
-/// Where a write begins is a multiple of this.
+/// Each write starts at a multiple of this.
 const ALIGNMENT: usize = 16;
 
-/// A write is cut where a part ends, but not for pieces of less than this.
+/// A write may be split at the end of a part, but not into pieces smaller than this.
 const PIECE_BYTES_MIN: usize = 64 << 10;
 
 #[derive(Default)]
 pub(super) struct Staging {
-    /// Made at the first write.
+    /// Allocated by the first write.
     ring: Option<Ring>,
     /// Writes that did not go through the ring.
     pageable: u64,
@@ -28,29 +28,29 @@ pub(super) struct Staging {
 
 struct Ring {
     memory: Pinned,
-    /// The part that is being filled, and how far.
+    /// The part that is being filled, and how many of its bytes are used.
     part: usize,
     filled: usize,
-    /// Recorded when a part was full.
+    /// Each recorded when its part was full.
     read: [Option<CudaEvent>; PARTS],
 }
 
 impl Staging {
-    /// The largest write that goes through the ring: 16 Mi row indices, more than the keys of any decode step (256 sequences
-    /// of 40,960). A larger one comes from a checkpoint. It fills the ring many times over, so the host would wait for the bus
-    /// either way, and the driver has page-locked memory for this itself.
+    /// The largest write that goes through the ring: 16 Mi row indices, more than any decode step has keys (256 sequences of
+    /// 40,960). Larger writes only come from checkpoints. They would fill the ring many times, so the host would wait for the
+    /// bus in either case, and the driver has page-locked memory of its own.
     pub const BYTES_MAX: usize = 64 << 20;
 
-    /// Copies bytes to the device, whose turn comes in the stream. The host waits only where the ring is full of what the
-    /// device has not read, and for writes beyond [`Self::BYTES_MAX`].
+    /// Copies bytes to the device, in the order of the stream. The host waits only if the ring is full of bytes that the device
+    /// has not read yet, and for writes beyond [`Self::BYTES_MAX`].
     ///
     /// # Safety
-    /// So many bytes from `address` on are device memory that this thread may write.
+    /// `bytes.len()` bytes from `address` on are device memory that this thread may write.
     pub unsafe fn write(&mut self, address: u64, bytes: &[u8], stream: &Arc<CudaStream>) -> Result<(), CudaError> {
         let failed = || CudaError::driver(format!("copying {} bytes to the device", bytes.len()));
         if bytes.len() > Self::BYTES_MAX {
             self.pageable += 1;
-            // Safety: the caller's promise; the driver takes pageable memory's bytes before it returns.
+            // Safety: the caller's promise; the driver copies pageable memory before it returns.
             return unsafe { result::memcpy_htod_async(address, bytes, stream.cu_stream()) }.map_err(failed());
         }
         let ring = match &mut self.ring {
@@ -59,11 +59,11 @@ impl Staging {
         };
         let mut done = 0;
         while done < bytes.len() {
-            let range = ring.place(bytes.len() - done, stream)?;
+            let range = ring.reserve(bytes.len() - done, stream)?;
             let piece = &bytes[done..done + range.len()];
-            // Safety: the device has read what stood in this part, and what was written since lies before the range.
+            // Safety: the device has read the old contents of this part, and all newer writes end before the range.
             unsafe { ring.memory.slice_mut(range.clone()) }.copy_from_slice(piece);
-            // Safety: the range stays as it is until the device has read it; the caller promises the rest.
+            // Safety: the range is not overwritten before the device has read it; the caller promises the rest.
             unsafe { result::memcpy_htod_async(address + done as u64, ring.memory.slice(range), stream.cu_stream()) }
                 .map_err(failed())?;
             done += piece.len();
@@ -83,11 +83,11 @@ impl Ring {
         Ok(Self { memory, part: 0, filled: 0, read: [const { None }; PARTS] })
     }
 
-    /// Where the next of `bytes` bytes may be written, up to all of them: in this part or, if it is full, in the next, once the
-    /// device has read that.
-    fn place(&mut self, bytes: usize, stream: &CudaStream) -> Result<Range<usize>, CudaError> {
+    /// Reserves a range for the next bytes of a write, at most `bytes`: in this part or, if it is full, in the next one, after
+    /// the device has read that.
+    fn reserve(&mut self, bytes: usize, stream: &CudaStream) -> Result<Range<usize>, CudaError> {
         if PART_BYTES - self.filled < bytes.min(PIECE_BYTES_MIN) {
-            let failed = || CudaError::driver("turning the ring of writes");
+            let failed = || CudaError::driver("moving on to the next part of the staging ring");
             let event = stream.record_event(None).map_err(failed())?;
             self.read[self.part] = Some(event);
             self.part = (self.part + 1) % PARTS;

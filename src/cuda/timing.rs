@@ -1,14 +1,14 @@
-//! Device time of every command, by CUDA events, and host time of every named range. Off unless [`Device::profiled`] asks
-//! for it; then a command costs one relaxed load.
+//! Device time of every command, by CUDA events, and host time of every named range. It is off except inside
+//! [`Device::profiled`]; while it is off, a command costs one relaxed load.
 //!
-//! Commands are measured where they go to the stream (`work.rs`, and copies to and from the host in `memory.rs`), not in the
-//! launchers of the ops: so none can be forgotten. The phase of a command is the stack of [`Device::range`]s of its thread.
+//! Commands are measured where they are sent to the stream (`command.rs`, and copies to and from the host in `memory.rs`), not
+//! in the ops' launchers, so none can be forgotten. The phase of a command is the stack of [`Device::range`]s of its thread.
 //!
-//! Two events around a command measure the device only if it never waits for the host between them. On a stream that has
-//! run dry it would: the first event passes at once, and the kernel arrives some microseconds later, which is longer than many
-//! kernels of a decode step take. So a gate, a host function in the stream, holds the device back until the command and both
-//! events stand behind it. (A recorded graph would do it as well, but only for what is replayed.) The device rests between
-//! commands, so one that the card slows down under steady load, for its power, may look faster here than it is in a run.
+//! Two events around a command measure the device only if it never waits for the host between them. On an empty stream it
+//! would: the first event passes at once, and the kernel arrives some microseconds later, which is longer than many kernels of
+//! a decode step take. So a gate, a host function in the stream, blocks the stream until the command and both events are queued
+//! behind it. (A captured graph would do so too, but only for replayed commands.) The device idles between commands, so a
+//! kernel that a GPU slows down under steady load, to save power, may look faster here than it is in a run.
 //!
 //! [`Device::profiled`]: crate::tensor::Device::profiled
 //! [`Device::range`]: crate::tensor::Device::range
@@ -29,69 +29,69 @@ const OFF: u8 = 0;
 const PHASES: u8 = 1;
 const COMMANDS: u8 = 2;
 
-/// Commands whose events are read together. Each read waits for the device.
+/// Commands whose events are read together, because each read waits for the device.
 const PENDING_MAX: usize = 512;
-/// Empty pairs of events that are measured; their median counts.
+/// Empty pairs of events that are measured; the median is reported.
 const EMPTY_PAIRS: usize = 9;
-/// How long a gate holds the device back at most. Putting a command behind it takes microseconds; but a driver may wait for the
-/// device while it does, and both would wait for ever.
+/// The longest time that a gate blocks the stream. Queueing a command behind it takes microseconds, but the driver may wait for
+/// the device while it queues one, and both would wait for ever.
 const GATE_MAX: Duration = Duration::from_millis(20);
 
-/// What a command of the stream is called, and what it moves and computes at least, where that is known.
+/// The name of a command in a profile, and the fewest bytes and flops it needs, where they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Command {
+pub(super) struct TimedCommand {
     pub op: &'static str,
     pub bytes: Option<u64>,
     pub flops: Option<u64>,
-    /// Whether the device is held back until the host is done. Not for copies of pageable memory, during which the host waits
-    /// for the device.
+    /// Whether a gate blocks the stream until the host has queued the command. It must not for copies of pageable memory, during
+    /// which the host waits for the device.
     pub gated: bool,
 }
 
-/// A device's profile in the making.
+/// The current profile of a device, if there is one.
 #[derive(Default)]
 pub(super) struct Timing {
     /// [`OFF`], [`PHASES`] or [`COMMANDS`]
     level: AtomicU8,
-    recording: Mutex<Option<Recording>>,
+    measurement: Mutex<Option<Measurement>>,
 }
 
-struct Recording {
+struct Measurement {
     start: Instant,
     phases: Vec<Phase>,
     /// (outer phase, name) → index in `phases`.
     known: HashMap<(usize, String), usize>,
-    /// Phases that are open, of each thread; without any it is in phase 0, the whole.
+    /// The open phases of each thread. A thread without any is in phase 0, the whole work.
     open: HashMap<ThreadId, Vec<usize>>,
     ops: Vec<OpTime>,
     /// (phase, op) → index in `ops`.
     known_ops: HashMap<(usize, &'static str), usize>,
     pool: Vec<[CudaEvent; 2]>,
-    /// Index in `ops`, and the events around a command of it.
+    /// Index in `ops`, and the events around one of its commands.
     pending: Vec<(usize, [CudaEvent; 2])>,
-    /// At the beginning and at the end of it all.
+    /// The first and the last event of the profile.
     span: Option<[CudaEvent; 2]>,
     event_ms: f64,
     gate: &'static Gate,
 }
 
-/// Holds the device back until the host has opened it as often as the device has come to it.
+/// Blocks the stream until the host has opened the gate as many times as the stream has reached it.
 #[derive(Default)]
 struct Gate {
     opened: AtomicU64,
     arrived: AtomicU64,
-    /// How often the device went on before it was opened.
+    /// How often the stream continued without waiting for the host any longer.
     given_up: AtomicU64,
 }
 
 impl Gate {
-    /// Puts the gate into the stream, closed. The answer opens it when it is dropped, so also after an error or a panic.
+    /// Puts the closed gate into the stream. Dropping the returned value opens it, so an error or a panic opens it too.
     fn close(&'static self, stream: &CudaStream) -> Result<OpenGate, CudaError> {
         // Safety: `pass` takes a gate and calls no function of CUDA; the gate is never freed.
         unsafe {
             result::stream::launch_host_function(stream.cu_stream(), pass, std::ptr::from_ref(self) as *mut c_void)
         }
-        .map_err(CudaError::driver("holding the device back for a measurement"))?;
+        .map_err(CudaError::driver("blocking the stream for a measurement"))?;
         Ok(OpenGate(self))
     }
 }
@@ -104,7 +104,7 @@ impl Drop for OpenGate {
     }
 }
 
-/// What the driver calls when the stream has come to a gate.
+/// The driver calls this when the stream reaches a gate.
 ///
 /// # Safety
 /// `gate` is a [`Gate`] that lives as long as the program.
@@ -122,7 +122,7 @@ unsafe extern "C" fn pass(gate: *mut c_void) {
     }
 }
 
-/// The name of a range as a phase: layers and steps are folded, and sizes left out.
+/// The phase that a range belongs to: its name without the number of a layer or step, and without sizes.
 fn phase_name(range: &str) -> &str {
     let mut name = range.split(',').next().unwrap_or(range);
     for numbered in ["layer ", "step "] {
@@ -136,9 +136,9 @@ fn phase_name(range: &str) -> &str {
     name
 }
 
-impl Recording {
+impl Measurement {
     fn new(stream: &CudaStream, detail: ProfileDetail) -> Result<Self, CudaError> {
-        let mut recording = Self {
+        let mut measurement = Self {
             start: Instant::now(),
             phases: vec![Phase { calls: 1, ..Phase::default() }],
             known: HashMap::new(),
@@ -149,20 +149,20 @@ impl Recording {
             pending: Vec::new(),
             span: None,
             event_ms: 0.0,
-            // A few bytes a profile, kept for ever: a stream may still hold the gate when its device is closed.
+            // These few bytes per profile are never freed: a stream may still hold the gate when its device is closed.
             gate: Box::leak(Box::default()),
         };
         if detail == ProfileDetail::Commands {
-            recording.event_ms = recording.empty_pair_ms(stream)?;
-            let span = recording.events(stream)?;
+            measurement.event_ms = measurement.empty_pair_ms(stream)?;
+            let span = measurement.events(stream)?;
             record(&span[0], stream)?;
-            recording.span = Some(span);
+            measurement.span = Some(span);
         }
-        recording.start = Instant::now();
-        Ok(recording)
+        measurement.start = Instant::now();
+        Ok(measurement)
     }
 
-    /// The median of what two events with nothing between them measure.
+    /// The median time between two events with nothing between them.
     fn empty_pair_ms(&mut self, stream: &CudaStream) -> Result<f64, CudaError> {
         let mut times = Vec::new();
         for _ in 0..EMPTY_PAIRS {
@@ -183,7 +183,7 @@ impl Recording {
         }
         let event = || {
             let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
-            stream.context().new_event(Some(timed)).map_err(CudaError::driver("making an event"))
+            stream.context().new_event(Some(timed)).map_err(CudaError::driver("creating an event"))
         };
         Ok([event()?, event()?])
     }
@@ -215,11 +215,11 @@ impl Recording {
         }
     }
 
-    /// The line of a command's kind in this phase, with the command added.
-    fn count(&mut self, command: &Command) -> usize {
+    /// Adds a command to the line of its op in the current phase, and returns the line's index.
+    fn count(&mut self, command: &TimedCommand) -> usize {
         let phase = self.phase();
         let index = *self.known_ops.entry((phase, command.op)).or_insert_with(|| {
-            let Command { op, bytes, flops, .. } = *command;
+            let TimedCommand { op, bytes, flops, .. } = *command;
             let nothing = |known: Option<u64>| known.map(|_| 0);
             let line = OpTime { phase, op, calls: 0, device_ms: 0.0, bytes: nothing(bytes), flops: nothing(flops) };
             self.ops.push(line);
@@ -235,7 +235,7 @@ impl Recording {
     /// Sends a command between two events.
     fn send<R>(
         &mut self,
-        command: &Command,
+        command: &TimedCommand,
         stream: &CudaStream,
         send: impl FnOnce() -> Result<R, CudaError>,
     ) -> Result<R, CudaError> {
@@ -253,7 +253,7 @@ impl Recording {
         Ok(sent)
     }
 
-    /// Waits for the commands so far and adds up their times.
+    /// Waits for the commands so far and adds their times to their lines.
     fn read_pending(&mut self) -> Result<(), CudaError> {
         for (index, events) in std::mem::take(&mut self.pending) {
             self.ops[index].device_ms += elapsed_ms(&events)?;
@@ -262,7 +262,7 @@ impl Recording {
         Ok(())
     }
 
-    /// What was recorded, once the device has done all of it.
+    /// Waits for the device and returns the profile.
     fn finish(mut self, stream: &CudaStream) -> Result<Profile, CudaError> {
         let span_ms = match self.span.take() {
             None => 0.0,
@@ -299,24 +299,24 @@ impl Timing {
         self.level.load(Ordering::Relaxed)
     }
 
-    /// Whether every command is measured, so that none may be replayed as a part of a graph.
+    /// Whether every command is measured, so that none may be replayed as part of a graph.
     pub fn measures_commands(&self) -> bool {
         self.level() == COMMANDS
     }
 
-    /// Whether the names of ranges are of use.
+    /// Whether a profile is active, so that the name of a range is worth building.
     pub fn is_on(&self) -> bool {
         self.level() != OFF
     }
 
-    fn recording(&self) -> MutexGuard<'_, Option<Recording>> {
-        // A panic while a command was sent leaves a line without it.
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    fn measurement(&self) -> MutexGuard<'_, Option<Measurement>> {
+        // A panic while a command was sent only leaves that command out.
+        self.measurement.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a range, which ends when the answer is dropped.
+    /// Begins a range, which ends when the returned value is dropped.
     pub fn enter(&self, name: &str) -> Option<OpenRange<'_>> {
-        self.recording().as_mut()?.enter(name);
+        self.measurement().as_mut()?.enter(name);
         Some(OpenRange { timing: self, start: Instant::now() })
     }
 }
@@ -330,24 +330,24 @@ pub(super) struct OpenRange<'a> {
 impl Drop for OpenRange<'_> {
     fn drop(&mut self) {
         let host = self.start.elapsed();
-        if let Some(recording) = self.timing.recording().as_mut() {
-            recording.leave(host);
+        if let Some(measurement) = self.timing.measurement().as_mut() {
+            measurement.leave(host);
         }
     }
 }
 
 impl Cuda {
-    /// Sends a command to the device's stream, and measures it if it should be.
+    /// Sends a command to the device's stream, and measures it if a profile is active.
     pub(super) fn measured<R>(
         &self,
-        command: impl FnOnce() -> Command,
+        command: impl FnOnce() -> TimedCommand,
         send: impl FnOnce() -> Result<R, CudaError>,
     ) -> Result<R, CudaError> {
         if !self.timing().measures_commands() {
             return send();
         }
-        match self.timing().recording().as_mut() {
-            Some(recording) => recording.send(&command(), self.stream(), send),
+        match self.timing().measurement().as_mut() {
+            Some(measurement) => measurement.send(&command(), self.stream(), send),
             None => send(),
         }
     }
@@ -358,12 +358,12 @@ impl Cuda {
         detail: ProfileDetail,
         work: impl FnOnce() -> R,
     ) -> Result<(R, Profile), CudaError> {
-        /// Ends the recording whatever happens.
+        /// Ends the measurement, also after a panic.
         struct End<'a>(&'a Timing);
         impl End<'_> {
-            fn take(&self) -> Option<Recording> {
+            fn take(&self) -> Option<Measurement> {
                 self.0.level.store(OFF, Ordering::Relaxed);
-                self.0.recording().take()
+                self.0.measurement().take()
             }
         }
         impl Drop for End<'_> {
@@ -372,20 +372,20 @@ impl Cuda {
             }
         }
         self.synchronize()?;
-        self.context().bind_to_thread().map_err(CudaError::driver("taking the device"))?;
-        let recording = Recording::new(self.stream(), detail)?;
+        self.context().bind_to_thread().map_err(CudaError::driver("binding the device to this thread"))?;
+        let measurement = Measurement::new(self.stream(), detail)?;
         {
-            let mut place = self.timing().recording();
-            assert!(place.is_none(), "profiles of one device do not nest");
-            *place = Some(recording);
+            let mut current = self.timing().measurement();
+            assert!(current.is_none(), "profiles of one device do not nest");
+            *current = Some(measurement);
         }
         let end = End(self.timing());
         let level = if detail == ProfileDetail::Phases { PHASES } else { COMMANDS };
         self.timing().level.store(level, Ordering::Relaxed);
         let result = work();
         self.synchronize()?;
-        let recording = end.take().expect("put there above");
-        Ok((result, recording.finish(self.stream())?))
+        let measurement = end.take().expect("stored above");
+        Ok((result, measurement.finish(self.stream())?))
     }
 }
 
@@ -394,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_and_steps_are_folded_and_sizes_left_out() {
+    fn a_phase_has_neither_the_numbers_of_layers_and_steps_nor_sizes() {
         for (range, phase) in [
             ("layer 12 mlp backward", "mlp backward"),
             ("step 3 rollouts and rewards", "rollouts and rewards"),
@@ -408,16 +408,16 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_that_nobody_opens_lets_the_device_through_and_counts_it() {
+    fn a_gate_that_nobody_opens_gives_up_and_counts_it() {
         let gate: &'static Gate = Box::leak(Box::default());
-        // Safety: the gate lives for ever.
+        // Safety: the gate is never freed.
         let pass = || unsafe { pass(std::ptr::from_ref(gate) as *mut c_void) };
         drop(OpenGate(gate));
         pass();
         assert_eq!(gate.given_up.load(Ordering::Relaxed), 0);
         pass();
         assert_eq!(gate.given_up.load(Ordering::Relaxed), 1);
-        // The host came late, for the turn that was given up.
+        // The host opens the gate late, for the pass that was given up.
         drop(OpenGate(gate));
         let waiting = std::thread::spawn(move || drop(OpenGate(gate)));
         pass();

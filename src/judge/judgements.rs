@@ -1,4 +1,4 @@
-//! Judgements drawn by a model: prompts in, judgements with their token ids and verdicts out.
+//! Judgements by a model: prompts in, judgements with their token ids and verdicts out.
 
 use std::sync::atomic::AtomicBool;
 
@@ -8,7 +8,7 @@ use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
-use crate::rollout::{Completion, Engine, EngineError, Finish, Member, PromptGroup};
+use crate::rollout::{Completion, Engine, EngineError, FinishReason, PromptGroup, SampleRequest};
 
 /// A pair with the judge's prompt for each of its responses, as token ids.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct JudgePair {
 }
 
 impl JudgePair {
-    /// The requests of both responses.
+    /// The requests for both responses.
     fn requests(&self, stream: Stream) -> [JudgeRequest<'_>; 2] {
         let stream = stream.fold(self.pair.id);
         Role::BOTH
@@ -35,14 +35,14 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// How judgements are drawn.
+/// How judgements are sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct JudgeSampling {
     pub sampling: Sampling,
     /// Judgements of each response.
     pub votes: usize,
     pub max_new_tokens: usize,
-    /// Folded with what names a response, then with the number of its judgement.
+    /// Folded with the identity of a response, then with the number of the judgement.
     pub stream: Stream,
 }
 
@@ -51,13 +51,13 @@ pub struct JudgeSampling {
 pub struct JudgeRequest<'a> {
     /// The judge's prompt, from [`Judge::encode`].
     pub prompt: &'a [u32],
-    /// Folded with the number of a judgement for its random numbers.
+    /// The random stream of the response, folded with the number of a judgement.
     pub stream: Stream,
 }
 
 impl Judge {
-    /// The judgements of every response, in the order of the requests. `finished` is called with the number of judgements that
-    /// have just ended; `stop` set from elsewhere ends the work with an error.
+    /// Judges every response, in the order of the requests. It calls `finished` with the number of judgements that have just
+    /// ended. Setting `stop` from another thread ends the work with an error.
     pub fn judge<B: Backend>(
         &self,
         engine: &mut Engine<B>,
@@ -72,7 +72,7 @@ impl Judge {
         Ok(completions.into_iter().map(|group| group.into_iter().map(|c| self.read(c)).collect()).collect())
     }
 
-    /// Judgements of both responses of every pair: `[pair][role][rollout]`.
+    /// Judges both responses of every pair: `[pair][role][rollout]`.
     pub fn judge_pairs<B: Backend>(
         &self,
         engine: &mut Engine<B>,
@@ -84,24 +84,24 @@ impl Judge {
     ) -> Result<Vec<[Vec<Judged>; 2]>, EngineError> {
         let requests: Vec<JudgeRequest<'_>> = pairs.iter().flat_map(|pair| pair.requests(how.stream)).collect();
         let mut judged = self.judge(engine, model, how, &requests, stop, finished)?.into_iter();
-        let mut side = || judged.next().expect("a result a request");
+        let mut side = || judged.next().expect("there is one result per request");
         Ok(pairs.iter().map(|_| [side(), side()]).collect())
     }
 
-    /// The samples that a response's judgements are.
+    /// A prompt group with one sample per judgement of a response.
     fn group(&self, request: &JudgeRequest<'_>, how: &JudgeSampling) -> PromptGroup {
-        let member = |vote| Member { sampling: how.sampling, stream: request.stream.fold(vote as u64) };
+        let sample = |vote| SampleRequest { sampling: how.sampling, stream: request.stream.fold(vote as u64) };
         PromptGroup {
             prompt: request.prompt.to_vec(),
-            members: (0..how.votes).map(member).collect(),
+            samples: (0..how.votes).map(sample).collect(),
             stop: self.tokenizer().eos_ids().to_vec(),
             max_new_tokens: how.max_new_tokens,
         }
     }
 
-    /// The text and the verdict of a completion; the closing end-of-text token is not part of the text.
+    /// Reads the text and the verdict of a completion; the text does not include the end-of-text token.
     pub fn read(&self, completion: Completion) -> Judged {
-        let finished = completion.finish == Finish::Stop;
+        let finished = completion.finish_reason == FinishReason::Stop;
         let ids = if finished { &completion.tokens[..completion.tokens.len() - 1] } else { &completion.tokens[..] };
         let text = self.tokenizer().decode(ids, false);
         let verdict = Verdict::parse(&text, finished, &self.settings().verdict);

@@ -1,8 +1,8 @@
-//! The judge: how a response becomes a prompt, and how what the model writes about it becomes a verdict.
+//! The judge: turns a response into a prompt, and the model's completion into a verdict.
 //!
-//! There is one way from a response to its judgement, and training, evaluation and serving all take it: text from outside is
-//! escaped, the template renders it with the task's rubrics, the chat template and the tokenizer make ids of that, the model
-//! writes, and [`Verdict::parse`] reads. The unit is one response; a pair is two of them.
+//! Training, evaluation and serving all judge by this code. Text from outside is escaped, the template renders it with the
+//! task's rubrics, the chat template and the tokenizer turn that into ids, the model generates, and [`Verdict::parse`] reads the
+//! result. The unit is one response; a pair is two of them.
 //!
 //! **Invariant:** nothing outside this module renders a judge's prompt or reads a verdict from text.
 
@@ -19,7 +19,7 @@ pub use prompt::{JudgePrompt, JudgePromptError, PromptFile, TaskRubrics};
 pub use settings::{JUDGE_FILE, JudgeFileError, JudgeMode, JudgeSettings};
 pub use verdict::{Failure, Side, Verdict, VerdictRules};
 
-/// Why a response has no prompt.
+/// Why a response could not be turned into a prompt.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     #[error(transparent)]
@@ -28,7 +28,7 @@ pub enum JudgeError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// A way of judging with the tokenizer of the model that judges.
+/// Judge settings together with the tokenizer of the model that judges.
 pub struct Judge {
     settings: JudgeSettings,
     prompt: JudgePrompt,
@@ -48,7 +48,7 @@ impl Judge {
         &self.tokenizer
     }
 
-    /// What the judge reads of a response, as messages. Control tokens in text from outside are made harmless.
+    /// The judge's prompt for a response, as messages. Control tokens in text from outside are escaped.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
         let escape = |turn: &Message| Message::new(turn.role.as_str(), self.tokenizer.escape(&turn.content));
         let prompt: Vec<Message> = prompt.iter().map(escape).collect();
@@ -62,7 +62,7 @@ impl Judge {
         Ok(self.tokenizer.encode_chat(&messages, &options)?)
     }
 
-    /// A pair with the prompts of its two responses.
+    /// Encodes the prompts for both responses of a pair.
     pub fn encode_pair(&self, pair: Pair) -> Result<JudgePair, JudgeError> {
         let prompt = |role: Role| self.encode(&pair.task, &pair.prompt, pair.response(role));
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];

@@ -1,6 +1,6 @@
 //! The judge's prompt: a template, and a primary rubric for each task, from an editable TOML file.
 //!
-//! It renders what it is given: `Judge` escapes text from outside before it gets here.
+//! It does not escape text from outside: `Judge` does that first.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::data::Message;
 const DEFAULT: &str = include_str!("rubrics.toml");
 const TEMPLATE: &str = "template";
 
-/// Faults of a rubrics file, and tasks it does not know.
+/// Errors in a rubrics file, and tasks that it does not have.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgePromptError {
     #[error("rubrics file {}: {source}", path.display())]
@@ -31,12 +31,12 @@ pub enum JudgePromptError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptFile {
-    /// Jinja; sees `task`, `rubrics`, `prompt` and `response`.
+    /// Jinja, with the variables `task`, `rubrics`, `prompt` and `response`.
     pub template: String,
-    /// A system message before it.
+    /// A system message, sent before the rendered template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// Whose rubrics a task without its own takes.
+    /// The task whose rubrics apply to tasks without their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_task: Option<String>,
     pub tasks: BTreeMap<String, TaskRubrics>,
@@ -49,7 +49,7 @@ pub struct TaskRubrics {
 }
 
 impl PromptFile {
-    /// Reads a rubrics file; `None`: the built-in one. [`JudgePrompt::new`] checks what it says.
+    /// Reads a rubrics file and checks it with [`JudgePrompt::new`]; `None`: the built-in file.
     pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
         let Some(path) = path else { return Self::parse(DEFAULT) };
         let text =
@@ -80,12 +80,12 @@ pub struct JudgePrompt {
 }
 
 impl JudgePrompt {
-    /// Tries the template once, so that a mistake in it shows here.
+    /// Renders the template once for every task, so that mistakes in it are found here.
     pub fn new(file: &PromptFile) -> Result<Self, JudgePromptError> {
         let PromptFile { template, system, default_task, tasks } = file.clone();
         let invalid = |reason: String| JudgePromptError::Invalid { file: None, reason };
         let mut environment = Environment::new();
-        // A misspelt variable is an error, not an empty place in every prompt.
+        // A misspelt variable is an error. By default Jinja would leave a gap in every prompt.
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment
             .add_template_owned(TEMPLATE, template)
@@ -104,13 +104,13 @@ impl JudgePrompt {
         Ok(judge)
     }
 
-    /// The tasks with rubrics of their own, in alphabetical order.
+    /// The tasks that have rubrics, in alphabetical order.
     pub fn tasks(&self) -> impl Iterator<Item = &str> {
         self.rubrics.keys().map(String::as_str)
     }
 
-    /// What the judge reads: one user message, after the file's system message if there is one. A task without rubrics
-    /// takes those of the file's `default_task`.
+    /// The messages for the judge: the file's system message, if there is one, and a user message. For a task without rubrics,
+    /// those of the file's `default_task` are used.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
         let (name, rubrics) = self
             .rubrics
@@ -135,7 +135,7 @@ impl JudgePrompt {
             .map_err(|error| format!("{error:#}"))
     }
 
-    /// A judge that does not see the prompt or the response would score noise.
+    /// Checks that the rendering contains the prompt and the response; without either, scores would be noise.
     fn try_template(&self) -> Result<(), String> {
         let [prompt, response] = ["\u{1}prompt\u{1}", "\u{1}response\u{1}"];
         for (task, rubrics) in &self.rubrics {
@@ -150,7 +150,7 @@ impl JudgePrompt {
         Ok(())
     }
 
-    /// The engine says where a variable is undefined, but not which.
+    /// Names the undefined variables; the template engine only reports their position.
     fn unknown_variables(&self) -> String {
         const KNOWN: [&str; 4] = ["task", "rubrics", "prompt", "response"];
         let used = self.environment.get_template(TEMPLATE).map(|template| template.undeclared_variables(false));
@@ -178,7 +178,7 @@ fn names(rubrics: &BTreeMap<String, String>) -> String {
     rubrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// A conversation as one readable text: a single user turn as it is, several turns with the speaker's name before each.
+/// A conversation as one text: a single user turn unchanged, several turns each after the name of its role.
 fn conversation(prompt: &[Message]) -> String {
     match prompt {
         [only] if only.role == "user" => only.content.clone(),
@@ -218,7 +218,7 @@ sums
         assert_eq!(judge.tasks().collect::<Vec<_>>(), ["chat", "code", "math", "safety"]);
         let chat = text(&judge, "chat", &[Message::user("Name a <b>bird</b> & {{ task }}.")], "A wren.");
         assert!(chat.starts_with("<task>chat</task>\n<rubrics>\n- Usefulness"), "{chat}");
-        assert!(chat.contains("<prompt>\nName a <b>bird</b> & {{ task }}.\n</prompt>"), "as it was written: {chat}");
+        assert!(chat.contains("<prompt>\nName a <b>bird</b> & {{ task }}.\n</prompt>"), "not escaped for HTML: {chat}");
         assert!(chat.ends_with("<response>\nA wren.\n</response>"), "{chat}");
         for tag in ["</rubrics>\n<eval>", "</eval>\n<answer>", "</answer>"] {
             assert!(chat.contains(tag), "{chat}");
@@ -230,7 +230,7 @@ sums
     }
 
     #[test]
-    fn turns_have_their_speakers() {
+    fn several_turns_are_labelled_with_their_roles() {
         let judge = parsed(SMALL);
         let turns =
             [Message::new("system", "Be brief."), Message::user("a\nb"), Message::assistant("c"), Message::user("d")];
@@ -248,7 +248,7 @@ sums
     }
 
     #[test]
-    fn an_unknown_task_is_told_the_nearest() {
+    fn an_unknown_task_is_an_error_that_names_the_nearest() {
         let judge = parsed(SMALL);
         let message = judge.messages("maths", &[], "r").unwrap_err().to_string();
         assert!(message.contains("`maths`: did you mean `math`?"), "{message}");
@@ -257,7 +257,7 @@ sums
     }
 
     #[test]
-    fn mistakes_show_when_the_file_is_read() {
+    fn mistakes_are_found_when_the_file_is_read() {
         for (toml, part) in [
             (SMALL.replace("{{ response }}", "{{ respnse }}"), "respnse"),
             (SMALL.replace("{{ response }}", ""), "must show {{ response }}"),

@@ -1,4 +1,4 @@
-//! What a judge was trained with, and so must judge with: `judge.toml` in its directory.
+//! The settings that a judge was trained with and therefore must judge with: `judge.toml` in its directory.
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +8,12 @@ use toml::{Table, Value};
 use super::{JudgePrompt, JudgePromptError, PromptFile, VerdictRules};
 use crate::tensor::file::write_atomically;
 
-/// Lies beside config.json and the weights.
+/// The file name, beside config.json and the weights.
 pub const JUDGE_FILE: &str = "judge.toml";
-/// Raised when the meaning of a key changes.
+/// Increased when the meaning of a key changes.
 const FORMAT: u32 = 1;
 
-/// What a judgement is of.
+/// What one judgement is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgeMode {
@@ -22,7 +22,7 @@ pub enum JudgeMode {
     Pointwise,
 }
 
-/// A way of judging: all that turns a response into a prompt and a text into a verdict, but for the tokenizer.
+/// Everything but the tokenizer that determines how a response becomes a prompt and a completion becomes a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeSettings {
@@ -49,12 +49,12 @@ impl JudgeSettings {
         Self { format: FORMAT, mode: JudgeMode::Pointwise, thinking, verdict, prompt }
     }
 
-    /// The built-in prompt and rules: for a model that carries none.
+    /// The built-in prompt and rules, for a model without a `judge.toml`.
     pub fn built_in() -> Result<Self, JudgePromptError> {
         Ok(Self::new(PromptFile::load(None)?, VerdictRules::default(), false))
     }
 
-    /// What a model's directory says, if it says anything.
+    /// Reads `judge.toml` from a model's directory; `None` if there is none.
     pub fn read(folder: &Path) -> Result<Option<Self>, JudgeFileError> {
         let path = folder.join(JUDGE_FILE);
         let text = match std::fs::read_to_string(&path) {
@@ -68,10 +68,10 @@ impl JudgeSettings {
         Ok(Some(settings))
     }
 
-    /// Says what is wrong, if anything is.
+    /// Checks the settings.
     pub fn validate(&self) -> Result<(), String> {
         if self.format != FORMAT {
-            return Err(format!("is of format {}, and this program reads format {FORMAT}", self.format));
+            return Err(format!("has format {}, but this program reads format {FORMAT}", self.format));
         }
         self.verdict.validate().map_err(|reason| format!("verdict: {reason}"))?;
         JudgePrompt::new(&self.prompt).map(drop).map_err(|error| error.to_string())
@@ -82,13 +82,12 @@ impl JudgeSettings {
         let path = folder.join(JUDGE_FILE);
         let body = toml::to_string_pretty(self)
             .map_err(|error| JudgeFileError::Invalid { path: path.clone(), reason: error.to_string() })?;
-        let text = format!(
-            "# How this judge was trained to judge; `patarm-train judge` and `rl` take it from here.\n\n{body}"
-        );
+        let text =
+            format!("# How this judge was trained to judge. `patarm-train judge` and `rl` read this file.\n\n{body}");
         write_atomically(&path, text.as_bytes()).map_err(|source| JudgeFileError::Io { path, source })
     }
 
-    /// Where another way of judging differs from this one, for people: `verdict.max: 5.0, and 10.0 here`.
+    /// The differences from other settings, to be printed, such as `verdict.max: 5.0 there, 10.0 here`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let table = |settings: &Self| Table::try_from(settings).unwrap_or_default();
         let mut found = Vec::new();
@@ -105,7 +104,7 @@ fn compare(path: &str, ours: &Table, theirs: &Table, found: &mut Vec<String>) {
             (Some(Value::Table(a)), Some(Value::Table(b))) => compare(&full, a, b, found),
             (a, b) if a == b => {}
             (Some(Value::String(_) | Value::Table(_)) | None, _) | (_, None) => {
-                found.push(format!("{full} is another"));
+                found.push(format!("{full} differs"));
             }
             (Some(a), Some(b)) => found.push(format!("{full}: {a} there, {b} here")),
         }
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_gives_back_what_was_written_to_it() {
+    fn settings_survive_a_write_and_a_read() {
         let folder = tempfile::tempdir().unwrap();
         assert!(JudgeSettings::read(folder.path()).unwrap().is_none());
         strict().write(folder.path()).unwrap();
@@ -130,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_with_the_file() {
+    fn invalid_settings_are_an_error_that_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         strict().write(folder.path()).unwrap();
         let path = folder.path().join(JUDGE_FILE);
         let good = std::fs::read_to_string(&path).unwrap();
         for (from, to, part) in [
-            ("format = 1", "format = 2", "is of format 2"),
+            ("format = 1", "format = 2", "has format 2"),
             ("max = 5.0", "max = 0.0", "verdict: scores need min < max"),
             ("{{ response }}", "", "must show {{ response }}"),
             ("thinking", "thinkin", "thinkin"),
@@ -159,7 +158,7 @@ mod tests {
         other.prompt.tasks.get_mut("chat").unwrap().rubrics.push('!');
         other.prompt.system = Some("You judge.".into());
         let found = strict().differences(&other);
-        assert!(found.contains(&"prompt.tasks.chat.rubrics is another".into()), "{found:?}");
-        assert!(found.contains(&"prompt.system is another".into()), "{found:?}");
+        assert!(found.contains(&"prompt.tasks.chat.rubrics differs".into()), "{found:?}");
+        assert!(found.contains(&"prompt.system differs".into()), "{found:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! The verdict of a judgement: read from the judge's text, or a typed reason why there is none.
+//! The verdict of a judgement: parsed from the judge's text, or a typed reason why there is none.
 //!
-//! A judgement is `<rubrics>` (one rubric a line) `</rubrics> <eval>…</eval> <answer>N</answer>`, each tag exactly once,
+//! A judgement is `<rubrics>` (one rubric per line) `</rubrics> <eval>…</eval> <answer>N</answer>`, each tag exactly once,
 //! in this order, the answer last. A failure is never a number: it is counted, and left out of every mean.
 
 use std::ops::Range;
@@ -15,13 +15,13 @@ pub enum Side {
     Second,
 }
 
-/// What a judgement says.
+/// The result of a judgement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// A score within the rules' range.
     Score(f64),
-    /// A preference: what the pairwise mode reads.
+    /// A preference, in the pairwise mode.
     Prefer(Side),
     Failed(Failure),
 }
@@ -30,15 +30,15 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// Tags missing, misplaced or doubled, an empty or overfull section, or text where none may stand.
+    /// A tag is missing, misplaced or repeated, a section is empty or too long, or there is text outside the sections.
     Malformed,
-    /// The tags are right, but the answer is not a score that the rules allow.
+    /// The tags are right, but the rules do not allow the answer as a score.
     OutOfRange,
-    /// The text was cut by its length limit before the answer was complete.
+    /// The length limit cut the text before the answer was complete.
     Truncated,
     /// There is no text.
     Missing,
-    /// The judge could not be asked. Not the doing of the policy: neither rewarded nor punished.
+    /// The judge could not be reached. The policy did not cause that, so it is neither rewarded nor penalised.
     Unavailable,
 }
 
@@ -50,17 +50,17 @@ pub struct VerdictRules {
     pub min: f64,
     /// Highest score.
     pub max: f64,
-    /// Allows up to three digits after the point: what the rewards' arithmetic tells apart.
+    /// Allows up to three digits after the point, which is the precision of the rewards' arithmetic.
     pub decimals: bool,
-    /// Requires the sections `<rubrics>` and `<eval>`, in order and not empty; otherwise anything may precede the answer.
+    /// Requires the sections `<rubrics>` and `<eval>`, in order and not empty. If off, any text may precede the answer.
     pub require_sections: bool,
-    /// Most rubrics (lines that are not blank) in `<rubrics>`; 0: any number.
+    /// The most rubrics (lines that are not blank) in `<rubrics>`; 0: any number.
     pub max_rubrics: usize,
 }
 
-/// Most digits after the point of a score.
+/// The most digits after the point of a score.
 const DECIMALS: usize = 3;
-/// Largest magnitude of a score: up to here an f32, which the op `score_margin` takes, tells thousandths apart.
+/// The largest magnitude of a score. Up to here, an f32 (the type in the op `score_margin`) distinguishes thousandths.
 const SCORE_MAX: f64 = 1000.0;
 
 impl Default for VerdictRules {
@@ -70,7 +70,7 @@ impl Default for VerdictRules {
 }
 
 impl VerdictRules {
-    /// Says what is wrong with the rules, if anything is.
+    /// Checks the rules.
     pub fn validate(&self) -> Result<(), String> {
         let Self { min, max, .. } = *self;
         if min < max && min >= -SCORE_MAX && max <= SCORE_MAX {
@@ -85,8 +85,8 @@ const TAGS: [&str; 6] = ["<rubrics>", "</rubrics>", "<eval>", "</eval>", "<answe
 const THINK: [&str; 2] = ["<think>", "</think>"];
 
 impl Verdict {
-    /// Reads a pointwise judgement. `finished`: the generation ended by itself (an end-of-text token), not by its limit.
-    /// A block `<think>…</think>` at the start is passed over. Takes time linear in the text and never panics.
+    /// Parses a pointwise judgement. `finished` says that generation ended with an end-of-text token and not at its limit.
+    /// A block `<think>…</think>` at the start is skipped. It takes time linear in the text, and never panics.
     pub fn parse(text: &str, finished: bool, rules: &VerdictRules) -> Self {
         match read(text, finished, rules) {
             Ok(score) => Self::Score(score),
@@ -110,7 +110,7 @@ impl Verdict {
 }
 
 impl Failure {
-    /// As in metrics: `malformed`, `out_of_range`, …
+    /// The name in metrics: `malformed`, `out_of_range`, …
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -127,7 +127,7 @@ fn read(text: &str, finished: bool, rules: &VerdictRules) -> Result<f64, Failure
     if text.is_empty() {
         return Err(Failure::Missing);
     }
-    // Where the text stops short, the length limit is to blame if it was reached, else the judge.
+    // An incomplete text is truncated if it reached the length limit, and malformed otherwise.
     let short = if finished { Failure::Malformed } else { Failure::Truncated };
     let text = match text.strip_prefix(THINK[0]) {
         Some(thoughts) => thoughts.split_once(THINK[1]).ok_or(short)?.1.trim_start(),
@@ -139,13 +139,13 @@ fn read(text: &str, finished: bool, rules: &VerdictRules) -> Result<f64, Failure
         return Err(short);
     }
     let [open, close] = [&tags[tags.len() - 2], &tags[tags.len() - 1]];
-    if close.end != text.len() || (rules.require_sections && !sections_hold(text, &tags, rules)) {
+    if close.end != text.len() || (rules.require_sections && !sections_are_valid(text, &tags, rules)) {
         return Err(Failure::Malformed);
     }
     score(text[open.end..close.start].trim(), rules).ok_or(Failure::OutOfRange)
 }
 
-/// Places of the `wanted` tags: each at most once and in order, else malformed. May stop short of the last ones.
+/// Finds the `wanted` tags, each at most once and in order; anything else is malformed. The last ones may be missing.
 fn tags(text: &str, wanted: &[&str]) -> Result<Vec<Range<usize>>, Failure> {
     let mut found = Vec::with_capacity(wanted.len());
     for (at, _) in text.match_indices('<') {
@@ -159,8 +159,8 @@ fn tags(text: &str, wanted: &[&str]) -> Result<Vec<Range<usize>>, Failure> {
     Ok(found)
 }
 
-/// Whether the sections are filled, and nothing stands before, between or after them. `tags` are all six.
-fn sections_hold(text: &str, tags: &[Range<usize>], rules: &VerdictRules) -> bool {
+/// Whether no section is empty, and there is no text before, between or after them. `tags` are all six.
+fn sections_are_valid(text: &str, tags: &[Range<usize>], rules: &VerdictRules) -> bool {
     let blank = |range: Range<usize>| text[range].trim().is_empty();
     let rubrics = text[tags[0].end..tags[1].start].lines().filter(|line| !line.trim().is_empty()).count();
     let rubrics_fit = rubrics >= 1 && (rules.max_rubrics == 0 || rubrics <= rules.max_rubrics);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_are_filled() {
+    fn sections_must_not_be_empty() {
         failed(&GOOD.replace("Both hold.", " "), Failure::Malformed);
         failed(&GOOD.replace("- follows the request\n- is brief", ""), Failure::Malformed);
         failed(&GOOD.replace("- is brief", "- a\n- b\n\n- c"), Failure::Malformed);
@@ -290,7 +290,7 @@ mod tests {
         }
     }
 
-    /// Text made of tags, numbers and noise: far likelier to be almost right than characters at random.
+    /// Text of tags, numbers and noise, which is more often almost right than random characters.
     fn pieces() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             proptest::sample::select(TAGS.to_vec()).prop_map(str::to_string),
@@ -301,7 +301,7 @@ mod tests {
         proptest::collection::vec(piece, 0..14).prop_map(|pieces| pieces.concat())
     }
 
-    /// The promises that hold for any text at all.
+    /// Checks what must hold for any text.
     fn holds_for(text: &str, finished: bool, rules: &VerdictRules) {
         match Verdict::parse(text, finished, rules) {
             Verdict::Score(score) => {

@@ -1,17 +1,17 @@
-//! The format reward: what a judgement without a verdict costs.
+//! The format penalty of a judgement without a verdict.
 
 use serde::{Deserialize, Serialize};
 
 use crate::judge::{Failure, Verdict};
 
-/// Added to the reward; a judgement in the right format costs nothing. The defaults are this project's choice: the paper
-/// has a format penalty, but no source read for this project says how large.
+/// Added to the reward of a judgement that failed. The defaults are this project's choice: the paper has a format penalty, but
+/// none of our sources gives its size.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FormatPenalty {
     /// The tags are right, but the answer is not a valid score.
     pub invalid_score: f64,
-    /// Tags are missing or misplaced; also no text, and a text cut before its answer.
+    /// Tags are missing or misplaced, there is no text, or the text was cut before its answer.
     pub malformed: f64,
 }
 
@@ -22,7 +22,7 @@ impl Default for FormatPenalty {
 }
 
 impl FormatPenalty {
-    /// What `verdict` adds to the reward. A judge that could not be asked costs the policy nothing.
+    /// The penalty of a verdict. If the judge was unavailable, the policy is not penalised.
     pub fn of(&self, verdict: &Verdict) -> f32 {
         match verdict.failure() {
             None | Some(Failure::Unavailable) => 0.0,
@@ -31,7 +31,7 @@ impl FormatPenalty {
         }
     }
 
-    /// Says what is wrong with the numbers, if anything is: a failure must never earn more than a verdict can.
+    /// Checks the penalties: a failure must never earn more than a verdict can.
     pub fn validate(&self) -> Result<(), String> {
         let Self { invalid_score, malformed } = *self;
         if [invalid_score, malformed].iter().all(|penalty| penalty.is_finite() && *penalty <= 0.0) {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bonus_for_failing_is_refused() {
+    fn a_positive_penalty_is_refused() {
         assert!(FormatPenalty::default().validate().is_ok());
         assert!(FormatPenalty { malformed: 0.1, ..FormatPenalty::default() }.validate().is_err());
         assert!(FormatPenalty { invalid_score: f64::NAN, ..FormatPenalty::default() }.validate().is_err());

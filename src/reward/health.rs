@@ -1,4 +1,4 @@
-//! What the rewards of a step say about the health of training.
+//! Statistics of a step's rewards that show the health of training.
 
 use crate::data::Role;
 use crate::ops::score_margin::RewardShape;
@@ -6,7 +6,7 @@ use crate::ops::score_margin::RewardShape;
 use super::{Margin, Rewarded};
 use crate::judge::Failure;
 
-/// Shares are of all judgements unless said otherwise, and 0 where there is nothing to share; `None` is "there was none".
+/// Fractions are of all judgements unless a field says otherwise, and 0 if there are none; `None` means that there was no value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
     pub valid: f64,
@@ -15,17 +15,17 @@ pub struct Health {
     pub truncated: f64,
     pub missing: f64,
     pub unavailable: f64,
-    /// Shares of judgements that earned no, the lower and the higher reward; a constant reward counts as the lower.
+    /// Fractions of judgements that earned no reward, the lower one and the higher one; a constant reward counts as the lower.
     pub tier_none: f64,
     pub tier_low: f64,
     pub tier_high: f64,
-    /// By [`Role::index`]: share of groups (with a judgement in them) whose rewards are all equal.
+    /// By [`Role::index`]: fraction of the groups with judgements whose rewards are all equal.
     pub dead_groups: [f64; 2],
     /// Mean over pairs of s̄_chosen − s̄_rejected, over pairs where both sides have a score.
     pub margin_mean: Option<f64>,
     /// By [`Role::index`]: mean over pairs of the side's mean score, over pairs where it has one.
     pub score_mean: [Option<f64>; 2],
-    /// Share of all pairs whose mean chosen score is strictly higher.
+    /// Fraction of all pairs whose mean chosen score is strictly higher.
     pub pair_accuracy: f64,
 }
 
@@ -67,7 +67,7 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// `judgements` are sorted by pair and role, so that groups are runs.
+/// `judgements` are sorted by pair and role, so each group is contiguous.
 fn dead_groups(judgements: &[Rewarded], role: Role) -> f64 {
     let groups: Vec<bool> = judgements
         .chunk_by(|a, b| (a.pair, a.role) == (b.pair, b.role))
@@ -77,7 +77,7 @@ fn dead_groups(judgements: &[Rewarded], role: Role) -> f64 {
     ratio(groups.iter().filter(|dead| **dead).count(), groups.len())
 }
 
-/// Whether all judgements that count earned the same: no advantage, no gradient but the KL's.
+/// Whether all judgements that count have the same reward, so that their advantages are 0 and only the KL has a gradient.
 pub(super) fn is_dead(group: &[Rewarded]) -> bool {
     let mut rewards = group.iter().filter(|r| r.verdict.failure() != Some(Failure::Unavailable)).map(|r| r.reward);
     let first = rewards.next();

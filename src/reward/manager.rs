@@ -1,4 +1,4 @@
-//! Joins judgements to pairs by identity, and rewards them.
+//! Joins judgements to pairs by identity, and computes their rewards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::judge::{Failure, Verdict};
 use crate::ops::OpError;
 use crate::ops::score_margin::{ABSENT, FAILED, ROLLOUTS_MAX, ScoreMargin, ScoreMargins, VALID};
 
-/// What came out of one rollout. (pair, role, rollout) is its identity.
+/// The verdict of one rollout. (pair, role, rollout) is its identity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judgement {
     pub pair: u64,
@@ -19,7 +19,7 @@ pub struct Judgement {
     pub verdict: Verdict,
 }
 
-/// A judgement with what it earned.
+/// A judgement with its reward and advantage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rewarded {
     pub pair: u64,
@@ -33,11 +33,11 @@ pub struct Rewarded {
     /// `par + penalty`.
     pub reward: f32,
     pub advantage: f32,
-    /// The margin that the reward is a function of; `None` for a failure, or where the other side has no score.
+    /// The margin that determines the reward; `None` for a failure, or if the other side has no score.
     pub delta: Option<f32>,
 }
 
-/// Mean scores of the two sides of a pair; `None` where a side has no valid score.
+/// Mean scores of the two sides of a pair; `None` if a side has no valid score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Margin {
     pub pair: u64,
@@ -59,7 +59,7 @@ impl Margin {
     }
 }
 
-/// All judgements of a step, rewarded.
+/// The rewards of all judgements of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rewards {
     /// Sorted by pair, role, rollout.
@@ -70,7 +70,7 @@ pub struct Rewards {
 }
 
 impl Rewards {
-    /// Whether either side of the pair has judgements with different rewards: something to learn from.
+    /// Whether either side of the pair has judgements with different rewards, so that it has a gradient.
     pub fn is_alive(&self, pair: u64) -> bool {
         let start = self.judgements.partition_point(|r| r.pair < pair);
         let end = self.judgements.partition_point(|r| r.pair <= pair);
@@ -78,10 +78,10 @@ impl Rewards {
     }
 }
 
-/// A judgement that fits nowhere, or settings that cannot be used.
+/// A judgement that does not belong to the step, or invalid settings.
 #[derive(Debug, thiserror::Error)]
 pub enum RewardError {
-    #[error("pair {pair}, {role:?}, rollout {rollout}: judged twice; each judgement must have an identity of its own")]
+    #[error("pair {pair}, {role:?}, rollout {rollout}: judged twice; each rollout has one judgement")]
     Duplicate { pair: u64, role: Role, rollout: u32 },
     #[error("pair {pair} is not among the pairs of this step")]
     UnknownPair { pair: u64 },
@@ -97,30 +97,30 @@ pub enum RewardError {
     Op(#[from] OpError),
 }
 
-/// Collects the judgements of a step in any order, then rewards them together.
+/// Collects the judgements of a step in any order, then computes their rewards together.
 #[derive(Clone, Debug)]
 pub struct PairRewardManager {
     settings: RewardSettings,
     /// Rollouts of each side (n).
     rollouts: usize,
     known: Option<BTreeSet<u64>>,
-    /// By pair; inside, `[role][rollout]`. Sorted, so that the order of arrival leaves no trace.
+    /// By pair, then `[role][rollout]`. They are sorted, so that results do not depend on the order of arrival.
     verdicts: BTreeMap<u64, [Vec<Option<Verdict>>; 2]>,
 }
 
 impl PairRewardManager {
-    /// For `rollouts` judgements of each side; fewer may come.
+    /// Expects up to `rollouts` judgements of each side.
     pub fn new(settings: RewardSettings, rollouts: usize) -> Self {
         Self { settings, rollouts, known: None, verdicts: BTreeMap::new() }
     }
 
-    /// Refuses judgements of any other pairs than these.
+    /// Refuses judgements of all pairs but these.
     pub fn expecting(mut self, pairs: impl IntoIterator<Item = u64>) -> Self {
         self.known = Some(pairs.into_iter().collect());
         self
     }
 
-    /// Takes in one judgement; one that is refused changes nothing.
+    /// Adds one judgement; a refused one changes nothing.
     pub fn add(&mut self, judgement: Judgement) -> Result<(), RewardError> {
         let Judgement { pair, role, rollout, verdict } = judgement;
         let rollouts = self.rollouts;
@@ -134,15 +134,15 @@ impl PairRewardManager {
             return Err(RewardError::Pairwise { pair, role, rollout });
         }
         let sides = self.verdicts.entry(pair).or_insert_with(|| [vec![None; rollouts], vec![None; rollouts]]);
-        let place = &mut sides[role.index()][rollout as usize];
-        if place.is_some() {
+        let slot = &mut sides[role.index()][rollout as usize];
+        if slot.is_some() {
             return Err(RewardError::Duplicate { pair, role, rollout });
         }
-        *place = Some(verdict);
+        *slot = Some(verdict);
         Ok(())
     }
 
-    /// Rewards and advantages of everything that came in, with the arithmetic on `device`.
+    /// Computes the rewards and advantages of all added judgements on `device`.
     pub fn finish<D: ScoreMargins>(&self, device: &D) -> Result<Rewards, RewardError> {
         self.settings.validate().map_err(RewardError::Settings)?;
         if !(1..=ROLLOUTS_MAX).contains(&self.rollouts) {
@@ -157,21 +157,21 @@ impl PairRewardManager {
     }
 
     /// The verdicts in the order of the op's arrays [pairs, 2, n].
-    fn places(&self) -> impl Iterator<Item = Option<&Verdict>> {
+    fn slots(&self) -> impl Iterator<Item = Option<&Verdict>> {
         self.verdicts.values().flatten().flatten().map(Option::as_ref)
     }
 
     fn run<D: ScoreMargins>(&self, device: &D) -> Result<Results, OpError> {
-        let scores: Vec<f32> = self.places().map(|v| v.and_then(Verdict::score).unwrap_or(0.0) as f32).collect();
-        let state: Vec<u32> = self.places().map(state).collect();
-        let penalty: Vec<f32> = self.places().map(|v| v.map_or(0.0, |v| self.settings.penalty.of(v))).collect();
+        let scores: Vec<f32> = self.slots().map(|v| v.and_then(Verdict::score).unwrap_or(0.0) as f32).collect();
+        let state: Vec<u32> = self.slots().map(state).collect();
+        let penalty: Vec<f32> = self.slots().map(|v| v.map_or(0.0, |v| self.settings.penalty.of(v))).collect();
         let (pairs, size) = (self.verdicts.len(), scores.len());
         let floats = |len| device.zeros::<f32>(len);
         let (mut means, mut valid_count) = (floats(2 * pairs)?, device.zeros::<u32>(2 * pairs)?);
         let (mut delta, mut par, mut reward, mut advantage) =
             (floats(size)?, floats(size)?, floats(size)?, floats(size)?);
         let (scores, state) = (device.upload(&scores)?, device.upload(&state)?);
-        let penalty_there = device.upload(&penalty)?;
+        let device_penalty = device.upload(&penalty)?;
         device.score_margin(ScoreMargin {
             means: device.view_mut(&mut means, 0..2 * pairs),
             valid_count: device.view_mut(&mut valid_count, 0..2 * pairs),
@@ -181,7 +181,7 @@ impl PairRewardManager {
             advantage: device.view_mut(&mut advantage, 0..size),
             scores: device.view(&scores, 0..size),
             state: device.view(&state, 0..size),
-            penalty: device.view(&penalty_there, 0..size),
+            penalty: device.view(&device_penalty, 0..size),
             pairs,
             n: self.rollouts,
             preference: self.settings.preference(),
@@ -224,7 +224,7 @@ impl PairRewardManager {
                 delta: has_delta.then_some(results.delta[i]),
             })
         };
-        identities.zip(self.places()).enumerate().filter_map(rewarded).collect()
+        identities.zip(self.slots()).enumerate().filter_map(rewarded).collect()
     }
 
     fn margins(&self, results: &Results) -> Vec<Margin> {
@@ -236,7 +236,7 @@ impl PairRewardManager {
     }
 }
 
-/// What the op is told of a place. Where the judge could not be asked, there is no rollout to reward or punish.
+/// The op's state of a slot. If the judge was unavailable, the rollout is neither rewarded nor penalised.
 fn state(verdict: Option<&Verdict>) -> u32 {
     match verdict {
         None | Some(Verdict::Failed(Failure::Unavailable)) => ABSENT,
@@ -245,7 +245,7 @@ fn state(verdict: Option<&Verdict>) -> u32 {
     }
 }
 
-/// The op's outputs, and the penalties it was given.
+/// The op's outputs, and the penalties that it used.
 struct Results {
     means: Vec<f32>,
     valid_count: Vec<u32>,

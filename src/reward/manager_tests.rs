@@ -1,4 +1,4 @@
-//! Tests of the manager: identity, order, and the rules of the Preference-Aware Reward as a whole.
+//! Tests of the manager: identity, order, and the rules of the Preference-Aware Reward.
 
 use proptest::prelude::*;
 
@@ -50,7 +50,7 @@ fn the_worked_example() {
 }
 
 #[test]
-fn a_side_without_a_score_leaves_nobody_a_reward() {
+fn if_one_side_has_no_score_nobody_gets_a_reward() {
     let mut judgements = side(1, Role::Chosen, &[9.0, 10.0]);
     judgements.push(judgement(1, Role::Rejected, 0, Verdict::Failed(Failure::OutOfRange)));
     judgements.push(judgement(1, Role::Rejected, 1, Verdict::Failed(Failure::Truncated)));
@@ -74,13 +74,13 @@ fn failures_are_left_out_of_the_mean() {
     assert_eq!(earned(&rewards, Role::Chosen), [1.2]);
     assert_eq!(earned(&rewards, Role::Rejected), [1.2, -1.5, 0.0]);
     let unavailable = rewards.judgements[3];
-    assert_eq!((unavailable.advantage, unavailable.penalty), (0.0, 0.0), "not the doing of the policy");
+    assert_eq!((unavailable.advantage, unavailable.penalty), (0.0, 0.0), "the policy did not cause it");
     assert!(rewards.judgements[1].advantage > 0.0 && rewards.judgements[2].advantage < 0.0);
     assert_eq!(rewards.judgements[0].advantage, 0.0, "a group of one");
 }
 
 #[test]
-fn what_fits_nowhere_is_refused() {
+fn unknown_and_duplicate_judgements_are_refused() {
     let mut manager = PairRewardManager::new(RewardSettings::default(), 2).expecting([1, 2]);
     let good = judgement(1, Role::Chosen, 1, Verdict::Score(5.0));
     manager.add(good).unwrap();
@@ -90,7 +90,7 @@ fn what_fits_nowhere_is_refused() {
     assert!(out_of_range.to_string().contains("rollout 2 is out of range; expected 0 to 1"), "{out_of_range}");
     let pairwise = Judgement { rollout: 0, verdict: Verdict::Prefer(Side::First), ..good };
     assert!(matches!(manager.add(pairwise), Err(RewardError::Pairwise { .. })));
-    assert_eq!(manager.finish(&Cpu).unwrap().judgements.len(), 1, "what was refused left nothing");
+    assert_eq!(manager.finish(&Cpu).unwrap().judgements.len(), 1, "refused judgements are not kept");
     assert!(matches!(
         PairRewardManager::new(RewardSettings::default(), 65).finish(&Cpu),
         Err(RewardError::Settings(_))
@@ -100,7 +100,7 @@ fn what_fits_nowhere_is_refused() {
 }
 
 #[test]
-fn nothing_came_in() {
+fn no_judgements_give_no_rewards() {
     let rewards = reward(RewardSettings::default(), 8, &[]);
     assert_eq!((rewards.judgements.len(), rewards.margins.len(), rewards.health), (0, 0, Health::default()));
 }
@@ -117,7 +117,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 
 const N: usize = 5;
 
-/// Some pairs with gaps: places without a judgement.
+/// A few pairs, some of whose judgements are missing.
 fn judgements() -> impl Strategy<Value = Vec<Judgement>> {
     let side = || proptest::collection::vec(proptest::option::weighted(0.8, verdict()), N);
     proptest::collection::vec((side(), side()), 1..5).prop_map(|pairs| {
@@ -146,7 +146,7 @@ fn settings() -> impl Strategy<Value = RewardSettings> {
 
 proptest! {
     #[test]
-    fn order_and_names_leave_no_trace(
+    fn order_and_names_do_not_matter(
         (original, shuffled) in judgements().prop_flat_map(|j| (Just(j.clone()), Just(j).prop_shuffle())),
         pair_names in Just(vec![40u64, 10, 30, 0, 20]).prop_shuffle(),
         rollout_names in Just((0..N as u32).collect::<Vec<_>>()).prop_shuffle(),
@@ -176,7 +176,7 @@ proptest! {
         garbage in ".{0,40}",
         score in 1u32..=10,
     ) {
-        // One judgement is read from real text, so that the property runs from the text to the advantage.
+        // These judgements are parsed from text, so that the test covers everything from text to advantage.
         let rules = VerdictRules::default();
         let text = format!("<rubrics>a</rubrics><eval>b</eval><answer>{score}</answer>");
         let pair = judgements.len() as u64;

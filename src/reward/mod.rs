@@ -1,6 +1,6 @@
 //! From verdicts to rewards: the format penalty, and joining pairs by identity.
 //!
-//! The arithmetic of the Preference-Aware Reward and of advantages is the op `score_margin`, and nowhere else.
+//! The op `score_margin` does all the arithmetic of the Preference-Aware Reward and of advantages.
 
 mod format;
 mod health;

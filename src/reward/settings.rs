@@ -1,4 +1,4 @@
-//! How judgements are rewarded, as typed in a configuration.
+//! The reward settings of a configuration.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::FormatPenalty;
 use crate::judge::VerdictRules;
 use crate::ops::score_margin::{AdvantageNorm, MarginKind, PreferenceReward, RewardShape};
 
-/// The kind of f(δ); its numbers are keys of [`RewardSettings`].
+/// The shape of f(δ); its parameters are keys of [`RewardSettings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
@@ -26,7 +26,7 @@ pub struct RewardSettings {
     pub high: f64,
     pub threshold: f64,
     pub constant: f64,
-    /// Whose margin f is taken of: the rollout's own, or the pair's.
+    /// The margin that f is applied to: the rollout's own, or the pair's.
     pub margin: MarginKind,
     /// What advantages are divided by.
     pub advantage: AdvantageNorm,
@@ -54,7 +54,7 @@ impl Default for RewardSettings {
 }
 
 impl RewardSettings {
-    /// What the op `score_margin` takes.
+    /// The arguments of the op `score_margin`.
     pub fn preference(&self) -> PreferenceReward {
         let shape = match self.shape {
             Shape::Graded => {
@@ -65,7 +65,7 @@ impl RewardSettings {
         PreferenceReward { shape, margin: self.margin }
     }
 
-    /// Says what is wrong with the numbers, if anything is.
+    /// Checks the numbers.
     pub fn validate(&self) -> Result<(), String> {
         let numbers = [
             ("low", self.low),

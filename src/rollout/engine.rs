@@ -1,10 +1,10 @@
 //! The engine: continuous batching over one forward pass.
 //!
 //! Every step is one batch: the next token of each running completion, and as many prompt tokens as fit beside them.
-//! When a prompt is through, the first token of all its members is drawn from its last row; a member then waits for
-//! pages and a place in the batch. Members that have drawn the same tokens so far share a row. A completion's tokens depend
-//! on its prompt, sampling and stream alone: products and attention are row-invariant on the CPU backend and draws are keyed
-//! by position, so any schedule gives the same text.
+//! When a prompt is done, the first tokens of all its samples come from the logits of its last row. Each sample then waits until
+//! there are pages for it and the batch has room. Samples of a prompt that have the same tokens so far share a row. A
+//! completion's tokens depend only on its prompt, sampling settings and random stream: on the CPU backend matmuls and attention
+//! are row-invariant, and random numbers are keyed by position, so any schedule gives the same text.
 
 use std::borrow::Cow;
 use std::sync::Mutex;
@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use super::pages::Pages;
-use super::schedule::{Pending, Schedule, longest_member};
-use super::{Completion, EngineError, Member, PromptGroup};
+use super::scheduler::{Pending, Scheduler, longest_completion};
+use super::{Completion, EngineError, PromptGroup, SampleRequest};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample};
@@ -27,66 +27,65 @@ pub struct EngineLimits {
     /// Rows of the key and value cache.
     pub cache_rows: usize,
     pub page_size: usize,
-    /// Completions that decode at the same time, at most: fewer run where that is faster (`Device::worth_caching`).
+    /// The most completions that decode at the same time. Fewer run where that is faster (`Device::kv_cache_budget`).
     pub max_running: usize,
     /// Tokens of one forward pass.
     pub max_batch_tokens: usize,
-    /// Whether the members of a prompt share its keys and values (off: for tests).
+    /// Whether the samples of a prompt share its keys and values. Tests switch it off.
     pub share_prompts: bool,
-    /// Rows whose logits are made at a time, at most (for tests: memory sets a limit of its own, see [`logit_rows`]).
+    /// The most rows whose logits are computed at a time, for tests. Memory limits them too, see [`logit_rows`].
     pub logit_rows: usize,
 }
 
 impl EngineLimits {
-    /// Sizes for groups of up to `members` completions whose prompts and completions have up to these many tokens.
+    /// Limits for prompts of up to `prompt` tokens and completions of up to `new` tokens.
     pub fn for_lengths(prompt: usize, new: usize, max_running: usize) -> Self {
         let page_size = 16;
-        let member = new.next_multiple_of(page_size);
-        let rows = max_running * (prompt.next_multiple_of(page_size) + member);
+        let rows = max_running * (prompt.next_multiple_of(page_size) + new.next_multiple_of(page_size));
         let max_batch_tokens = (2 * max_running).max(512);
         Self { cache_rows: rows, page_size, max_running, max_batch_tokens, share_prompts: true, logit_rows: usize::MAX }
     }
 }
 
-/// Completions of a lane below which another lane is not worth its buffers.
-const LANE_SEQUENCES: usize = 16;
+/// The fewest completions per worker. With fewer, another worker is not worth its buffers.
+const WORKER_SEQUENCES_MIN: usize = 16;
 
 /// Generation with models of one shape.
 pub struct Engine<B: Backend> {
     limits: EngineLimits,
-    lanes: Vec<Lane<B>>,
+    workers: Vec<Worker<B>>,
 }
 
-/// One stream of batches: a cache and the buffers of a forward pass.
-struct Lane<B: Backend> {
+/// Runs its own batches, with its own cache and buffers.
+struct Worker<B: Backend> {
     limits: EngineLimits,
     pages: Pages,
-    /// Lent rows from which another completion is no gain.
-    worth_rows: usize,
-    /// Rows of the pages, and behind them one for each token that fills a batch up.
+    /// Beyond this many allocated rows, admitting another completion no longer raises throughput.
+    cache_budget_rows: usize,
+    /// The rows of the pages, followed by one row for each token that only pads a batch.
     pool: KvPool<B>,
     acts: Activations<B>,
-    /// [rows, vocab] for as many rows as one batch can ask for
+    /// [logit_rows, vocab]
     logits: B::Buffer<f32>,
     logit_rows: usize,
     rows: B::Buffer<u32>,
-    /// [draws], as many as are made at a time
+    /// [draws], for as many as are sampled at a time
     ids: B::Buffer<u32>,
     logprobs: B::Buffer<f32>,
 }
 
-/// Logits that are made at a time, at most, on every device: 128 MiB.
+/// The most logits that are computed at a time, on every device: 128 MiB.
 const LOGITS: usize = 32 << 20;
 
-/// Rows whose logits fit at the same time. A device with memory to spare ([`crate::tensor::Device::logits_max`]) has room for
-/// all rows of a decode step, which is then one piece of work with its logits: 256 rows of 151,936 take 148 MiB.
+/// Rows whose logits are computed at the same time. A device with enough memory ([`crate::tensor::Device::logits_max`]) has room
+/// for all rows of a decode step, so that forward pass and logits can be one graph: 256 rows of 151,936 take 148 MiB.
 fn logit_rows<B: Backend>(backend: &B, vocab: usize, limits: &EngineLimits) -> usize {
     let decode_rows = backend.replay_size(limits.max_running).min(backend.logits_max().unwrap_or(LOGITS) / vocab);
     let rows = (LOGITS / vocab).clamp(1, 2 * limits.max_running.max(64)).max(decode_rows);
     rows.min(limits.logit_rows).max(1)
 }
 
-/// Tokens and their log-probabilities on their way from the device.
+/// Sampled tokens and their log-probabilities, being copied from the device.
 struct Drawn {
     ids: Fetch<u32>,
     logprobs: Fetch<f32>,
@@ -95,24 +94,28 @@ struct Drawn {
 impl<B: Backend> Engine<B> {
     /// Allocates the caches and the buffers of forward passes.
     pub fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
-        assert!(limits.max_running < limits.max_batch_tokens, "no room for prompts beside the running completions");
-        let count = model.backend.lanes().min(limits.max_running / LANE_SEQUENCES).max(1);
+        assert!(
+            limits.max_running < limits.max_batch_tokens,
+            "max_batch_tokens must exceed max_running, to leave room for prompt tokens"
+        );
+        let count = model.backend.workers().min(limits.max_running / WORKER_SEQUENCES_MIN).max(1);
         let (c, element) = (&model.config, size_of::<B::Compute>());
         let row = 2 * c.kv_dim() * c.num_hidden_layers * element;
-        let worth_rows = model.backend.worth_caching(model.table.parameter_count() * element) / row;
-        let share = EngineLimits {
+        let cache_budget_rows = model.backend.kv_cache_budget(model.table.parameter_count() * element) / row;
+        let per_worker = EngineLimits {
             cache_rows: limits.cache_rows / count,
             max_running: limits.max_running / count,
             max_batch_tokens: limits.max_batch_tokens / count,
             ..limits
         };
-        let lanes =
-            (0..count).map(|_| Lane::new(model, share, worth_rows / count)).collect::<Result<_, EngineError>>()?;
-        Ok(Self { limits, lanes })
+        let workers = (0..count)
+            .map(|_| Worker::new(model, per_worker, cache_budget_rows / count))
+            .collect::<Result<_, EngineError>>()?;
+        Ok(Self { limits, workers })
     }
 
-    /// Draws every member of every group; results in the order of the request. `finished` is called with the number of
-    /// completions that have just ended; `stop` set from elsewhere ends the work.
+    /// Generates every sample of every group, in the order of the request. It calls `finished` with the number of completions
+    /// that have just ended. Setting `stop` from another thread ends the work with an error.
     pub fn generate(
         &mut self,
         model: &Qwen3<B>,
@@ -120,59 +123,62 @@ impl<B: Backend> Engine<B> {
         stop: Option<&AtomicBool>,
         finished: impl FnMut(usize) + Send,
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
-        let one = |group: &PromptGroup, member: &Member| PromptGroup { members: vec![member.clone()], ..group.clone() };
-        // Every group, or every member as a group of its own, with the index of the group it came from.
+        let one = |group: &PromptGroup, sample: &SampleRequest| PromptGroup {
+            samples: vec![sample.clone()],
+            ..group.clone()
+        };
+        // Every group, or every sample as a separate group, with the index of the group it came from.
         let parts: Vec<(usize, Cow<'_, PromptGroup>)> = if self.limits.share_prompts {
             groups.iter().map(Cow::Borrowed).enumerate().collect()
         } else {
             let split = |(i, group): (usize, &PromptGroup)| {
-                group.members.iter().map(move |member| (i, one(group, member))).collect::<Vec<_>>()
+                group.samples.iter().map(move |sample| (i, one(group, sample))).collect::<Vec<_>>()
             };
             groups.iter().enumerate().flat_map(split).map(|(i, group)| (i, Cow::Owned(group))).collect()
         };
-        let count = self.lanes.len();
+        let count = self.workers.len();
         let finished = Mutex::new(finished);
         let report = |ended: usize| {
             if let Ok(mut finished) = finished.lock() {
                 finished(ended);
             }
         };
-        // Dealt out in turn, so that lanes end at about the same time.
-        let dealt = |lane: usize| parts.iter().skip(lane).step_by(count);
-        let run_lane = |(index, lane): (usize, &mut Lane<B>)| {
-            let own: Vec<&PromptGroup> = dealt(index).map(|(_, group)| group.as_ref()).collect();
-            lane.generate(model, &own, stop, &report).map_err(|error| match error {
-                EngineError::NotFinite { group, member, position } => {
-                    EngineError::NotFinite { group: parts[index + group * count].0, member, position }
+        // Groups are assigned round-robin, so that the workers end at about the same time.
+        let assigned = |worker: usize| parts.iter().skip(worker).step_by(count);
+        let run_worker = |(index, worker): (usize, &mut Worker<B>)| {
+            let own: Vec<&PromptGroup> = assigned(index).map(|(_, group)| group.as_ref()).collect();
+            worker.generate(model, &own, stop, &report).map_err(|error| match error {
+                EngineError::NotFinite { group, sample, position } => {
+                    EngineError::NotFinite { group: parts[index + group * count].0, sample, position }
                 }
                 other => other,
             })
         };
         let results: Vec<Result<_, EngineError>> = if count == 1 {
-            vec![model.backend.together(|| run_lane((0, &mut self.lanes[0])))]
+            vec![model.backend.together(|| run_worker((0, &mut self.workers[0])))]
         } else {
-            self.lanes.par_iter_mut().enumerate().map(|lane| model.backend.alone(|| run_lane(lane))).collect()
+            self.workers.par_iter_mut().enumerate().map(|worker| model.backend.alone(|| run_worker(worker))).collect()
         };
         let mut completions: Vec<Vec<Completion>> = groups.iter().map(|_| Vec::new()).collect();
         let mut results = results.into_iter().map(|r| Ok(r?.into_iter())).collect::<Result<Vec<_>, EngineError>>()?;
         for (index, (group, _)) in parts.iter().enumerate() {
-            completions[*group].extend(results[index % count].next().expect("a result a group"));
+            completions[*group].extend(results[index % count].next().expect("there is one result per group"));
         }
         Ok(completions)
     }
 }
 
-impl<B: Backend> Lane<B> {
-    fn new(model: &Qwen3<B>, limits: EngineLimits, worth_rows: usize) -> Result<Self, EngineError> {
+impl<B: Backend> Worker<B> {
+    fn new(model: &Qwen3<B>, limits: EngineLimits, cache_budget_rows: usize) -> Result<Self, EngineError> {
         let (b, c) = (&model.backend, &model.config);
         let logit_rows = logit_rows(b, c.vocab_size, &limits);
         let draws = limits.max_running.max(64);
         let pages = Pages::new(limits.cache_rows, limits.page_size);
-        let fillers = (1..=limits.max_running).map(|rows| b.replay_size(rows) - rows).max().unwrap_or(0);
+        let padding = (1..=limits.max_running).map(|rows| b.replay_size(rows) - rows).max().unwrap_or(0);
         let tokens = limits.max_batch_tokens.max(b.replay_size(limits.max_running));
         b.named("logits", || {
             Ok(Self {
-                pool: KvPool::new(b, c, pages.rows() + fillers).map_err(OpError::from)?,
+                pool: KvPool::new(b, c, pages.rows() + padding).map_err(OpError::from)?,
                 acts: Activations::for_inference(b, c, tokens).map_err(OpError::from)?,
                 logits: b.zeros(logit_rows * c.vocab_size).map_err(OpError::from)?,
                 rows: b.zeros(logit_rows).map_err(OpError::from)?,
@@ -180,7 +186,7 @@ impl<B: Backend> Lane<B> {
                 logprobs: b.zeros(draws).map_err(OpError::from)?,
                 pages,
                 logit_rows,
-                worth_rows,
+                cache_budget_rows,
                 limits,
             })
         })
@@ -194,22 +200,22 @@ impl<B: Backend> Lane<B> {
         finished: &impl Fn(usize),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
         self.check(model, groups)?;
-        // A run that failed half-way has left its pages lent: start from a whole pool.
+        // A previous call that failed left its pages allocated, so each call starts with a new pool.
         self.pages = Pages::new(self.limits.cache_rows, self.limits.page_size);
-        let mut schedule = Schedule::new(groups);
-        while !schedule.done() {
+        let mut scheduler = Scheduler::new(groups);
+        while !scheduler.done() {
             if stop.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(EngineError::Interrupted);
             }
-            model.backend.range(|| "rollout".into(), || self.step(model, &mut schedule))?;
-            if schedule.newly_finished > 0 {
-                finished(std::mem::take(&mut schedule.newly_finished));
+            model.backend.range(|| "rollout".into(), || self.step(model, &mut scheduler))?;
+            if scheduler.newly_finished > 0 {
+                finished(std::mem::take(&mut scheduler.newly_finished));
             }
         }
-        let ended = |members: Vec<Option<Completion>>| {
-            members.into_iter().map(|c| c.expect("every member has ended")).collect()
+        let ended = |samples: Vec<Option<Completion>>| {
+            samples.into_iter().map(|c| c.expect("every sample has ended")).collect()
         };
-        Ok(schedule.completions.into_iter().map(ended).collect())
+        Ok(scheduler.completions.into_iter().map(ended).collect())
     }
 
     fn check(&self, model: &Qwen3<B>, groups: &[&PromptGroup]) -> Result<(), EngineError> {
@@ -218,15 +224,17 @@ impl<B: Backend> Lane<B> {
             let (prompt, new) = (group.prompt.len(), group.max_new_tokens);
             let refuse = |reason: String| Err(EngineError::Request(format!("prompt {index}: {reason}")));
             if prompt == 0 || new == 0 {
-                return refuse(format!("needs one token or more and room for one more, got {prompt} and {new}"));
+                return refuse(format!(
+                    "a prompt needs at least one token and at least one new token, got {prompt} and {new}"
+                ));
             }
             if prompt + new > model.context() {
                 return refuse(format!("{prompt} + {new} new tokens exceed the context of {}", model.context()));
             }
             if let Some(id) = group.prompt.iter().find(|id| **id >= vocab) {
-                return refuse(format!("token {id} lies outside the vocabulary of {vocab}"));
+                return refuse(format!("token {id} is outside the vocabulary of {vocab}"));
             }
-            let pages = self.pages.needed(prompt) + self.pages.needed(longest_member(groups));
+            let pages = self.pages.needed(prompt) + self.pages.needed(longest_completion(groups));
             if pages > self.pages.total() {
                 return refuse(format!("needs {pages} pages of the cache, which has {}", self.pages.total()));
             }
@@ -234,21 +242,21 @@ impl<B: Backend> Lane<B> {
         Ok(())
     }
 
-    /// One forward pass and the draws that follow from it.
-    fn step(&mut self, model: &Qwen3<B>, schedule: &mut Schedule<'_>) -> Result<(), EngineError> {
-        schedule.admit(&mut self.pages, self.limits.max_running, self.worth_rows);
+    /// One forward pass, and the tokens sampled from it.
+    fn step(&mut self, model: &Qwen3<B>, scheduler: &mut Scheduler<'_>) -> Result<(), EngineError> {
+        scheduler.admit(&mut self.pages, self.limits.max_running, self.cache_budget_rows);
         let mut batch = Batch::default();
         let mut pending = Pending::default();
-        // What is drawn from stands at the end, so that the last layer can do without the rest.
-        let room = self.limits.max_batch_tokens - schedule.running.len();
-        let ended_prompts = schedule.push_prefills(&mut self.pages, room, &mut batch);
+        // Rows to sample from are at the end of the batch, so that the last layer can skip the others.
+        let room = self.limits.max_batch_tokens - scheduler.running.len();
+        let ended_prompts = scheduler.push_prefills(&mut self.pages, room, &mut batch);
         let first_read = batch.tokens();
-        schedule.push_decodes(&self.pages, &mut batch, &mut pending);
-        schedule.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
-        assert!(batch.tokens() > 0, "the engine has work but nothing to run");
-        let decodes_alone = batch.tokens() == schedule.running.len();
+        scheduler.push_decodes(&self.pages, &mut batch, &mut pending);
+        scheduler.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
+        assert!(batch.tokens() > 0, "samples are unfinished, but the batch is empty");
+        let decodes_alone = batch.tokens() == scheduler.running.len();
         let drawn = if decodes_alone {
-            self.fill_up(model.backend.replay_size(batch.tokens()), &mut batch);
+            self.pad(model.backend.replay_size(batch.tokens()), &mut batch);
             model.backend.range(|| "decode".into(), || self.decode(model, &batch, &pending))?
         } else {
             batch.read_from(first_read);
@@ -261,12 +269,12 @@ impl<B: Backend> Lane<B> {
             ids.extend(some_ids.get().map_err(OpError::from)?);
             logprobs.extend(some_logprobs.get().map_err(OpError::from)?);
         }
-        schedule.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs)
+        scheduler.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs)
     }
 
-    /// Fills a batch of decodes up with tokens that nobody asked for, each a sequence of its own in a row behind the pages:
-    /// the device then meets few different batches, and can replay them.
-    fn fill_up(&self, size: usize, batch: &mut Batch) {
+    /// Pads a decode batch with dummy tokens, each a separate sequence in a row after the pages: the batches then have few
+    /// different sizes, and the device can replay them.
+    fn pad(&self, size: usize, batch: &mut Batch) {
         for row in (self.pages.rows() as u32..).take(size - batch.tokens()) {
             batch.ids.push(0);
             batch.positions.push(0);
@@ -275,8 +283,8 @@ impl<B: Backend> Lane<B> {
         }
     }
 
-    /// One step of decoding: the forward pass and the logits of all rows as one piece of work for the device, then the draws.
-    /// Where the logits do not fit at the same time, the forward pass alone is that piece.
+    /// One decode step: the forward pass and the logits of all rows, replayed together, then sampling. If the logits do not fit
+    /// at the same time, only the forward pass is replayed.
     fn decode(&mut self, model: &Qwen3<B>, batch: &Batch, pending: &Pending) -> Result<Vec<Drawn>, EngineError> {
         let (b, n) = (&model.backend, batch.tokens());
         model.load(batch, &self.pool, &mut self.acts)?;
@@ -284,7 +292,7 @@ impl<B: Backend> Lane<B> {
             b.replayed(|| model.forward_loaded(batch, &mut self.pool, &mut self.acts))?;
             return self.draw(model, n, pending);
         }
-        // Those that fill the batch up have logits too, so that the work is the same.
+        // Padding gets logits too, so that the commands are the same for every batch of this size.
         let rows: Vec<u32> = pending.rows.iter().copied().chain(pending.rows.len() as u32..n as u32).collect();
         b.write(b.view_mut(&mut self.rows, 0..n), &rows).map_err(OpError::from)?;
         b.replayed(|| {
@@ -295,7 +303,7 @@ impl<B: Backend> Lane<B> {
         b.range(|| "sampling".into(), || self.sample(model, n, &pending.draws))
     }
 
-    /// Draws from every pending row of the last forward pass, as many rows at a time as there is room for logits.
+    /// Samples from every pending row of the last forward pass, as many rows at a time as their logits fit.
     fn draw(&mut self, model: &Qwen3<B>, tokens: usize, pending: &Pending) -> Result<Vec<Drawn>, EngineError> {
         let (b, vocab) = (&model.backend, model.config.vocab_size);
         let mut drawn = Vec::new();
@@ -311,7 +319,7 @@ impl<B: Backend> Lane<B> {
         Ok(drawn)
     }
 
-    /// Draws from the first `rows` rows of the logits, as many tokens at a time as there is room for.
+    /// Samples from the first `rows` rows of the logits, as many tokens at a time as `ids` has room for.
     fn sample(&mut self, model: &Qwen3<B>, rows: usize, draws: &[Draw]) -> Result<Vec<Drawn>, EngineError> {
         let (b, vocab) = (&model.backend, model.config.vocab_size);
         let mut drawn = Vec::new();

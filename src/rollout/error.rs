@@ -1,16 +1,16 @@
-//! Why there are no completions.
+//! The errors of generation.
 
 use crate::ops::OpError;
 
-/// Faults of generation.
+/// Why there are no completions.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(transparent)]
     Op(#[from] OpError),
     #[error("rollout: {0}")]
     Request(String),
-    #[error("rollout: the model's logits are not numbers (prompt {group}, member {member}, position {position})")]
-    NotFinite { group: usize, member: usize, position: usize },
+    #[error("rollout: the model's logits are not finite (prompt {group}, sample {sample}, position {position})")]
+    NotFinite { group: usize, sample: usize, position: usize },
     #[error("rollout: interrupted")]
     Interrupted,
 }

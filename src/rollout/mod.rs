@@ -1,11 +1,11 @@
-//! Generation: prompts with their members, pages of keys and values, and the engine that batches them.
+//! Generation: prompts and their samples, pages of keys and values, the scheduler, and the engine.
 
 pub mod engine;
 pub mod error;
 pub mod pages;
 pub mod request;
-mod schedule;
+mod scheduler;
 
 pub use engine::{Engine, EngineLimits};
 pub use error::EngineError;
-pub use request::{Completion, Finish, Member, PromptGroup};
+pub use request::{Completion, FinishReason, PromptGroup, SampleRequest};

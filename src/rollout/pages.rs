@@ -1,4 +1,5 @@
-//! Pages: fixed runs of pool rows, lent to sequences, shared by those that go on from the same rows, and taken back.
+//! Pages: blocks of consecutive pool rows, allocated to sequences, shared by sequences that continue from the same rows, and
+//! freed.
 
 use crate::ops::attention::Run;
 
@@ -7,24 +8,24 @@ use crate::ops::attention::Run;
 pub struct Pages {
     page_size: usize,
     total: usize,
-    /// Free pages; the last one is lent first.
+    /// Free pages; the last one is allocated first.
     free: Vec<u32>,
-    /// [total], leases that hold each page
-    holders: Vec<u32>,
+    /// [total], the number of allocations that include each page
+    reference_counts: Vec<u32>,
 }
 
-/// Pages lent to one sequence, in the order of its tokens, and how many of their rows it has filled.
+/// The pages of one sequence, in the order of its tokens, and the number of rows that it has filled.
 #[derive(Debug, Default)]
-pub struct Lease {
+pub struct PageAllocation {
     pages: Vec<u32>,
     filled: usize,
 }
 
 impl Pages {
     pub fn new(rows: usize, page_size: usize) -> Self {
-        assert!(page_size > 0, "pages of no rows");
+        assert!(page_size > 0, "a page must have at least one row");
         let total = rows / page_size;
-        Self { page_size, total, free: (0..total as u32).rev().collect(), holders: vec![0; total] }
+        Self { page_size, total, free: (0..total as u32).rev().collect(), reference_counts: vec![0; total] }
     }
 
     /// Pages that `tokens` tokens need.
@@ -41,8 +42,8 @@ impl Pages {
         self.total * self.page_size
     }
 
-    /// Rows of the pages that are lent.
-    pub fn lent_rows(&self) -> usize {
+    /// Rows of the allocated pages.
+    pub fn allocated_rows(&self) -> usize {
         (self.total - self.free.len()) * self.page_size
     }
 
@@ -50,47 +51,47 @@ impl Pages {
         self.free.len()
     }
 
-    /// Room for `tokens` tokens, or `None` when too few pages are free.
-    pub fn lend(&mut self, tokens: usize) -> Option<Lease> {
+    /// Allocates pages for `tokens` tokens; `None` if too few are free.
+    pub fn allocate(&mut self, tokens: usize) -> Option<PageAllocation> {
         let keep = self.free.len().checked_sub(self.needed(tokens))?;
         let mut pages = self.free.split_off(keep);
         pages.reverse();
-        pages.iter().for_each(|page| self.holders[*page as usize] = 1);
-        Some(Lease { pages, filled: 0 })
+        pages.iter().for_each(|page| self.reference_counts[*page as usize] = 1);
+        Some(PageAllocation { pages, filled: 0 })
     }
 
-    /// Another lease of the rows that are filled, to be read and not to be filled further.
-    pub fn share(&mut self, lease: &Lease) -> Lease {
-        let pages = lease.pages[..self.needed(lease.filled)].to_vec();
-        pages.iter().for_each(|page| self.holders[*page as usize] += 1);
-        Lease { pages, filled: lease.filled }
+    /// Another allocation of the same filled rows, to be read but not extended.
+    pub fn share(&mut self, allocation: &PageAllocation) -> PageAllocation {
+        let pages = allocation.pages[..self.needed(allocation.filled)].to_vec();
+        pages.iter().for_each(|page| self.reference_counts[*page as usize] += 1);
+        PageAllocation { pages, filled: allocation.filled }
     }
 
-    /// Pages that no other lease holds are free again.
-    pub fn take_back(&mut self, lease: Lease) {
-        for page in lease.pages.into_iter().rev() {
-            let holders = &mut self.holders[page as usize];
-            *holders -= 1;
-            if *holders == 0 {
+    /// Frees the pages that no other allocation includes.
+    pub fn free(&mut self, allocation: PageAllocation) {
+        for page in allocation.pages.into_iter().rev() {
+            let reference_count = &mut self.reference_counts[page as usize];
+            *reference_count -= 1;
+            if *reference_count == 0 {
                 self.free.push(page);
             }
         }
     }
 
-    /// Fills the next row of a lease and returns it.
-    pub fn next_row(&self, lease: &mut Lease) -> u32 {
-        let page = lease.pages[lease.filled / self.page_size];
-        let row = page * self.page_size as u32 + (lease.filled % self.page_size) as u32;
-        lease.filled += 1;
+    /// Fills the next row of an allocation and returns it.
+    pub fn next_row(&self, allocation: &mut PageAllocation) -> u32 {
+        let page = allocation.pages[allocation.filled / self.page_size];
+        let row = page * self.page_size as u32 + (allocation.filled % self.page_size) as u32;
+        allocation.filled += 1;
         row
     }
 
-    /// The filled rows of a lease, in order; pages that follow each other in the pool are one run.
-    pub fn runs(&self, lease: &Lease) -> Vec<Run> {
+    /// The filled rows of an allocation, in order; adjacent pages of the pool are one run.
+    pub fn runs(&self, allocation: &PageAllocation) -> Vec<Run> {
         let size = self.page_size;
         let mut runs: Vec<Run> = Vec::new();
-        for (index, page) in lease.pages.iter().enumerate() {
-            let len = lease.filled.saturating_sub(index * size).min(size) as u32;
+        for (index, page) in allocation.pages.iter().enumerate() {
+            let len = allocation.filled.saturating_sub(index * size).min(size) as u32;
             if len == 0 {
                 break;
             }
@@ -109,26 +110,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_lent_once_and_come_back() {
+    fn rows_are_allocated_once_and_can_be_freed() {
         let mut pages = Pages::new(40, 8);
         assert_eq!((pages.total(), pages.available()), (5, 5));
-        let mut a = pages.lend(9).unwrap();
-        let mut b = pages.lend(24).unwrap();
-        assert!(pages.lend(1).is_none());
+        let mut a = pages.allocate(9).unwrap();
+        let mut b = pages.allocate(24).unwrap();
+        assert!(pages.allocate(1).is_none());
         let mut rows: Vec<u32> = (0..9).map(|_| pages.next_row(&mut a)).collect();
         rows.extend((0..24).map(|_| pages.next_row(&mut b)));
         rows.sort_unstable();
         rows.dedup();
         assert_eq!(rows.len(), 33);
-        pages.take_back(a);
-        pages.take_back(b);
+        pages.free(a);
+        pages.free(b);
         assert_eq!(pages.available(), 5);
     }
 
     #[test]
-    fn shared_pages_are_free_when_the_last_lease_is_back() {
+    fn shared_pages_are_free_when_their_last_allocation_is_freed() {
         let mut pages = Pages::new(40, 8);
-        let mut own = pages.lend(24).unwrap();
+        let mut own = pages.allocate(24).unwrap();
         (0..10).for_each(|_| _ = pages.next_row(&mut own));
         let shared = pages.share(&own);
         let again = pages.share(&shared);
@@ -136,23 +137,23 @@ mod tests {
         (0..6).for_each(|_| _ = pages.next_row(&mut own));
         assert_eq!((pages.runs(&shared), pages.runs(&again)), (runs.clone(), runs));
         assert_eq!(pages.available(), 2);
-        pages.take_back(own);
-        assert_eq!(pages.available(), 3, "two of three pages are held still");
-        pages.take_back(again);
+        pages.free(own);
+        assert_eq!(pages.available(), 3, "two of the three pages are still shared");
+        pages.free(again);
         assert_eq!(pages.available(), 3);
-        pages.take_back(shared);
+        pages.free(shared);
         assert_eq!(pages.available(), 5);
     }
 
     #[test]
     fn runs_cover_the_filled_rows_in_order() {
         let mut pages = Pages::new(64, 4);
-        let first = pages.lend(4).unwrap();
-        let mut lease = pages.lend(10).unwrap();
-        pages.take_back(first);
-        let rows: Vec<u32> = (0..10).map(|_| pages.next_row(&mut lease)).collect();
-        let covered: Vec<u32> = pages.runs(&lease).iter().flat_map(|run| run.start..run.start + run.len).collect();
+        let first = pages.allocate(4).unwrap();
+        let mut allocation = pages.allocate(10).unwrap();
+        pages.free(first);
+        let rows: Vec<u32> = (0..10).map(|_| pages.next_row(&mut allocation)).collect();
+        let covered: Vec<u32> = pages.runs(&allocation).iter().flat_map(|run| run.start..run.start + run.len).collect();
         assert_eq!(covered, rows);
-        assert_eq!(pages.runs(&lease).len(), 1);
+        assert_eq!(pages.runs(&allocation).len(), 1);
     }
 }

@@ -1,35 +1,35 @@
-//! What is asked of the engine, and what comes back: token ids in, token ids out.
+//! Requests to the engine and its results: token ids in, token ids out.
 
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 
-/// One completion to draw of a prompt.
+/// One completion to generate for a prompt.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct SampleRequest {
     pub sampling: Sampling,
-    /// The random numbers of this completion, folded from (step, pair, role, rollout).
+    /// The random stream of this completion, folded from (step, pair, role, rollout).
     pub stream: Stream,
 }
 
-/// A prompt and the completions wanted of it; they share the prompt's keys and values.
+/// A prompt and the completions to generate for it; they share the prompt's keys and values.
 #[derive(Clone, Debug)]
 pub struct PromptGroup {
-    /// One token or more.
+    /// At least one token.
     pub prompt: Vec<u32>,
-    pub members: Vec<Member>,
-    /// Tokens that end a completion; the token itself belongs to it.
+    pub samples: Vec<SampleRequest>,
+    /// Tokens that end a completion; the completion includes the token.
     pub stop: Vec<u32>,
-    /// One or more.
+    /// At least one.
     pub max_new_tokens: usize,
 }
 
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// A stop token, the last one of the completion.
+pub enum FinishReason {
+    /// Its last token is a stop token.
     Stop,
-    /// The limit of new tokens.
+    /// It has `max_new_tokens` tokens.
     Length,
 }
 
@@ -37,7 +37,7 @@ pub enum Finish {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
     pub tokens: Vec<u32>,
-    /// Of each token, from softmax(logits / temperature) over the whole vocabulary.
+    /// The log-probability of each token, from softmax(logits / temperature) over the whole vocabulary.
     pub logprobs: Vec<f32>,
-    pub finish: Finish,
+    pub finish_reason: FinishReason,
 }

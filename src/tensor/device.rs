@@ -1,15 +1,15 @@
-//! A device: where buffers live, and which element types its tensors have.
+//! A device: it owns buffers, and determines the element types of tensors.
 
 use std::ops::Range;
 
 use super::{Element, Fetch, Profile, ProfileDetail};
 
-/// A read-only stretch of a device's memory.
+/// A read-only range of a device's memory.
 pub type Ref<'a, D, T> = <D as Device>::View<'a, T>;
-/// A writable stretch of a device's memory.
+/// A writable range of a device's memory.
 pub type Mut<'a, D, T> = <D as Device>::ViewMut<'a, T>;
 
-/// What every view can tell without touching its memory.
+/// What can be asked of a view without reading its memory.
 #[allow(clippy::len_without_is_empty)]
 pub trait View {
     /// Elements in the view.
@@ -28,12 +28,12 @@ impl<T> View for &mut [T] {
     }
 }
 
-/// A fault of the device itself: out of memory, a lost context. Misuse of a buffer is a bug and asserts.
+/// An error of the device itself, such as too little memory or a lost context. Misuse of a buffer is a bug and panics.
 #[derive(Debug, thiserror::Error)]
 #[error("device: {0}")]
 pub struct DeviceError(pub String);
 
-/// Memory and element types of one backend. Which tensor has which type is this table:
+/// Memory and element types of one backend. Tensors have these types:
 ///
 /// | tensor | CPU | CUDA |
 /// |---|---|---|
@@ -51,11 +51,11 @@ pub trait Device: Clone + Send + Sync + 'static {
     fn zeros<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>, DeviceError>;
     /// Elements in a buffer.
     fn len<T: Element>(&self, buffer: &Self::Buffer<T>) -> usize;
-    /// The elements `range` of a buffer; panics when the range lies outside.
+    /// The elements `range` of a buffer; panics if the range is outside the buffer.
     fn view<'a, T: Element>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
-    /// The elements `range` of a buffer, to be written; panics when the range lies outside.
+    /// The elements `range` of a buffer, to be written; panics if the range is outside the buffer.
     fn view_mut<'a, T: Element>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
-    /// Two disjoint stretches of one buffer, to be written; panics when they overlap or lie outside.
+    /// Two disjoint ranges of one buffer, to be written; panics if they overlap or are outside the buffer.
     fn view_two<'a, T: Element>(
         &self,
         buffer: &'a mut Self::Buffer<T>,
@@ -63,48 +63,48 @@ pub trait Device: Clone + Send + Sync + 'static {
     ) -> [Self::ViewMut<'a, T>; 2];
     /// Copies host memory into a view of the same length.
     fn write<T: Element>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
-    /// Copies a view into host memory of the same length; waits for the work that produces it.
+    /// Copies a view into host memory of the same length; waits for the commands that produce it.
     fn read<T: Element>(&self, from: Self::View<'_, T>, to: &mut [T]) -> Result<(), DeviceError>;
-    /// Asks for a copy of a view in host memory, as it is when its turn comes: nobody waits before [`Fetch::get`].
+    /// Starts a copy of a view to host memory, in the order of the commands. Only [`Fetch::get`] waits for it.
     fn fetch<T: Element>(&self, from: Self::View<'_, T>) -> Result<Fetch<T>, DeviceError> {
-        self.download(from).map(Fetch::here)
+        self.download(from).map(Fetch::ready)
     }
     /// Sets every element of a view to zero.
     fn clear<T: Element>(&self, view: Self::ViewMut<'_, T>) -> Result<(), DeviceError>;
 
-    /// Waits for all work that was asked for so far, and reports a fault that any of it had.
+    /// Waits for all commands so far, and reports a fault of any of them.
     fn wait(&self) -> Result<(), DeviceError> {
         Ok(())
     }
 
-    /// Runs work whose new buffers are listed under `name` in the table of memory.
+    /// Runs work; the buffers it creates are listed under `name` in the memory table.
     fn named<R>(&self, _name: &'static str, work: impl FnOnce() -> R) -> R {
         work()
     }
 
-    /// Runs work that is asked for again and again with the same buffers and sizes, such as the forward pass of a decode step.
-    /// A device may then hand it over as a whole, and does what `work` asks for in any case. `work` neither writes from the
-    /// host nor reads back: that panics.
+    /// Runs work that repeats with the same buffers and sizes, such as the forward pass of a decode step. A device may then
+    /// launch its commands as one graph; the results are the same. `work` must not write from the host or read back: that
+    /// panics.
     fn replayed<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         work()
     }
 
-    /// The number that a batch of `rows` is filled up to, so that [`Self::replayed`] meets few different ones.
+    /// The size that a batch of `rows` rows is padded to, so that [`Self::replayed`] sees few different sizes.
     fn replay_size(&self, rows: usize) -> usize {
         rows
     }
 
-    /// Logits that a buffer may hold for the sake of one [`Self::replayed`] piece of work; `None`: as many as anywhere else.
+    /// The most logits that a buffer may hold so that [`Self::replayed`] can include them; `None`: no more than elsewhere.
     fn logits_max(&self) -> Option<usize> {
         None
     }
 
-    /// Runs work that a profiler's timeline shows as a range of this name.
+    /// Runs work as a named range of a profiler's timeline.
     fn range<R>(&self, _name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {
         work()
     }
 
-    /// Runs work and measures where its device time goes; `None` where device time is the host's, which profilers show better.
+    /// Runs work and profiles its device time; `None` on the CPU, where ordinary profilers show more.
     fn profiled<R>(
         &self,
         _detail: ProfileDetail,
@@ -113,29 +113,28 @@ pub trait Device: Clone + Send + Sync + 'static {
         Ok((work(), None))
     }
 
-    /// Who holds how much of the device's memory, for people; `None` where that is the system's affair.
+    /// A table of the device's allocations, to be printed; `None` where the operating system manages the memory.
     fn memory_table(&self) -> Option<String> {
         None
     }
 
-    /// Streams of work that this device runs side by side without sharing anything: threads, on the CPU.
-    fn lanes(&self) -> usize {
+    /// How many workers can run on this device side by side without sharing anything: on the CPU, the threads.
+    fn workers(&self) -> usize {
         1
     }
 
-    /// Bytes of keys and values in use from which another sequence that decodes beside the others is no gain, where each step
-    /// reads `weights` bytes whatever their number.
-    fn worth_caching(&self, _weights: usize) -> usize {
+    /// Bytes of keys and values in use beyond which decoding another sequence no longer raises throughput. Each step also reads
+    /// `weight_bytes`, regardless of the number of sequences.
+    fn kv_cache_budget(&self, _weight_bytes: usize) -> usize {
         usize::MAX
     }
 
-    /// Runs the work of one lane beside others: its ops leave the other lanes' threads alone.
+    /// Runs the work of one of several workers: its ops do not use the threads of the others.
     fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
         work()
     }
 
-    /// Runs work made of many small ops that follow each other closely. A device may keep its helpers from falling asleep
-    /// meanwhile.
+    /// Runs work of many small ops in quick succession. A device may keep its threads awake between them.
     fn together<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
     }

@@ -1,4 +1,4 @@
-//! Element types: what a buffer holds, and its name in safetensors files.
+//! Element types of buffers, and their names in safetensors files.
 
 use std::fmt::{self, Debug};
 
@@ -35,7 +35,7 @@ impl fmt::Display for DType {
     }
 }
 
-/// A type that device buffers can hold: plain old data with a name.
+/// A type that device buffers can hold: plain old data with a [`DType`].
 pub trait Element: bytemuck::Pod + PartialEq + Debug + Send + Sync + 'static {
     const DTYPE: DType;
 }

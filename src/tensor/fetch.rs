@@ -1,32 +1,32 @@
-//! Numbers on their way from a device to the host.
+//! An asynchronous copy from a device to the host.
 
 use super::DeviceError;
 
-/// A copy that a device was asked for ([`super::Device::fetch`]): the work goes on, and who needs the numbers waits for them.
-#[must_use = "a copy to the host that nobody waits for is of no use"]
+/// A copy that [`super::Device::fetch`] started. It runs beside other work; the caller waits only when it needs the values.
+#[must_use = "a copy to the host is wasted if nobody gets its values"]
 pub struct Fetch<T>(State<T>);
 
 enum State<T> {
-    Here(Vec<T>),
-    Coming(Box<dyn FnOnce() -> Result<Vec<T>, DeviceError> + Send>),
+    Ready(Vec<T>),
+    Pending(Box<dyn FnOnce() -> Result<Vec<T>, DeviceError> + Send>),
 }
 
 impl<T> Fetch<T> {
-    /// Numbers that are here already.
-    pub fn here(values: Vec<T>) -> Self {
-        Self(State::Here(values))
+    /// Values that are already on the host.
+    pub fn ready(values: Vec<T>) -> Self {
+        Self(State::Ready(values))
     }
 
-    /// Numbers that `arrive` waits for.
-    pub fn coming(arrive: impl FnOnce() -> Result<Vec<T>, DeviceError> + Send + 'static) -> Self {
-        Self(State::Coming(Box::new(arrive)))
+    /// Values that `wait` waits for and returns.
+    pub fn pending(wait: impl FnOnce() -> Result<Vec<T>, DeviceError> + Send + 'static) -> Self {
+        Self(State::Pending(Box::new(wait)))
     }
 
-    /// The numbers; waits for the work that produces them, and for no later work.
+    /// Returns the values. It waits for the commands that produce them, but not for later ones.
     pub fn get(self) -> Result<Vec<T>, DeviceError> {
         match self.0 {
-            State::Here(values) => Ok(values),
-            State::Coming(arrive) => arrive(),
+            State::Ready(values) => Ok(values),
+            State::Pending(wait) => wait(),
         }
     }
 }

@@ -1,24 +1,24 @@
-//! Files that are whole or not there: written aside, flushed to disk, renamed.
+//! Atomic file writes: to a temporary file first, which is flushed to disk and renamed.
 
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Replaces `path` by `bytes`: at no time is there half a file under that name.
+/// Replaces the contents of `path`: the file is never there half-written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     std::fs::create_dir_all(directory)?;
-    let mut aside = tempfile::NamedTempFile::new_in(directory)?;
-    aside.write_all(bytes)?;
-    aside.as_file().sync_all()?;
-    set_readable(aside.as_file())?;
-    aside.persist(path).map_err(|e| e.error)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(directory)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    set_readable(temporary.as_file())?;
+    temporary.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
 
-/// Temporary files are made for their owner alone; a finished file has the usual permissions.
+/// Only the owner can read a temporary file; the finished file gets the usual permissions.
 #[cfg(unix)]
 fn set_readable(file: &std::fs::File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

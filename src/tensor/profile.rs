@@ -1,53 +1,53 @@
-//! Where the time of some work goes on a device: a line for every phase, and one for every op of a phase.
+//! A profile of device time: one line for every phase, and one for every op of a phase.
 
 use std::time::Duration;
 
-/// What a profile measures. Either costs time of its own, so a profiled run is never the one whose speed counts.
+/// What a profile measures. Both cost time themselves, so throughput is never taken from a profiled run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProfileDetail {
-    /// Host time of each phase; the device works as it always does.
+    /// Host time of each phase; device commands are not changed.
     Phases,
-    /// Also the device time of every command. Replayed work is sent command by command.
+    /// Also the device time of every command. Graphs are not replayed, but sent command by command.
     Commands,
 }
 
 /// What was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
-    /// Host time of the whole work, the wait for its end included.
+    /// Host time of all the work, including the wait for the device.
     pub host: Duration,
-    /// In the order in which they began first. The first one is the work as a whole; its path is empty.
+    /// In the order in which they first began. Phase 0 is all the work; its path is empty.
     pub phases: Vec<Phase>,
     /// Every (phase, op) that had a command; empty without [`ProfileDetail::Commands`].
     pub ops: Vec<OpTime>,
-    /// Device time from the beginning to the end, in milliseconds; 0 without [`ProfileDetail::Commands`].
+    /// Device time from the first to the last command, in milliseconds; 0 without [`ProfileDetail::Commands`].
     pub span_ms: f64,
-    /// What two events with nothing between them measure, in milliseconds: a part of every command's time.
+    /// The time between two events with nothing between them, in milliseconds. Every command's time includes it.
     pub event_ms: f64,
-    /// Commands whose host side took so long that the device may have waited for it within the measured time.
+    /// Commands that the host queued so slowly that their measured time may include waiting for it.
     pub late_commands: u64,
 }
 
-/// A named range of the work, wherever it has the same path. Times include those of the ranges within.
+/// All ranges with the same path. Its times include those of inner ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Phase {
-    /// Names from the outside in, such as `decode/forward/mlp`. Layers are folded: all have the same name.
+    /// Names from the outermost in, such as `decode/forward/mlp`. All layers share one name.
     pub path: String,
     /// How often it began.
     pub calls: u64,
     pub host: Duration,
 }
 
-/// All commands of one kind in one phase (in that phase itself, not in the ranges within).
+/// All commands of one op in one phase, without those of inner ranges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpTime {
     /// Index in [`Profile::phases`].
     pub phase: usize,
-    /// The kernel's name, or what the driver or cuBLASLt was asked for.
+    /// The name of the kernel, or of the driver's or cuBLASLt's operation.
     pub op: &'static str,
     pub calls: u64,
     pub device_ms: f64,
-    /// Bytes that the commands read and write at least, where the command says it.
+    /// The fewest bytes that the commands read and write, where known.
     pub bytes: Option<u64>,
     pub flops: Option<u64>,
 }
@@ -58,7 +58,7 @@ impl Profile {
         self.ops.iter().map(|op| op.device_ms).sum()
     }
 
-    /// Device time of the commands of a phase and of the ranges within, in milliseconds.
+    /// Device time of the commands of a phase and of its inner ranges, in milliseconds.
     pub fn phase_device_ms(&self, phase: usize) -> f64 {
         let path = &self.phases[phase].path;
         let within = |other: usize| is_within(&self.phases[other].path, path);
@@ -66,7 +66,7 @@ impl Profile {
     }
 }
 
-/// Whether a path is another one or lies below it.
+/// Whether `path` is `outer` or lies below it.
 fn is_within(path: &str, outer: &str) -> bool {
     outer.is_empty() || path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_has_the_time_of_what_lies_below_its_path_and_no_other() {
+    fn a_phase_includes_the_time_of_inner_phases_only() {
         let phase = |path: &str| Phase { path: path.into(), ..Phase::default() };
         let op = |phase, device_ms| OpTime { phase, op: "x", calls: 1, device_ms, bytes: None, flops: None };
         let profile = Profile {

@@ -1,4 +1,4 @@
-//! Safetensors files in and out: one file or shards, bf16, f16 or f32.
+//! Reads and writes safetensors files: one file or shards, in bf16, f16 or f32.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,14 +25,14 @@ fn error(file: &Path, reason: impl ToString) -> TensorFileError {
 pub struct TensorDirectory {
     files: Vec<(PathBuf, Mmap)>,
     /// Tensor name → index of its file.
-    home: BTreeMap<String, usize>,
+    file_of: BTreeMap<String, usize>,
     directory: PathBuf,
 }
 
 impl TensorDirectory {
     /// Opens one file on its own.
     pub fn open_file(path: &Path) -> Result<Self, TensorFileError> {
-        let mut opened = Self { files: Vec::new(), home: BTreeMap::new(), directory: path.to_path_buf() };
+        let mut opened = Self { files: Vec::new(), file_of: BTreeMap::new(), directory: path.to_path_buf() };
         opened.add(path.to_path_buf())?;
         Ok(opened)
     }
@@ -48,7 +48,7 @@ impl TensorDirectory {
         } else {
             return Err(error(directory, "has neither model.safetensors nor model.safetensors.index.json"));
         };
-        let mut opened = Self { files: Vec::new(), home: BTreeMap::new(), directory: directory.to_path_buf() };
+        let mut opened = Self { files: Vec::new(), file_of: BTreeMap::new(), directory: directory.to_path_buf() };
         for path in paths {
             opened.add(path)?;
         }
@@ -57,8 +57,8 @@ impl TensorDirectory {
 
     fn add(&mut self, path: PathBuf) -> Result<(), TensorFileError> {
         let file = File::open(&path).map_err(|e| error(&path, format!("cannot be opened: {e}")))?;
-        // Safety: the map is only read; a file that another process cuts short while we read it would fault, as with any
-        // memory-mapped checkpoint, so checkpoints are written aside and renamed, never rewritten in place.
+        // Safety: the map is only read. If another process truncated the file, reading it would fault, as with any
+        // memory-mapped checkpoint; so we write checkpoints to a temporary file and rename it, never in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| error(&path, format!("cannot be mapped: {e}")))?;
         let names: Vec<String> = {
             let tensors = SafeTensors::deserialize(&map).map_err(|e| {
@@ -67,7 +67,7 @@ impl TensorDirectory {
             tensors.names().into_iter().map(String::from).collect()
         };
         for name in names {
-            self.home.insert(name, self.files.len());
+            self.file_of.insert(name, self.files.len());
         }
         self.files.push((path, map));
         Ok(())
@@ -75,19 +75,19 @@ impl TensorDirectory {
 
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.home.keys().map(String::as_str)
+        self.file_of.keys().map(String::as_str)
     }
 
     /// Reads one tensor into `to`, converted to f32. The shape must be `shape`.
     pub fn read(&self, name: &str, shape: &[usize], to: &mut [f32]) -> Result<(), TensorFileError> {
-        let Some(&home) = self.home.get(name) else {
-            let known = self.home.len();
+        let Some(&file) = self.file_of.get(name) else {
+            let known = self.file_of.len();
             return Err(error(
                 &self.directory,
                 format!("tensor `{name}` {shape:?} is missing (the files hold {known} others)"),
             ));
         };
-        let (path, map) = &self.files[home];
+        let (path, map) = &self.files[file];
         let tensors = SafeTensors::deserialize(map).map_err(|e| error(path, e))?;
         let tensor = tensors.tensor(name).map_err(|e| error(path, e))?;
         if tensor.shape() != shape {
@@ -100,7 +100,7 @@ impl TensorDirectory {
     }
 }
 
-/// The shards that an index names, sorted, each once.
+/// The shards that an index names, sorted, without duplicates.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, TensorFileError> {
     let text = std::fs::read_to_string(index).map_err(|e| error(index, format!("cannot be read: {e}")))?;
     let value: serde_json::Value =
@@ -143,14 +143,14 @@ fn convert(dtype: Dtype, bytes: &[u8], to: &mut [f32]) -> Result<(), String> {
     Ok(())
 }
 
-/// A tensor to be written: name, shape, values.
+/// A tensor to be written.
 pub struct NamedTensor<'a> {
     pub name: &'a str,
     pub shape: &'a [usize],
     pub values: &'a [f32],
 }
 
-/// Writes tensors to `path` as `dtype` (f32, f16 or bf16), aside first and then renamed.
+/// Writes tensors to `path` as `dtype` (f32, f16 or bf16), atomically.
 pub fn write_tensors(path: &Path, tensors: &[NamedTensor<'_>], dtype: DType) -> Result<(), TensorFileError> {
     type Encode = fn(&[f32]) -> Vec<u8>;
     let (kind, encode): (Dtype, Encode) = match dtype {

@@ -1,18 +1,18 @@
-//! Text from outside, made harmless: it must not be able to close a turn, open one, or end a think block.
+//! Escapes text from outside, so that it cannot close or open a turn, or end a think block.
 
 use super::{Tokenizer, UNKNOWN};
 
-/// A zero-width space: inside a control token it is invisible to a reader, survives NFC, and splits the token.
+/// A zero-width space: it splits a control token, readers do not see it, and NFC keeps it.
 const BREAK: char = '\u{200b}';
 
-/// Rounds in which found control tokens are broken visibly; after them they are cut out, which always ends.
+/// Rounds in which control tokens are split. Later rounds remove them, which always terminates.
 const BREAK_ROUNDS: usize = 4;
 
 impl Tokenizer {
-    /// `text` such that its encoding holds no added token (special or not): each that stands in it gets a zero-width
-    /// space after its first character. Text without any comes back unchanged, and so does text escaped before.
+    /// Changes `text` so that its encoding contains no added token (special or not): each one gets a zero-width space after its
+    /// first character. Text without added tokens is not changed, and neither is text that was escaped before.
     ///
-    /// Escape whole texts: two halves of a control token that are joined after escaping would be one again.
+    /// Escape whole texts: two halves of a control token that are joined after escaping would form one again.
     pub fn escape(&self, text: &str) -> String {
         let mut text = text.to_string();
         for round in 0.. {
@@ -25,10 +25,10 @@ impl Tokenizer {
         text
     }
 
-    /// Byte ranges of the added tokens in the encoding of `text`: in order, not empty, on character boundaries. What
-    /// counts is what the encoder makes of the text, not how it looks: a normaliser may produce a control token.
+    /// Byte ranges of the added tokens in the encoding of `text`: in order, not empty, on character boundaries. They come from
+    /// the encoder and not from a text search, because a normaliser may produce a control token.
     fn added_spans(&self, text: &str) -> Vec<(usize, usize)> {
-        // Text that cannot be encoded cannot do harm: whoever wants its ids gets an error.
+        // Text that cannot be encoded is harmless: encoding it later is an error.
         let Ok(encoding) = self.inner.encode(text, false) else { return Vec::new() };
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for (id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
@@ -45,8 +45,8 @@ impl Tokenizer {
     }
 }
 
-/// `text` with every span broken after its first character (after its surrounding white space, which a token may
-/// swallow), or with the spans cut out.
+/// `text` with every span split after its first character that is not white space (a token may include white space around it),
+/// or with the spans removed.
 fn rewrite(text: &str, spans: &[(usize, usize)], breaking: bool) -> String {
     let mut out = String::with_capacity(text.len() + 3 * spans.len());
     let mut done = 0;
@@ -70,7 +70,7 @@ fn broken(token: &str) -> String {
             let tail = &token[lead + body.len()..];
             format!("{}{first}{BREAK}{rest}{tail}", &token[..lead])
         }
-        // Nothing to split: one character, or white space alone.
+        // A single character or only white space cannot be split.
         _ => UNKNOWN.to_string(),
     }
 }

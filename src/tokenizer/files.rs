@@ -13,9 +13,9 @@ const TEMPLATE: &str = "chat_template.jinja";
 const GENERATION: &str = "generation_config.json";
 
 impl Tokenizer {
-    /// Reads a model's folder. tokenizer.json and an `eos_token` in tokenizer_config.json must be there. A
-    /// chat_template.jinja wins over the template in tokenizer_config.json; with neither, ours is used if the
-    /// vocabulary has its control tokens. Without a `pad_token` padding is the eos.
+    /// Reads a model's folder. It must contain tokenizer.json, and tokenizer_config.json with an `eos_token`. A
+    /// chat_template.jinja takes precedence over the template in tokenizer_config.json. If there is neither, our template is
+    /// used, provided that the vocabulary has its control tokens. Without a `pad_token`, the eos token pads.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join(TOKENIZER);
         let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Io { path: path.clone(), source })?;
@@ -43,8 +43,8 @@ impl Tokenizer {
     }
 
     /// Writes tokenizer.json, tokenizer_config.json and chat_template.jinja so that transformers' AutoTokenizer and
-    /// [`Self::from_dir`] read the same tokenizer. The class and all other settings that were loaded are kept. The
-    /// folder is made if need be; each file is written aside, then renamed.
+    /// [`Self::from_dir`] read the same tokenizer. It keeps the class and all other settings that were loaded, creates the
+    /// folder if necessary, and writes each file atomically.
     pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
         std::fs::create_dir_all(dir).map_err(|source| TokenizerError::Io { path: dir.into(), source })?;
         let json = self.inner.to_string(true).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
@@ -55,7 +55,7 @@ impl Tokenizer {
         write_file(dir, TEMPLATE, &self.template.source)
     }
 
-    /// The loaded configuration, or a small one; the template is in it too, for readers that know no template file.
+    /// The loaded configuration, or a small one. It includes the template, for readers that do not know the template file.
     fn saved_config(&self) -> Map<String, Value> {
         let mut config = self.config.clone();
         let class = || Value::from("PreTrainedTokenizerFast");
@@ -71,7 +71,7 @@ impl Tokenizer {
     }
 }
 
-/// The file's text; `None` if there is no such file.
+/// The file's text; `None` if the file does not exist.
 fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -87,13 +87,13 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError
         .map_err(|error| TokenizerError::File { path: path.into(), reason: format!("is not a JSON object: {error}") })
 }
 
-/// A token setting is a string or an object with `content`; null and absent are the same.
+/// A token setting is a string or an object with `content`; null means the same as no setting.
 fn token_text(config: &Map<String, Value>, key: &str) -> Option<String> {
     let value = config.get(key)?;
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }
 
-/// `chat_template` is a string, or a list of named templates of which `default` is the one for chats.
+/// `chat_template` is a string, or a list of named templates, in which the one for chats is named `default`.
 fn template_of_config(config: &Map<String, Value>) -> Option<String> {
     let value = config.get("chat_template")?;
     let named = || {

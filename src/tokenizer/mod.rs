@@ -1,8 +1,7 @@
 //! tokenizer.json, the model's own chat template, and the loss mask of assistant turns.
 //!
-//! Text becomes ids in one way only: [`Tokenizer::encode`] recognises control tokens that stand in the text and adds
-//! nothing of its own, so whatever the chat template writes is what the model reads. Text from outside goes through
-//! [`Tokenizer::escape`] first.
+//! All text is encoded by [`Tokenizer::encode`]. It recognises control tokens in the text and adds none, so the model reads
+//! exactly what the chat template wrote. Text from outside goes through [`Tokenizer::escape`] first.
 
 mod error;
 mod escape;
@@ -21,7 +20,7 @@ pub use template::{CHAT_TEMPLATE, RenderOptions};
 use crate::data::Message;
 use template::ChatTemplate;
 
-/// What an id that no token has decodes to.
+/// What an unknown id decodes to.
 const UNKNOWN: char = '\u{fffd}';
 
 /// A tokenizer with its chat template. All methods take `&self` and give the same result on any thread.
@@ -32,17 +31,17 @@ pub struct Tokenizer {
     pad_token: String,
     eos_ids: Vec<u32>,
     pad_id: u32,
-    /// What closes an assistant turn in this template (`<|im_end|>`): usually the eos, but not in Qwen3's base models.
+    /// The token that closes an assistant turn in this template (`<|im_end|>`): usually the eos, but not in Qwen3's base models.
     turn_end: Option<String>,
     vocab_size: usize,
-    /// Ids of the added tokens, special or not: those that `escape` keeps out of foreign text.
+    /// Ids of the added tokens, special or not. `escape` keeps them out of text from outside.
     added: BTreeSet<u32>,
-    /// tokenizer_config.json as it was read, so that `save` keeps the class and all that we do not know.
+    /// tokenizer_config.json as it was read, so that `save` keeps the class and all settings that we do not know.
     config: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Tokenizer {
-    /// A tokenizer from its parts; [`CHAT_TEMPLATE`] is a template to use. An error if the template does not parse or
+    /// Creates a tokenizer from its parts, for example with [`CHAT_TEMPLATE`]. It is an error if the template does not parse, or
     /// if `eos_token` or `pad_token` is not in the vocabulary.
     pub fn from_parts(
         inner: Inner,
@@ -61,7 +60,7 @@ impl Tokenizer {
         more_eos_ids: &[u32],
         config: serde_json::Map<String, serde_json::Value>,
     ) -> Result<Self, TokenizerError> {
-        // Lengths are ours to decide: a truncation stored in tokenizer.json would cut conversations silently.
+        // Callers limit lengths; a truncation stored in tokenizer.json would silently cut conversations.
         inner.with_truncation(None).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
         inner.with_padding(None);
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
@@ -85,19 +84,19 @@ impl Tokenizer {
         Ok(Self { inner, template, eos_token, pad_token, eos_ids, pad_id, turn_end, vocab_size, added, config })
     }
 
-    /// Token ids of `text`. Control tokens that stand in the text are recognised; nothing is added.
+    /// Token ids of `text`. Control tokens in the text are recognised; none are added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| encode_error(text, &error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of `ids`, for any ids: one that no token has becomes U+FFFD, and so do bytes that are not UTF-8.
+    /// The text of any ids: an unknown id becomes U+FFFD, and so do bytes that are not UTF-8.
     /// `skip_special` leaves out special tokens (`<|im_end|>`, but not `</think>`, which Qwen3 does not call special).
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let mut text = String::new();
         for run in ids.chunk_by(|&a, &b| self.is_token(a) == self.is_token(b)) {
             if self.is_token(run[0]) {
-                // A decoder that fails tells no more than "not text".
+                // If the decoder fails, the ids are not text.
                 text.push_str(&self.inner.decode(run, skip_special).unwrap_or_else(|_| UNKNOWN.to_string()));
             } else {
                 text.extend(run.iter().map(|_| UNKNOWN));
@@ -130,7 +129,7 @@ impl Tokenizer {
         self.pad_id
     }
 
-    /// The conversation as the model's own template writes it.
+    /// Renders a conversation with the model's own template.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TokenizerError> {
         self.template.render(messages, options, &self.eos_token, &self.pad_token)
     }
@@ -141,7 +140,7 @@ impl Tokenizer {
     }
 }
 
-/// A few words: the vocabulary would fill a terminal.
+/// Leaves out the vocabulary, which would fill a terminal.
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
         let mut fields = formatter.debug_struct("Tokenizer");
@@ -149,7 +148,7 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// The added token that the template writes after an assistant's words, found by rendering a turn and looking.
+/// The added token that the template writes after an assistant's text. It is found in the rendering of an example turn.
 fn find_turn_end(
     template: &ChatTemplate,
     inner: &Inner,
@@ -162,7 +161,7 @@ fn find_turn_end(
     let text = template.render(&turns, &RenderOptions::default(), eos_token, pad_token).ok()?;
     let after = &text[text.rfind(words)? + words.len()..];
     let closing = |id: &u32| inner.id_to_token(*id).filter(|token| !token.is_empty() && after.starts_with(token));
-    // The eos first, then the longest: one added token may begin with another.
+    // The eos token is tried first, then the longest added token, because one added token may begin with another.
     if after.starts_with(eos_token) && !eos_token.is_empty() {
         return Some(eos_token.to_string());
     }

@@ -1,44 +1,43 @@
-//! Which tokens of a conversation are learnt: the assistant's words and the token that closes them.
+//! The loss mask of a conversation: which tokens are learnt, namely the assistant's text and the token that closes it.
 //!
-//! The mask is found by rendering, not by knowing the template. For the last turn, the text rendered up to it with a
-//! generation prompt must be the beginning of the whole rendering; what follows, up to and including the token that
-//! ends a turn, is learnt. So headers, the empty think block that a non-thinking generation prompt already contains,
-//! and the newline after the end token are not. The prompt and the rest are encoded apart, because that is how the
-//! model meets them when it generates: a token never reaches across the place where its own words begin.
+//! The mask comes from renderings, so it works for any template. For the last turn, the rendering of the turns before it with a
+//! generation prompt must be a prefix of the whole rendering. The rest is learnt, up to and including the token that ends the
+//! turn. So headers, the newline after the end token, and the empty think block of a non-thinking generation prompt are not
+//! learnt. Prompt and answer are encoded separately, as in generation: no token crosses the start of the answer.
 //!
-//! An earlier assistant turn is learnt too where it can be located beyond doubt: the rendering up to it, with a plain
-//! generation prompt, is a beginning of the whole, the text from there to the next end token is what the message says
-//! (all of it, or its end: Qwen3 drops the reasoning of earlier turns), and every token of it lies wholly inside. An
-//! earlier turn that does not pass is context.
+//! An earlier assistant turn is learnt too if its position is certain. The rendering up to it, with a plain generation prompt,
+//! must be a prefix of the whole; the text from there to the next end token must be the message (or its end, because Qwen3
+//! drops the reasoning of earlier turns); and no token may cross either border. Otherwise the turn is only context.
 
 use super::{RenderOptions, Tokenizer, TokenizerError, encode_error};
 use crate::data::Message;
 
-/// A conversation as ids, with the ids that carry loss. Both have the same length.
+/// The ids of a conversation and its loss mask, of the same length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supervised {
     pub ids: Vec<u32>,
-    /// True where the token is to be predicted (from the tokens before it).
+    /// True where the token has a loss: it is predicted from the tokens before it.
     pub mask: Vec<bool>,
 }
 
 impl Tokenizer {
-    /// Ids and loss mask of a conversation that ends with an assistant turn. `thinking` says which generation prompt
-    /// the answer is learnt for. `encode_chat(all but the last, generation prompt, thinking)` is a prefix of the ids,
-    /// and of the rest exactly the ids up to and including the end of turn are masked in.
+    /// Ids and loss mask of a conversation that ends with an assistant turn. `thinking` selects the generation prompt that the
+    /// answer is learnt for. `encode_chat(all but the last, generation prompt, thinking)` is a prefix of the ids; of the ids
+    /// after it, exactly those up to and including the end of the turn have a loss.
     ///
-    /// An error: no assistant turn at the end; an assistant text that holds an end token (see [`Tokenizer::escape`]);
-    /// reasoning in the last turn when `thinking` is false; a template that never closes turns.
+    /// # Errors
+    /// The last turn is not the assistant's; an assistant text contains an end token (see [`Tokenizer::escape`]); the last turn
+    /// contains reasoning although `thinking` is false; or the template never closes turns.
     pub fn encode_supervised(&self, messages: &[Message], thinking: bool) -> Result<Supervised, TokenizerError> {
         let end = self.turn_end.as_deref().ok_or_else(|| {
             fault(
-                "the chat template does not close an assistant turn with a token of its own; nothing would teach the \
-                 model to stop. Use another template"
+                "the chat template does not close assistant turns with a token, so the model would not learn to stop; use \
+                 another template"
                     .to_string(),
             )
         })?;
         let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "assistant") else {
-            let role = messages.last().map_or("nothing at all", |message| message.role.as_str());
+            let role = messages.last().map_or("no turns", |message| message.role.as_str());
             return Err(fault(format!("expected a conversation that ends with an assistant turn, got {role}")));
         };
         for (index, message) in messages.iter().enumerate() {
@@ -66,7 +65,7 @@ impl Tokenizer {
         let options = RenderOptions { add_generation_prompt: true, enable_thinking: None };
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for (index, message) in before.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
-            // A template that cannot render the beginning alone leaves the turn as context.
+            // If the template cannot render these turns alone, the turn is only context.
             let Ok(head) = self.render(&before[..index], &options) else { continue };
             let Some(rest) = prompt.strip_prefix(head.as_str()) else { continue };
             let Some(length) = rest.find(end) else { continue };
@@ -78,7 +77,7 @@ impl Tokenizer {
         spans
     }
 
-    /// Ids of `text`, and for each whether it lies wholly inside one of `spans`.
+    /// Ids of `text`, and for each whether its bytes lie wholly inside one of `spans`.
     fn encode_marked(&self, text: &str, spans: &[(usize, usize)]) -> Result<(Vec<u32>, Vec<bool>), TokenizerError> {
         let encoding = self.inner.encode(text, false).map_err(|error| encode_error(text, &error))?;
         let inside = |&(start, end): &(usize, usize)| spans.iter().any(|&(from, to)| from <= start && end <= to);
@@ -94,8 +93,8 @@ impl Tokenizer {
             );
         }
         fault(
-            "the rendering of the prompt is not the beginning of the rendering of the whole conversation (two assistant \
-             turns in a row, or a template that rewrites earlier turns); nothing says where the answer begins"
+            "the rendering of the prompt is not a prefix of the rendering of the whole conversation (two assistant turns in \
+             a row, or a template that rewrites earlier turns), so the start of the answer is unknown"
                 .to_string(),
         )
     }

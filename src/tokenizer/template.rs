@@ -7,21 +7,21 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use super::TokenizerError;
 use crate::data::Message;
 
-/// Our own template for tokenizers made here. On system, user and assistant turns it renders what Qwen3's does; it
-/// knows no tools.
+/// The template for tokenizers that we train. It renders system, user and assistant turns as Qwen3's template does, but does
+/// not support tools.
 pub const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
 
-/// What a rendering depends on besides the messages.
+/// Options of a rendering.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RenderOptions {
-    /// Ends the text with the header of an assistant turn, for the model to go on.
+    /// Appends the header of an assistant turn, for the model to continue.
     pub add_generation_prompt: bool,
     /// `None` leaves the variable undefined, as transformers does when it is not given. Qwen3 with `Some(false)` puts
     /// an empty think block into the generation prompt.
     pub enable_thinking: Option<bool>,
 }
 
-/// A chat template that was found to parse.
+/// A parsed chat template.
 #[derive(Debug)]
 pub(super) struct ChatTemplate {
     pub source: String,
@@ -42,7 +42,7 @@ impl ChatTemplate {
         Ok(Self { source, environment })
     }
 
-    /// The conversation as text. `eos_token` and `pad_token` are visible to the template, as in transformers.
+    /// Renders the conversation. `eos_token` and `pad_token` are visible to the template, as in transformers.
     pub fn render(
         &self,
         messages: &[Message],

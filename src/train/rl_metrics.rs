@@ -8,7 +8,7 @@ use crate::config::RlSettings;
 use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::optimizer::Update;
 use crate::reward::Rewards;
-use crate::rollout::Finish;
+use crate::rollout::FinishReason;
 
 /// `stage` in the lines of RL.
 pub const STAGE: &str = "rl";
@@ -162,7 +162,7 @@ impl StepNumbers {
         };
         let length = |t: &Trajectory| t.judged.completion.tokens.len() as f64;
         let failed = |t: &Trajectory| t.judged.verdict.score().is_none();
-        let truncated = |t: &Trajectory| f64::from(u8::from(t.judged.completion.finish == Finish::Length));
+        let truncated = |t: &Trajectory| f64::from(u8::from(t.judged.completion.finish_reason == FinishReason::Length));
         let average = |f: &dyn Fn(&Trajectory) -> f64| mean(&|t| Some(f(t))).unwrap_or(0.0);
         RlMetrics {
             stage: STAGE,

@@ -73,12 +73,12 @@ mod emulated {
         for (setting, value, words) in [
             ("PATARM_EMULATOR_DRIVER_VERSION", "12080", &["driver is too old", "12.8", "13.0"][..]),
             ("PATARM_EMULATOR_TARGET", "75", &["compute capability 7.5", "80,90a", "PATARM_CUDA_ARCH=75"]),
-            // The workspace of products alone takes 32 MiB.
-            ("PATARM_EMULATOR_MEMORY", "16000000", &["out of device memory", "were wanted for products"]),
+            // The workspace of matmuls alone takes 32 MiB.
+            ("PATARM_EMULATOR_MEMORY", "16000000", &["out of device memory", "needed for matmul workspace"]),
             (
                 "PATARM_EMULATOR_MEMORY",
                 "33900000",
-                &["out of device memory", "in one piece were wanted for", "Held", "weights"],
+                &["out of device memory", "more contiguous bytes are needed for", "Allocated", "weights"],
             ),
         ] {
             let outcome = world.run_with(&generate, &[(setting, value)]);

@@ -157,7 +157,7 @@ fn a_judge_that_is_trained_on_keeps_its_way_of_judging() {
     assert!(world.read("on/config.toml").contains("max = 5.0"));
     let other = ["--out", "other", "--rubrics", "rubrics.toml", "--set", "reward.verdict.max=9"];
     let other = world.succeed(&[&rl[..], small, &other].concat());
-    for part in ["verdict.max: 5.0 there, 9.0 here", "prompt.template is another"] {
+    for part in ["verdict.max: 5.0 there, 9.0 here", "prompt.template differs"] {
         assert!(other.err.contains(part), "{part}: {}", other.err);
     }
     assert!(world.read("other/model/judge.toml").contains("max = 9.0"));

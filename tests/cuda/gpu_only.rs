@@ -1,13 +1,13 @@
-//! What only a GPU can show: addresses beyond 2³¹ elements, the sums of the real cuBLASLt, graphs of the real driver, its faults.
+//! Checks that need a GPU: addresses beyond 2³¹ elements, the sums of the real cuBLASLt, graphs of the real driver, its faults.
 //!
-//! Each check is a function with a test that runs it small, on the emulator too, so that it is known to work; the tests that
-//! are ignored run it at the size that matters. They take a part of the card's memory, one at a time.
+//! Each check is a function. An ordinary test runs it at a small size, also on the emulator, so that the check itself is tested.
+//! An ignored test runs it at full size on a GPU. Ignored tests use much of the GPU's memory, so they run one at a time.
 
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
-use patarm::cuda::{Argument, Cuda, Emulation, Factor, Grid, Product, ReplayCounts, kernels, survey};
+use patarm::cuda::{Argument, Cuda, Emulation, Grid, Matmul, Operand, ReplayCounts, device_info, kernels};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3, Qwen3Config};
 use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
@@ -17,13 +17,13 @@ use patarm::ops::linear::{Linear, LinearForward, LinearSizes};
 use patarm::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeForward};
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::tensor::{Device, Element};
 use rayon::prelude::*;
 
 use super::open;
 
-/// Numbers between −1 and 1 that bf16 holds.
+/// Random bf16 numbers between −1 and 1.
 fn numbers(seed: u64, len: usize) -> Vec<bf16> {
     let stream = Stream::new(seed);
     (0..len as u32).into_par_iter().map(|i| bf16::from_f32(2.0 * stream.uniform(i) - 1.0)).collect()
@@ -33,7 +33,7 @@ fn wide(values: &[bf16]) -> Vec<f32> {
     values.iter().map(|value| value.to_f32()).collect()
 }
 
-/// The machine's device, and the lock that keeps the next test of this kind from its memory meanwhile.
+/// The machine's GPU, and a lock that keeps other tests of this kind from using its memory at the same time.
 fn gpu() -> (Cuda, MutexGuard<'static, ()>) {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,12 +46,12 @@ fn all<T: Element>(device: &Cuda, buffer: &<Cuda as Device>::Buffer<T>) -> Vec<T
 
 // Rows of a pool beyond 2³¹ elements.
 
-/// Tokens of the sequence, and how many of them are read by queries of their own at the end.
+/// The tokens of the sequence, and how many of them at the end have queries.
 const TOKENS: usize = 330;
 const QUERIES: usize = 150;
 
-/// Gives a sequence the pool rows from `first` on: writes its keys and values, attends to them with many queries and with one,
-/// and takes the gradients. All results, the pool's own rows included.
+/// Writes a sequence's keys and values to the pool rows from `first` on, attends to them with many queries and with one, and
+/// computes the gradients. Returns all results, including the sequence's rows of the pool.
 fn attend(device: &Cuda, sizes: AttentionSizes, first: usize) -> Vec<Vec<u8>> {
     let AttentionSizes { q_heads, kv_heads, head_dim: dim, pool_rows, .. } = sizes;
     let row = kv_heads * dim;
@@ -81,7 +81,7 @@ fn attend(device: &Cuda, sizes: AttentionSizes, first: usize) -> Vec<Vec<u8>> {
             epsilon: 1e-6,
         })
         .unwrap();
-    // The last queries as a tile each of many, and one that is decoded.
+    // A segment with many queries, and one with a single query, as in decoding.
     let run = |len: usize| Run { start: first as u32, len: len as u32 };
     let mut segments = SegmentTable::default();
     segments.push(QUERIES, [run(TOKENS)]);
@@ -124,8 +124,8 @@ fn attend(device: &Cuda, sizes: AttentionSizes, first: usize) -> Vec<Vec<u8>> {
     halves.chain([bytemuck::cast_slice(&all(device, &sums)).to_vec()]).collect()
 }
 
-/// What a sequence computes does not depend on where in the pool it lies.
-fn rows_far_up_are_like_the_first(device: &Cuda, sizes: AttentionSizes, firsts: &[usize]) {
+/// The results of a sequence do not depend on its rows in the pool.
+fn results_do_not_depend_on_pool_rows(device: &Cuda, sizes: AttentionSizes, firsts: &[usize]) {
     let low = attend(device, sizes, 0);
     let names = ["keys", "values", "d_k", "d_v", "out", "d_q", "log_sum_exp"];
     for (name, bytes) in names.iter().zip(&low) {
@@ -141,28 +141,28 @@ fn rows_far_up_are_like_the_first(device: &Cuda, sizes: AttentionSizes, firsts: 
 }
 
 #[test]
-fn a_sequence_computes_the_same_wherever_it_lies_in_the_pool() {
+fn results_of_a_sequence_do_not_depend_on_its_pool_rows() {
     let sizes = AttentionSizes { q_heads: 4, kv_heads: 2, head_dim: 32, pool_rows: 1000, scale: 0.2 };
-    rows_far_up_are_like_the_first(&open(0, Emulation::Allowed).unwrap(), sizes, &[670, 301]);
+    results_do_not_depend_on_pool_rows(&open(0, Emulation::Allowed).unwrap(), sizes, &[670, 301]);
 }
 
 #[test]
 #[ignore = "needs a GPU: 34 GB of pools, whose last rows lie beyond 2³¹ and 2³² elements"]
 fn rows_of_a_pool_beyond_two_to_the_31_elements() {
     let (device, _alone) = gpu();
-    // 1,024 elements a row: across 2³¹, across 2³², and beyond.
+    // With 1,024 elements per row these rows cross 2³¹, cross 2³², and lie beyond it.
     let firsts = [(1 << 21) - 200, (1 << 22) - 100, (1 << 22) + 1000];
     let pool_rows = firsts[2] + TOKENS;
     let sizes = AttentionSizes { q_heads: 16, kv_heads: 8, head_dim: 128, pool_rows, scale: 0.1 };
-    rows_far_up_are_like_the_first(&device, sizes, &firsts);
+    results_do_not_depend_on_pool_rows(&device, sizes, &firsts);
 }
 
 // A weight arena beyond 2³¹ elements.
 
-/// The matrix that is updated and multiplied with.
+/// The matrix that is updated and multiplied.
 const MATRIX: LinearSizes = LinearSizes { out_features: 96, in_features: 104 };
 
-/// An update of the weights from `start` on in an arena of `len`, and a product with them: moments, weights, output.
+/// Updates the weights from `start` on in an arena of `len`, and multiplies by them. Returns weights, moments and output.
 fn update(device: &Cuda, len: usize, start: usize) -> [Vec<f32>; 4] {
     let range = start..start + MATRIX.len();
     let filled = |seed: u64, low: f32| {
@@ -196,7 +196,7 @@ fn update(device: &Cuda, len: usize, start: usize) -> [Vec<f32>; 4] {
             step: 3,
         })
         .unwrap();
-    let product = |prepared: &<Cuda as Linear>::Weight| {
+    let matmul = |prepared: &<Cuda as Linear>::Weight| {
         let x = device.upload(&numbers(5, 3 * MATRIX.in_features)).unwrap();
         let mut out = device.zeros::<bf16>(3 * MATRIX.out_features).unwrap();
         let args = LinearForward::<Cuda> {
@@ -209,16 +209,19 @@ fn update(device: &Cuda, len: usize, start: usize) -> [Vec<f32>; 4] {
         device.linear_forward(args).unwrap();
         wide(&all(device, &out))
     };
-    let updated = product(&prepared);
-    // The copy made from the master weights is the one that the update made.
+    let updated = matmul(&prepared);
+    // A copy prepared from the master weights must equal the one that the update wrote.
     device.linear_prepare(&mut prepared, device.view(&weight, range.clone()), MATRIX).unwrap();
-    assert!(product(&prepared) == updated, "the copy of weights from {start} on is not the one that the update made");
+    assert!(
+        matmul(&prepared) == updated,
+        "the copy of weights from {start} on differs from the one that the update wrote"
+    );
     let [weight, moment1, moment2] =
         [weight, moment1, moment2].map(|buffer| device.download(device.view(&buffer, range.clone())).unwrap());
     [weight, moment1, moment2, updated]
 }
 
-/// √Σ g² of a gradient with 3 and 4 in its last places and zeros before them, exactly.
+/// √Σ g² of a gradient that ends with 3 and 4 and is zero elsewhere; the result is exact.
 fn norm_of_the_end(device: &Cuda, len: usize) -> f64 {
     let mut gradient = device.zeros::<f32>(len).unwrap();
     device.write(device.view_mut(&mut gradient, len - 2..len), &[3.0, 4.0]).unwrap();
@@ -229,7 +232,7 @@ fn norm_of_the_end(device: &Cuda, len: usize) -> f64 {
 }
 
 #[test]
-fn a_weight_is_updated_alike_wherever_it_lies_in_the_arena() {
+fn an_update_does_not_depend_on_the_position_in_the_arena() {
     let device = open(0, Emulation::Allowed).unwrap();
     let len = 30_000;
     assert!(update(&device, len, 0) == update(&device, len, len - MATRIX.len()));
@@ -247,22 +250,22 @@ fn weights_of_an_arena_beyond_two_to_the_31_elements() {
     assert_eq!(norm_of_the_end(&device, (1 << 32) + 4099), 5.0);
 }
 
-// Sums of products that are split along k.
+// Sums of matmuls that are split along k.
 
 /// The longest sum of an 8B model: the input of its down projection.
 const K: usize = 12_288;
 
-/// Products of each number of rows with a [columns, K] weight, held to f64 at every `step`-th column.
+/// Multiplies each number of rows by a [columns, K] weight, and compares every `step`-th column with sums in f64.
 ///
-/// The bound: tensor cores add at least 8 products to the sum at a time and may cut an ulp off, 2⁻²³ of it, each time; parts of
-/// a split are then added, at most 32. No sum over a contiguous part of the terms is larger than the range of the prefix sums.
-/// At the end there is one rounding: half an ulp of bf16, or of f32. A reduction in bf16 rounds every part by up to 2⁻⁸ of
-/// it, which is thousands of times the first summand and shows wherever the parts cancel.
+/// The bound: tensor cores add at least 8 products to the sum at a time, and may truncate up to an ulp (2⁻²³ of the sum) each
+/// time; then the parts of a split are added, at most 32. No sum over a contiguous part of the terms exceeds the range of the
+/// prefix sums. At the end there is one rounding: half an ulp of bf16 or f32. A reduction in bf16 would round every part by up
+/// to 2⁻⁸ of its value, which exceeds the bound by far wherever the parts cancel.
 fn sums_are_f32(device: &Cuda, rows: &[usize], columns: usize, step: usize) {
     let (rows_max, sampled) = (*rows.iter().max().unwrap(), (0..columns).step_by(step).collect::<Vec<_>>());
     let (x, w) = (numbers(11, rows_max * K), numbers(12, columns * K));
-    let exact = |place: usize| {
-        let (row, column) = (place / sampled.len(), sampled[place % sampled.len()]);
+    let exact = |index: usize| {
+        let (row, column) = (index / sampled.len(), sampled[index % sampled.len()]);
         let (mut sum, mut low, mut high) = (0.0f64, 0.0f64, 0.0f64);
         for (a, b) in x[row * K..][..K].iter().zip(&w[column * K..][..K]) {
             sum += f64::from(a.to_f32()) * f64::from(b.to_f32());
@@ -277,8 +280,8 @@ fn sums_are_f32(device: &Cuda, rows: &[usize], columns: usize, step: usize) {
         let full = multiply::<f32>(device, &x, &w, m, columns);
         for (kind, got, rounding) in [("bf16", narrow, 2f64.powi(-8)), ("f32", full, 2f64.powi(-24))] {
             let mut worst = 0.0f64;
-            for (place, (sum, range)) in exact[..m * sampled.len()].iter().enumerate() {
-                let (row, column) = (place / sampled.len(), sampled[place % sampled.len()]);
+            for (index, (sum, range)) in exact[..m * sampled.len()].iter().enumerate() {
+                let (row, column) = (index / sampled.len(), sampled[index % sampled.len()]);
                 let value = got[row * columns + column];
                 let bound = sum.abs() * rounding + (K / 8 + 32) as f64 * 2f64.powi(-23) * range;
                 let share = (f64::from(value) - sum).abs() / bound;
@@ -303,10 +306,10 @@ fn multiply<T: Element>(
 ) -> Vec<T> {
     let mut out = device.zeros::<T>(m * columns).unwrap();
     device
-        .product(Product {
+        .matmul(Matmul {
             out: device.view_mut(&mut out, 0..m * columns),
-            a: Factor::plain(device.view(x, 0..m * K), K),
-            b: Factor::transposed(device.view(w, 0..columns * K), K),
+            a: Operand::plain(device.view(x, 0..m * K), K),
+            b: Operand::transposed(device.view(w, 0..columns * K), K),
             m,
             n: columns,
             k: K,
@@ -331,7 +334,7 @@ fn long_sums_of_one_to_64_rows_are_f32_until_they_are_rounded() {
     }
 }
 
-// Graphs against work that is sent one kernel at a time.
+// Graphs compared with commands that are sent one at a time.
 
 const VOCAB: usize = 61;
 
@@ -349,15 +352,15 @@ fn model(device: &Cuda, vocab: usize) -> Qwen3<Cuda> {
     Qwen3::new(device, config, &weights, 512).unwrap()
 }
 
-/// Twelve completions of four prompts, each of `steps` tokens after the first, twice in succession; each with how often work
-/// was replayed in it.
+/// Generates twelve completions of four prompts, each with `steps` tokens after the first, two times. Returns the completions
+/// and the replay counts of each time.
 fn generate(device: &Cuda, steps: usize, logit_rows: usize) -> [(Vec<Vec<Completion>>, ReplayCounts); 2] {
     let model = model(device, VOCAB);
     let group = |(index, length): (usize, &usize)| {
         let stream = Stream::new(8).fold(index as u64);
         let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
-        let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
-        PromptGroup { prompt, members: (0..3).map(member).collect(), stop: vec![], max_new_tokens: steps + 1 }
+        let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
+        PromptGroup { prompt, samples: (0..3).map(sample).collect(), stop: vec![], max_new_tokens: steps + 1 }
     };
     let groups: Vec<PromptGroup> = [5, 13, 3, 17].iter().enumerate().map(group).collect();
     let limits = EngineLimits { logit_rows, ..EngineLimits::for_lengths(17, steps + 1, 12) };
@@ -375,9 +378,9 @@ fn generate(device: &Cuda, steps: usize, logit_rows: usize) -> [(Vec<Vec<Complet
     })
 }
 
-/// Every decode step is one launch of a graph once it has been seen, whether its logits fit at the same time or not, and draws
-/// what the same work draws kernel by kernel.
-fn graphs_draw_what_kernels_draw(open: &dyn Fn() -> Cuda, steps: usize) {
+/// The second time, every decode step is one graph launch, whether all its logits fit at once or not, and its tokens are the
+/// same as without graphs.
+fn graphs_sample_what_kernels_sample(open: &dyn Fn() -> Cuda, steps: usize) {
     for logit_rows in [usize::MAX, 5] {
         let eager = open();
         eager.set_replays(false);
@@ -394,16 +397,16 @@ fn graphs_draw_what_kernels_draw(open: &dyn Fn() -> Cuda, steps: usize) {
 
 #[test]
 fn every_decode_step_is_a_graph_however_few_logits_fit() {
-    graphs_draw_what_kernels_draw(&|| open(0, Emulation::Allowed).unwrap(), 20);
+    graphs_sample_what_kernels_sample(&|| open(0, Emulation::Allowed).unwrap(), 20);
 }
 
 #[test]
 #[ignore = "needs a GPU: graphs of the real driver, over 200 steps"]
 fn graphs_of_200_decode_steps() {
-    graphs_draw_what_kernels_draw(&|| gpu().0, 200);
+    graphs_sample_what_kernels_sample(&|| gpu().0, 200);
 }
 
-/// 256 rows of Qwen3's vocabulary: a step's logits are made in one product, in the graph.
+/// With 256 rows of Qwen3's vocabulary, one matmul in the graph computes all logits of a step.
 #[test]
 fn the_logits_of_256_sequences_fit_at_the_same_time() {
     let device = open(0, Emulation::Allowed).unwrap();
@@ -412,49 +415,49 @@ fn the_logits_of_256_sequences_fit_at_the_same_time() {
     let table = device.memory_table().unwrap();
     let line = table.lines().find(|line| line.starts_with("logits ")).unwrap_or_else(|| panic!("{table}"));
     let held: f64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
-    // With the indices of rows and the draws.
+    // This includes the row indices and the draws.
     assert!((148.4..150.0).contains(&held), "{table}");
 }
 
-// What the driver refuses.
+// Errors of the driver.
 
-/// A buffer of so many bytes that fits, then one that does not fit beside it.
+/// Allocates a buffer of `first` bytes, which fits, then one of `second` bytes, which does not fit beside it.
 fn too_much_beside(device: &Cuda, first: usize, second: usize) {
-    let held = device.named("held by a test", || device.zeros::<u32>(first / 4)).unwrap();
+    let allocated = device.named("labelled by a test", || device.zeros::<u32>(first / 4)).unwrap();
     let Err(error) = device.named("wanted by a test", || device.zeros::<u32>(second / 4)) else { panic!("it fitted") };
     let message = error.to_string();
     for words in [
         "device: out of device memory: ",
-        &format!("{} more bytes", second / 4 * 4),
+        &format!("{} more contiguous bytes", second / 4 * 4),
         "wanted by a test",
-        "held by a test",
+        "labelled by a test",
     ] {
         assert!(message.contains(words), "{words:?} is missing in: {message}");
     }
-    drop(held);
-    assert_eq!(all(device, &device.upload(&[3u32]).unwrap()), [3], "the device goes on");
+    drop(allocated);
+    assert_eq!(all(device, &device.upload(&[3u32]).unwrap()), [3], "the device still works");
 }
 
 #[test]
-fn memory_that_runs_out_is_an_error_that_names_the_holders() {
+fn running_out_of_memory_is_an_error_that_lists_allocations() {
     let device = open(0, Emulation::Allowed).unwrap();
-    let total = survey::survey().devices[0].memory_bytes;
+    let total = device_info::cuda_info().devices[0].memory_bytes;
     too_much_beside(&device, 1 << 20, total);
 }
 
 #[test]
 #[ignore = "needs a GPU: memory that is really used up"]
-fn memory_that_is_really_used_up_comes_back() {
+fn memory_is_usable_again_after_it_was_used_up() {
     let (device, _alone) = gpu();
-    let total = survey::survey().devices[0].memory_bytes;
+    let total = device_info::cuda_info().devices[0].memory_bytes;
     too_much_beside(&device, total / 2, total / 2);
-    // What the first buffer had goes back to the driver before a larger one is refused.
+    // The first buffer's memory goes back to the driver before a larger allocation is refused.
     drop(device.zeros::<u32>(total / 32 * 5).unwrap());
 }
 
-/// A fault breaks the context for good, so it happens in a process of its own.
+/// A fault breaks the context permanently, so it happens in a separate process.
 #[test]
-fn a_fault_is_named_and_sticks() {
+fn a_fault_is_named_and_permanent() {
     let program = std::env::current_exe().unwrap();
     let name = "gpu_only::child::writes_to_memory_that_is_not_there";
     let child = Command::new(program).args(["--exact", name, "--nocapture"]).env(child::FAULT, "1").output().unwrap();
@@ -469,10 +472,10 @@ fn a_fault_is_named_and_sticks() {
 mod child {
     use super::*;
 
-    /// Set where the test below is to do what it says.
+    /// The test below does nothing unless this variable is set.
     pub const FAULT: &str = "PATARM_TEST_FAULT";
 
-    /// Run by the test above in a process of its own; by itself it does nothing.
+    /// The test above runs this in a separate process; alone it does nothing.
     #[test]
     fn writes_to_memory_that_is_not_there() {
         if std::env::var_os(FAULT).is_none() {

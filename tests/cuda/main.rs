@@ -1,5 +1,5 @@
-//! The CUDA device itself, on the emulator or a GPU: opening, memory, launches, and one clear error for each thing that cannot
-//! work. Present where the build had nvcc.
+//! The CUDA device itself, on the emulator or a GPU: opening, memory, launches, and a clear error for every failure. Compiled
+//! only if the build had nvcc.
 #![cfg(has_cuda)]
 
 mod gpu_only;
@@ -29,28 +29,28 @@ fn on_a_gpu() -> bool {
 
 fn open(ordinal: usize, emulation: Emulation) -> Result<Cuda, CudaError> {
     if !on_a_gpu() {
-        cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+        cuda_emulator::load().expect("the emulator's libraries are beside the test programs");
     }
     Cuda::open(ordinal, emulation)
 }
 
 #[test]
-fn an_emulated_device_must_be_asked_for() {
+fn an_emulated_device_must_be_chosen_explicitly() {
     if on_a_gpu() {
         return;
     }
     let message = open(0, Emulation::Refused).unwrap_err().to_string();
-    assert!(message.contains("Emulated") && message.contains("asked for"), "{message}");
+    assert!(message.contains("Emulated") && message.contains("explicitly"), "{message}");
     assert!(cuda().name().starts_with("Emulated"), "{:?}", cuda());
 }
 
 #[test]
-fn a_device_that_is_not_there_is_named() {
+fn a_missing_device_is_an_error_that_names_it() {
     let message = open(99, Emulation::Allowed).unwrap_err().to_string();
     assert!(message.contains("no CUDA device 99"), "{message}");
 }
 
-/// The driver is a process's own, so this asks a fresh process that loads no emulator.
+/// A driver is loaded once per process, so this test starts a new process that does not load the emulator.
 #[test]
 fn a_machine_without_a_driver_says_so() {
     let program = std::env::current_exe().unwrap();
@@ -66,7 +66,7 @@ fn a_machine_without_a_driver_says_so() {
 mod child {
     use super::*;
 
-    /// Run by the test above in a process of its own (by itself it proves nothing: another test may have loaded the emulator).
+    /// The test above runs this in a separate process. Alone it proves nothing, because another test may have loaded the emulator.
     #[test]
     fn opens_without_an_emulator() {
         match Cuda::open(0, Emulation::Allowed) {
@@ -123,19 +123,19 @@ fn two_views_that_overlap_are_a_bug() {
 fn too_much_memory_is_an_error_with_numbers() {
     let Err(error) = cuda().zeros::<f32>(1 << 45) else { panic!("nobody has 128 TiB") };
     let message = error.to_string();
-    assert!(message.contains("out of device memory: 140737488355328 more bytes"), "{message}");
-    // The device goes on.
+    assert!(message.contains("out of device memory: 140737488355328 more contiguous bytes"), "{message}");
+    // The device still works.
     assert_eq!(cuda().download(cuda().view(&cuda().upload(&[3u32]).unwrap(), 0..1)).unwrap(), [3]);
 }
 
-/// Every buffer in the arena is checked within its own bounds: a kernel that is told a length beyond one does not write into
-/// the next.
+/// The bounds of every buffer in the arena are checked: a kernel that is given too large a length does not write into the next
+/// buffer.
 #[test]
 fn a_write_beyond_a_buffer_of_the_arena_is_a_fault() {
     if on_a_gpu() {
         return;
     }
-    // A fault sticks to its device, so this takes the other one.
+    // After a fault the device is unusable, so this test uses the other device.
     let device = open(1, Emulation::Allowed).unwrap();
     let mut values = device.zeros::<bf16>(64).unwrap();
     let neighbour = device.zeros::<bf16>(64).unwrap();
@@ -145,7 +145,7 @@ fn a_write_beyond_a_buffer_of_the_arena_is_a_fault() {
         let values = device.view_mut(values, 0..64).argument();
         let master = device.view(&master, 0..72).argument();
         let grid = Grid { blocks: 1, threads, dynamic_shared_bytes: 0 };
-        // Safety: with a length of 64 all is inside; the emulator refuses what is not.
+        // Safety: with a length of 64 all accesses are inside; the emulator refuses others.
         unsafe { device.launch(&kernels::LINEAR_PREPARE_BF16, grid, [values, master, Argument::Size(len)]) }.unwrap();
         device.synchronize()
     };
@@ -158,14 +158,14 @@ fn a_write_beyond_a_buffer_of_the_arena_is_a_fault() {
 }
 
 #[test]
-fn results_on_their_way_are_those_of_their_turn() {
+fn a_fetch_returns_the_values_at_its_position_in_the_stream() {
     let device = open(0, Emulation::Allowed).unwrap();
     let mut buffer = device.zeros::<u32>(3000).unwrap();
     let mut fetched = Vec::new();
     for turn in 0..20u32 {
         device.write(device.view_mut(&mut buffer, 0..3000), &[turn; 3000]).unwrap();
         let fetch = device.fetch(device.view(&buffer, 7..7 + 100 * turn as usize)).unwrap();
-        // Every third is not waited for; its memory is used again.
+        // Every third fetch is dropped without waiting, and its memory is reused.
         match turn % 3 {
             0 => drop(fetch),
             _ => fetched.push((turn, fetch)),
@@ -177,9 +177,9 @@ fn results_on_their_way_are_those_of_their_turn() {
 }
 
 #[test]
-fn writes_beyond_the_ring_of_page_locked_memory_arrive() {
+fn writes_larger_than_the_ring_of_page_locked_memory_arrive() {
     let device = open(0, Emulation::Allowed).unwrap();
-    // Some of each kind: less than a part of the ring, more, more than it holds, nothing in between waited for.
+    // Smaller than a part of the ring, larger than a part, and larger than the whole ring, without waiting in between.
     let sizes = [1, 3, 60_000, 65_536, 65_537, 300_000, 1_200_000];
     let mut buffers: Vec<_> = sizes.iter().map(|len| device.zeros::<u32>(*len).unwrap()).collect();
     let mut kept = device.zeros::<u32>(40 * 60_000).unwrap();
@@ -197,10 +197,10 @@ fn writes_beyond_the_ring_of_page_locked_memory_arrive() {
     }
     let all = device.download(device.view(&kept, 0..40 * 60_000)).unwrap();
     let wrong = (0..all.len()).find(|i| all[*i] as usize != i % 60_000 * 31 + i / 60_000);
-    assert_eq!(wrong, None, "a write was overtaken by the ring's next round");
+    assert_eq!(wrong, None, "a later write overwrote the ring before the device had read it");
 }
 
-/// The lists of a decode step: 300 sequences of 300 keys have 360,000 bytes of key rows.
+/// Writes the lists of a decode step: 300 sequences of 300 keys have 360,000 bytes of key rows.
 #[test]
 fn no_write_of_a_decode_step_goes_through_pageable_memory() {
     let device = open(0, Emulation::Allowed).unwrap();
@@ -211,7 +211,7 @@ fn no_write_of_a_decode_step_goes_through_pageable_memory() {
     let sizes = AttentionSizes { q_heads: 2, kv_heads: 1, head_dim: 32, pool_rows: 2400, scale: 0.2 };
     device.attention_prepare(&segments, &sizes).unwrap();
     assert_eq!(device.pageable_write_count(), 0);
-    // Weights of a checkpoint do, and arrive.
+    // Weights of a checkpoint do, and they arrive.
     let len = (64 << 20) / 4 + 1;
     let weights = device.upload(&(0..len as u32).collect::<Vec<_>>()).unwrap();
     assert_eq!(device.pageable_write_count(), 1);
@@ -219,18 +219,18 @@ fn no_write_of_a_decode_step_goes_through_pageable_memory() {
 }
 
 #[test]
-fn the_arena_lends_the_same_memory_again_and_its_table_names_the_holders() {
+fn the_arena_reuses_freed_memory_and_its_table_lists_allocations_by_label() {
     let device = open(0, Emulation::Allowed).unwrap();
-    let place = |buffer: &Buffer<f32>| format!("{:?}", device.view(buffer, 0..1).argument());
-    // Larger than what other tests of this device give back meanwhile.
-    let first = device.named("held by a test", || device.zeros::<f32>(20 << 20)).unwrap();
+    let address_of = |buffer: &Buffer<f32>| format!("{:?}", device.view(buffer, 0..1).argument());
+    // Larger than anything that other tests of this device free at the same time.
+    let first = device.named("labelled by a test", || device.zeros::<f32>(20 << 20)).unwrap();
     let table = device.memory_table().unwrap();
-    let line = table.lines().find(|line| line.starts_with("held by a test")).unwrap_or_else(|| panic!("{table}"));
+    let line = table.lines().find(|line| line.starts_with("labelled by a test")).unwrap_or_else(|| panic!("{table}"));
     assert_eq!(line.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "80.0", "MiB", "80.0", "MiB"], "{table}");
     assert!(table.lines().last().unwrap().starts_with("the arena has "), "{table}");
-    let address = place(&first);
+    let address = address_of(&first);
     drop(first);
-    assert_eq!(place(&device.zeros(20 << 20).unwrap()), address);
+    assert_eq!(address_of(&device.zeros(20 << 20).unwrap()), address);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What benches need of a device: filled buffers, times between events, the size of its cache.
+//! What benches need from a device: filled buffers, times between events, the size of its cache.
 
 use patarm::cuda::{CudaError, Emulation};
 use patarm::tensor::{Device, DeviceError};
@@ -8,7 +8,7 @@ use super::open;
 #[test]
 fn a_pattern_is_repeated_to_the_end_of_a_buffer() {
     let device = open(0, Emulation::Allowed).unwrap();
-    // One element, some, more than are sent at a time, and more than the buffer takes.
+    // One element, some, more than are sent at a time, and more than the buffer has.
     for (period, len) in [(1, 70_001), (3, 200_000), (70_000, 200_000), (70_000, 5), (7, 0)] {
         let pattern: Vec<u32> = (0..period).map(|i| i + 1).collect();
         let buffer = device.repeated(len, &pattern).unwrap();
@@ -37,8 +37,8 @@ fn work_is_timed_to_its_end_and_its_errors_come_through() {
 }
 
 #[test]
-fn a_device_says_how_large_its_cache_is() {
+fn a_device_reports_the_size_of_its_cache() {
     let device = open(0, Emulation::Allowed).unwrap();
-    // An A100 has 40 MiB, an H100 50, a small card a few.
+    // An A100 has 40 MiB, an H100 50, a small GPU a few.
     assert!((1 << 20..1 << 30).contains(&device.l2_bytes()), "{}", device.l2_bytes());
 }

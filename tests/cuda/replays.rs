@@ -1,4 +1,4 @@
-//! Replayed work: what runs is what was asked for, whether it was sent, captured or launched as a graph.
+//! Replays: the same commands run, whether they are sent, captured or launched as a graph.
 
 use half::bf16;
 use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Grid, ReplayCounts, kernels, replay_size};
@@ -18,7 +18,7 @@ fn round(device: &Cuda, out: &mut Buffer<bf16>, master: &Buffer<f32>) -> Result<
     Ok(())
 }
 
-/// Rounds by way of scratch buffers, of which the second takes the first one's place, and clears the last element.
+/// Rounds through two scratch buffers, of which the second reuses the first one's memory, and clears the last element.
 fn work(device: &Cuda, out: &mut Buffer<bf16>, master: &Buffer<f32>) -> Result<(), DeviceError> {
     let mut unused = device.zeros::<bf16>(LEN)?;
     round(device, &mut unused, master)?;
@@ -36,7 +36,7 @@ fn expected(master: &[f32]) -> Vec<bf16> {
 }
 
 #[test]
-fn replays_do_what_was_asked_with_what_lies_in_memory_now() {
+fn replays_use_the_current_contents_of_memory() {
     let device = open(0, Emulation::Allowed).unwrap();
     let (mut out, mut second) = (device.zeros::<bf16>(LEN).unwrap(), device.zeros::<bf16>(LEN).unwrap());
     let mut master = device.zeros::<f32>(LEN).unwrap();
@@ -48,7 +48,7 @@ fn replays_do_what_was_asked_with_what_lies_in_memory_now() {
         assert_eq!(device.download(device.view(&out, 0..LEN)).unwrap(), expected(&values), "turn {turn}");
         assert_eq!(device.replay_counts(), counts(1, u64::from(turn > 0), turn as u64));
     }
-    // Other memory is other work; both are remembered.
+    // Other addresses are other commands; both recordings are cached.
     for _ in 0..2 {
         device.replayed(|| work(&device, &mut second, &master)).unwrap();
         device.replayed(|| work(&device, &mut out, &master)).unwrap();
@@ -59,7 +59,7 @@ fn replays_do_what_was_asked_with_what_lies_in_memory_now() {
 }
 
 #[test]
-fn memory_that_replayed_work_gives_back_is_free_again() {
+fn memory_that_replayed_work_frees_is_free_again() {
     let device = open(0, Emulation::Allowed).unwrap();
     let (mut out, master) = (device.zeros::<bf16>(LEN).unwrap(), device.zeros::<f32>(LEN).unwrap());
     let arena = || device.memory_table().unwrap().lines().last().unwrap().to_owned();
@@ -69,7 +69,7 @@ fn memory_that_replayed_work_gives_back_is_free_again() {
 }
 
 #[test]
-fn work_that_fails_half_way_was_done_as_far_as_it_came() {
+fn the_commands_before_an_error_are_executed() {
     let device = open(0, Emulation::Allowed).unwrap();
     let (mut out, master) = (device.zeros::<bf16>(LEN).unwrap(), device.upload(&[3.0f32; LEN]).unwrap());
     let failed = device.replayed(|| {
@@ -93,14 +93,14 @@ fn replayed_work_may_not_touch_the_host() {
             })
         }));
         let said = *caught.unwrap_err().downcast::<&str>().unwrap();
-        assert!(said.starts_with("replayed work does not"), "{said}");
+        assert!(said.starts_with("replayed work cannot"), "{said}");
     }
-    // The device goes on.
+    // The device still works.
     assert_eq!(device.download(device.view(&buffer, 0..4)).unwrap(), [0.0; 4]);
 }
 
 #[test]
-fn few_sizes_stand_for_all() {
+fn all_sizes_round_up_to_few() {
     let mut before = 0;
     for n in 0..5000 {
         let size = replay_size(n);
@@ -109,5 +109,5 @@ fn few_sizes_stand_for_all() {
         before = size;
     }
     let sizes: std::collections::BTreeSet<usize> = (1..=256).map(replay_size).collect();
-    assert_eq!(sizes.len(), 8 + 4 * 5, "four to a doubling");
+    assert_eq!(sizes.len(), 8 + 4 * 5, "four per doubling");
 }

@@ -1,4 +1,4 @@
-//! The static gate: what every kernel takes of a multiprocessor, held to a committed table.
+//! Compares the registers and memory that every kernel uses with a committed table.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -32,8 +32,8 @@ fn table() -> String {
     text
 }
 
-/// A stack frame without spills is an array that is indexed by something the compiler does not know, or a choice between the
-/// addresses of two structs. Either costs a store and a load of memory where a register was meant.
+/// A stack frame without spills is an array with an index that is unknown at compile time, or a choice between the addresses of
+/// two structs. Either costs a store and a load where a register was intended.
 #[test]
 fn no_kernel_uses_local_memory() {
     assert!(RESOURCES.len() >= 40, "kernels found: {}", RESOURCES.len());
@@ -54,7 +54,7 @@ fn no_kernel_uses_local_memory() {
         );
     }
     for r in RESOURCES {
-        assert!(r.warps_resident() >= 4, "{r:?}: not one block of it fits");
+        assert!(r.warps_resident() >= 4, "{r:?}: not even one block fits");
     }
 }
 
@@ -71,7 +71,7 @@ fn resources_are_those_of_the_committed_table() {
     let architectures = patarm::cuda::kernels::ARCHITECTURES;
     if version(&committed) != version(&now) || architectures != "80,90a" {
         eprintln!(
-            "the table was made by another nvcc or for other targets ({NVCC_VERSION}, {architectures}): not compared"
+            "the table is from another nvcc or for other targets (now {NVCC_VERSION}, {architectures}): not compared"
         );
         return;
     }
@@ -83,8 +83,8 @@ fn resources_are_those_of_the_committed_table() {
         .collect();
     assert!(
         changed.is_empty(),
-        "kernels take other resources than benches/kernels.txt says; if that is meant, run with PATARM_UPDATE=1 and commit \
-         it:\n{}",
+        "kernels use other resources than benches/kernels.txt says; if that is intended, run with PATARM_UPDATE=1 and commit \
+         the file:\n{}",
         changed.join("\n")
     );
 }

@@ -1,7 +1,7 @@
-//! Profiles: every command once, in the phase it belongs to, and nothing of it when nobody asked.
+//! Profiles: every command is counted once, in its phase, and nothing is recorded outside a profile.
 
 use half::bf16;
-use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Factor, Grid, Product, ReplayCounts, kernels};
+use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Grid, Matmul, Operand, ReplayCounts, kernels};
 use patarm::tensor::{Device, DeviceError, Profile, ProfileDetail};
 
 use super::open;
@@ -11,7 +11,7 @@ const LEN: usize = 1000;
 struct Buffers {
     out: Buffer<bf16>,
     master: Buffer<f32>,
-    product: Buffer<f32>,
+    sums: Buffer<f32>,
 }
 
 fn buffers(device: &Cuda) -> Buffers {
@@ -19,7 +19,7 @@ fn buffers(device: &Cuda) -> Buffers {
     Buffers {
         out: device.zeros(LEN).unwrap(),
         master: device.upload(&master).unwrap(),
-        product: device.zeros(4 * 6).unwrap(),
+        sums: device.zeros(4 * 6).unwrap(),
     }
 }
 
@@ -33,9 +33,9 @@ fn round(device: &Cuda, out: &mut Buffer<bf16>, master: &Buffer<f32>) -> Result<
     Ok(())
 }
 
-/// A step of three layers: in each a kernel, and within `mlp` a product, a copy and a clear. What it leaves in memory.
+/// A step of three layers: each has a kernel, and inside `mlp` a matmul, a copy and a clear. Returns the buffers' contents.
 fn step(device: &Cuda, buffers: &mut Buffers) -> (Vec<bf16>, Vec<f32>) {
-    let Buffers { out, master, product } = buffers;
+    let Buffers { out, master, sums } = buffers;
     let mut scratch = device.zeros::<bf16>(LEN).unwrap();
     for layer in 0..3 {
         device.range(
@@ -45,9 +45,9 @@ fn step(device: &Cuda, buffers: &mut Buffers) -> (Vec<bf16>, Vec<f32>) {
                 let mlp = || {
                     // [4, 5] · [5, 6]
                     let (a, b) = (device.view(&scratch, 0..20), device.view(&scratch, 20..50));
-                    let (a, b) = (Factor::plain(a, 5), Factor::plain(b, 6));
-                    let to = device.view_mut(product, 0..24);
-                    device.product(Product { out: to, a, b, m: 4, n: 6, k: 5, accumulate: layer > 0 }).unwrap();
+                    let (a, b) = (Operand::plain(a, 5), Operand::plain(b, 6));
+                    let to = device.view_mut(sums, 0..24);
+                    device.matmul(Matmul { out: to, a, b, m: 4, n: 6, k: 5, accumulate: layer > 0 }).unwrap();
                     device.copy(device.view_mut(out, 0..LEN), device.view(&scratch, 0..LEN)).unwrap();
                     device.clear(device.view_mut(out, LEN - 1..LEN)).unwrap();
                 };
@@ -55,7 +55,7 @@ fn step(device: &Cuda, buffers: &mut Buffers) -> (Vec<bf16>, Vec<f32>) {
             },
         );
     }
-    let fetched = device.fetch(device.view(product, 0..24)).unwrap();
+    let fetched = device.fetch(device.view(sums, 0..24)).unwrap();
     let read = device.download(device.view(out, 0..LEN)).unwrap();
     (read, fetched.get().unwrap())
 }
@@ -77,11 +77,11 @@ fn rows(profile: &Profile) -> Vec<Row<'_>> {
 }
 
 #[test]
-fn every_command_stands_in_its_phase_once_and_times_add_up() {
+fn every_command_is_counted_once_in_its_phase_and_times_add_up() {
     let device = open(0, Emulation::Allowed).unwrap();
     let mut buffers = buffers(&device);
     let (_, profile) = profiled(&device, ProfileDetail::Commands, || step(&device, &mut buffers));
-    // bf16 factors, f32 result; two of the three products read what they add to.
+    // bf16 operands, f32 result; two of the three matmuls also read the output.
     let (matmul, flops) = (3 * (20 + 30) * 2 + (1 + 2 + 2) * 24 * 4, 3 * 2 * 4 * 5 * 6);
     assert_eq!(
         rows(&profile),
@@ -97,21 +97,21 @@ fn every_command_stands_in_its_phase_once_and_times_add_up() {
     );
     let phases: Vec<_> = profile.phases.iter().map(|phase| (phase.path.as_str(), phase.calls)).collect();
     assert_eq!(phases, [("", 1), ("block", 3), ("block/mlp", 3)]);
-    // Each phase's own commands, and those within, are the whole; and the whole fits between its first and last event.
+    // A phase's time is that of its own commands and of inner phases, and all of it fits between the first and last event.
     let own = |phase: usize| profile.ops.iter().filter(|op| op.phase == phase).map(|op| op.device_ms).sum::<f64>();
     let within = |phase: usize| profile.phase_device_ms(phase);
     let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.max(b);
     assert!(close(within(1), own(1) + within(2)) && close(within(0), own(0) + within(1)), "{profile:?}");
     assert!(close(within(0), profile.device_ms()));
     assert!(profile.ops.iter().all(|op| op.device_ms > 0.0), "{profile:?}");
-    // Milliseconds of events are f32.
+    // The events' milliseconds are f32.
     assert!(profile.device_ms() <= profile.span_ms * 1.001, "{profile:?}");
     let [whole, block, mlp] = [0, 1, 2].map(|index| profile.phases[index].host);
     assert!(whole >= block && block >= mlp && !mlp.is_zero(), "{profile:?}");
 }
 
 #[test]
-fn results_are_the_same_bits_with_and_without() {
+fn results_are_bit_equal_with_and_without_a_profile() {
     let device = open(0, Emulation::Allowed).unwrap();
     let plain = step(&device, &mut buffers(&device));
     for detail in [ProfileDetail::Phases, ProfileDetail::Commands] {
@@ -125,7 +125,7 @@ fn results_are_the_same_bits_with_and_without() {
 }
 
 #[test]
-fn nothing_is_recorded_before_and_after() {
+fn nothing_is_recorded_before_and_after_a_profile() {
     let device = open(0, Emulation::Allowed).unwrap();
     let mut buffers = buffers(&device);
     step(&device, &mut buffers);
@@ -142,7 +142,7 @@ fn nothing_is_recorded_before_and_after() {
 }
 
 #[test]
-fn more_commands_than_are_pending_at_once_are_all_counted() {
+fn more_commands_than_can_be_pending_are_all_counted() {
     let device = open(0, Emulation::Allowed).unwrap();
     let mut buffers = buffers(&device);
     let many = || (0..1300).try_for_each(|_| round(&device, &mut buffers.out, &buffers.master));
@@ -152,7 +152,7 @@ fn more_commands_than_are_pending_at_once_are_all_counted() {
 }
 
 #[test]
-fn replayed_work_is_seen_kernel_by_kernel_while_commands_are_measured() {
+fn replayed_work_is_sent_kernel_by_kernel_while_commands_are_measured() {
     let device = open(0, Emulation::Allowed).unwrap();
     let Buffers { mut out, master, .. } = buffers(&device);
     let mut decode = || {
@@ -164,8 +164,8 @@ fn replayed_work_is_seen_kernel_by_kernel_while_commands_are_measured() {
     assert_eq!(device.replay_counts(), counts(1));
     let ((), profile) = profiled(&device, ProfileDetail::Commands, &mut decode);
     assert_eq!(rows(&profile), [("attention", "linear_prepare_bf16", 1, None, None)]);
-    assert_eq!(device.replay_counts(), counts(1), "nothing was replayed meanwhile");
-    // Host times alone leave the device's work as it is.
+    assert_eq!(device.replay_counts(), counts(1), "nothing was replayed while commands were measured");
+    // Measuring only host times does not change the commands.
     profiled(&device, ProfileDetail::Phases, &mut decode);
     decode();
     assert_eq!(device.replay_counts(), counts(3));

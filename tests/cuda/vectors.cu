@@ -1,11 +1,11 @@
-// The functions of kernels/common/mma.cuh, one warp at a time, for tests/cuda/vectors.rs. The test loads vectors.ptx, which is made by
+// The functions of kernels/common/mma.cuh, each called by one warp, for tests/cuda/vectors.rs. The test loads vectors.ptx, which comes from
 //
 //   nvcc -ptx -std=c++17 -arch=compute_80 -o tests/cuda/vectors.ptx tests/cuda/vectors.cu
 
 #include "../../kernels/common/mma.cuh"
 
-// Registers of each lane as they are: a [32, 4], b [32, 2], c [32, 4], which is overwritten with the result.
-extern "C" __global__ void __launch_bounds__(32) product(float *c, const unsigned *a, const unsigned *b) {
+// The registers of each lane: a [32, 4], b [32, 2], c [32, 4], which is overwritten with the result.
+extern "C" __global__ void __launch_bounds__(32) matmul(float *c, const unsigned *a, const unsigned *b) {
     const int lane = threadIdx.x;
     unsigned of_a[4];
     float sums[4];
@@ -14,7 +14,8 @@ extern "C" __global__ void __launch_bounds__(32) product(float *c, const unsigne
     for (int i = 0; i < 4; i++) c[4 * lane + i] = sums[i];
 }
 
-// `tiles` [256] 16-bit numbers go to shared memory; lane i names the row that starts `rows`[i] elements into them. out [32, 4].
+// Copies `tiles` [256], 16-bit numbers, to shared memory; lane i passes the address of the row that starts at element `rows`[i].
+// out [32, 4].
 template <bool TRANSPOSED>
 __device__ __forceinline__ void load(unsigned *out, const bf16 *tiles, const unsigned *rows) {
     __shared__ alignas(16) bf16 shared[256];

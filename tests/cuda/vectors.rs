@@ -1,11 +1,11 @@
-//! Matrix products and loads of tiles by tensor cores, worked out by hand from the tables of the PTX ISA: what a GPU and the emulator
-//! must both make of them. No expected number here comes from running anything.
+//! Tensor-core matmuls and tile loads. The expected values were derived by hand from the tables of the PTX ISA, not by running
+//! anything; a GPU and the emulator must both produce them.
 //!
 //! Fragments of mma.m16n8k16 ("Matrix fragments for mma.m16n8k16 with floating point type"): a lane is 4 g + t, and
 //!
-//!   a0..a7 lie in row g (a0 a1 a4 a5) or g + 8 (a2 a3 a6 a7), column 2 t + i % 2, and 8 more from a4 on;
-//!   b0..b3 lie in row 2 t + i % 2, and 8 more from b2 on, column g;
-//!   c0..c3 lie in row g (c0 c1) or g + 8 (c2 c3), column 2 t + i % 2.
+//!   a0..a7 are in row g (a0 a1 a4 a5) or g + 8 (a2 a3 a6 a7), column 2 t + i % 2, plus 8 from a4 on;
+//!   b0..b3 are in row 2 t + i % 2, plus 8 from b2 on, column g;
+//!   c0..c3 are in row g (c0 c1) or g + 8 (c2 c3), column 2 t + i % 2.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use half::bf16;
 
 use super::on_a_gpu;
 
-/// Made from `vectors.cu`, by the command in its head.
+/// Compiled from `vectors.cu` by the command at its top.
 const PTX: &str = include_str!("vectors.ptx");
 
 const LANES: usize = 32;
@@ -31,10 +31,10 @@ struct Opened {
     function: CudaFunction,
 }
 
-/// On every device, in contexts of their own: a fault of another test does not reach them.
+/// Loads the kernel on every device, in separate contexts, so that a fault of another test does not affect them.
 fn open(name: &str) -> Vec<Opened> {
     if !on_a_gpu() {
-        cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+        cuda_emulator::load().expect("the emulator's libraries are beside the test programs");
     }
     let ordinals = if on_a_gpu() { 0..1 } else { 0..2 };
     let open = |ordinal: usize| {
@@ -50,8 +50,8 @@ fn open(name: &str) -> Vec<Opened> {
 /// (lane, index of the element in the lane's fragment, value)
 type Element = (usize, usize, f32);
 
-/// One product; all elements that are not named are zero. The result too is zero, or what c was, where it is not named.
-struct Product {
+/// One mma instruction. Elements that are not listed are zero; in the result, they are those of c.
+struct MmaCase {
     what: &'static str,
     a: Vec<Element>,
     b: Vec<Element>,
@@ -59,13 +59,13 @@ struct Product {
     expected: Vec<Element>,
 }
 
-fn product<const A: usize, const B: usize, const E: usize>(
+fn case<const A: usize, const B: usize, const E: usize>(
     what: &'static str,
     a: [Element; A],
     b: [Element; B],
     expected: [Element; E],
-) -> Product {
-    Product { what, a: a.into(), b: b.into(), c: vec![], expected: expected.into() }
+) -> MmaCase {
+    MmaCase { what, a: a.into(), b: b.into(), c: vec![], expected: expected.into() }
 }
 
 /// Registers of all lanes, two elements to a register, the first in the lower half.
@@ -73,7 +73,7 @@ fn packed(elements: &[Element], registers: usize) -> Vec<u32> {
     let mut packed = vec![0; LANES * registers];
     for (lane, i, value) in elements {
         let narrow = bf16::from_f32(*value);
-        assert!(narrow.to_f32() == *value || value.is_nan(), "{value} is no bf16");
+        assert!(narrow.to_f32() == *value || value.is_nan(), "{value} is not a bf16");
         packed[lane * registers + i / 2] |= u32::from(narrow.to_bits()) << (16 * (i % 2));
     }
     packed
@@ -85,7 +85,7 @@ fn spread(elements: &[Element], values: &mut [f32]) {
     }
 }
 
-impl Product {
+impl MmaCase {
     fn check(&self, opened: &Opened) {
         let Opened { ordinal, stream, function } = opened;
         let mut expected = vec![0.0; LANES * 4];
@@ -94,7 +94,7 @@ impl Product {
         spread(&self.expected, &mut expected);
         let a = stream.clone_htod(&packed(&self.a, 4)).unwrap();
         let b = stream.clone_htod(&packed(&self.b, 2)).unwrap();
-        // Safety: the kernel reads 4 and 2 words a lane, and reads and writes 4 floats a lane.
+        // Safety: the kernel reads 4 and 2 words per lane, and reads and writes 4 floats per lane.
         unsafe { stream.launch_builder(function).arg(&mut c).arg(&a).arg(&b).launch(ONE_WARP) }.unwrap();
         let got = stream.clone_dtoh(&c).unwrap();
         for (at, (got, expected)) in got.iter().zip(&expected).enumerate() {
@@ -105,30 +105,30 @@ impl Product {
     }
 }
 
-/// Of every value of `0..count`, all that `of` says.
+/// The elements that `of` returns for every value in `0..count`.
 fn each(count: usize, of: impl Fn(usize) -> Vec<Element>) -> Vec<Element> {
     (0..count).flat_map(of).collect()
 }
 
 /// One element of A and one of B: every half of every register, rows and columns in both halves.
 #[test]
-fn one_element_meets_one_element() {
-    let products = [
-        product("A(0,0) B(0,0)", [(0, 0, 1.0)], [(0, 0, 1.0)], [(0, 0, 1.0)]),
+fn one_element_of_a_times_one_of_b() {
+    let cases = [
+        case("A(0,0) B(0,0)", [(0, 0, 1.0)], [(0, 0, 1.0)], [(0, 0, 1.0)]),
         // g = 5, column 9 = 2·0 + 1 + 8; k = 9 likewise, g = 6; (5, 6) is g = 5, t = 3.
-        product("A(5,9) B(9,6)", [(20, 5, 3.0)], [(24, 3, 7.0)], [(23, 0, 21.0)]),
-        product("A(15,15) B(15,7)", [(31, 7, -2.0)], [(31, 3, 0.5)], [(31, 3, -1.0)]),
-        product("A(8,6) B(6,3)", [(3, 2, 5.0)], [(15, 0, 1.0)], [(1, 3, 5.0)]),
-        product("A(10,12) B(12,1)", [(10, 6, 1.5)], [(6, 2, -4.0)], [(8, 3, -6.0)]),
-        product("A(1,3) B(3,2)", [(5, 1, 9.0)], [(9, 1, 11.0)], [(5, 0, 99.0)]),
-        product("A(12,1) B(1,5)", [(16, 3, 2.0)], [(20, 1, 8.0)], [(18, 3, 16.0)]),
-        product("A(4,10) B(10,4)", [(17, 4, 0.25)], [(17, 2, 2.0)], [(18, 0, 0.5)]),
-        product("A(0,0) B(1,0): not the same k", [(0, 0, 1.0)], [(0, 1, 1.0)], []),
-        product("A(0,0) B(8,0): not the same k", [(0, 0, 1.0)], [(0, 2, 1.0)], []),
-        product("A(7,15) B(15,0): far exponents", [(31, 5, 2f32.powi(100))], [(3, 3, 2f32.powi(-100))], [(28, 0, 1.0)]),
+        case("A(5,9) B(9,6)", [(20, 5, 3.0)], [(24, 3, 7.0)], [(23, 0, 21.0)]),
+        case("A(15,15) B(15,7)", [(31, 7, -2.0)], [(31, 3, 0.5)], [(31, 3, -1.0)]),
+        case("A(8,6) B(6,3)", [(3, 2, 5.0)], [(15, 0, 1.0)], [(1, 3, 5.0)]),
+        case("A(10,12) B(12,1)", [(10, 6, 1.5)], [(6, 2, -4.0)], [(8, 3, -6.0)]),
+        case("A(1,3) B(3,2)", [(5, 1, 9.0)], [(9, 1, 11.0)], [(5, 0, 99.0)]),
+        case("A(12,1) B(1,5)", [(16, 3, 2.0)], [(20, 1, 8.0)], [(18, 3, 16.0)]),
+        case("A(4,10) B(10,4)", [(17, 4, 0.25)], [(17, 2, 2.0)], [(18, 0, 0.5)]),
+        case("A(0,0) B(1,0): not the same k", [(0, 0, 1.0)], [(0, 1, 1.0)], []),
+        case("A(0,0) B(8,0): not the same k", [(0, 0, 1.0)], [(0, 2, 1.0)], []),
+        case("A(7,15) B(15,0): far exponents", [(31, 5, 2f32.powi(100))], [(3, 3, 2f32.powi(-100))], [(28, 0, 1.0)]),
     ];
-    for opened in open("product") {
-        products.iter().for_each(|product| product.check(&opened));
+    for opened in open("matmul") {
+        cases.iter().for_each(|case| case.check(&opened));
     }
 }
 
@@ -155,22 +155,22 @@ fn powers() -> Vec<Element> {
 }
 
 #[test]
-fn every_k_is_added_once_and_meets_its_own() {
+fn every_k_of_a_is_multiplied_by_the_same_k_of_b_once() {
     // Column n of B is one at k = 2 n: lane 5 n for n < 4, lane 5 n - 4 (k - 8 = 2 (n - 4)) from there on.
     let (first, second) = ([0, 5, 10, 15], [16, 21, 26, 31]);
     let column = |element: usize| {
         let lower = first.iter().map(|lane| (*lane, element, 1.0));
         lower.chain(second.iter().map(|lane| (*lane, element + 2, 1.0))).collect::<Vec<_>>()
     };
-    let products = [
-        Product {
+    let cases = [
+        MmaCase {
             what: "all k in column 4",
             a: powers(),
             b: each(4, |t| (0..4).map(|i| (16 + t, i, 1.0)).collect()),
             c: vec![],
             expected: vec![(10, 0, 65535.0)],
         },
-        Product {
+        MmaCase {
             what: "k = 2 n in column n",
             a: powers(),
             b: column(0),
@@ -186,7 +186,7 @@ fn every_k_is_added_once_and_meets_its_own() {
                 (11, 1, 16384.0),
             ],
         },
-        Product {
+        MmaCase {
             what: "k = 2 n + 1 in column n",
             a: powers(),
             b: column(1),
@@ -203,17 +203,17 @@ fn every_k_is_added_once_and_meets_its_own() {
             ],
         },
     ];
-    for opened in open("product") {
-        products.iter().for_each(|product| product.check(&opened));
+    for opened in open("matmul") {
+        cases.iter().for_each(|case| case.check(&opened));
     }
 }
 
 #[test]
-fn every_place_of_the_result_is_its_own_and_c_is_added() {
+fn every_element_of_the_result_is_separate_and_c_is_added() {
     let power = |exponent: usize| (1u32 << exponent) as f32;
-    let products = [
+    let cases = [
         // A(r, 0) = 2^r: lanes 4 g, a0 and a2. B(0, n) = 2 n + 1: lanes 4 n, b0. Odd numbers times powers are 128 numbers.
-        Product {
+        MmaCase {
             what: "2^r (2 n + 1)",
             a: each(8, |g| vec![(4 * g, 0, power(g)), (4 * g, 2, power(g + 8))]),
             b: each(8, |n| vec![(4 * n, 0, (2 * n + 1) as f32)]),
@@ -229,15 +229,15 @@ fn every_place_of_the_result_is_its_own_and_c_is_added() {
                 ]
             }),
         },
-        Product {
+        MmaCase {
             what: "sixteen ones and a half",
             a: each(32, |lane| (0..8).map(|i| (lane, i, 1.0)).collect()),
             b: each(32, |lane| (0..4).map(|i| (lane, i, 1.0)).collect()),
             c: each(32, |lane| (0..4).map(|i| (lane, i, 0.5)).collect()),
             expected: each(32, |lane| (0..4).map(|i| (lane, i, 16.5)).collect()),
         },
-        // The places of c are those of the result, and one of them is cancelled.
-        Product {
+        // c has the layout of the result; one of its elements is cancelled.
+        MmaCase {
             what: "c, and A(9,2) B(2,6) = -111 at lane 7, c2",
             a: vec![(5, 2, -3.0)],
             b: vec![(25, 0, 37.0)],
@@ -245,14 +245,14 @@ fn every_place_of_the_result_is_its_own_and_c_is_added() {
             expected: vec![(7, 2, 0.0)],
         },
         // (1 + 2^-7)² = 1 + 2^-6 + 2^-14: a product is not rounded to bf16, nor to anything else.
-        Product {
+        MmaCase {
             what: "an exact product and -1",
             a: vec![(0, 0, 1.0078125)],
             b: vec![(0, 0, 1.0078125)],
             c: vec![(0, 0, -1.0)],
             expected: vec![(0, 0, 1.0 / 64.0 + 1.0 / 16384.0)],
         },
-        Product {
+        MmaCase {
             what: "a negative zero adds nothing",
             a: vec![(0, 0, -0.0)],
             b: vec![(0, 0, 1.0)],
@@ -260,24 +260,24 @@ fn every_place_of_the_result_is_its_own_and_c_is_added() {
             expected: vec![(0, 0, -3.0)],
         },
     ];
-    for opened in open("product") {
-        products.iter().for_each(|product| product.check(&opened));
+    for opened in open("matmul") {
+        cases.iter().for_each(|case| case.check(&opened));
     }
 }
 
 #[test]
-fn what_is_no_number_goes_where_it_is_read() {
+fn infinities_and_nans_reach_exactly_the_results_that_use_them() {
     let row_1 = |first: f32| each(4, |t| vec![(4 + t, 0, if t == 0 { first } else { NAN }), (4 + t, 1, NAN)]);
-    let products = [
-        // Infinity times the zeros of the other columns is no number.
-        Product {
+    let cases = [
+        // Infinity times the zeros of the other columns is NaN.
+        MmaCase {
             what: "A(1,0) = ∞, B(0,0) = 2",
             a: vec![(4, 0, INF)],
             b: vec![(0, 0, 2.0)],
             c: vec![],
             expected: row_1(INF),
         },
-        Product {
+        MmaCase {
             what: "A(1,0) = ∞, B(0,0) = -2",
             a: vec![(4, 0, INF)],
             b: vec![(0, 0, -2.0)],
@@ -285,14 +285,14 @@ fn what_is_no_number_goes_where_it_is_read() {
             expected: row_1(-INF),
         },
         // Row 3, k = 0 and 1, against columns of ones.
-        Product {
+        MmaCase {
             what: "∞ - ∞",
             a: vec![(12, 0, INF), (12, 1, -INF)],
             b: each(8, |n| vec![(4 * n, 0, 1.0), (4 * n, 1, 1.0)]),
             c: vec![],
             expected: each(4, |t| vec![(12 + t, 0, NAN), (12 + t, 1, NAN)]),
         },
-        Product {
+        MmaCase {
             what: "c = -∞ and c = NaN at (15, 6) and (15, 7)",
             a: vec![(0, 0, 1.0)],
             b: vec![(0, 0, 1.0)],
@@ -300,14 +300,14 @@ fn what_is_no_number_goes_where_it_is_read() {
             expected: vec![(0, 0, 1.0), (31, 2, -INF), (31, 3, NAN)],
         },
         // Column 5 is t = 2, the odd element, of every g.
-        Product {
+        MmaCase {
             what: "B(2,5) = NaN",
             a: vec![],
             b: vec![(21, 0, NAN)],
             c: vec![],
             expected: each(8, |g| vec![(4 * g + 2, 1, NAN), (4 * g + 2, 3, NAN)]),
         },
-        Product {
+        MmaCase {
             what: "A(13,15) = NaN",
             a: vec![(23, 7, NAN)],
             b: vec![],
@@ -315,25 +315,26 @@ fn what_is_no_number_goes_where_it_is_read() {
             expected: each(4, |t| vec![(20 + t, 2, NAN), (20 + t, 3, NAN)]),
         },
     ];
-    for opened in open("product") {
-        products.iter().for_each(|product| product.check(&opened));
+    for opened in open("matmul") {
+        cases.iter().for_each(|case| case.check(&opened));
     }
 }
 
-/// Which row of shared memory, of eight numbers, a lane names.
+/// The row of shared memory, of eight numbers, whose address a lane passes.
 type Row = fn(usize) -> usize;
 
-/// (lane, [lower half, upper half] of each of its four registers), worked out one by one.
+/// (lane, [lower half, upper half] of each of its four registers), each derived by hand.
 type Lane = (usize, [[u32; 2]; 4]);
 
-/// Numbers 0 to 255 in shared memory, in rows of eight: what `ldmatrix.x4` gives the named lanes, and what a formula says of all.
+/// Loads tiles with `ldmatrix.x4` from the numbers 0 to 255 in shared memory, in rows of eight. Checks some lanes against values
+/// derived by hand, and all lanes against a formula.
 fn check_tiles(name: &str, what: &str, row: Row, lanes: &[Lane], all: impl Fn(usize, usize) -> [usize; 2]) {
     let numbers: Vec<bf16> = (0..256).map(bf16::from_bits).collect();
     let rows: Vec<u32> = (0..LANES).map(|lane| 8 * row(lane) as u32).collect();
     for Opened { ordinal, stream, function } in open(name) {
         let mut out = stream.clone_htod(&[u32::MAX; 4 * LANES]).unwrap();
         let (numbers, rows) = (stream.clone_htod(&numbers).unwrap(), stream.clone_htod(&rows).unwrap());
-        // Safety: the kernel reads 256 numbers and a word a lane, and writes four words a lane; rows lie inside.
+        // Safety: the kernel reads 256 numbers and one word per lane, and writes four words per lane; all rows are inside.
         unsafe { stream.launch_builder(&function).arg(&mut out).arg(&numbers).arg(&rows).launch(ONE_WARP) }.unwrap();
         let got = stream.clone_dtoh(&out).unwrap();
         let halves = |lane: usize| std::array::from_fn(|j| [got[4 * lane + j] & 0xffff, got[4 * lane + j] >> 16]);
@@ -351,7 +352,7 @@ fn check_tiles(name: &str, what: &str, row: Row, lanes: &[Lane], all: impl Fn(us
 
 /// Lane 4 g + t receives elements 2 t and 2 t + 1 of row g of each tile.
 #[test]
-fn tiles_come_by_rows() {
+fn tiles_are_loaded_by_rows() {
     let in_order: [Lane; 3] = [
         (0, [[0, 1], [64, 65], [128, 129], [192, 193]]),
         (5, [[10, 11], [74, 75], [138, 139], [202, 203]]),
@@ -377,7 +378,7 @@ fn tiles_come_by_rows() {
         &reversed,
         |tile, lane| [0, 1].map(|i| 8 * (31 - 8 * tile - lane / 4) + 2 * (lane % 4) + i),
     );
-    // Lanes 16 to 23 name the rows of the third tile: all of them row 3.
+    // Lanes 16 to 23 pass the row addresses of the third tile; all of them pass row 3.
     let same: [Lane; 2] =
         [(5, [[10, 11], [74, 75], [26, 27], [202, 203]]), (28, [[56, 57], [120, 121], [24, 25], [248, 249]])];
     let row: Row = |lane| if lane / 8 == 2 { 3 } else { lane };
@@ -388,7 +389,7 @@ fn tiles_come_by_rows() {
 
 /// With `.trans`, lane 4 g + t receives elements (2 t, g) and (2 t + 1, g).
 #[test]
-fn tiles_come_by_columns() {
+fn tiles_are_loaded_by_columns() {
     let in_order: [Lane; 3] = [
         (0, [[0, 8], [64, 72], [128, 136], [192, 200]]),
         (5, [[17, 25], [81, 89], [145, 153], [209, 217]]),

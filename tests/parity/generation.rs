@@ -3,7 +3,7 @@
 use patarm::ops::sample::Sampling;
 use patarm::ops::{Backend, Cpu};
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Finish, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, FinishReason, PromptGroup, SampleRequest};
 
 use crate::golden::{Golden, floats, ids};
 
@@ -12,7 +12,7 @@ pub fn generate<B: Backend>(backend: &B, golden: &Golden) -> Completion {
     let greedy = &golden.json["greedy"];
     let group = PromptGroup {
         prompt: ids(&greedy["prompt"]),
-        members: vec![Member { sampling: Sampling::GREEDY, stream: Stream::new(0) }],
+        samples: vec![SampleRequest { sampling: Sampling::GREEDY, stream: Stream::new(0) }],
         stop: vec![],
         max_new_tokens: ids(&greedy["tokens"]).len(),
     };
@@ -29,7 +29,7 @@ fn greedy_generation_gives_the_tokens_of_transformers() {
         assert!(greedy["gap_min"].as_f64().unwrap() > 1e-3, "a golden without near ties");
         let tokens = ids(&greedy["tokens"]);
         let completion = generate(&Cpu, &golden);
-        assert_eq!((completion.tokens, completion.finish), (tokens, Finish::Length), "{case}");
+        assert_eq!((completion.tokens, completion.finish_reason), (tokens, FinishReason::Length), "{case}");
         for (got, expected) in completion.logprobs.iter().zip(floats(&greedy["logprobs"])) {
             assert!((f64::from(*got) - expected).abs() < 1e-4, "{case}: log-probability {got}, expected {expected}");
         }

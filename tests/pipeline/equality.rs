@@ -1,10 +1,10 @@
-//! Log-probabilities recorded while decoding are those of the training forward, bit for bit, however either was batched.
+//! Log-probabilities from decoding equal those of the training forward bit for bit, however either was batched.
 
 use patarm::model::{Batch, Qwen3};
 use patarm::ops::Cpu;
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::train::prefix_tree::{self, Sequence};
 use patarm::train::{Scorer, Targets};
 use proptest::prelude::*;
@@ -13,13 +13,15 @@ use crate::world::model;
 
 const VOCAB: usize = 61;
 
-fn groups(seed: u64, prompts: &[usize], members: usize, new: usize, temperature: f32) -> Vec<PromptGroup> {
+fn groups(seed: u64, prompts: &[usize], samples: usize, new: usize, temperature: f32) -> Vec<PromptGroup> {
     let group = |(index, length): (usize, &usize)| {
         let stream = Stream::new(seed).fold(index as u64);
         let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
-        let member =
-            |m: usize| Member { sampling: Sampling::temperature(temperature), stream: stream.fold(1 + m as u64) };
-        PromptGroup { prompt, members: (0..members).map(member).collect(), stop: vec![7], max_new_tokens: new }
+        let sample = |m: usize| SampleRequest {
+            sampling: Sampling::temperature(temperature),
+            stream: stream.fold(1 + m as u64),
+        };
+        PromptGroup { prompt, samples: (0..samples).map(sample).collect(), stop: vec![7], max_new_tokens: new }
     };
     prompts.iter().enumerate().map(group).collect()
 }
@@ -28,23 +30,23 @@ fn generate(model: &Qwen3<Cpu>, limits: EngineLimits, groups: &[PromptGroup]) ->
     Engine::new(model, limits).unwrap().generate(model, groups, None, |_| {}).unwrap()
 }
 
-/// Log-probabilities of all completions by a training-style forward pass: each sequence whole and alone.
+/// Log-probabilities of all completions by training forward passes, one for each whole sequence.
 fn score_alone(model: &Qwen3<Cpu>, groups: &[PromptGroup], completions: &[Vec<Completion>], t: f32) -> Vec<f32> {
     let mut scorer = Scorer::new(model, 512).unwrap();
     let mut all = Vec::new();
-    for (group, members) in groups.iter().zip(completions) {
-        for completion in members {
+    for (group, completions) in groups.iter().zip(completions) {
+        for completion in completions {
             let ids: Vec<u32> = group.prompt.iter().chain(&completion.tokens).copied().collect();
             let (mut batch, mut targets) = (Batch::default(), Targets::default());
             batch.push_sequence(&ids[..ids.len() - 1]);
-            (group.prompt.len()..ids.len()).for_each(|place| targets.push(place - 1, ids[place]));
+            (group.prompt.len()..ids.len()).for_each(|index| targets.push(index - 1, ids[index]));
             all.extend(scorer.score(model, &batch, &targets, t).unwrap().get().unwrap().logprob);
         }
     }
     all
 }
 
-/// The same, packed with what sequences have in common computed once.
+/// The same, with packed sequences, whose common prefixes are computed once.
 fn score_packed(
     model: &Qwen3<Cpu>,
     groups: &[PromptGroup],
@@ -77,21 +79,21 @@ proptest! {
     fn decoding_equals_the_training_forward_bit_for_bit(
         seed in 0u64..1000,
         prompts in proptest::collection::vec(1usize..70, 1..5),
-        members in 1usize..5,
+        samples in 1usize..5,
         new in 1usize..24,
         page_size in 1usize..40,
         max_running in 1usize..12,
         extra_tokens in 1usize..50,
         share_prompts: bool,
-        // Cold completions are the same for long, and share rows until they part.
+        // At low temperatures completions stay equal for long, and share rows until they differ.
         temperature in prop_oneof![Just(1.0f32), Just(0.7), Just(0.1), Just(0.03)],
         capacity in 110usize..300,
     ) {
         let model = model(&Cpu, VOCAB, seed);
-        let groups = groups(seed, &prompts, members, new, temperature);
+        let groups = groups(seed, &prompts, samples, new, temperature);
         let roomy = EngineLimits::for_lengths(80, 32, 64);
         let plain = generate(&model, roomy, &groups);
-        // Just enough pages for one member beside the longest prompt, up to plenty.
+        // From just enough pages for one sample and the longest prompt to a few more.
         let pages = 70usize.div_ceil(page_size) + new.div_ceil(page_size) + extra_tokens % 8;
         let cramped = EngineLimits {
             cache_rows: pages * page_size,

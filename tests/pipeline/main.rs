@@ -14,5 +14,5 @@ mod profiles;
 mod replays;
 mod resume;
 #[cfg(has_cuda)]
-mod waits;
+mod synchronisations;
 mod world;

@@ -1,10 +1,10 @@
-//! A profiled step is the step: the same weights and the same tokens, bit for bit.
+//! A profiled step gives the same weights and tokens as one without a profile, bit for bit.
 
 use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
 use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::tensor::{Device, ProfileDetail};
 use patarm::train::{Learner, Loss, Targets, TokenObjective};
 
@@ -13,15 +13,15 @@ use crate::world::model;
 
 const VOCAB: usize = 61;
 
-/// Two updates on one sequence, then completions of the model that came out, by a device of its own.
+/// Two updates on one sequence, then completions of the resulting model, on a separate device.
 fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Completion>>) {
     devices();
     let device = Cuda::open(0, Emulation::Allowed).unwrap();
     let mut learner = Learner::new(model(&device, VOCAB, 5), AdamWConfig::default(), 16).unwrap();
     let mut engine = Engine::new(&learner.model, EngineLimits::for_lengths(3, 12, 6)).unwrap();
-    let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
+    let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
     let prompt = vec![3, 1, 4];
-    let group = PromptGroup { prompt, members: (0..5).map(member).collect(), stop: vec![7], max_new_tokens: 12 };
+    let group = PromptGroup { prompt, samples: (0..5).map(sample).collect(), stop: vec![7], max_new_tokens: 12 };
     let work = || {
         for _ in 0..2 {
             let (mut batch, mut targets) = (patarm::model::Batch::default(), Targets::default());
@@ -36,7 +36,7 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
             let _ = learner.accumulate(&mut batch, &objective).unwrap();
             learner.update_if(true, 1e-2).unwrap();
         }
-        // The second time, decode steps are replayed, where nothing measures them.
+        // The second time, decode steps are replayed, unless commands are measured.
         let groups = [group];
         let first = engine.generate(&learner.model, &groups, None, |_| {}).unwrap();
         assert_eq!(engine.generate(&learner.model, &groups, None, |_| {}).unwrap(), first);
@@ -54,7 +54,7 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
 }
 
 #[test]
-fn a_profiled_step_is_the_step() {
+fn a_profile_does_not_change_a_step() {
     let plain = train_and_generate(None);
     for detail in [ProfileDetail::Phases, ProfileDetail::Commands] {
         assert!(train_and_generate(Some(detail)) == plain, "{detail:?}");

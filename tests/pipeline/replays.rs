@@ -1,36 +1,36 @@
-//! Decode steps that are replayed as CUDA graphs draw what they would draw anyway.
+//! Decode steps that are replayed as CUDA graphs generate the same tokens as others.
 
 use patarm::cuda::{Cuda, Emulation, ReplayCounts};
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 
 use crate::cuda_device::devices;
 use crate::world::model;
 
 const VOCAB: usize = 61;
 
-/// A device of its own, which has replayed nothing yet.
+/// A separate device, which has not replayed anything yet.
 fn open() -> Cuda {
     devices();
     Cuda::open(0, Emulation::Allowed).unwrap()
 }
 
-/// Prompts of these lengths with three members each, which stop on a token that comes now and then.
+/// Prompts of these lengths with three samples each, which stop on tokens that occur now and then.
 fn groups(seed: u64, prompts: &[usize]) -> Vec<PromptGroup> {
     let group = |(index, length): (usize, &usize)| {
         let stream = Stream::new(seed).fold(index as u64);
         let prompt = (0..*length as u32).map(|i| stream.below(i, VOCAB) as u32).collect();
-        let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
-        PromptGroup { prompt, members: (0..3).map(member).collect(), stop: vec![7, 8], max_new_tokens: 40 }
+        let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: stream.fold(1 + m) };
+        PromptGroup { prompt, samples: (0..3).map(sample).collect(), stop: vec![7, 8], max_new_tokens: 40 }
     };
     prompts.iter().enumerate().map(group).collect()
 }
 
-/// The completions of each request in turn, and how often work was replayed after each.
+/// The completions of each request, and the replay counts after each.
 fn generate(device: &Cuda, requests: &[&[PromptGroup]]) -> Vec<(Vec<Vec<Completion>>, ReplayCounts)> {
     let model = model(device, VOCAB, 5);
-    // Up to eleven run at a time, so that most batches are filled up.
+    // Up to eleven completions run at a time, so most batches are padded.
     let mut engine = Engine::new(&model, EngineLimits::for_lengths(160, 40, 11)).unwrap();
     let mut one = |groups: &&[PromptGroup]| {
         let completions = engine.generate(&model, groups, None, |_| {}).unwrap_or_else(|e| panic!("{e}"));
@@ -40,13 +40,13 @@ fn generate(device: &Cuda, requests: &[&[PromptGroup]]) -> Vec<(Vec<Vec<Completi
 }
 
 #[test]
-fn replayed_decode_steps_draw_what_they_would_draw_anyway() {
+fn replayed_decode_steps_generate_the_same_tokens() {
     let (first, second) = (groups(1, &[5, 130, 3, 17]), groups(2, &[40, 1, 8, 9]));
     let [one, again, other] = generate(&open(), &[&first, &first, &second]).try_into().unwrap();
     assert_eq!(one.0, again.0, "the second time, most steps are replayed");
     let fresh = generate(&open(), &[&second]).remove(0);
     assert_eq!(other.0, fresh.0, "replays of another request's graphs");
-    // Lists and scratch lie where they lay, so a request that comes again meets no step that is new.
+    // Lists and scratch get the same addresses, so a repeated request has no new steps.
     assert_eq!(again.1.sent, one.1.sent);
     assert_eq!(again.1.launched - one.1.launched, one.1.sent + one.1.launched, "{:?}, {:?}", one.1, again.1);
     // Other requests mostly have batches of the same few sizes.

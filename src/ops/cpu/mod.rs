@@ -67,13 +67,13 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn lanes(&self) -> usize {
+    fn workers(&self) -> usize {
         rayon::current_num_threads()
     }
 
     /// Where weights stay in the third-level cache, keys and values should too; larger weights come from memory in any case, and
     /// the more sequences share them the better.
-    fn worth_caching(&self, weights: usize) -> usize {
+    fn kv_cache_budget(&self, weights: usize) -> usize {
         if weights <= CACHE / 2 { CACHE - weights } else { usize::MAX }
     }
 

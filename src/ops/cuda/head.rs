@@ -7,7 +7,7 @@
 use half::bf16;
 
 use super::{COUNT_MAX, Cuda};
-use crate::cuda::{Argument, Buffer, Factor, Grid, Product, View, ViewMut, kernels};
+use crate::cuda::{Argument, Buffer, Grid, Matmul, Operand, View, ViewMut, kernels};
 use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, KlEstimator, TokenLoss};
 use crate::ops::linear::LinearSizes;
 use crate::ops::{Check, OpResult};
@@ -162,10 +162,10 @@ impl Head for Cuda {
         let mut gathered = self.scratch::<bf16>(count * width)?;
         let to = self.view_mut(&mut gathered, 0..count * width);
         Rows { rows, tokens, width, ascending: false }.gather(self, to, hidden, 0, count)?;
-        Ok(self.product(Product {
+        Ok(self.matmul(Matmul {
             out,
-            a: Factor::plain(self.view(&gathered, 0..count * width), width),
-            b: Factor::transposed(weight, width),
+            a: Operand::plain(self.view(&gathered, 0..count * width), width),
+            b: Operand::transposed(weight, width),
             m: count,
             n: vocab,
             k: width,
@@ -222,10 +222,10 @@ fn chunk(
     let rows = Rows { rows: args.rows, tokens: args.tokens, width, ascending: true };
     rows.gather(cuda, cuda.view_mut(&mut scratch.hidden, 0..count * width), args.hidden, first, count)?;
     let hidden = cuda.view(&scratch.hidden, 0..count * width);
-    cuda.product(Product {
+    cuda.matmul(Matmul {
         out: cuda.view_mut(&mut scratch.logits, 0..count * vocab),
-        a: Factor::plain(hidden, width),
-        b: Factor::transposed(weight, width),
+        a: Operand::plain(hidden, width),
+        b: Operand::transposed(weight, width),
         m: count,
         n: vocab,
         k: width,
@@ -236,20 +236,20 @@ fn chunk(
     // A row's gradient takes the first half of its logits' memory.
     let (d_logits, leading) = (scratch.logits.halves(), 2 * vocab);
     if let Some(d_weight) = &mut gradient.d_weight {
-        cuda.product(Product {
+        cuda.matmul(Matmul {
             out: d_weight.reborrow(),
-            a: Factor::transposed(d_logits, leading),
-            b: Factor::plain(hidden, width),
+            a: Operand::transposed(d_logits, leading),
+            b: Operand::plain(hidden, width),
             m: vocab,
             n: width,
             k: count,
             accumulate: true,
         })?;
     }
-    cuda.product(Product {
+    cuda.matmul(Matmul {
         out: cuda.view_mut(d_gathered, 0..count * width),
-        a: Factor::plain(d_logits, leading),
-        b: Factor::plain(weight, width),
+        a: Operand::plain(d_logits, leading),
+        b: Operand::plain(weight, width),
         m: count,
         n: width,
         k: vocab,

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::{Cuda, blocks_for};
-use crate::cuda::{Argument, Buffer, Factor, Grid, Product, View, kernels};
+use crate::cuda::{Argument, Buffer, Grid, Matmul, Operand, View, kernels};
 use crate::ops::linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
 use crate::ops::{Check, OpError, OpResult};
 use crate::tensor::{Device, View as _};
@@ -68,10 +68,10 @@ impl Linear for Cuda {
         let LinearForward { out, x, weight, rows, sizes } = args;
         let weight = weight.view("linear_forward", self, sizes)?;
         let LinearSizes { out_features, in_features } = sizes;
-        Ok(self.product(Product {
+        Ok(self.matmul(Matmul {
             out,
-            a: Factor::plain(x, in_features),
-            b: Factor::transposed(weight, in_features),
+            a: Operand::plain(x, in_features),
+            b: Operand::transposed(weight, in_features),
             m: rows,
             n: out_features,
             k: in_features,
@@ -84,10 +84,10 @@ impl Linear for Cuda {
         let LinearBackwardInput { d_x, d_out, weight, rows, sizes, accumulate } = args;
         let weight = weight.view("linear_backward_input", self, sizes)?;
         let LinearSizes { out_features, in_features } = sizes;
-        Ok(self.product(Product {
+        Ok(self.matmul(Matmul {
             out: d_x,
-            a: Factor::plain(d_out, out_features),
-            b: Factor::plain(weight, in_features),
+            a: Operand::plain(d_out, out_features),
+            b: Operand::plain(weight, in_features),
             m: rows,
             n: in_features,
             k: out_features,
@@ -102,10 +102,10 @@ impl Linear for Cuda {
             return Ok(());
         }
         let LinearSizes { out_features, in_features } = sizes;
-        Ok(self.product(Product {
+        Ok(self.matmul(Matmul {
             out: d_weight,
-            a: Factor::transposed(d_out, out_features),
-            b: Factor::plain(x, in_features),
+            a: Operand::transposed(d_out, out_features),
+            b: Operand::plain(x, in_features),
             m: out_features,
             n: in_features,
             k: rows,

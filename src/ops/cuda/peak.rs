@@ -5,7 +5,7 @@ use std::time::Instant;
 use half::bf16;
 
 use super::Cuda;
-use crate::cuda::{Buffer, Factor, Product};
+use crate::cuda::{Buffer, Matmul, Operand};
 use crate::ops::OpError;
 use crate::random::Stream;
 use crate::tensor::{Device, DeviceError};
@@ -35,10 +35,10 @@ pub(super) fn product_gflops(cuda: &Cuda) -> Result<f64, OpError> {
         let (a, b) = (a?, b?);
         let mut out = cuda.zeros::<bf16>(len)?;
         let mut multiply = || {
-            cuda.product(Product {
+            cuda.matmul(Matmul {
                 out: cuda.view_mut(&mut out, 0..len),
-                a: Factor::plain(cuda.view(&a, 0..len), size),
-                b: Factor::transposed(cuda.view(&b, 0..len), size),
+                a: Operand::plain(cuda.view(&a, 0..len), size),
+                b: Operand::transposed(cuda.view(&b, 0..len), size),
                 m: size,
                 n: size,
                 k: size,

@@ -1,4 +1,4 @@
-//! Names the shared library, as `tools/cuda-emulator/build.rs` does for the driver.
+//! Sets the name of the shared library, as `tools/cuda-emulator/build.rs` does for the driver.
 
 fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcublasLt.so");

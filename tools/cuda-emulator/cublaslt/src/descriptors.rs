@@ -1,6 +1,6 @@
-//! Matrix layouts, product descriptors and preferences: what the host says about a product, attribute by attribute.
+//! Matrix layouts, matmul descriptors and preferences: how the host describes a matmul, attribute by attribute.
 //!
-//! An attribute that is not known here is refused when it is set, so that nothing is silently ignored.
+//! Setting an unknown attribute is an error, so that nothing is silently ignored.
 
 use std::ffi::c_void;
 
@@ -8,7 +8,7 @@ use crate::algorithm::Reduction;
 use crate::driver;
 use crate::entry::{Answer, In, Out, Status, Table, answer_attribute, attribute_bytes, entry};
 
-/// `cublasLtMatrixLayout_t`: a column-major matrix, or a batch of them at equal distances.
+/// `cublasLtMatrixLayout_t`: a column-major matrix, or a batch of them with a constant stride.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layout {
     /// `cudaDataType`.
@@ -42,14 +42,14 @@ pub struct Descriptor {
 #[derive(Clone, Copy, Debug)]
 pub struct Preference {
     pub workspace_max: u64,
-    /// Bytes that the addresses of A, B, C and D will be multiples of.
+    /// The addresses of A, B, C and D will be multiples of these bytes.
     pub alignments: [u32; 4],
-    /// Bits of [`Reduction`] that are allowed; a sum in one part always is.
+    /// The allowed bits of [`Reduction`]; a sum in one part is always allowed.
     pub reductions: u32,
 }
 
 impl Preference {
-    /// As on a device: no workspace, addresses as the allocator gives them out, every reduction allowed.
+    /// As on a GPU: no workspace, addresses aligned as the allocator aligns them, every reduction allowed.
     pub const DEFAULT: Preference = Preference { workspace_max: 0, alignments: [256; 4], reductions: Reduction::MASK };
 }
 
@@ -58,7 +58,7 @@ pub static DESCRIPTORS: Table<Descriptor> = Table::new(0xb2);
 pub static PREFERENCES: Table<Preference> = Table::new(0xb3);
 pub static HANDLES: Table<()> = Table::new(0xb4);
 
-/// A value that fits an attribute exactly.
+/// A value with the exact size of an attribute.
 fn exact<const N: usize>(bytes: &[u8]) -> Answer<[u8; N]> {
     bytes.try_into().map_err(|_| {
         Status::INVALID_VALUE.because(format!("the attribute has {N} bytes, the value has {}", bytes.len()))
@@ -111,7 +111,7 @@ impl Descriptor {
             8 => self.bias = u64::from_ne_bytes(exact(value)?),
             10 => self.bias_stride = i64::from_ne_bytes(exact(value)?),
             26 => self.bias_kind = i32::from_ne_bytes(exact(value)?),
-            _ => return unknown("product", attribute),
+            _ => return unknown("matmul", attribute),
         }
         Ok(())
     }
@@ -128,13 +128,13 @@ impl Descriptor {
             8 => self.bias.to_ne_bytes().to_vec(),
             10 => self.bias_stride.to_ne_bytes().to_vec(),
             26 => self.bias_kind.to_ne_bytes().to_vec(),
-            _ => return unknown("product", attribute),
+            _ => return unknown("matmul", attribute),
         })
     }
 }
 
 impl Preference {
-    /// Search mode and a limit of waves only narrow a search that does not happen here.
+    /// Search mode and wave limit are accepted and ignored: they only restrict a search, and the emulator does not search.
     fn set(&mut self, attribute: u32, value: &[u8]) -> Answer {
         match attribute {
             1 => self.workspace_max = u64::from_ne_bytes(exact(value)?),
@@ -278,7 +278,7 @@ extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     })
 }
 
-/// Major, minor or patch level (0, 1, 2): the interface of CUDA 13.0.
+/// Major, minor or patch version (0, 1, 2) of the interface, which is that of CUDA 13.0.
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtGetProperty(property: u32, slot: Out<i32>) -> u32 {
     entry("cublasLtGetProperty", || slot.put(if property == 0 { 13 } else { 0 }))
@@ -294,7 +294,7 @@ extern "C" fn cublasLtGetCudartVersion() -> usize {
     13_000
 }
 
-/// Whoever finds this function has the emulator's library.
+/// Only the emulator's library has this function.
 #[unsafe(no_mangle)]
 extern "C" fn patarm_emulator_cublaslt(version: In<u32>) -> u32 {
     version.get().unwrap_or(1)

@@ -1,5 +1,5 @@
-//! The way to the driver library: its table of functions, found by `dlsym`. The other half, with what each function
-//! promises, is `src/driver/library.rs` of the emulator; the layouts must agree, which the version guards.
+//! Calls to the driver library, through its table of functions, found by `dlsym`. The other half, which documents each
+//! function, is `src/driver/library.rs` of the emulator. The layouts must agree, so the table has a version.
 
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
@@ -24,7 +24,7 @@ struct Task {
     drop: extern "C" fn(data: *mut c_void),
 }
 
-/// Device memory, as the driver lends it to a running task.
+/// Access to device memory, which the driver gives to a running task.
 #[repr(C)]
 pub struct MemoryTable {
     engine: *mut c_void,
@@ -32,12 +32,12 @@ pub struct MemoryTable {
     write: extern "C" fn(engine: *mut c_void, address: u64, bytes: *const u8, length: usize) -> u32,
 }
 
-/// Code of a failed access (`CUresult`).
+/// The code of a failed access (`CUresult`).
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryFault(pub u32);
 
 impl MemoryTable {
-    /// Reads device memory, checked.
+    /// Reads device memory, with the driver's checks.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
         match (self.read)(self.engine, address, bytes.as_mut_ptr(), bytes.len()) {
             0 => Ok(()),
@@ -45,7 +45,7 @@ impl MemoryTable {
         }
     }
 
-    /// Writes device memory, checked.
+    /// Writes device memory, with the driver's checks.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
         match (self.write)(self.engine, address, bytes.as_ptr(), bytes.len()) {
             0 => Ok(()),
@@ -54,15 +54,15 @@ impl MemoryTable {
     }
 }
 
-/// The deed of a task: it may run several times, when a graph is replayed.
-pub type Deed = Box<dyn Fn(&MemoryTable) -> Result<(), MemoryFault> + Send + Sync>;
+/// The work of a task. It runs several times if a graph is replayed.
+pub type Work = Box<dyn Fn(&MemoryTable) -> Result<(), MemoryFault> + Send + Sync>;
 
 /// The driver's table, if the emulator's driver is loaded in this process.
 fn interface() -> Option<&'static Interface> {
     static FOUND: OnceLock<Option<&'static Interface>> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        // Safety: looks up what is loaded, without loading anything; the emulator's function has this signature, and
-        // its table lives as long as the library, which is never unloaded.
+        // Safety: the lookup does not load anything; the emulator's function has this signature, and its table lives as long as
+        // the library, which is never unloaded.
         unsafe {
             let library = libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
             if library.is_null() {
@@ -78,7 +78,7 @@ fn interface() -> Option<&'static Interface> {
     })
 }
 
-/// Whether the emulator's driver, with the same table, is loaded.
+/// Checks that the emulator's driver is loaded and has the same table.
 pub fn check() -> Answer {
     match interface() {
         Some(_) => Ok(()),
@@ -87,7 +87,7 @@ pub fn check() -> Answer {
     }
 }
 
-/// Adds a report; without a driver it goes to stderr.
+/// Adds a report; without a driver it is printed to stderr.
 pub fn report(text: &str) {
     match interface() {
         Some(interface) => (interface.report)(text.as_ptr().cast(), text.len()),
@@ -95,15 +95,15 @@ pub fn report(text: &str) {
     }
 }
 
-/// Seed of the current context's orders plus one; 0 for the natural ones.
+/// The seed for the current context's execution order plus one; 0 for the natural order.
 pub fn seed() -> u64 {
     interface().map_or(0, |interface| (interface.seed)())
 }
 
 /// Puts a task on a stream.
-pub fn submit(stream: *mut c_void, deed: Deed) -> Answer {
+pub fn submit(stream: *mut c_void, work: Work) -> Answer {
     let interface = interface().ok_or_else(|| Status::NOT_INITIALIZED.because("the driver is not loaded"))?;
-    let task = Task { data: Box::into_raw(Box::new(deed)).cast(), run, drop: drop_deed };
+    let task = Task { data: Box::into_raw(Box::new(work)).cast(), run, drop: drop_work };
     match (interface.submit)(stream, &task) {
         0 => Ok(()),
         // The driver has reported why.
@@ -113,15 +113,15 @@ pub fn submit(stream: *mut c_void, deed: Deed) -> Answer {
 
 extern "C" fn run(data: *mut c_void, memory: *const MemoryTable) -> u32 {
     let attempt = std::panic::catch_unwind(|| {
-        // Safety: `data` is the box of `submit`, alive until `drop_deed`; the driver lends a valid table.
-        let (deed, memory) = unsafe { (&*data.cast::<Deed>(), &*memory) };
-        deed(memory).map_or_else(|fault| fault.0, |()| 0)
+        // Safety: `data` is the box from `submit`, alive until `drop_work`; the driver passes a valid table.
+        let (work, memory) = unsafe { (&*data.cast::<Work>(), &*memory) };
+        work(memory).map_or_else(|fault| fault.0, |()| 0)
     });
     const UNKNOWN: u32 = 999;
     attempt.unwrap_or(UNKNOWN)
 }
 
-extern "C" fn drop_deed(data: *mut c_void) {
-    // Safety: the driver calls this exactly once for what `submit` made.
-    drop(unsafe { Box::from_raw(data.cast::<Deed>()) });
+extern "C" fn drop_work(data: *mut c_void) {
+    // Safety: the driver calls this exactly once for each box from `submit`.
+    drop(unsafe { Box::from_raw(data.cast::<Work>()) });
 }

@@ -1,4 +1,4 @@
-//! The border to C: status codes, how an entry point runs, pointers and handles.
+//! The C interface: status codes, entry points, pointers and handles.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_char, c_void};
@@ -36,13 +36,13 @@ impl Status {
         }
     }
 
-    /// A refusal with this code and a sentence for the reports.
+    /// An error with this code and a sentence for the reports.
     pub fn because(self, message: impl Into<String>) -> Refusal {
         Refusal { status: self, message: message.into() }
     }
 }
 
-/// Why an entry point refuses; an empty message is not reported.
+/// Why an entry point returned an error; an empty message is not reported.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub status: Status,
@@ -52,7 +52,7 @@ pub struct Refusal {
 /// What entry points return.
 pub type Answer<T = ()> = Result<T, Refusal>;
 
-/// Runs the body of an entry point: no panic crosses the border, refusals are reported.
+/// Runs the body of an entry point. It catches panics, which must not reach C, and reports errors.
 pub fn entry(name: &str, body: impl FnOnce() -> Answer) -> u32 {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::SUCCESS.0,
@@ -69,40 +69,40 @@ pub fn entry(name: &str, body: impl FnOnce() -> Answer) -> u32 {
     }
 }
 
-/// A place for an answer. Same layout as the pointer.
+/// A pointer to a result. It has the layout of the pointer.
 #[repr(transparent)]
 pub struct Out<T>(*mut T);
 
 impl<T> Out<T> {
-    /// Writes the answer.
+    /// Writes the result.
     pub fn put(&self, value: T) -> Answer {
         self.put_at(0, value)
     }
 
-    /// Writes one of several answers that follow each other.
+    /// Writes one element of an array of results.
     pub fn put_at(&self, index: usize, value: T) -> Answer {
         if self.0.is_null() || !self.0.is_aligned() {
-            return Err(Status::INVALID_VALUE.because("the place for the answer is null or misaligned"));
+            return Err(Status::INVALID_VALUE.because("the pointer for the result is null or misaligned"));
         }
-        // Safety: not null and aligned; the caller promises room for as many answers as it asked for.
+        // Safety: not null and aligned; the caller promises room for as many results as it asked for.
         unsafe { self.0.add(index).write(value) };
         Ok(())
     }
 }
 
-/// A value passed by pointer. Same layout as the pointer.
+/// A value passed by pointer. It has the layout of the pointer.
 #[repr(transparent)]
 pub struct In<T>(*const T);
 
 impl<T: Copy> In<T> {
     /// Reads the value, or `None` for null.
     pub fn get(&self) -> Option<T> {
-        // Safety: not null; that it holds a value is the promise of every caller of the C interface.
+        // Safety: not null; every caller of the C interface promises that it points to a value.
         (!self.0.is_null()).then(|| unsafe { self.0.read_unaligned() })
     }
 }
 
-/// Bytes of an attribute that is being set.
+/// The bytes of an attribute that is being set.
 pub fn attribute_bytes<'a>(buffer: *const c_void, length: usize) -> Answer<&'a [u8]> {
     if buffer.is_null() || length > 64 {
         return Err(Status::INVALID_VALUE.because("no value for the attribute"));
@@ -111,7 +111,7 @@ pub fn attribute_bytes<'a>(buffer: *const c_void, length: usize) -> Answer<&'a [
     Ok(unsafe { std::slice::from_raw_parts(buffer.cast(), length) })
 }
 
-/// Writes an attribute that was asked for; its size is always answered.
+/// Writes the value of a queried attribute. Its size is written in any case.
 pub fn answer_attribute(buffer: *mut c_void, length: usize, written: Out<usize>, value: &[u8]) -> Answer {
     if !written.0.is_null() {
         written.put(value.len())?;
@@ -127,7 +127,7 @@ pub fn answer_attribute(buffer: *mut c_void, length: usize, written: Out<usize>,
     Ok(())
 }
 
-/// Objects that C holds by handles which are never reused: stale and made-up ones are recognised.
+/// Objects that C refers to by handles. Handles are never reused, so stale and invented ones are recognised.
 pub struct Table<T> {
     objects: Mutex<(u64, BTreeMap<u64, T>)>,
     /// Marks the handles of this table.
@@ -135,7 +135,7 @@ pub struct Table<T> {
 }
 
 impl<T: Clone> Table<T> {
-    /// An empty table; `mark` differs from table to table and sits in the top byte of handles.
+    /// An empty table. `mark` is the top byte of its handles and differs between tables.
     pub const fn new(mark: u8) -> Self {
         Table { objects: Mutex::new((0, BTreeMap::new())), mark: (mark as u64) << 56 }
     }
@@ -160,11 +160,13 @@ impl<T: Clone> Table<T> {
         self.change(handle, |object| Ok(object.clone()))
     }
 
-    /// Works on an object.
+    /// Calls `body` with an object.
     pub fn change<R>(&self, handle: *mut c_void, body: impl FnOnce(&mut T) -> Answer<R>) -> Answer<R> {
         self.with(|_, map| match map.get_mut(&(handle as usize as u64)) {
             Some(object) => body(object),
-            None => Err(Status::INVALID_VALUE.because(format!("{handle:?} is no such object, or was destroyed"))),
+            None => {
+                Err(Status::INVALID_VALUE.because(format!("{handle:?} is not a handle of this kind, or was destroyed")))
+            }
         })
     }
 
@@ -172,7 +174,9 @@ impl<T: Clone> Table<T> {
     pub fn remove(&self, handle: *mut c_void) -> Answer {
         match self.with(|_, map| map.remove(&(handle as usize as u64))) {
             Some(_) => Ok(()),
-            None => Err(Status::INVALID_VALUE.because(format!("{handle:?} is no such object, or was destroyed"))),
+            None => {
+                Err(Status::INVALID_VALUE.because(format!("{handle:?} is not a handle of this kind, or was destroyed")))
+            }
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::algorithm::{Algorithm, COUNT, Opaque, Reduction};
 use crate::descriptors::{DESCRIPTORS, HANDLES, LAYOUTS, PREFERENCES, Preference};
 use crate::driver::{self, MemoryFault, MemoryTable};
 use crate::entry::{Answer, In, Out, Status, entry};
+use crate::multiply::{self, Matrix};
 use crate::problem::{Element, Operand, Problem};
-use crate::product::{self, Matrix};
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
@@ -23,7 +23,7 @@ struct HeuristicResult {
     reserved: [i32; 4],
 }
 
-/// A product ready to run: addresses, factors, order.
+/// A matmul that is ready to run: addresses, scale factors and order of summation.
 struct Job {
     problem: Problem,
     algorithm: Algorithm,
@@ -45,7 +45,7 @@ impl Job {
             let a = Matrix { values: &a, rows: problem.a.rows as usize, transposed: problem.transpose_a };
             let b = Matrix { values: &b, rows: problem.b.rows as usize, transposed: problem.transpose_b };
             let size = [rows as usize, cols as usize, depth as usize];
-            let mut sums = product::multiply(a, b, size, self.algorithm, self.problem.d.element);
+            let mut sums = multiply::multiply(a, b, size, self.algorithm, self.problem.d.element);
             sums.iter_mut().for_each(|sum| *sum *= self.alpha);
             if self.beta != 0.0 {
                 let c = load(memory, &problem.c, self.c, matrix, false)?;
@@ -57,7 +57,7 @@ impl Job {
         Ok(())
     }
 
-    /// Bias and activation, in f32 before the one rounding.
+    /// Bias and activation, in f32, before the only rounding.
     fn finish(&self, memory: &MemoryTable, matrix: u64, sums: &mut [f32]) -> Result<(), MemoryFault> {
         let rows = self.problem.rows;
         if let Some((address, stride)) = self.problem.epilogue.bias {
@@ -74,7 +74,7 @@ impl Job {
     }
 }
 
-/// Reads a matrix as dense column-major f32, column by column: the gaps between columns may be uninitialised.
+/// Reads a matrix as dense column-major f32, column by column, because the gaps between columns may be uninitialised.
 fn load(memory: &MemoryTable, operand: &Operand, base: u64, matrix: u64, tf32: bool) -> Result<Vec<f32>, MemoryFault> {
     let dense = operand.leading == operand.rows;
     let (columns, length) = if dense { (1, operand.rows * operand.cols) } else { (operand.cols, operand.rows) };
@@ -86,7 +86,7 @@ fn load(memory: &MemoryTable, operand: &Operand, base: u64, matrix: u64, tf32: b
         widen(operand.element, &bytes, values);
     }
     if tf32 {
-        values.iter_mut().for_each(|value| *value = product::round_to_tf32(*value));
+        values.iter_mut().for_each(|value| *value = multiply::round_to_tf32(*value));
     }
     Ok(values)
 }
@@ -109,7 +109,7 @@ fn widen(element: Element, bytes: &[u8], values: &mut [f32]) {
     }
 }
 
-/// Rounds and writes, column by column, so that the gaps between columns stay as they are.
+/// Rounds and writes column by column, so that the gaps between columns do not change.
 fn store(memory: &MemoryTable, d: &Operand, base: u64, matrix: u64, sums: &[f32]) -> Result<(), MemoryFault> {
     let dense = d.leading == d.rows;
     let length = if dense { sums.len() } else { d.rows as usize };
@@ -130,7 +130,7 @@ fn problem(descriptor: *mut c_void, layouts: [*mut c_void; 4]) -> Answer<Problem
     Problem::new(&DESCRIPTORS.get(descriptor)?, [&layouts[0], &layouts[1], &layouts[2], &layouts[3]])
 }
 
-/// Offers as many algorithms as are asked for and fit the workspace, always in the same order for a shape.
+/// Returns up to `requested` algorithms that fit the workspace, always in the same order for a shape.
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     handle: *mut c_void,
@@ -140,21 +140,21 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     c: *mut c_void,
     d: *mut c_void,
     preference: *mut c_void,
-    asked: i32,
+    requested: i32,
     results: Out<HeuristicResult>,
     count: Out<i32>,
 ) -> u32 {
     entry("cublasLtMatmulAlgoGetHeuristic", || {
         HANDLES.get(handle)?;
         count.put(0)?;
-        if asked < 1 {
-            return Err(Status::INVALID_VALUE.because("no algorithm asked for"));
+        if requested < 1 {
+            return Err(Status::INVALID_VALUE.because("the number of requested algorithms is not positive"));
         }
         let problem = problem(descriptor, [a, b, c, d])?;
         let Preference { workspace_max, alignments, reductions } = PREFERENCES.get(preference)?;
         let mut offered: Vec<Algorithm> = Vec::new();
-        for place in 0..COUNT {
-            let algorithm = Algorithm::choose(&problem, driver::seed(), place, reductions);
+        for index in 0..COUNT {
+            let algorithm = Algorithm::choose(&problem, driver::seed(), index, reductions);
             if algorithm.workspace(&problem) <= workspace_max && !offered.contains(&algorithm) {
                 offered.push(algorithm);
             }
@@ -162,7 +162,7 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         if offered.is_empty() {
             offered.push(Algorithm::choose(&problem, driver::seed(), 0, reductions).whole());
         }
-        offered.truncate(asked as usize);
+        offered.truncate(requested as usize);
         for (index, algorithm) in offered.iter().enumerate() {
             let workspace = algorithm.workspace(&problem) as usize;
             let result = HeuristicResult {
@@ -178,8 +178,8 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     })
 }
 
-/// D = α·op(A)·op(B) + β·C with the epilogue, as a task of the stream. With β = 0 C is not read. Without an algorithm
-/// the heuristic's first one that fits the workspace is taken, whatever its reduction.
+/// D = α·op(A)·op(B) + β·C with the epilogue, as a task of the stream. If β = 0, C is not read. Without an algorithm, the first
+/// one of the heuristic that fits the workspace is used, with any reduction.
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtMatmul(
     handle: *mut c_void,
@@ -218,24 +218,24 @@ fn choose(problem: &Problem, wanted: In<Opaque>, workspace: u64, workspace_bytes
     match wanted.get() {
         Some(opaque) => {
             let algorithm = Algorithm::decode(&opaque)
-                .ok_or_else(|| Status::INVALID_VALUE.because("the algorithm is none that the heuristic offered"))?;
+                .ok_or_else(|| Status::INVALID_VALUE.because("the algorithm does not come from the heuristic"))?;
             let needed = algorithm.workspace(problem);
             if needed > room {
                 return Err(Status::INVALID_VALUE
-                    .because(format!("the algorithm needs {needed} bytes of workspace, {room} are given")));
+                    .because(format!("the algorithm needs {needed} bytes of workspace, got {room}")));
             }
             Ok(algorithm)
         }
         None => {
-            let choose = |place| Algorithm::choose(problem, driver::seed(), place, Reduction::MASK);
+            let choose = |index| Algorithm::choose(problem, driver::seed(), index, Reduction::MASK);
             let fits = (0..COUNT).map(choose).find(|algorithm| algorithm.workspace(problem) <= room);
             Ok(fits.unwrap_or_else(|| choose(0).whole()))
         }
     }
 }
 
-/// Alignment to the element and to what the algorithm was asked for; no output over an input: on a device that would be a
-/// race.
+/// Checks that addresses are aligned to the element and to the algorithm's alignment, and that the output does not overlap an
+/// input, which would be a race on a GPU.
 fn check_addresses(job: &Job, alignments: [u64; 4]) -> Answer {
     let Problem { a, b, c, d, batch, .. } = &job.problem;
     let operands = [("A", a, job.a), ("B", b, job.b), ("C", c, job.c), ("D", d, job.d)];
@@ -246,7 +246,7 @@ fn check_addresses(job: &Job, alignments: [u64; 4]) -> Answer {
         }
         if read && !address.is_multiple_of(alignment.max(1)) {
             return Err(Status::INVALID_VALUE.because(format!(
-                "{name} at {address:#x} is not aligned to the {alignment} bytes that the algorithm was asked for"
+                "{name} at {address:#x} is not aligned to the {alignment} bytes that the algorithm was requested for"
             )));
         }
     }
@@ -254,7 +254,7 @@ fn check_addresses(job: &Job, alignments: [u64; 4]) -> Answer {
     for (name, operand, address) in &operands[..2] {
         let (other, other_end) = operand.span(*address, *batch);
         if first < other_end && other < end {
-            return Err(Status::INVALID_VALUE.because(format!("D overlaps {name}: the product would race with itself")));
+            return Err(Status::INVALID_VALUE.because(format!("D overlaps {name}: the matmul would race with itself")));
         }
     }
     Ok(())

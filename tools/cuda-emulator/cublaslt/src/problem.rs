@@ -1,4 +1,4 @@
-//! A checked product D = f(α·op(A)·op(B) + β·C): what is allowed, with the reason for every refusal.
+//! A checked matmul D = f(α·op(A)·op(B) + β·C): what is allowed, and an error message for everything else.
 
 use half::{bf16, f16};
 
@@ -26,7 +26,7 @@ impl Element {
         }
     }
 
-    /// The nearest value that the type holds.
+    /// The nearest value of this type.
     pub fn round(self, value: f32) -> f32 {
         match self {
             Element::F32 => value,
@@ -71,28 +71,28 @@ impl Operand {
         Ok(Operand { element, rows, cols, leading: leading as u64, stride })
     }
 
-    /// Address of a column of a matrix of the batch.
+    /// Address of a column in a matrix of the batch.
     pub fn column(&self, base: u64, matrix: u64, column: u64) -> u64 {
         let offset = self.stride.wrapping_mul(matrix as i64).wrapping_add((column * self.leading) as i64);
         base.wrapping_add_signed(offset.wrapping_mul(self.element.bytes() as i64))
     }
 
-    /// First address and the one past the last, over the whole batch.
+    /// The first address and the one after the last, over the whole batch.
     pub fn span(&self, base: u64, batch: u64) -> (u64, u64) {
         let last = self.column(base, batch - 1, 0).max(base);
         (base, self.column(last, 0, self.cols - 1) + self.rows * self.element.bytes() as u64)
     }
 }
 
-/// What is done to a sum before it is rounded.
+/// The operations on a sum before it is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epilogue {
-    /// Address of one value a row of D, and elements from one matrix of the batch to the next.
+    /// The address of one value per row of D, and the stride between the matrices of the batch, in elements.
     pub bias: Option<(u64, i64)>,
     pub relu: bool,
 }
 
-/// A product that can be computed. `rows` × `depth` times `depth` × `cols`.
+/// A valid matmul: `rows` × `depth` times `depth` × `cols`.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem {
     pub rows: u64,
@@ -111,10 +111,10 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Checks a product as the host described it.
+    /// Checks the host's description of a matmul.
     ///
     /// # Errors
-    /// `INVALID_VALUE` for descriptions that contradict themselves, `NOT_SUPPORTED` for what is not on the allow-list.
+    /// `INVALID_VALUE` for a contradictory description, `NOT_SUPPORTED` for what is not on the allow-list.
     pub fn new(descriptor: &Descriptor, layouts: [&Layout; 4]) -> Answer<Problem> {
         let [a, b, c, d] = layouts;
         let batch = d.batch;
@@ -159,7 +159,7 @@ impl Problem {
     }
 }
 
-/// The allow-list of types: A and B alike; C and D alike, and either like A or f32; sums and factors in f32.
+/// The allow-list of types: A and B are equal; C and D are equal, and have the type of A or f32; sums and scale factors are f32.
 fn check_types(descriptor: &Descriptor, [a, b, c, d]: [Element; 4]) -> Answer {
     let compute = descriptor.compute;
     let fits = match compute {
@@ -177,7 +177,7 @@ fn check_types(descriptor: &Descriptor, [a, b, c, d]: [Element; 4]) -> Answer {
         return Err(Status::NOT_SUPPORTED.because(format!(
             "A {a:?}, B {b:?}, C {c:?}, D {d:?}, compute type {compute}, scale type {}, pointer mode {}: allowed are \
              equal inputs of f32, f16 or bf16, outputs of the same type or f32, compute type 32F (68, 69; 77 with f32 \
-             inputs), f32 factors in host memory",
+             inputs), f32 scale factors in host memory",
             descriptor.scale, descriptor.pointer_mode
         )));
     }

@@ -1,9 +1,9 @@
-//! Entry points that the emulator lacks: they refuse with `NOT_SUPPORTED` and report their name, where cudarc would panic
-//! on a missing symbol. The list is every function that cudarc 0.19.10 can name, less those of the other modules.
+//! Entry points that the emulator does not implement. They return `NOT_SUPPORTED` and report their name; without them, cudarc
+//! would panic on a missing symbol. The list is every function that cudarc 0.19.10 can load, minus those of the other modules.
 
 use crate::entry::{Status, entry};
 
-/// Makes a refusing function of each name. The arguments are never looked at: the caller passes them, as C allows.
+/// Defines a function for each name that returns an error. It ignores its arguments, which C allows.
 macro_rules! refuse {
     ($($name:ident,)*) => { $(
         #[unsafe(no_mangle)]

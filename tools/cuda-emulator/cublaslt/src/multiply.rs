@@ -1,5 +1,5 @@
-//! The sums: f32 fused multiply-adds over packed panels, in exactly the order that the algorithm says, so that the bits
-//! do not depend on the instructions that the host's processor has.
+//! The sums: f32 fused multiply-adds over packed panels, in exactly the order of the algorithm, so that the bits do not depend
+//! on the host's processor.
 
 use crate::algorithm::{Algorithm, Reduction};
 use crate::problem::Element;
@@ -11,7 +11,7 @@ const PANEL_COLS: usize = 6;
 
 type Tile = [[f32; PANEL_ROWS]; PANEL_COLS];
 
-/// A dense column-major matrix of `rows` × `cols`, possibly read as its transpose.
+/// A dense column-major matrix with `rows` rows, or its transpose.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     pub values: &'a [f32],
@@ -26,10 +26,10 @@ impl Matrix<'_> {
     }
 }
 
-/// Sums of products: `rows` × `cols`, dense and column-major, over `depth` terms each. They are f32; parts that come
-/// together in the type of the output, `out`, are rounded to it on the way.
+/// The matmul's sums: `rows` × `cols`, dense and column-major, over `depth` terms each. They are f32, but a reduction in the
+/// output's type, `out`, rounds parts to it.
 pub fn multiply(a: Matrix, b: Matrix, [rows, cols, depth]: [usize; 3], algorithm: Algorithm, out: Element) -> Vec<f32> {
-    let keep = |parts: Tile, scheme: Reduction| {
+    let round = |parts: Tile, scheme: Reduction| {
         if algorithm.reduction == scheme { parts.map(|column| column.map(|sum| out.round(sum))) } else { parts }
     };
     let a_panels = pack::<PANEL_ROWS>(rows, depth, |row, term| a.at(row, term));
@@ -42,18 +42,18 @@ pub fn multiply(a: Matrix, b: Matrix, [rows, cols, depth]: [usize; 3], algorithm
             for start in (0..depth).step_by(part) {
                 let end = (start + part).min(depth);
                 let sum = sum_part(a_panel, b_panel, start..end, algorithm.segment as usize);
-                let sum = keep(sum, Reduction::OutputType);
+                let sum = round(sum, Reduction::OutputType);
                 let total_now = match total {
                     None => sum,
                     Some(total) => add(&total, &sum),
                 };
-                total = Some(keep(total_now, Reduction::InPlace));
+                total = Some(round(total_now, Reduction::InPlace));
             }
             let (first_row, first_col) = (row_panel * PANEL_ROWS, col_panel * PANEL_COLS);
             let height = PANEL_ROWS.min(rows - first_row);
             for (col, column) in total.iter().flatten().enumerate().take(PANEL_COLS.min(cols - first_col)) {
-                let place = (first_col + col) * rows + first_row;
-                sums[place..place + height].copy_from_slice(&column[..height]);
+                let start = (first_col + col) * rows + first_row;
+                sums[start..start + height].copy_from_slice(&column[..height]);
             }
         }
     }
@@ -78,7 +78,7 @@ fn add(left: &Tile, right: &Tile) -> Tile {
     std::array::from_fn(|col| std::array::from_fn(|row| left[col][row] + right[col][row]))
 }
 
-/// One part of a tile's sums: segments from zero, added one after the other.
+/// One part of a tile's sums: segments, each summed from zero, added in order.
 fn sum_part(a: &[f32], b: &[f32], terms: std::ops::Range<usize>, segment: usize) -> Tile {
     let mut sum: Option<Tile> = None;
     for start in terms.clone().step_by(segment) {
@@ -112,7 +112,7 @@ fn sum_segment(a: &[f32], b: &[f32]) -> Tile {
     sum_segment_anywhere(a, b)
 }
 
-/// Term by term, each fused: the same bits on every processor.
+/// Adds term by term with fused multiply-adds, which give the same bits on every processor.
 #[inline(always)]
 fn sum_segment_anywhere(a: &[f32], b: &[f32]) -> Tile {
     let mut sums = [[0.0_f32; PANEL_ROWS]; PANEL_COLS];
@@ -126,7 +126,7 @@ fn sum_segment_anywhere(a: &[f32], b: &[f32]) -> Tile {
     sums
 }
 
-/// Rounds to TF32: 10 bits of fraction, to nearest, ties to even. NaN and infinity stay.
+/// Rounds to TF32: 10 bits of fraction, to nearest, ties to even. NaN and infinity are unchanged.
 pub fn round_to_tf32(value: f32) -> f32 {
     if !value.is_finite() {
         return value;
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn parts_are_rounded_where_the_reduction_is_in_the_type_of_the_output() {
-        // Parts of 256 + 1, 1 and 1: bf16 holds 256 and 258, and 257 goes to the even 256.
+        // The parts are 256 + 1, 1 and 1. bf16 has 256 and 258, and rounds 257 to 256.
         let mut a = vec![0.0; 96];
         [a[0], a[1], a[32], a[64]] = [256.0, 1.0, 1.0, 1.0];
         let ones = vec![1.0; 96];
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_order_of_summation_is_the_one_the_algorithm_says() {
-        // 2²⁴ swallows a one added to it, but not a sum of 32 of them.
+        // Adding 1 to 2²⁴ has no effect, but adding 32 does.
         let mut a = vec![1.0; 64];
         a[0] = 16_777_216.0;
         let ones = vec![1.0; 64];

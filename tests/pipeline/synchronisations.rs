@@ -1,28 +1,28 @@
-//! How often a step waits for the device.
+//! How often the host waits for the device in a step.
 
 use patarm::checkpoint::Progress;
 use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
 use patarm::optimizer::{AdamWConfig, Decay, Schedule};
 use patarm::random::Stream;
-use patarm::rollout::{Engine, EngineLimits, Member, PromptGroup};
+use patarm::rollout::{Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::train::sft::{SftPlan, sft_step};
 use patarm::train::{Guard, Learner};
 
 use crate::cuda_device::devices;
 use crate::world::{World, model};
 
-/// A device of its own, so that nobody else waits on it.
+/// A separate device, so that no other test waits for it.
 fn open() -> Cuda {
     devices();
     Cuda::open(0, Emulation::Allowed).unwrap()
 }
 
-/// How often the work of `step` waits.
-fn waits(device: &Cuda, step: impl FnOnce()) -> u64 {
-    let before = device.round_trip_count();
+/// How often the host waits during `step`.
+fn synchronisations(device: &Cuda, step: impl FnOnce()) -> u64 {
+    let before = device.synchronisation_count();
     step();
-    device.round_trip_count() - before
+    device.synchronisation_count() - before
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_training_step_waits_for_its_losses_and_for_the_norm() {
         let step = || {
             sft_step(&mut learner, &world, &plan, &mut guard, &mut progress).unwrap();
         };
-        assert_eq!(waits(&device, step), 2, "micro-batches of up to {capacity} tokens");
+        assert_eq!(synchronisations(&device, step), 2, "micro-batches of up to {capacity} tokens");
     }
 }
 
@@ -46,10 +46,10 @@ fn a_training_step_waits_for_its_losses_and_for_the_norm() {
 fn a_decode_step_waits_once() {
     let device = open();
     let model = model(&device, 61, 5);
-    let member = |m: u64| Member { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
+    let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
     let group = |i: u32| PromptGroup {
         prompt: vec![1 + i, 2, 3],
-        members: (0..4).map(member).collect(),
+        samples: (0..4).map(sample).collect(),
         stop: vec![],
         max_new_tokens: 9,
     };
@@ -58,5 +58,5 @@ fn a_decode_step_waits_once() {
     let generate = || {
         engine.generate(&model, &groups, None, |_| {}).unwrap();
     };
-    assert_eq!(waits(&device, generate), 9, "a token of each at a time");
+    assert_eq!(synchronisations(&device, generate), 9, "once per token, since all completions decode together");
 }

@@ -1,4 +1,4 @@
-//! What this machine has for CUDA. Nothing here fails: what is missing is part of the answer.
+//! The CUDA driver, libraries and devices of this machine, for `doctor`. Nothing here fails: what is missing is reported.
 
 use cudarc::driver::CudaContext;
 
@@ -6,26 +6,26 @@ use super::context::{DRIVER_VERSION_MIN, check_driver, driver_version};
 use super::kernels::{ARCHITECTURES, NVCC_VERSION};
 use super::{CudaError, blas};
 
-pub use super::blas::BlasFacts;
+pub use super::blas::BlasInfo;
 
 /// Driver, libraries and devices.
 #[derive(Debug)]
-pub struct Survey {
-    /// The toolkit that compiled the kernels of this binary.
+pub struct CudaInfo {
+    /// The nvcc that compiled the kernels of this binary.
     pub nvcc_version: &'static str,
     /// Architectures in this binary, such as "80,90a".
     pub architectures: &'static str,
     /// "13.0"
     pub driver_needed: String,
-    /// "13.1", or why there is none that will do.
+    /// "13.1", or why there is no usable driver.
     pub driver: Result<String, CudaError>,
-    pub blas: Result<BlasFacts, CudaError>,
-    pub devices: Vec<DeviceFacts>,
+    pub blas: Result<BlasInfo, CudaError>,
+    pub devices: Vec<DeviceInfo>,
 }
 
 /// One device.
 #[derive(Debug)]
-pub struct DeviceFacts {
+pub struct DeviceInfo {
     pub ordinal: usize,
     pub name: String,
     pub capability: (i32, i32),
@@ -34,36 +34,36 @@ pub struct DeviceFacts {
     pub code: Code,
 }
 
-/// What a device can do with the kernels of this binary.
+/// Which code of this binary a device can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// There is machine code for it.
+    /// Its own machine code.
     Machine,
-    /// The driver compiles the PTX of an older architecture when the program starts.
+    /// PTX of an older architecture, which the driver compiles when the program starts.
     Ptx,
-    /// It is older than everything in the binary.
+    /// None: the device is older than every architecture in the binary.
     None,
 }
 
-/// Looks at this machine.
-pub fn survey() -> Survey {
+/// Queries this machine.
+pub fn cuda_info() -> CudaInfo {
     let driver = check_driver().and_then(|()| driver_version()).map(version_text);
     let count = if driver.is_ok() { CudaContext::device_count().unwrap_or(0).max(0) as usize } else { 0 };
-    Survey {
+    CudaInfo {
         nvcc_version: NVCC_VERSION,
         architectures: ARCHITECTURES,
         driver_needed: version_text(DRIVER_VERSION_MIN),
-        blas: blas::facts(),
-        devices: (0..count).filter_map(facts).collect(),
+        blas: blas::info(),
+        devices: (0..count).filter_map(device_info).collect(),
         driver,
     }
 }
 
-/// Of one device; `None` where the driver does not even open it.
-fn facts(ordinal: usize) -> Option<DeviceFacts> {
+/// One device; `None` if the driver cannot open it.
+fn device_info(ordinal: usize) -> Option<DeviceInfo> {
     let context = CudaContext::new(ordinal).ok()?;
     let capability = context.compute_capability().ok()?;
-    Some(DeviceFacts {
+    Some(DeviceInfo {
         ordinal,
         name: context.name().ok()?,
         capability,
@@ -72,13 +72,13 @@ fn facts(ordinal: usize) -> Option<DeviceFacts> {
     })
 }
 
-/// 13010 is 13.1.
+/// Version 13010 is "13.1".
 fn version_text(version: i32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
-/// Machine code runs on its own major version from its minor on; PTX on everything newer, unless it is of an accelerated
-/// architecture (`90a`), which is bound to its own.
+/// Machine code runs on its own major version, from its minor version on. PTX runs on everything newer, except that code for an
+/// accelerated architecture (`90a`) runs on that one only.
 fn code_for(architectures: &str, (major, minor): (i32, i32)) -> Code {
     let of = |text: &str| {
         let digits: i32 = text.trim_end_matches('a').parse().ok()?;
