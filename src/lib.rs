@@ -12,7 +12,7 @@
 //!                                ▲                                      │
 //!                                │                                      ▼
 //!                              model ◄── optimizer ◄── gradients ◄── GRPO loss ◄── advantages
-//!                              ops                      model::backward  ops::head
+//!                              ops                      model::backward  ops::lm_head
 //! ```
 //!
 //! # Modules

@@ -13,12 +13,12 @@ const SHAPES: [(&str, usize, usize); 10] = [
     ("nano/o", 128, 256),
     ("nano/gate_up", 768, 128),
     ("nano/down", 128, 384),
-    ("nano/head", 512, 128),
+    ("nano/lm_head", 512, 128),
     ("mini/qkv", 1024, 512),
     ("mini/o", 512, 512),
     ("mini/gate_up", 3072, 512),
     ("mini/down", 512, 1536),
-    ("mini/head", 8192, 512),
+    ("mini/lm_head", 8192, 512),
 ];
 
 fn values(len: usize) -> Vec<f32> {

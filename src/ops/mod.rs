@@ -13,8 +13,8 @@ pub mod adamw;
 pub mod attention;
 pub mod embedding;
 pub mod global_norm;
-pub mod head;
 pub mod linear;
+pub mod lm_head;
 pub mod qk_norm_rope;
 pub mod rmsnorm;
 pub mod sample;
@@ -39,7 +39,7 @@ pub trait Backend:
     + linear::Linear
     + attention::Attention
     + swiglu::Swiglu
-    + head::Head
+    + lm_head::LmHead
     + sample::Sampler
     + score_margin::ScoreMargins
     + adamw::AdamWStep

@@ -177,11 +177,11 @@ mod emulated {
         };
         let chunk = |out: &str| {
             let config: toml::Table = world.read(&format!("{out}/config.toml")).parse().unwrap();
-            config["run"]["head_chunk_rows"].as_integer().unwrap()
+            config["run"]["lm_head_chunk_rows"].as_integer().unwrap()
         };
         let (small, large) = ("80000000", "1000000000");
-        run("whole", "sft.steps=2", &["--set", "run.head_chunk_rows=8"], small);
-        run("parts", "sft.steps=1", &["--set", "run.head_chunk_rows=8"], small);
+        run("whole", "sft.steps=2", &["--set", "run.lm_head_chunk_rows=8"], small);
+        run("parts", "sft.steps=1", &["--set", "run.lm_head_chunk_rows=8"], small);
         run("parts", "sft.steps=2", &["--resume"], large);
         run("chosen", "sft.steps=2", &[], small);
         let metrics = |out: &str| timeless(&world.read(&format!("{out}/metrics.jsonl")));
@@ -192,8 +192,8 @@ mod emulated {
         let other =
             ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "parts", "--resume", "--device", "emulated"];
         world.fail(
-            &[&other[..], &["--set", "run.head_chunk_rows=16"]].concat(),
-            &["run.head_chunk_rows = 16", "begun with 8"],
+            &[&other[..], &["--set", "run.lm_head_chunk_rows=16"]].concat(),
+            &["run.lm_head_chunk_rows = 16", "begun with 8"],
         );
     }
 
@@ -203,8 +203,8 @@ mod emulated {
         std::fs::remove_file(world.path("model/model.safetensors")).unwrap();
         for (command, data) in [("sft", "sft.jsonl"), ("rl", "train_pairs.jsonl")] {
             let args = [command, "--model", "model", "--data", data, "--out", "run", "--device", "emulated"];
-            let refused = ["--set", "run.head_chunk_rows=1000000000"];
-            world.fail(&[&args[..], &refused].concat(), &["run.head_chunk_rows = 1000000000 cannot work", "in all"]);
+            let refused = ["--set", "run.lm_head_chunk_rows=1000000000"];
+            world.fail(&[&args[..], &refused].concat(), &["run.lm_head_chunk_rows = 1000000000 cannot work", "in all"]);
         }
         assert!(!world.path("run").exists(), "nothing is begun");
     }

@@ -61,7 +61,7 @@ for test in $tests; do
     case "$STUB_MODE: $tool $test" in
         slow:*memcheck*head::*) sleep 60 ;;
         race:*racecheck*head::*)
-            printf '========= Error: Race reported between Write access at head_loss and Read access [4096 hazards]\n' ;;
+            printf '========= Error: Race reported between Write access at lm_head_loss and Read access [4096 hazards]\n' ;;
     esac
     echo ok
 done

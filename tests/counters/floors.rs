@@ -5,8 +5,8 @@ use patarm::cuda::Cuda;
 use patarm::ops::Cost;
 use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
 use patarm::ops::global_norm::{GlobalNorm, Norm};
-use patarm::ops::head::{Head, HeadGradient, HeadLoss, TokenLoss};
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::{LmHead, LmHeadGradient, LmHeadLoss, TokenLoss};
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
 use patarm::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 use patarm::tensor::Device;
@@ -175,11 +175,11 @@ fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
     let (mut d_hidden, mut d_weight) = (halves(device, rows * width), floats(device, sizes.len()));
     let mut cost = Cost::default();
     let counters = counted(device, || {
-        let args = HeadLoss::<Cuda> {
+        let args = LmHeadLoss::<Cuda> {
             logprob: device.view_mut(&mut logprob, 0..rows),
             entropy: device.view_mut(&mut entropy, 0..rows),
             loss: device.view_mut(&mut loss, 0..rows),
-            gradient: Some(HeadGradient {
+            gradient: Some(LmHeadGradient {
                 d_hidden: device.view_mut(&mut d_hidden, 0..rows * width),
                 d_weight: Some(device.view_mut(&mut d_weight, 0..sizes.len())),
                 row_weight: device.view(&row_weight, 0..rows),
@@ -195,9 +195,9 @@ fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
             sizes,
         };
         cost = args.loss_cost();
-        device.head_loss(args).unwrap();
+        device.lm_head_loss(args).unwrap();
     });
     let case = format!("head {rows} × {vocab}");
-    assert_near_floor(&format!("{case}, loss and gradient"), &counters, &["head_loss_f32"], cost);
+    assert_near_floor(&format!("{case}, loss and gradient"), &counters, &["lm_head_loss_f32"], cost);
     table.add(&case, device, &counters);
 }

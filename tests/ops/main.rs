@@ -6,8 +6,8 @@ mod attention;
 mod cuda_device;
 mod embedding;
 mod global_norm;
-mod head;
 mod linear;
+mod lm_head;
 #[cfg(has_cuda)]
 mod model_sizes;
 mod numbers;

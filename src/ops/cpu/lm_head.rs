@@ -13,8 +13,8 @@ use super::memory::Aligned;
 use super::parallel::for_row_blocks;
 use super::simd::{self, Kernel, LANES, Simd};
 use super::team;
-use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
 use crate::ops::linear::LinearSizes;
+use crate::ops::lm_head::{LmHead, LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
 use crate::ops::{Check, OpResult};
 
 /// Logits of a chunk by default, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
@@ -50,24 +50,24 @@ fn chunk_rows(vocab: usize) -> usize {
     (CHUNK_LOGITS / vocab.max(1)).clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
 }
 
-impl Head for Cpu {
+impl LmHead for Cpu {
     /// By what the caches like; memory is the system's.
-    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize {
+    fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize {
         chunk_rows(sizes.out_features)
     }
 
-    fn head_check_chunk(&self, chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
-        Check("head_loss").that(chunk_rows > 0, || "a chunk must have 1 row or more".into())
+    fn lm_head_check_chunk(&self, chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
+        Check("lm_head_loss").that(chunk_rows > 0, || "a chunk must have 1 row or more".into())
     }
 
-    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
+    fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult {
         args.check()?;
-        let HeadEmbedding { out, weight, ids, sizes } = args;
-        weight.check("head_embedding", sizes)?;
+        let LmHeadEmbedding { out, weight, ids, sizes } = args;
+        weight.check("lm_head_embedding", sizes)?;
         let LinearSizes { out_features: vocab, in_features: width } = sizes;
         if let Some(at) = ids.iter().position(|id| *id as usize >= vocab) {
             let reason = || format!("`ids[{at}]` must be below the vocabulary of {vocab}, got {}", ids[at]);
-            Check("head_embedding").that(false, reason)?;
+            Check("lm_head_embedding").that(false, reason)?;
         }
         for_row_blocks(out, width, |first, rows| {
             for (row, id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
@@ -77,10 +77,10 @@ impl Head for Cpu {
         Ok(())
     }
 
-    fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
+    fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult {
         args.check()?;
-        args.weight.check("head_logits", args.sizes)?;
-        check_rows(Check("head_logits"), args.rows, args.tokens)?;
+        args.weight.check("lm_head_logits", args.sizes)?;
+        check_rows(Check("lm_head_logits"), args.rows, args.tokens)?;
         let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
         let step = chunk_rows(vocab);
         with_scratch(|scratch| {
@@ -93,10 +93,10 @@ impl Head for Cpu {
     }
 
     /// The result does not depend on the size of a chunk.
-    fn head_loss(&self, mut args: HeadLoss<'_, Self>) -> OpResult {
-        let check = Check("head_loss");
+    fn lm_head_loss(&self, mut args: LmHeadLoss<'_, Self>) -> OpResult {
+        let check = Check("lm_head_loss");
         args.check()?;
-        args.weight.check("head_loss", args.sizes)?;
+        args.weight.check("lm_head_loss", args.sizes)?;
         check_rows(check, args.rows, args.tokens)?;
         check_distinct(check, args.rows)?;
         let vocab = args.sizes.out_features;
@@ -140,7 +140,7 @@ fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize)
 }
 
 /// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
-fn chunk(args: &mut HeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
+fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
     let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
     let (rows, range) = (&args.rows[first..first + count], first..first + count);
     scratch.logits.resize(count * vocab);
@@ -185,7 +185,7 @@ fn scatter_d_hidden(
 
 /// What the rows of a chunk need to become losses and gradients.
 struct Losses<'a, 'g> {
-    gradient: Option<&'a HeadGradient<'g, Cpu>>,
+    gradient: Option<&'a LmHeadGradient<'g, Cpu>>,
     targets: &'a [u32],
     /// The chunk's first row among the selected ones
     first: usize,
@@ -290,13 +290,13 @@ mod tests {
         let targets: Vec<u32> = (0..n as u32).map(|i| i * 31 % 70).collect();
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
         let (mut d_hidden, mut d_weight) = (vec![0.5; hidden.len()], values(sizes.len()));
-        let gradient = HeadGradient {
+        let gradient = LmHeadGradient {
             d_hidden: &mut d_hidden[..],
             d_weight: Some(&mut d_weight[..]),
             row_weight: &hidden[..n],
             loss: TokenLoss::CrossEntropy,
         };
-        let args = HeadLoss {
+        let args = LmHeadLoss {
             logprob: &mut logprob[..],
             entropy: &mut entropy[..],
             loss: &mut loss[..],
@@ -310,7 +310,7 @@ mod tests {
             chunk_rows: step,
             sizes,
         };
-        Cpu.head_loss(args).unwrap();
+        Cpu.lm_head_loss(args).unwrap();
         vec![logprob, entropy, loss, d_hidden, d_weight]
     }
 

@@ -2,10 +2,11 @@
 
 use half::bf16;
 use patarm::cuda::Cuda;
+use patarm::loss::grpo::KlEstimator;
 use patarm::ops::OpResult;
 use patarm::ops::embedding::{Embedding, EmbeddingForward};
-use patarm::ops::head::*;
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::*;
 use patarm::tensor::Device;
 use rayon::prelude::*;
 
@@ -50,13 +51,13 @@ impl Case {
             },
             _ => TokenLoss::CrossEntropy,
         };
-        let gradient = gradient.then(|| HeadGradient {
+        let gradient = gradient.then(|| LmHeadGradient {
             d_hidden: device.view_mut(&mut d_hidden, 0..self.hidden.len()),
             d_weight: d_weight.then(|| device.view_mut(&mut d_master, 0..self.master.len())),
             row_weight: device.view(&row_weight, 0..n),
             loss: token_loss,
         });
-        let result: OpResult = device.head_loss(HeadLoss::<Cuda> {
+        let result: OpResult = device.lm_head_loss(LmHeadLoss::<Cuda> {
             logprob: device.view_mut(&mut logprob, 0..n),
             entropy: device.view_mut(&mut entropy, 0..n),
             loss: device.view_mut(&mut loss, 0..n),
@@ -67,7 +68,7 @@ impl Case {
             targets: device.view(&targets, 0..n),
             temperature: self.temperature,
             tokens: self.tokens,
-            chunk_rows: device.head_chunk_rows(self.sizes),
+            chunk_rows: device.lm_head_chunk_rows(self.sizes),
             sizes: self.sizes,
         });
         result.unwrap();
@@ -84,7 +85,7 @@ impl Case {
         let (weight, len) = (self.device_weight(device), rows.len() * self.sizes.out_features);
         let (hidden, rows) = (upload(device, &narrow(&self.hidden)), upload(device, rows));
         let mut out = upload(device, &vec![9.0f32; len]);
-        let result: OpResult = device.head_logits(HeadLogits::<Cuda> {
+        let result: OpResult = device.lm_head_logits(LmHeadLogits::<Cuda> {
             out: device.view_mut(&mut out, 0..len),
             hidden: device.view(&hidden, 0..self.hidden.len()),
             weight: &weight,
@@ -356,8 +357,8 @@ fn rows_of_the_weight_are_the_embedding_of_the_master_weight() {
             let size = tokens * hidden;
             let [mut out, mut expected] = [(); 2].map(|()| upload(device, &vec![bf16::ONE; size]));
             let ids = device.view(&ids, 0..tokens);
-            let args = HeadEmbedding::<Cuda> { out: device.view_mut(&mut out, 0..size), weight: &weight, ids, sizes };
-            device.head_embedding(args).unwrap();
+            let args = LmHeadEmbedding::<Cuda> { out: device.view_mut(&mut out, 0..size), weight: &weight, ids, sizes };
+            device.lm_head_embedding(args).unwrap();
             let (to, table) = (device.view_mut(&mut expected, 0..size), device.view(&master, 0..sizes.len()));
             device.embedding_forward(EmbeddingForward::<Cuda> { out: to, table, ids, tokens, hidden, vocab }).unwrap();
             let [out, expected] = [&out, &expected].map(|x| bits(&widen(&download(device, x))));
@@ -448,7 +449,7 @@ fn wrong_sizes_are_named() {
     let (hidden, rows) = (upload(device, &narrow(&case.hidden)), upload(device, &[1u32]));
     let mut out = upload(device, &values(45, 1));
     let mut run = |columns: usize, sizes: LinearSizes| {
-        device.head_logits(HeadLogits::<Cuda> {
+        device.lm_head_logits(LmHeadLogits::<Cuda> {
             out: device.view_mut(&mut out, 0..columns),
             hidden: device.view(&hidden, 0..case.hidden.len()),
             weight: &weight,

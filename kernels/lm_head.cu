@@ -21,13 +21,13 @@
 #include "common/export.cuh"
 #include "common/log_softmax.cuh"
 
-EXPORT(unsigned, HEAD_LOSS_THREADS, ROW_THREADS);
+EXPORT(unsigned, LM_HEAD_LOSS_THREADS, ROW_THREADS);
 // Columns are counted in `int`, a few strips beyond the last.
-EXPORT(unsigned, HEAD_VOCAB_MAX, 1u << 30);
+EXPORT(unsigned, LM_HEAD_VOCAB_MAX, 1u << 30);
 // Values of `kl`.
-EXPORT(unsigned, HEAD_KL_K1, 1);
-EXPORT(unsigned, HEAD_KL_K2, 2);
-EXPORT(unsigned, HEAD_KL_K3, 3);
+EXPORT(unsigned, LM_HEAD_KL_K1, 1);
+EXPORT(unsigned, LM_HEAD_KL_K2, 2);
+EXPORT(unsigned, LM_HEAD_KL_K3, 3);
 
 // A loss and its derivative by the log-probability.
 struct Loss {
@@ -36,8 +36,8 @@ struct Loss {
 };
 
 __device__ __forceinline__ Loss kl_loss(unsigned kl, float d) {
-    if (kl == HEAD_KL_K1) return {-d, 1.0f};
-    if (kl == HEAD_KL_K2) return {0.5f * d * d, -d};
+    if (kl == LM_HEAD_KL_K1) return {-d, 1.0f};
+    if (kl == LM_HEAD_KL_K2) return {0.5f * d * d, -d};
     const float growth = expm1f(d);
     return {growth - d, -growth};
 }
@@ -124,7 +124,7 @@ __device__ __forceinline__ void write_gradient(float *logits, const Row &row, co
 // One block of ROW_THREADS threads for each row of the chunk. `row_weight` null: no gradient. `advantages` null: cross-entropy.
 // `old` or `reference` null: this row's own log-probability.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
-    head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
+    lm_head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
                   const float *row_weight, const float *old, const float *reference, const float *advantages, int first,
                   int vocab, float inverse_temperature, float ratio_min, float ratio_max, unsigned kl,
                   float kl_coefficient) {
@@ -157,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     write_gradient(own, row, stats, target, inverse_temperature, factor);
 }
 
-EXPORT(unsigned, HEAD_COPY_THREADS, 128);
+EXPORT(unsigned, LM_HEAD_COPY_THREADS, 128);
 
 // Whether the selected row `place` is one that can be read, and for gradients written by one block alone.
 __device__ __forceinline__ bool is_row(const unsigned *rows, int place, int tokens, int ascending) {
@@ -167,29 +167,29 @@ __device__ __forceinline__ bool is_row(const unsigned *rows, int place, int toke
 __device__ __forceinline__ void copy_row(bf16 *__restrict__ to, const bf16 *__restrict__ from, int width) {
     const bool aligned = (reinterpret_cast<size_t>(to) | reinterpret_cast<size_t>(from)) % sizeof(uint4) == 0;
     const int chunks = aligned ? width / CHUNK : 0;
-    for (int i = threadIdx.x; i < chunks; i += HEAD_COPY_THREADS) {
+    for (int i = threadIdx.x; i < chunks; i += LM_HEAD_COPY_THREADS) {
         reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(from)[i];
     }
-    for (int i = chunks * CHUNK + threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = from[i];
+    for (int i = chunks * CHUNK + threadIdx.x; i < width; i += LM_HEAD_COPY_THREADS) to[i] = from[i];
 }
 
 // gathered[i] = hidden[rows[first + i]], a block a row; NaN for a row that is not there, or with `ascending` out of order, so
 // that the mistake shows in every number made of it. Moves the floor: 4 * width bytes a row.
-extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
-    head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
+extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
+    lm_head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
                      int ascending) {
     const int place = first + blockIdx.x;
     bf16 *const to = gathered + static_cast<size_t>(blockIdx.x) * width;
     if (is_row(rows, place, tokens, ascending)) {
         copy_row(to, hidden + static_cast<size_t>(rows[place]) * width, width);
     } else {
-        for (int i = threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = __ushort_as_bfloat16(0x7fff);
+        for (int i = threadIdx.x; i < width; i += LM_HEAD_COPY_THREADS) to[i] = __ushort_as_bfloat16(0x7fff);
     }
 }
 
 // d_hidden[rows[first + i]] = gathered[i], a block a row; what is no row in ascending order is left out.
-extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
-    head_scatter_bf16(bf16 *d_hidden, const bf16 *gathered, const unsigned *rows, int first, int tokens, int width) {
+extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
+    lm_head_scatter_bf16(bf16 *d_hidden, const bf16 *gathered, const unsigned *rows, int first, int tokens, int width) {
     const int place = first + blockIdx.x;
     if (!is_row(rows, place, tokens, true)) return;
     copy_row(d_hidden + static_cast<size_t>(rows[place]) * width, gathered + static_cast<size_t>(blockIdx.x) * width, width);

@@ -3,8 +3,9 @@
 #[cfg(has_cuda)]
 pub mod cuda;
 
-use patarm::ops::head::*;
+use patarm::loss::grpo::{GrpoLoss, KlEstimator};
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::*;
 use patarm::ops::{Cpu, OpError};
 
 use super::linear::{bits, prepared, values, with_threads};
@@ -121,13 +122,13 @@ impl Case {
             },
         };
         let (d_hidden, d_weight) = (&mut out.d_hidden[..], &mut out.d_weight[..]);
-        let gradient = gradient.then(|| HeadGradient {
+        let gradient = gradient.then(|| LmHeadGradient {
             d_hidden,
             d_weight: Some(d_weight),
             row_weight: &self.row_weight[..],
             loss: loss(),
         });
-        Cpu.head_loss(HeadLoss {
+        Cpu.lm_head_loss(LmHeadLoss {
             logprob: &mut out.logprob,
             entropy: &mut out.entropy,
             loss: &mut out.loss,
@@ -138,7 +139,7 @@ impl Case {
             targets: &self.targets,
             temperature: self.temperature,
             tokens: self.tokens,
-            chunk_rows: Cpu.head_chunk_rows(self.sizes),
+            chunk_rows: Cpu.lm_head_chunk_rows(self.sizes),
             sizes: self.sizes,
         })
         .unwrap();
@@ -149,7 +150,7 @@ impl Case {
         let mut out = vec![0.0; rows.len() * self.sizes.out_features];
         let weight = prepared(&self.master, self.sizes);
         let (hidden, tokens, sizes) = (&self.hidden[..], self.tokens, self.sizes);
-        Cpu.head_logits(HeadLogits { out: &mut out, hidden, weight: &weight, rows, tokens, sizes }).unwrap();
+        Cpu.lm_head_logits(LmHeadLogits { out: &mut out, hidden, weight: &weight, rows, tokens, sizes }).unwrap();
         out
     }
 
@@ -274,13 +275,13 @@ fn the_weight_gradient_accumulates_and_may_be_left_out() {
         let before = d_weight.clone();
         let (mut d_weight, mut d_hidden) = (d_weight, vec![0.5; case.hidden.len()]);
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
-        let gradient = HeadGradient {
+        let gradient = LmHeadGradient {
             d_hidden: &mut d_hidden[..],
             d_weight: d_weight.as_deref_mut(),
             row_weight: &case.row_weight[..],
             loss: TokenLoss::CrossEntropy,
         };
-        Cpu.head_loss(HeadLoss {
+        Cpu.lm_head_loss(LmHeadLoss {
             logprob: &mut logprob,
             entropy: &mut entropy,
             loss: &mut loss,
@@ -327,12 +328,12 @@ fn rows_of_the_weight_are_those_of_the_master_weight() {
         let last = sizes.out_features as u32 - 1;
         let ids = [3, 0, last, 3, 31, 32];
         let mut out = vec![0.5; ids.len() * width];
-        Cpu.head_embedding(HeadEmbedding { out: &mut out, weight: &weight, ids: &ids, sizes }).unwrap();
+        Cpu.lm_head_embedding(LmHeadEmbedding { out: &mut out, weight: &weight, ids: &ids, sizes }).unwrap();
         for (row, id) in out.chunks(width).zip(ids) {
             assert_eq!(bits(row), bits(&master[id as usize * width..][..width]), "row {id}");
         }
         let beyond = [last + 1; 6];
-        let result = Cpu.head_embedding(HeadEmbedding { out: &mut out, weight: &weight, ids: &beyond, sizes });
+        let result = Cpu.lm_head_embedding(LmHeadEmbedding { out: &mut out, weight: &weight, ids: &beyond, sizes });
         assert!(result.unwrap_err().to_string().contains("ids[0]"));
     }
 }
@@ -345,11 +346,11 @@ fn costs_count_what_moves_once_a_chunk_and_once_a_row() {
     let weight = prepared(&case.master, case.sizes);
     let cost = |chunk_rows: usize, d_hidden: Option<&mut [f32]>, d_weight: Option<&mut [f32]>| {
         let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| vec![0.0; 60]);
-        let args = HeadLoss::<Cpu> {
+        let args = LmHeadLoss::<Cpu> {
             logprob: &mut logprob,
             entropy: &mut entropy,
             loss: &mut loss,
-            gradient: d_hidden.map(|d_hidden| HeadGradient {
+            gradient: d_hidden.map(|d_hidden| LmHeadGradient {
                 d_hidden,
                 d_weight,
                 row_weight: &case.row_weight[..],
@@ -480,7 +481,7 @@ fn wrong_arguments_are_named() {
     let hidden = values(TOKENS * 20, 2);
     let run = |n: usize, hidden: &[f32], rows: &[u32], targets: &[u32], temperature: f32, sizes| {
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; 2], vec![0.0; 2]];
-        Cpu.head_loss(HeadLoss {
+        Cpu.lm_head_loss(LmHeadLoss {
             logprob: &mut logprob,
             entropy: &mut entropy,
             loss: &mut loss,
@@ -514,7 +515,7 @@ fn wrong_arguments_are_named() {
     let mut out = vec![0.0; 45];
     let logits = |out: &mut [f32], rows: &[u32]| {
         let (weight, hidden) = (&weight, &hidden[..]);
-        Cpu.head_logits(HeadLogits { out, hidden, weight, rows, tokens: TOKENS, sizes: SIZES })
+        Cpu.lm_head_logits(LmHeadLogits { out, hidden, weight, rows, tokens: TOKENS, sizes: SIZES })
     };
     named(logits(&mut out[1..], &[1]), "out");
     named(logits(&mut out, &[90]), "rows");

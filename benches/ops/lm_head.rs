@@ -4,8 +4,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use patarm::ops::Cpu;
-use patarm::ops::head::*;
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::*;
 
 /// (name, vocab, hidden, selected rows)
 const SHAPES: [(&str, usize, usize, usize); 3] =
@@ -35,13 +35,13 @@ fn bench(c: &mut Criterion) {
             group.bench_function(id, |b| {
                 b.iter(|| {
                     let (d_hidden, d_weight) = (&mut d_hidden[..], &mut d_weight[..]);
-                    let gradient = with_gradient.then_some(HeadGradient {
+                    let gradient = with_gradient.then_some(LmHeadGradient {
                         d_hidden,
                         d_weight: Some(d_weight),
                         row_weight: &row_weight[..],
                         loss: TokenLoss::CrossEntropy,
                     });
-                    Cpu.head_loss(HeadLoss {
+                    Cpu.lm_head_loss(LmHeadLoss {
                         logprob: &mut logprob,
                         entropy: &mut entropy,
                         loss: &mut loss,
@@ -52,7 +52,7 @@ fn bench(c: &mut Criterion) {
                         targets: &targets,
                         temperature: 1.0,
                         tokens: n,
-                        chunk_rows: Cpu.head_chunk_rows(sizes),
+                        chunk_rows: Cpu.lm_head_chunk_rows(sizes),
                         sizes,
                     })
                 })
@@ -62,7 +62,7 @@ fn bench(c: &mut Criterion) {
         group.throughput(Throughput::Elements((2 * 8 * sizes.len()) as u64));
         group.bench_function(BenchmarkId::new("logits", 8), |b| {
             let (hidden, rows, weight) = (&hidden[..], &rows[..8], &weight);
-            b.iter(|| Cpu.head_logits(HeadLogits { out: &mut out, hidden, weight, rows, tokens: n, sizes }))
+            b.iter(|| Cpu.lm_head_logits(LmHeadLogits { out: &mut out, hidden, weight, rows, tokens: n, sizes }))
         });
         group.finish();
     }

@@ -8,8 +8,9 @@ use half::bf16;
 
 use super::{COUNT_MAX, Cuda};
 use crate::cuda::{Argument, Buffer, Factor, Grid, Product, View, ViewMut, kernels};
-use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, KlEstimator, TokenLoss};
+use crate::loss::grpo::KlEstimator;
 use crate::ops::linear::LinearSizes;
+use crate::ops::lm_head::{LmHead, LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
 use crate::ops::{Check, OpResult};
 use crate::tensor::{Device, View as _};
 
@@ -32,7 +33,7 @@ const CHUNK_ROWS: (usize, usize) = (16, 4096);
 const MEMORY_SHARE: usize = 32;
 /// Rows of the tile of a product, so that no chunk but the last has a tile that is not full.
 const TILE_ROWS: usize = 128;
-const VOCAB_MAX: usize = kernels::HEAD_VOCAB_MAX as usize;
+const VOCAB_MAX: usize = kernels::LM_HEAD_VOCAB_MAX as usize;
 
 /// Rows of a chunk that suit a card with `memory_bytes` in all: see [`CHUNK_ROWS`].
 fn chunk_rows(memory_bytes: usize, vocab: usize) -> usize {
@@ -43,7 +44,7 @@ fn chunk_rows(memory_bytes: usize, vocab: usize) -> usize {
 
 /// Refuses chunks that a card with `memory_bytes` in all can never work with.
 fn check_chunk(chunk_rows: usize, memory_bytes: usize, sizes: LinearSizes) -> OpResult {
-    let check = Check("head_loss");
+    let check = Check("lm_head_loss");
     check.that((1..=COUNT_MAX).contains(&chunk_rows), || {
         format!("a chunk must have 1 to {COUNT_MAX} rows, got {chunk_rows}")
     })?;
@@ -82,7 +83,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     fn grid(count: usize) -> Grid {
-        Grid { blocks: count, threads: (kernels::HEAD_COPY_THREADS, 1), dynamic_shared_bytes: 0 }
+        Grid { blocks: count, threads: (kernels::LM_HEAD_COPY_THREADS, 1), dynamic_shared_bytes: 0 }
     }
 
     /// `to[i] = hidden[rows[first + i]]` for `count` rows.
@@ -107,7 +108,7 @@ impl Rows<'_> {
         ];
         // Safety: a block writes row i of `to` and reads row `rows[first + i]` of `hidden`, if it is below `tokens`; asserted
         // above.
-        Ok(unsafe { cuda.launch(&kernels::HEAD_GATHER_BF16, Self::grid(count), arguments) }?)
+        Ok(unsafe { cuda.launch(&kernels::LM_HEAD_GATHER_BF16, Self::grid(count), arguments) }?)
     }
 
     /// `to[rows[first + i]] = from[i]` for `count` rows.
@@ -123,25 +124,25 @@ impl Rows<'_> {
             Argument::count(width),
         ];
         // Safety: `to` is `d_hidden`, checked to hold `tokens` rows; the kernel leaves out what is not below.
-        Ok(unsafe { cuda.launch(&kernels::HEAD_SCATTER_BF16, Self::grid(count), arguments) }?)
+        Ok(unsafe { cuda.launch(&kernels::LM_HEAD_SCATTER_BF16, Self::grid(count), arguments) }?)
     }
 }
 
-impl Head for Cuda {
-    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize {
+impl LmHead for Cuda {
+    fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize {
         chunk_rows(self.memory_bytes(), sizes.out_features)
     }
 
-    fn head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult {
+    fn lm_head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult {
         check_chunk(chunk_rows, self.memory_bytes(), sizes)
     }
 
     /// An id that is not below the vocabulary gets a row that is no numbers, as from `embedding_forward`.
-    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
+    fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult {
         args.check()?;
-        let HeadEmbedding { out, weight, ids, sizes } = args;
-        let (count, weight) = (ids.len(), weight.view("head_embedding", self, sizes)?);
-        check_sizes("head_embedding", count, 0, sizes)?;
+        let LmHeadEmbedding { out, weight, ids, sizes } = args;
+        let (count, weight) = (ids.len(), weight.view("lm_head_embedding", self, sizes)?);
+        check_sizes("lm_head_embedding", count, 0, sizes)?;
         if count == 0 {
             return Ok(());
         }
@@ -150,11 +151,11 @@ impl Head for Cuda {
     }
 
     /// A row that is not below `tokens` gets logits that are no numbers: looking at `rows` would wait for the device.
-    fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
+    fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult {
         args.check()?;
-        let HeadLogits { out, hidden, weight, rows, tokens, sizes } = args;
-        let (count, weight) = (rows.len(), weight.view("head_logits", self, sizes)?);
-        check_sizes("head_logits", count, tokens, sizes)?;
+        let LmHeadLogits { out, hidden, weight, rows, tokens, sizes } = args;
+        let (count, weight) = (rows.len(), weight.view("lm_head_logits", self, sizes)?);
+        check_sizes("lm_head_logits", count, tokens, sizes)?;
         if count == 0 {
             return Ok(());
         }
@@ -175,11 +176,11 @@ impl Head for Cuda {
 
     /// What the CPU refuses but only the device can see makes a row's results no numbers: a row that is not below `tokens` or
     /// not above the one before, a target that is not below the vocabulary.
-    fn head_loss(&self, mut args: HeadLoss<'_, Self>) -> OpResult {
+    fn lm_head_loss(&self, mut args: LmHeadLoss<'_, Self>) -> OpResult {
         args.check()?;
         let (selected, LinearSizes { out_features: vocab, in_features: width }) = (args.selected(), args.sizes);
-        let weight = args.weight.view("head_loss", self, args.sizes)?;
-        check_sizes("head_loss", selected, args.tokens, args.sizes)?;
+        let weight = args.weight.view("lm_head_loss", self, args.sizes)?;
+        check_sizes("lm_head_loss", selected, args.tokens, args.sizes)?;
         if let Some(gradient) = &mut args.gradient {
             self.clear(gradient.d_hidden.reborrow())?;
         }
@@ -212,7 +213,7 @@ struct Scratch {
 /// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
 fn chunk(
     cuda: &Cuda,
-    args: &mut HeadLoss<'_, Cuda>,
+    args: &mut LmHeadLoss<'_, Cuda>,
     weight: View<'_, bf16>,
     scratch: &mut Scratch,
     first: usize,
@@ -261,7 +262,7 @@ fn chunk(
 /// Log-probabilities, entropies and losses of a chunk; with a gradient, its logits become ∂/∂logits in bf16.
 fn losses(
     cuda: &Cuda,
-    args: &mut HeadLoss<'_, Cuda>,
+    args: &mut LmHeadLoss<'_, Cuda>,
     logits: &mut Buffer<f32>,
     first: usize,
     count: usize,
@@ -270,16 +271,16 @@ fn losses(
     assert!(first + count <= args.selected() && count * vocab <= cuda.len(logits));
     let row_weight = args.gradient.as_ref().map_or(Argument::NULL, |gradient| gradient.row_weight.argument());
     let (grpo, [old, reference, advantages]) = match &args.gradient {
-        Some(HeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages }, .. }) => {
+        Some(LmHeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages }, .. }) => {
             let optional = |view: &Option<View<'_, f32>>| view.map_or(Argument::NULL, |view| view.argument());
             (Some(*loss), [optional(old_logprob), optional(reference_logprob), advantages.argument()])
         }
         _ => (None, [Argument::NULL; 3]),
     };
     let kl = grpo.map_or(0, |loss| match loss.kl {
-        KlEstimator::K1 => kernels::HEAD_KL_K1,
-        KlEstimator::K2 => kernels::HEAD_KL_K2,
-        KlEstimator::K3 => kernels::HEAD_KL_K3,
+        KlEstimator::K1 => kernels::LM_HEAD_KL_K1,
+        KlEstimator::K2 => kernels::LM_HEAD_KL_K2,
+        KlEstimator::K3 => kernels::LM_HEAD_KL_K3,
     });
     let arguments = [
         args.logprob.argument(),
@@ -299,10 +300,10 @@ fn losses(
         Argument::U32(kl),
         Argument::F32(grpo.map_or(0.0, |loss| loss.kl_coefficient)),
     ];
-    let grid = Grid { blocks: count, threads: (kernels::HEAD_LOSS_THREADS, 1), dynamic_shared_bytes: 0 };
+    let grid = Grid { blocks: count, threads: (kernels::LM_HEAD_LOSS_THREADS, 1), dynamic_shared_bytes: 0 };
     // Safety: the order is the kernel's; `args.check` holds all arrays to one number a selected row (`advantages`: two), of which
     // the chunk's are there and its logits too, as asserted above.
-    Ok(unsafe { cuda.launch(&kernels::HEAD_LOSS_F32, grid, arguments) }?)
+    Ok(unsafe { cuda.launch(&kernels::LM_HEAD_LOSS_F32, grid, arguments) }?)
 }
 
 #[cfg(test)]
@@ -332,13 +333,13 @@ mod tests {
         let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| cuda.zeros::<f32>(n).unwrap());
         let mut d_hidden = cuda.upload(&vec![bf16::ONE; TOKENS * WIDTH]).unwrap();
         let mut d_weight = cuda.upload(&vec![0.25f32; SIZES.len()]).unwrap();
-        let gradient = HeadGradient {
+        let gradient = LmHeadGradient {
             d_hidden: cuda.view_mut(&mut d_hidden, 0..TOKENS * WIDTH),
             d_weight: Some(cuda.view_mut(&mut d_weight, 0..SIZES.len())),
             row_weight: cuda.view(&row_weight, 0..n),
             loss: TokenLoss::CrossEntropy,
         };
-        let args = HeadLoss {
+        let args = LmHeadLoss {
             logprob: cuda.view_mut(&mut logprob, 0..n),
             entropy: cuda.view_mut(&mut entropy, 0..n),
             loss: cuda.view_mut(&mut loss, 0..n),
@@ -352,7 +353,7 @@ mod tests {
             chunk_rows: step,
             sizes: SIZES,
         };
-        cuda.head_loss(args).unwrap();
+        cuda.lm_head_loss(args).unwrap();
         let read = |buffer: &Buffer<f32>| cuda.download(cuda.view(buffer, 0..cuda.len(buffer))).unwrap();
         let d_hidden = cuda.download(cuda.view(&d_hidden, 0..TOKENS * WIDTH)).unwrap();
         let d_hidden = d_hidden.iter().map(|x| x.to_f32()).collect();
@@ -404,9 +405,9 @@ mod tests {
     fn what_a_device_chooses_does_not_depend_on_what_is_free() {
         cuda_emulator::load().unwrap();
         let cuda = Cuda::open(0, Emulation::Allowed).unwrap();
-        let before = cuda.head_chunk_rows(QWEN3);
+        let before = cuda.lm_head_chunk_rows(QWEN3);
         let _held = cuda.scratch::<f32>(4 << 20).unwrap();
-        assert_eq!(cuda.head_chunk_rows(QWEN3), before);
+        assert_eq!(cuda.lm_head_chunk_rows(QWEN3), before);
         assert_eq!(before, chunk_rows(cuda.memory_bytes(), QWEN3.out_features));
     }
 

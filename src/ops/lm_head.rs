@@ -5,72 +5,10 @@
 //! function of that log-probability, so its gradient is one number c = ∂loss/∂logprob a row, and
 //! `∂loss/∂z = c · (onehot(t) − softmax(z/T)) / T`.
 
-use serde::{Deserialize, Serialize};
-
 use super::linear::{Linear, LinearSizes};
 use super::{Check, Cost, OpResult};
+use crate::loss::grpo::GrpoLoss;
 use crate::tensor::{Mut, Ref, View};
-
-/// Estimator of KL(π ‖ π_ref) at a sampled token, with d = log π_ref − log π (Schulman, "Approximating KL divergence").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KlEstimator {
-    /// −d
-    K1,
-    /// d² / 2
-    K2,
-    /// e^d − d − 1
-    K3,
-}
-
-impl KlEstimator {
-    /// The estimate, and its derivative by log π.
-    pub fn value_and_slope(self, logprob: f32, reference: f32) -> (f32, f32) {
-        let d = reference - logprob;
-        match self {
-            Self::K1 => (-d, 1.0),
-            Self::K2 => (0.5 * d * d, -d),
-            Self::K3 => (d.exp_m1() - d, -d.exp_m1()),
-        }
-    }
-}
-
-/// The clipped policy-gradient loss of one token.
-///
-/// With r = exp(logprob − old), where old is the log-probability under the policy before the step's first update:
-/// `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, the sum over two advantages. A token of one
-/// sequence has one, and 0. For a token that several sequences share they are the weighted means over the sequences of A's
-/// positive and of its negative part: clipping treats the signs differently, but sequences of one sign all alike, so this is
-/// the weighted mean of the sequences' losses.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GrpoLoss {
-    pub clip_low: f32,
-    pub clip_high: f32,
-    pub kl: KlEstimator,
-    pub kl_coefficient: f32,
-}
-
-impl GrpoLoss {
-    /// The loss, and its derivative by logprob.
-    pub fn value_and_slope(&self, logprob: f32, old: f32, reference: f32, advantages: [f32; 2]) -> (f32, f32) {
-        let ratio = (logprob - old).exp();
-        let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high);
-        let surrogate = |advantage: f32| {
-            let (plain, capped) = (ratio * advantage, clipped * advantage);
-            // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
-            if plain <= capped { (plain, plain) } else { (capped, 0.0) }
-        };
-        let [(a, a_slope), (b, b_slope)] = advantages.map(surrogate);
-        let (kl, kl_slope) = self.kl.value_and_slope(logprob, reference);
-        (self.kl_coefficient.mul_add(kl, -(a + b)), self.kl_coefficient.mul_add(kl_slope, -(a_slope + b_slope)))
-    }
-
-    /// Whether clipping takes the gradient of a token with this advantage away.
-    pub fn clips(&self, logprob: f32, old: f32, advantage: f32) -> bool {
-        let ratio = (logprob - old).exp();
-        ratio * advantage > ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high) * advantage
-    }
-}
 
 /// What the gradient is of. All arrays are [selected rows] unless said otherwise.
 pub enum TokenLoss<'a, D: Linear> {
@@ -90,7 +28,7 @@ pub enum TokenLoss<'a, D: Linear> {
 }
 
 /// Where gradients go.
-pub struct HeadGradient<'a, D: Linear> {
+pub struct LmHeadGradient<'a, D: Linear> {
     /// [tokens, hidden]: selected rows are written, all others set to zero
     pub d_hidden: Mut<'a, D, D::Compute>,
     /// [vocab, hidden], accumulated; `None` for a frozen head
@@ -101,14 +39,14 @@ pub struct HeadGradient<'a, D: Linear> {
 }
 
 /// Log-probabilities of targets, entropies, and with `gradient` the loss and its gradients.
-pub struct HeadLoss<'a, D: Linear> {
+pub struct LmHeadLoss<'a, D: Linear> {
     /// [selected]
     pub logprob: Mut<'a, D, f32>,
     /// [selected], entropy of softmax(z/T) in nats
     pub entropy: Mut<'a, D, f32>,
     /// [selected], the loss of the row before `row_weight`; −logprob without `gradient`
     pub loss: Mut<'a, D, f32>,
-    pub gradient: Option<HeadGradient<'a, D>>,
+    pub gradient: Option<LmHeadGradient<'a, D>>,
     /// [tokens, hidden], after the last norm
     pub hidden: Ref<'a, D, D::Compute>,
     /// The head, [vocab, hidden]
@@ -119,20 +57,20 @@ pub struct HeadLoss<'a, D: Linear> {
     pub targets: Ref<'a, D, u32>,
     pub temperature: f32,
     pub tokens: usize,
-    /// Rows whose logits exist at the same time; see [`Head::head_chunk_rows`]. On CUDA it changes the order of sums, so calls
+    /// Rows whose logits exist at the same time; see [`LmHead::lm_head_chunk_rows`]. On CUDA it changes the order of sums, so calls
     /// whose log-probabilities must agree have the same.
     pub chunk_rows: usize,
     /// vocab = `sizes.out_features`, hidden = `sizes.in_features`
     pub sizes: LinearSizes,
 }
 
-impl<D: Linear> HeadLoss<'_, D> {
+impl<D: Linear> LmHeadLoss<'_, D> {
     pub fn selected(&self) -> usize {
         self.rows.len()
     }
 
     pub fn check(&self) -> OpResult {
-        let (check, n) = (Check("head_loss"), self.selected());
+        let (check, n) = (Check("lm_head_loss"), self.selected());
         check.size("logprob", self.logprob.len(), n)?;
         check.size("entropy", self.entropy.len(), n)?;
         check.size("loss", self.loss.len(), n)?;
@@ -195,7 +133,7 @@ impl<D: Linear> HeadLoss<'_, D> {
 }
 
 /// Logits of selected rows, for sampling: `out = hidden[rows] · Wᵀ`.
-pub struct HeadLogits<'a, D: Linear> {
+pub struct LmHeadLogits<'a, D: Linear> {
     /// [selected, vocab]
     pub out: Mut<'a, D, f32>,
     /// [tokens, hidden]
@@ -207,9 +145,9 @@ pub struct HeadLogits<'a, D: Linear> {
     pub sizes: LinearSizes,
 }
 
-impl<D: Linear> HeadLogits<'_, D> {
+impl<D: Linear> LmHeadLogits<'_, D> {
     pub fn check(&self) -> OpResult {
-        let check = Check("head_logits");
+        let check = Check("lm_head_logits");
         check.size("out", self.out.len(), self.rows.len() * self.sizes.out_features)?;
         check.size("hidden", self.hidden.len(), self.tokens * self.sizes.in_features)
     }
@@ -224,7 +162,7 @@ impl<D: Linear> HeadLogits<'_, D> {
 
 /// Rows of the head's weight as hidden states: `out[t] = W[ids[t]]`. For a model that ties its embedding to the head and keeps no
 /// other copy of it; the same bits as `embedding_forward` from the master weights.
-pub struct HeadEmbedding<'a, D: Linear> {
+pub struct LmHeadEmbedding<'a, D: Linear> {
     /// [tokens, hidden]
     pub out: Mut<'a, D, D::Compute>,
     pub weight: &'a D::Weight,
@@ -233,9 +171,9 @@ pub struct HeadEmbedding<'a, D: Linear> {
     pub sizes: LinearSizes,
 }
 
-impl<D: Linear> HeadEmbedding<'_, D> {
+impl<D: Linear> LmHeadEmbedding<'_, D> {
     pub fn check(&self) -> OpResult {
-        Check("head_embedding").size("out", self.out.len(), self.ids.len() * self.sizes.in_features)
+        Check("lm_head_embedding").size("out", self.out.len(), self.ids.len() * self.sizes.in_features)
     }
 
     pub fn cost(&self) -> Cost {
@@ -244,13 +182,13 @@ impl<D: Linear> HeadEmbedding<'_, D> {
     }
 }
 
-pub trait Head: Linear {
+pub trait LmHead: Linear {
     /// Rows of a chunk that this device works well with. A function of the sizes and of the device's total memory, never of what
     /// happens to be free: the same card chooses the same, and a run writes it down for a resume on another.
-    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize;
+    fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize;
     /// Refuses a chunk that this device can never work with.
-    fn head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult;
-    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult;
-    fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult;
-    fn head_loss(&self, args: HeadLoss<'_, Self>) -> OpResult;
+    fn lm_head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult;
+    fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult;
+    fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult;
+    fn lm_head_loss(&self, args: LmHeadLoss<'_, Self>) -> OpResult;
 }
