@@ -130,9 +130,9 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
                   float kl_coefficient) {
     float *const own = logits + static_cast<size_t>(blockIdx.x) * vocab;
     const Row row(own, vocab);
-    const size_t place = static_cast<size_t>(first) + blockIdx.x;
+    const size_t index = static_cast<size_t>(first) + blockIdx.x;
     RowStats stats = row_stats(row, inverse_temperature);
-    unsigned target = targets[place];
+    unsigned target = targets[index];
     if (target >= vocab) {
         target = 0;
         stats = {NAN, NAN, NAN};
@@ -141,17 +141,17 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     Loss result = {-chosen, -1.0f};
     if (advantages != nullptr) {
         const Grpo grpo = {ratio_min, ratio_max, kl, kl_coefficient};
-        const float2 both = make_float2(advantages[2 * place], advantages[2 * place + 1]);
-        result = grpo_loss(grpo, chosen, old != nullptr ? old[place] : chosen,
-                           reference != nullptr ? reference[place] : chosen, both);
+        const float2 both = make_float2(advantages[2 * index], advantages[2 * index + 1]);
+        result = grpo_loss(grpo, chosen, old != nullptr ? old[index] : chosen,
+                           reference != nullptr ? reference[index] : chosen, both);
     }
     if (threadIdx.x == 0) {
-        logprob[place] = chosen;
-        entropy[place] = stats.entropy;
-        loss[place] = result.value;
+        logprob[index] = chosen;
+        entropy[index] = stats.entropy;
+        loss[index] = result.value;
     }
     if (row_weight == nullptr) return;
-    const float weight = row_weight[place];
+    const float weight = row_weight[index];
     // A masked row has no gradient even where its loss is not finite.
     const float factor = weight == 0.0f ? 0.0f : weight * result.slope * inverse_temperature;
     write_gradient(own, row, stats, target, inverse_temperature, factor);
@@ -160,8 +160,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 EXPORT(unsigned, LM_HEAD_COPY_THREADS, 128);
 
 // Whether the selected row `place` is one that can be read, and for gradients written by one block alone.
-__device__ __forceinline__ bool is_row(const unsigned *rows, int place, int tokens, int ascending) {
-    return rows[place] < tokens && (!ascending || place == 0 || rows[place - 1] < rows[place]);
+__device__ __forceinline__ bool is_row(const unsigned *rows, int index, int tokens, int ascending) {
+    return rows[index] < tokens && (!ascending || index == 0 || rows[index - 1] < rows[index]);
 }
 
 __device__ __forceinline__ void copy_row(bf16 *__restrict__ to, const bf16 *__restrict__ from, int width) {
@@ -178,10 +178,10 @@ __device__ __forceinline__ void copy_row(bf16 *__restrict__ to, const bf16 *__re
 extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
     lm_head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
                      int ascending) {
-    const int place = first + blockIdx.x;
+    const int index = first + blockIdx.x;
     bf16 *const to = gathered + static_cast<size_t>(blockIdx.x) * width;
-    if (is_row(rows, place, tokens, ascending)) {
-        copy_row(to, hidden + static_cast<size_t>(rows[place]) * width, width);
+    if (is_row(rows, index, tokens, ascending)) {
+        copy_row(to, hidden + static_cast<size_t>(rows[index]) * width, width);
     } else {
         for (int i = threadIdx.x; i < width; i += LM_HEAD_COPY_THREADS) to[i] = __ushort_as_bfloat16(0x7fff);
     }
@@ -190,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
 // d_hidden[rows[first + i]] = gathered[i], a block a row; what is no row in ascending order is left out.
 extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
     lm_head_scatter_bf16(bf16 *d_hidden, const bf16 *gathered, const unsigned *rows, int first, int tokens, int width) {
-    const int place = first + blockIdx.x;
-    if (!is_row(rows, place, tokens, true)) return;
-    copy_row(d_hidden + static_cast<size_t>(rows[place]) * width, gathered + static_cast<size_t>(blockIdx.x) * width, width);
+    const int index = first + blockIdx.x;
+    if (!is_row(rows, index, tokens, true)) return;
+    copy_row(d_hidden + static_cast<size_t>(rows[index]) * width, gathered + static_cast<size_t>(blockIdx.x) * width, width);
 }

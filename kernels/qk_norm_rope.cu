@@ -114,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
     const bool there = token < tokens;
     const unsigned position = there ? positions[token] : 0, row = there ? kv_rows[token] : 0;
     // cosines in `first`, sines in `second`
-    const Pairs turn = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
+    const Pairs rotation = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
     // Every lane makes every round, because the lanes of a warp meet in the sum.
     for (int first = 0; first < heads; first += groups_per_token) {
         const int head = first + group % groups_per_token;
@@ -139,8 +139,8 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
 #pragma unroll
         for (int i = 0; i < CHUNK; i++) {
             const float a = x.first(i) * inverse * weight.first[i], b = x.second(i) * inverse * weight.second[i];
-            y.first[i] = a * turn.first[i] - b * turn.second[i];
-            y.second[i] = b * turn.first[i] + a * turn.second[i];
+            y.first[i] = a * rotation.first[i] - b * rotation.second[i];
+            y.second[i] = b * rotation.first[i] + a * rotation.second[i];
         }
         if (head < q_heads) {
             lane.store(q + (static_cast<size_t>(token) * q_heads + head) * dim, rounded(y), true);
@@ -152,14 +152,14 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
 
 // d_x = inverse * (g - n * mean(g * n)) with n = x * inverse, g = weight * (d_y turned back); adds d_n * n to `d_weight`.
 // All lanes of the warp must call it.
-__device__ __forceinline__ Pairs head_gradient(const Packed &d_y, const Packed &x, const Pairs &turn, const Pairs &weight,
+__device__ __forceinline__ Pairs head_gradient(const Packed &d_y, const Packed &x, const Pairs &rotation, const Pairs &weight,
                                                float inverse, int dim, Pairs &d_weight) {
     Pairs g;
     float product = 0.0f;
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) {
-        const float a = d_y.first(i) * turn.first[i] + d_y.second(i) * turn.second[i];
-        const float b = d_y.second(i) * turn.first[i] - d_y.first(i) * turn.second[i];
+        const float a = d_y.first(i) * rotation.first[i] + d_y.second(i) * rotation.second[i];
+        const float b = d_y.second(i) * rotation.first[i] - d_y.first(i) * rotation.second[i];
         d_weight.first[i] += a * x.first(i) * inverse;
         d_weight.second[i] += b * x.second(i) * inverse;
         g.first[i] = a * weight.first[i];
@@ -232,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
         const int token = start + threadIdx.y / groups_per_token;
         const bool there = token < tokens;
         const unsigned position = there ? positions[token] : 0, row = there ? kv_rows[token] : 0;
-        const Pairs turn = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
+        const Pairs rotation = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
         const size_t pool_row = static_cast<size_t>(row) * kv_heads;
         for (int first = 0; first < heads; first += groups_per_token) {
             const int head = first + threadIdx.y % groups_per_token;
@@ -242,18 +242,18 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
                                       : d_k_pool + (pool_row + head - q_heads) * dim;
             Packed d_y = lane.load(from, wanted && (is_q || row < pool_rows));
             if (!is_q && row >= pool_rows) d_y = rounded(not_numbers());
-            const size_t place = (static_cast<size_t>(token) * heads + head) * dim;
-            const Packed x = lane.load(qkv + place, wanted && !is_v);
+            const size_t index = (static_cast<size_t>(token) * heads + head) * dim;
+            const Packed x = lane.load(qkv + index, wanted && !is_v);
             // Of values, their gradient as it is. A choice between the two at the end, `is_v ? d_y : d_x`, is one between two addresses:
             // both would lie in local memory.
-            lane.store(d_qkv + place, d_y, wanted && is_v);
+            lane.store(d_qkv + index, d_y, wanted && is_v);
             const Pairs weight = lane.load(is_q ? q_weight : k_weight);
             const float inverse = wanted && !is_v ? inv_rms[static_cast<size_t>(token) * normed + head] : 0.0f;
             Pairs d_weight{};
-            const Packed d_x = rounded(head_gradient(d_y, x, turn, weight, inverse, dim, d_weight));
+            const Packed d_x = rounded(head_gradient(d_y, x, rotation, weight, inverse, dim, d_weight));
             if (wanted && is_q) add(d_q_weight, d_weight);
             if (wanted && !is_q && !is_v) add(d_k_weight, d_weight);
-            lane.store(d_qkv + place, d_x, wanted && !is_v);
+            lane.store(d_qkv + index, d_x, wanted && !is_v);
         }
     }
     add_groups(d_q_weight);

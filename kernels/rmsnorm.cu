@@ -102,9 +102,9 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
     __shared__ float partial[2][WARPS_MAX];
     float scale[CHUNKS][CHUNK];
     load_weight<ALIGNED>(scale, SharedRow(reinterpret_cast<float *>(dynamic), cols), weight, cols);
-    int turn = 0;
+    int current = 0;
     // Every thread makes every round, because the threads of a row meet at a barrier.
-    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, turn ^= 1) {
+    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, current ^= 1) {
         const int row = first + threadIdx.y;
         const int width = row < rows ? cols : 0;
         const size_t start = static_cast<size_t>(row) * cols;
@@ -128,7 +128,7 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
                 squares = fmaf(b, b, squares);
             }
         }
-        const float inverse = 1.0f / sqrtf(row_sum(squares, partial[turn]) / cols + epsilon);
+        const float inverse = 1.0f / sqrtf(row_sum(squares, partial[current]) / cols + epsilon);
         if (width > 0 && threadIdx.x == 0) inv_rms[row] = inverse;
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
@@ -167,8 +167,8 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_sum, float *__rest
     __shared__ float partial[2][WARPS_MAX];
     float scale[CHUNKS][CHUNK], d_scale[CHUNKS][CHUNK] = {};
     load_weight<ALIGNED>(scale, shared, weight, cols);
-    int turn = 0;
-    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, turn ^= 1) {
+    int current = 0;
+    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, current ^= 1) {
         const int row = first + threadIdx.y;
         const int width = row < rows ? cols : 0;
         const size_t start = static_cast<size_t>(row) * cols;
@@ -189,7 +189,7 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_sum, float *__rest
             }
         }
         // mean(g * n) * n with n = sum * inverse, folded into one factor of sum.
-        const float factor = row_sum(product, partial[turn]) * inverse * inverse * inverse / cols;
+        const float factor = row_sum(product, partial[current]) * inverse * inverse * inverse / cols;
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             Chunk result{};

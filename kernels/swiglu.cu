@@ -58,9 +58,9 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_gate_up, const bf1
                                          const bf16 *__restrict__ gate_up, int rows, int cols) {
     each_chunk(rows, cols, [=](int row, int col) {
         const int left = cols - col;
-        const size_t place = static_cast<size_t>(row) * 2 * cols + col;
-        const Chunk gate = load_chunk<ALIGNED>(gate_up + place, left);
-        const Chunk up = load_chunk<ALIGNED>(gate_up + place + cols, left);
+        const size_t index = static_cast<size_t>(row) * 2 * cols + col;
+        const Chunk gate = load_chunk<ALIGNED>(gate_up + index, left);
+        const Chunk up = load_chunk<ALIGNED>(gate_up + index + cols, left);
         const Chunk d = load_chunk<ALIGNED>(d_out + static_cast<size_t>(row) * cols + col, left);
         Chunk d_gate, d_up;
 #pragma unroll
@@ -70,8 +70,8 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_gate_up, const bf1
             d_gate.pair[i] = pack(lower.x, upper.x);
             d_up.pair[i] = pack(lower.y, upper.y);
         }
-        store_chunk<ALIGNED>(d_gate_up + place, d_gate, left);
-        store_chunk<ALIGNED>(d_gate_up + place + cols, d_up, left);
+        store_chunk<ALIGNED>(d_gate_up + index, d_gate, left);
+        store_chunk<ALIGNED>(d_gate_up + index + cols, d_up, left);
     });
 }
 

@@ -106,9 +106,9 @@ impl<'a> Set<'a> {
     /// Numbers by (copy, element), only read.
     pub fn words(&self, len: usize, word: impl Fn(usize, usize) -> u32) -> Result<Rotating<u32>, OpError> {
         let stride = len.next_multiple_of(ALIGNMENT / 4);
-        let place = |i: usize| (i / stride, i % stride);
+        let at = |i: usize| (i / stride, i % stride);
         let word = |(copy, element)| if element < len { word(copy, element) } else { 0 };
-        self.rotating(len, Role::Read, (0..self.copies * stride).map(|i| word(place(i))).collect())
+        self.rotating(len, Role::Read, (0..self.copies * stride).map(|i| word(at(i))).collect())
     }
 
     /// Poisoned: the op must write every element.
@@ -218,12 +218,12 @@ impl<T: Value> Output for Rotating<T> {
                 for (index, (value, before)) in values.into_iter().zip(before).enumerate() {
                     let same = bytes_of(&[value]) == bytes_of(&[*before]);
                     changed |= !same;
-                    let place = first + index;
+                    let index = first + offset;
                     if self.role == Role::Written && same {
-                        return Ok(Some(format!("element {place} of {} was not written (copy {copy})", self.len)));
+                        return Ok(Some(format!("element {index} of {} was not written (copy {copy})", self.len)));
                     }
                     if !value.is_number() {
-                        return Ok(Some(format!("element {place} of {} is {value:?} (copy {copy})", self.len)));
+                        return Ok(Some(format!("element {index} of {} is {value:?} (copy {copy})", self.len)));
                     }
                 }
             }

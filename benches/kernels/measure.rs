@@ -120,7 +120,7 @@ impl Bench {
             bench.report.borrow_mut().begin(&Backend::name(&bench.device), None);
         } else {
             let copy_bytes_per_s = bench.copy_speed()?;
-            let matmul_flops_per_s = 1e9 * bench.device.product_gflops()?;
+            let matmul_flops_per_s = 1e9 * bench.device.matmul_gflops()?;
             let ceilings = Ceilings { copy_bytes_per_s, matmul_flops_per_s };
             bench.report.borrow_mut().begin(&Backend::name(&bench.device), Some(ceilings));
         }

@@ -47,13 +47,13 @@ fn score_margin(bench: &Bench, shape: &Shape) -> OpResult {
         let (sides, size) = (2 * pairs, 2 * pairs * n);
         let graded = RewardShape::Graded { low: 1.2, high: 1.4, threshold: 2.0 };
         let preference = PreferenceReward { shape: graded, margin: MarginKind::Rollout };
-        let (copies, (by_side, by_place, inputs)) = bench.buffers(|set| {
-            let by_place = [set.output(size)?, set.output(size)?, set.output(size)?, set.output(size)?];
+        let (copies, (by_side, by_slot, inputs)) = bench.buffers(|set| {
+            let by_slot = [set.output(size)?, set.output(size)?, set.output(size)?, set.output(size)?];
             let inputs = (set.input(size)?, set.words(size, |_, _| VALID)?, set.input(size)?);
-            Ok(((set.output(sides)?, set.output(sides)?), by_place, inputs))
+            Ok(((set.output(sides)?, set.output(sides)?), by_slot, inputs))
         })?;
         let ((mut means, mut valid_count), (scores, state, penalty)) = (by_side, inputs);
-        let [mut delta, mut par, mut reward, mut advantage] = by_place;
+        let [mut delta, mut par, mut reward, mut advantage] = by_slot;
         let measured = row.measure(format!("{pairs} × 2 × {n}"), copies, |caller, copy| {
             caller.call(ScoreMargin {
                 means: means.at_mut(copy),

@@ -29,8 +29,8 @@ fn bench(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("head/{name}"));
         group.sample_size(10).measurement_time(std::time::Duration::from_millis(500));
         for with_gradient in [false, true] {
-            let products = if with_gradient { 3 } else { 1 };
-            group.throughput(Throughput::Elements((2 * products * n * sizes.len()) as u64));
+            let matmuls = if with_gradient { 3 } else { 1 };
+            group.throughput(Throughput::Elements((2 * matmuls * n * sizes.len()) as u64));
             let id = BenchmarkId::new(if with_gradient { "loss_and_gradient" } else { "logprob" }, n);
             group.bench_function(id, |b| {
                 b.iter(|| {

@@ -110,8 +110,8 @@ struct Source {
     // (log_sum_exp in powers of two, delta) of this thread's query.
     __device__ __forceinline__ float2 numbers(const Walk<DIM> &at) const {
         if (threadIdx.x >= at.count()) return make_float2(INFINITY, 0.0f);
-        const size_t place = row(at) + static_cast<size_t>(threadIdx.x) * q_heads;
-        return make_float2(log_sum_exp[place] * LOG2_E, delta[place]);
+        const size_t index = row(at) + static_cast<size_t>(threadIdx.x) * q_heads;
+        return make_float2(log_sum_exp[index] * LOG2_E, delta[index]);
     }
 };
 
@@ -122,11 +122,11 @@ __device__ __forceinline__ void keep(Stage<DIM> &stage, float2 numbers) {
     stage.delta[threadIdx.x] = numbers.y;
 }
 
-// products[16, QUERIES] = own . tile^T for the 16 keys of a warp.
+// scores[16, QUERIES] = own . tile^T for the 16 keys of a warp.
 template <int DIM>
 __device__ __forceinline__ void multiply(float (&products)[QUERIES<DIM> / 8][4], const bf16 *own, const bf16 *tile) {
 #pragma unroll
-    for (int n = 0; n < QUERIES<DIM> / 8; n++) products[n][0] = products[n][1] = products[n][2] = products[n][3] = 0.0f;
+    for (int n = 0; n < QUERIES<DIM> / 8; n++) scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0.0f;
 #pragma unroll
     for (int step = 0; step < DIM / 16; step++) {
         unsigned a[4];
@@ -135,8 +135,8 @@ __device__ __forceinline__ void multiply(float (&products)[QUERIES<DIM> / 8][4],
         for (int n = 0; n < QUERIES<DIM> / 16; n++) {
             unsigned b[4];
             load_keys<DIM>(b, tile + n * 16 * DIM, step);
-            mma(products[2 * n], a, b[0], b[1]);
-            mma(products[2 * n + 1], a, b[2], b[3]);
+            mma(scores[2 * n], a, b[0], b[1]);
+            mma(scores[2 * n + 1], a, b[2], b[3]);
         }
     }
 }
@@ -222,14 +222,14 @@ __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own
         __syncwarp();
 #pragma unroll
         for (int i = 0; i < 16 * CHUNKS / 2 / WARP; i++) {
-            const int place = i * WARP + lane, row = place / (CHUNKS / 2), chunk = place % (CHUNKS / 2);
+            const int index = i * WARP + lane, row = index / (CHUNKS / 2), chunk = index % (CHUNKS / 2);
             if (row >= count) continue;
             bf16 *to = pool + row * stride + (half * (CHUNKS / 2) + chunk) * CHUNK;
             // Half of the lanes take their second four floats first: eight lanes at a time then meet no bank twice.
-            const int from = slot<DIM>(row, chunk), turned = from / 4 % 2;
-            const float4 x = reinterpret_cast<const float4 *>(wide)[from * 2 + turned];
-            const float4 y = reinterpret_cast<const float4 *>(wide)[from * 2 + (turned ^ 1)];
-            const float4 a = turned ? y : x, b = turned ? x : y;
+            const int from = slot<DIM>(row, chunk), swapped = from / 4 % 2;
+            const float4 x = reinterpret_cast<const float4 *>(wide)[from * 2 + swapped];
+            const float4 y = reinterpret_cast<const float4 *>(wide)[from * 2 + (swapped ^ 1)];
+            const float4 a = swapped ? y : x, b = swapped ? x : y;
             const Chunk old = load_chunk<true>(to, CHUNK);
             const Chunk sum = {{pack(low(old.pair[0]) + a.x, high(old.pair[0]) + a.y),
                                 pack(low(old.pair[1]) + a.z, high(old.pair[1]) + a.w),
@@ -263,23 +263,23 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_k_pool, bf16 *__re
     const int warp_key = threadIdx.x / WARP * 16, warp_count = min(16, count - warp_key);
     bf16 *own_keys = shared.keys + warp_key * DIM, *own_values = shared.values + warp_key * DIM;
     float d_k[DIM / 8][4] = {}, d_v[DIM / 8][4] = {};
-    for (int turn = 0; !walk.done(); turn ^= 1) {
+    for (int current = 0; !walk.done(); current ^= 1) {
         Walk<DIM> next = walk;
         next.advance();
         copy_wait<0>();
         __syncthreads();  // all see this tile, and none reads the last one
         float2 numbers{};
         if (!next.done()) {
-            source.copy(shared.stages[turn ^ 1], next);
+            source.copy(shared.stages[current ^ 1], next);
             numbers = source.numbers(next);
         }
         copy_commit();
         // The query of the segment whose own key is the warp's first, from the tile's first query on.
         const int first = walk.key + warp_key - (walk.segment.keys - walk.segment.queries) - walk.query;
         if (warp_count > 0 && first < walk.count()) {
-            tile_gradient<DIM>(d_k, d_v, own_keys, own_values, shared.stages[turn], first, scale_log2);
+            tile_gradient<DIM>(d_k, d_v, own_keys, own_values, shared.stages[current], first, scale_log2);
         }
-        if (!next.done()) keep(shared.stages[turn ^ 1], numbers);
+        if (!next.done()) keep(shared.stages[current ^ 1], numbers);
         walk = next;
     }
     if (warp_count <= 0) return;

@@ -9,7 +9,7 @@
 // joined at the end in order. A sequence of one split is then done; of several, (maximum, sum, output not yet divided) go to
 // scratch in f32 and a second kernel joins them in the order of the splits.
 //
-// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` places in scratch, or ATTENTION_NO_PLACE
+// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` places in scratch, or ATTENTION_NO_PARTIAL
 // for the only split of its segment. parts [places, q_heads, DIM] f32, stats [places, q_heads, 2] f32: maximum in powers of two,
 // sum.
 //
@@ -27,7 +27,7 @@
 EXPORT(unsigned, ATTENTION_DECODE_ROWS, 16);
 EXPORT(unsigned, ATTENTION_DECODE_SPLIT, 256);
 EXPORT(unsigned, ATTENTION_DECODE_THREADS, 128);
-EXPORT(unsigned, ATTENTION_NO_PLACE, 0x7fffffff);
+EXPORT(unsigned, ATTENTION_NO_PARTIAL, 0x7fffffff);
 
 constexpr int ROWS = ATTENTION_DECODE_ROWS, SPLIT = ATTENTION_DECODE_SPLIT, THREADS = ATTENTION_DECODE_THREADS;
 constexpr int WARPS = THREADS / WARP, KEYS = 16 * WARPS;
@@ -154,7 +154,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     const size_t stride = static_cast<size_t>(kv_heads) * DIM;
     const bf16 *keys = k_pool + kv_head * DIM, *values = v_pool + kv_head * DIM;
     // Row r is head r % group of the group, of query r / group: its place among the rows [queries, q_heads] of q and out.
-    const auto place = [&](int row) {
+    const auto index = [&](int row) {
         return (static_cast<size_t>(segment.first_query) + row / group) * q_heads + kv_head * group + row % group;
     };
 
@@ -163,7 +163,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     for (int i = thread; i < ROWS * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const bool valid = row < rows;
-        copy_async(shared.q + swizzled<DIM>(row, chunk), q + place(valid ? row : 0) * DIM + chunk * CHUNK, valid);
+        copy_async(shared.q + swizzled<DIM>(row, chunk), q + index(valid ? row : 0) * DIM + chunk * CHUNK, valid);
     }
     __syncthreads();  // the list is there
     copy_keys<DIM, KEYS, THREADS>(shared.keys[0], keys, shared.rows, stride, left);
@@ -180,12 +180,12 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     }
     unsigned a[DIM / 16][4];
     for (int key = 0; key < left; key += KEYS) {
-        const int turn = key / KEYS % 2, next = key + KEYS;
+        const int current = key / KEYS % 2, next = key + KEYS;
         copy_wait<0>();
         __syncthreads();  // all see this tile, and none reads the one before
         if (next < left) {
-            copy_keys<DIM, KEYS, THREADS>(shared.keys[turn ^ 1], keys, shared.rows + next, stride, left - next);
-            copy_keys<DIM, KEYS, THREADS>(shared.values[turn ^ 1], values, shared.rows + next, stride, left - next);
+            copy_keys<DIM, KEYS, THREADS>(shared.keys[current ^ 1], keys, shared.rows + next, stride, left - next);
+            copy_keys<DIM, KEYS, THREADS>(shared.values[current ^ 1], values, shared.rows + next, stride, left - next);
             copy_commit();
         }
         if (key == 0) {
@@ -198,7 +198,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
             const int before = segment.keys - segment.queries - first - own;
             const int last[2] = {before + lane / 4 / group, before + (lane / 4 + 8) / group};
             const int at = warp * 16 * DIM;
-            add_keys<DIM>(found, a, shared.keys[turn] + at, shared.values[turn] + at, last, scale_log2);
+            add_keys<DIM>(found, a, shared.keys[current] + at, shared.values[current] + at, last, scale_log2);
         }
     }
     __syncthreads();  // the buffers are free
@@ -218,10 +218,10 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
             lower = fmaf(factor, pair.x, lower);
             upper = fmaf(factor, pair.y, upper);
         }
-        if (split.w == ATTENTION_NO_PLACE) {
+        if (split.w == ATTENTION_NO_PARTIAL) {
             const float inverse = 1.0f / sum;
-            *reinterpret_cast<unsigned *>(out + place(row) * DIM + col) = pack(lower * inverse, upper * inverse);
-            if (log_sum_exp != nullptr && col == 0) log_sum_exp[place(row)] = fmaf(max, LN_2, logf(sum));
+            *reinterpret_cast<unsigned *>(out + index(row) * DIM + col) = pack(lower * inverse, upper * inverse);
+            if (log_sum_exp != nullptr && col == 0) log_sum_exp[index(row)] = fmaf(max, LN_2, logf(sum));
         } else {
             const size_t part = (static_cast<size_t>(split.w) + row / group) * q_heads + kv_head * group + row % group;
             *reinterpret_cast<float2 *>(parts + part * DIM + col) = make_float2(lower, upper);

@@ -58,7 +58,7 @@ struct Rows {
 
 // scores = q . K^T for the rows of a warp and one tile of keys.
 template <int DIM>
-__device__ __forceinline__ void products(float (&scores)[PARTS][KEYS / 8][4], const bf16 *q, const bf16 *keys) {
+__device__ __forceinline__ void query_key_scores(float (&scores)[PARTS][KEYS / 8][4], const bf16 *q, const bf16 *keys) {
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
 #pragma unroll
@@ -192,7 +192,7 @@ __device__ __forceinline__ void store(bf16 *out, float *log_sum_exp, size_t stri
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < WARP_ROWS * CHUNKS / WARP; i++) {
-        const int place = i * WARP + lane, row = place / CHUNKS, chunk = place % CHUNKS;
+        const int index = i * WARP + lane, row = index / CHUNKS, chunk = index % CHUNKS;
         if (row < count) {
             const uint4 words = *reinterpret_cast<const uint4 *>(own + swizzled<DIM>(row, chunk));
             *reinterpret_cast<uint4 *>(out + row * stride + chunk * CHUNK) = words;
@@ -256,19 +256,19 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     };
     for (int key = 0; key < sees; key += KEYS) {
-        const int turn = key / KEYS % 2, next = key + KEYS;
+        const int current = key / KEYS % 2, next = key + KEYS;
         copy_wait<1>();
         __syncthreads();  // all see this tile of K, and none reads the last tile of V
-        if (next < sees) copy_keys<DIM, KEYS, THREADS>(shared.ring[free], keys, shared.rows[turn ^ 1], kv_stride, sees - next);
+        if (next < sees) copy_keys<DIM, KEYS, THREADS>(shared.ring[free], keys, shared.rows[current ^ 1], kv_stride, sees - next);
         copy_commit();
-        const int ahead = next + KEYS + thread;
-        const int ahead_row = thread < KEYS && ahead < sees ? list[ahead] : 0;
+        const int prefetched = next + KEYS + thread;
+        const int next_row = thread < KEYS && prefetched < sees ? list[prefetched] : 0;
         // Whether any row of this warp sees any key of this tile.
         const bool active = warp_count > 0 && key < before + warp_row + warp_count;
         unsigned p[PARTS][KEYS / 16][4];
         if (active) {
             float scores[PARTS][KEYS / 8][4];
-            products<DIM>(scores, own, shared.ring[stage]);
+            query_key_scores<DIM>(scores, own, shared.ring[stage]);
             const int last = before + warp_row - key;
             if (last < KEYS - 1) mask(scores, last);
             exponentials<DIM>(p, rows, scores, scale_log2);
@@ -276,9 +276,9 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
         advance();
         copy_wait<1>();
         __syncthreads();  // all see this tile of V, and none reads this tile of K
-        if (next < sees) copy_keys<DIM, KEYS, THREADS>(shared.ring[free], values, shared.rows[turn ^ 1], kv_stride, sees - next);
+        if (next < sees) copy_keys<DIM, KEYS, THREADS>(shared.ring[free], values, shared.rows[current ^ 1], kv_stride, sees - next);
         copy_commit();
-        if (thread < KEYS) shared.rows[turn][thread] = ahead_row;
+        if (thread < KEYS) shared.rows[current][thread] = next_row;
         if (active) weigh<DIM>(rows, p, shared.ring[stage]);
         advance();
     }

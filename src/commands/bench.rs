@@ -150,7 +150,7 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
     // Read before the peak is measured, so that it is of the work alone.
     let peak_rss_bytes = peak_rss_bytes();
     let gflop_per_s = 2e-9 * parameters as f64 * products / seconds;
-    let peak = backend.product_gflops()?;
+    let peak = backend.matmul_gflops()?;
     let report = Report {
         what: args.what,
         shape: args.shape.clone(),

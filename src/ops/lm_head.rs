@@ -1,8 +1,8 @@
 //! The language-model head fused with log-softmax, the loss and its gradient.
 //!
-//! Selected rows of the last hidden state meet the vocabulary chunk by chunk: [rows × vocab] never exists for a whole
-//! batch. For a row with logits z, temperature T and target t: `logprob = log softmax(z / T)[t]`. Every loss here is a
-//! function of that log-probability, so its gradient is one number c = ∂loss/∂logprob a row, and
+//! Selected rows of the last hidden state are multiplied with the vocabulary chunk by chunk: [rows × vocab] never exists for
+//! a whole batch. For a row with logits z, temperature T and target t: `logprob = log softmax(z / T)[t]`. Every loss here is a
+//! function of that log-probability, so its gradient is one number c = ∂loss/∂logprob for each row, and
 //! `∂loss/∂z = c · (onehot(t) − softmax(z/T)) / T`.
 
 use super::linear::{Linear, LinearSizes};
@@ -10,17 +10,17 @@ use super::{Check, Cost, OpResult};
 use crate::loss::grpo::GrpoLoss;
 use crate::tensor::{Mut, Ref, View};
 
-/// What the gradient is of. All arrays are [selected rows] unless said otherwise.
+/// The loss that is differentiated. All arrays are [selected rows] unless said otherwise.
 pub enum TokenLoss<'a, D: Linear> {
     /// −logprob
     CrossEntropy,
     /// See [`GrpoLoss`].
     Grpo {
         loss: GrpoLoss,
-        /// `None`: those that this very call computes, as constants. That is the first update on a rollout batch: the policy
-        /// before it is the one of this forward pass, so every ratio is 1 and its gradient that of the log-probability.
+        /// `None`: the log-probabilities that this call computes, as constants. This is for the first update on a rollout batch,
+        /// whose old policy is the one of this forward pass: every ratio is 1 and has the log-probability's gradient.
         old_logprob: Option<Ref<'a, D, f32>>,
-        /// `None`: there is no reference model, and the KL term, whose coefficient must be 0, is that of equal policies.
+        /// `None`: there is no reference model. The KL coefficient must then be 0, and the KL term is that of equal policies.
         reference_logprob: Option<Ref<'a, D, f32>>,
         /// [selected, 2]
         advantages: Ref<'a, D, f32>,
@@ -31,7 +31,7 @@ pub enum TokenLoss<'a, D: Linear> {
 pub struct LmHeadGradient<'a, D: Linear> {
     /// [tokens, hidden]: selected rows are written, all others set to zero
     pub d_hidden: Mut<'a, D, D::Compute>,
-    /// [vocab, hidden], accumulated; `None` for a frozen head
+    /// [vocab, hidden], accumulated; `None` for a frozen LM head
     pub d_weight: Option<Mut<'a, D, f32>>,
     /// [selected]: multiplies a row's loss in the gradient (mask ÷ global denominator)
     pub row_weight: Ref<'a, D, f32>,
@@ -49,7 +49,7 @@ pub struct LmHeadLoss<'a, D: Linear> {
     pub gradient: Option<LmHeadGradient<'a, D>>,
     /// [tokens, hidden], after the last norm
     pub hidden: Ref<'a, D, D::Compute>,
-    /// The head, [vocab, hidden]
+    /// The LM head, [vocab, hidden]
     pub weight: &'a D::Weight,
     /// [selected], rows of `hidden`, ascending and distinct
     pub rows: Ref<'a, D, u32>,
@@ -57,8 +57,8 @@ pub struct LmHeadLoss<'a, D: Linear> {
     pub targets: Ref<'a, D, u32>,
     pub temperature: f32,
     pub tokens: usize,
-    /// Rows whose logits exist at the same time; see [`LmHead::lm_head_chunk_rows`]. On CUDA it changes the order of sums, so calls
-    /// whose log-probabilities must agree have the same.
+    /// Rows whose logits exist at the same time; see [`LmHead::lm_head_chunk_rows`]. On CUDA it changes the order of sums,
+    /// so calls whose log-probabilities must agree need the same value.
     pub chunk_rows: usize,
     /// vocab = `sizes.out_features`, hidden = `sizes.in_features`
     pub sizes: LinearSizes,
@@ -97,34 +97,34 @@ impl<D: Linear> LmHeadLoss<'_, D> {
         Ok(())
     }
 
-    /// All of the op: up to three products and, between the first and the others, the losses.
+    /// The whole op: up to three matmuls, with the losses after the first.
     ///
-    /// Logits are larger than any cache, so each of their uses moves them: written by the product, used by the losses
-    /// ([`Self::loss_cost`]), their gradient read by each product back. What has the size of the weight is moved once a
-    /// chunk: the weight for the logits and for `d_hidden`, and `d_weight` twice, because it is read, added to and written.
+    /// Logits are larger than any cache, so each use moves them: the matmul writes them, the losses use them
+    /// ([`Self::loss_cost`]), and each matmul of the backward pass reads their gradient. Arrays of the weight's size are moved
+    /// once a chunk: the weight for the logits and for `d_hidden`, and `d_weight` twice, because it is read and written.
     pub fn cost(&self) -> Cost {
         let (selected, chunks) = (self.selected(), self.selected().div_ceil(self.chunk_rows.max(1)));
         let LinearSizes { out_features: vocab, in_features: width } = self.sizes;
         let compute = size_of::<D::Compute>();
         let (hidden, logits, weight) = (selected * width, selected * vocab, chunks * self.sizes.len());
         let mut bytes = compute * (hidden + weight) + size_of::<f32>() * logits;
-        let mut products = 1;
+        let mut matmuls = 1;
         if let Some(gradient) = &self.gradient {
             bytes += compute * (logits + weight + self.tokens * width);
-            products += 1;
+            matmuls += 1;
             if gradient.d_weight.is_some() {
                 bytes += compute * (logits + hidden) + 2 * size_of::<f32>() * weight;
-                products += 1;
+                matmuls += 1;
             }
         }
         let mut cost = self.loss_cost();
-        cost += Cost { bytes: bytes as u64, flops: 2 * (products * selected * self.sizes.len()) as u64 };
+        cost += Cost { bytes: bytes as u64, flops: 2 * (matmuls * selected * self.sizes.len()) as u64 };
         cost
     }
 
-    /// What lies between the products: logits to log-probabilities and losses, and with `gradient` to their gradient. A row is
-    /// read once for its sum of exponentials and again for its gradient, because a vocabulary is larger than a processor holds.
-    /// Its flops are a few a logit, where the products have thousands, and count as none.
+    /// The part between the matmuls: from logits to log-probabilities and losses, and with `gradient` to their gradient. A row is
+    /// read once for its sum of exponentials and again for its gradient, because it does not fit in on-chip memory. Its few
+    /// flops a logit are not counted: the matmuls have thousands.
     pub fn loss_cost(&self) -> Cost {
         let passes =
             if self.gradient.is_some() { 2 * size_of::<f32>() + size_of::<D::Compute>() } else { size_of::<f32>() };
@@ -160,8 +160,8 @@ impl<D: Linear> LmHeadLogits<'_, D> {
     }
 }
 
-/// Rows of the head's weight as hidden states: `out[t] = W[ids[t]]`. For a model that ties its embedding to the head and keeps no
-/// other copy of it; the same bits as `embedding_forward` from the master weights.
+/// Rows of the LM head's weight as hidden states: `out[t] = W[ids[t]]`. For a model with tied embeddings that keeps no other copy
+/// of the table; the same bits as `embedding_forward` from the master weights.
 pub struct LmHeadEmbedding<'a, D: Linear> {
     /// [tokens, hidden]
     pub out: Mut<'a, D, D::Compute>,
@@ -183,10 +183,10 @@ impl<D: Linear> LmHeadEmbedding<'_, D> {
 }
 
 pub trait LmHead: Linear {
-    /// Rows of a chunk that this device works well with. A function of the sizes and of the device's total memory, never of what
-    /// happens to be free: the same card chooses the same, and a run writes it down for a resume on another.
+    /// The default number of rows of a chunk on this device. It depends on the sizes and on the device's total memory, never on
+    /// what happens to be free, so equal cards choose the same; a run records it for a resume on another card.
     fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize;
-    /// Refuses a chunk that this device can never work with.
+    /// Refuses a chunk that can never fit on this device.
     fn lm_head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult;
     fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult;
     fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult;

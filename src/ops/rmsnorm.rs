@@ -5,7 +5,7 @@
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
 
-/// The residual addition of the forward pass: what is added, and where the sum goes.
+/// The residual addition of the forward pass.
 pub struct Residual<'a, D: Device> {
     /// [rows, cols], the new residual stream
     pub sum: Mut<'a, D, D::Compute>,

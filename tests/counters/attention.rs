@@ -129,7 +129,7 @@ fn backward(device: &Cuda, table: &mut Table, dim: usize) {
     let by_queries = kernel(&counters, &format!("attention_backward_q_{dim}_bf16"));
     assert_eq!((by_queries.load_bytes, by_queries.store_bytes), (loads, 2 * wide * rows as u64), "d_q, head_dim {dim}");
     let (mut loads, mut stores) = (0, 0);
-    for (start, end) in stretches(prompt as usize, &rollouts) {
+    for (start, end) in shared_ranges(prompt as usize, &rollouts) {
         for first in (start..end).step_by(kernels::ATTENTION_BACKWARD_KV_KEYS as usize) {
             let count = (end - first).min(kernels::ATTENTION_BACKWARD_KV_KEYS as usize) as u64;
             let seen: Vec<u64> =
@@ -148,7 +148,7 @@ fn backward(device: &Cuda, table: &mut Table, dim: usize) {
 }
 
 /// The prompt, then the rollouts' own rows.
-fn stretches(prompt: usize, rollouts: &[u32]) -> Vec<(usize, usize)> {
+fn shared_ranges(prompt: usize, rollouts: &[u32]) -> Vec<(usize, usize)> {
     let mut found = vec![(0, prompt)];
     for len in rollouts {
         let start = found[found.len() - 1].1;

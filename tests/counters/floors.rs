@@ -114,19 +114,19 @@ fn adamw(device: &Cuda, table: &mut Table) {
     let mut copies = matrices.map(|sizes| device.linear_weight(sizes).unwrap());
     let mut tensors: Vec<Tensor<'_, Cuda>> = Vec::new();
     let mut len = 0;
-    let mut place = |elements: usize| {
+    let mut next_range = |elements: usize| {
         len += elements;
         len - elements..len
     };
     for (sizes, weight) in matrices.into_iter().zip(&mut copies) {
         tensors.push(Tensor {
-            range: place(sizes.len()),
+            range: next_range(sizes.len()),
             weight_decay: 0.1,
             prepared: Some(Prepared { weight, sizes }),
         });
     }
     for (elements, weight_decay) in [(300_000, 0.1), (2048, 0.0)] {
-        tensors.push(Tensor { range: place(elements), weight_decay, prepared: None });
+        tensors.push(Tensor { range: next_range(elements), weight_decay, prepared: None });
     }
     let [mut weight, mut moment1, mut moment2] = [(); 3].map(|()| floats(device, len));
     let (gradient, mut norm) = (floats(device, len), device.zeros::<f64>(1).unwrap());
@@ -169,8 +169,8 @@ fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
     let (hidden, master) = (halves(device, rows * width), floats(device, sizes.len()));
     let mut weight = device.linear_weight(sizes).unwrap();
     device.linear_prepare(&mut weight, device.view(&master, 0..sizes.len()), sizes).unwrap();
-    let places: Vec<u32> = (0..rows as u32).collect();
-    let (places, row_weight) = (words(device, &places), floats(device, rows));
+    let indices: Vec<u32> = (0..rows as u32).collect();
+    let (indices, row_weight) = (words(device, &indices), floats(device, rows));
     let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| floats(device, rows));
     let (mut d_hidden, mut d_weight) = (halves(device, rows * width), floats(device, sizes.len()));
     let mut cost = Cost::default();
@@ -187,8 +187,8 @@ fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
             }),
             hidden: device.view(&hidden, 0..rows * width),
             weight: &weight,
-            rows: device.view(&places, 0..rows),
-            targets: device.view(&places, 0..rows),
+            rows: device.view(&indices, 0..rows),
+            targets: device.view(&indices, 0..rows),
             temperature: 1.0,
             tokens: rows,
             chunk_rows: rows,

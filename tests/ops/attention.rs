@@ -209,13 +209,13 @@ fn the_reference_gradients_agree_with_finite_differences() {
     for (which, gradient) in gradients.iter().enumerate() {
         for (i, (want, _)) in gradient.iter().enumerate() {
             let mut moved = |by: f64| {
-                let place = match which {
+                let target = match which {
                     0 => &mut exact.q[i],
                     1 => &mut exact.k[i],
                     _ => &mut exact.v[i],
                 };
-                let before = *place;
-                *place = before + by;
+                let before = *target;
+                *target = before + by;
                 let loss = loss(&exact);
                 match which {
                     0 => exact.q[i] = before,

@@ -49,27 +49,27 @@ pub fn download<T: Element>(device: &Cuda, buffer: &Buffer<T>) -> Vec<T> {
     device.download(all).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
-/// Each place within its own bound; NaN belongs to NaN, and infinity to the same infinity. Names the worst place.
+/// Each index within its own bound; NaN belongs to NaN, and infinity to the same infinity. Names the worst index.
 #[track_caller]
 pub fn assert_within(what: &str, got: &[f32], expected: &[f32], bound: impl Fn(usize) -> f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let mut worst = (0.0, None);
-    for (place, (g, e)) in got.iter().zip(expected).enumerate() {
+    for (index, (g, e)) in got.iter().zip(expected).enumerate() {
         if g.is_finite() && e.is_finite() {
-            let share = (f64::from(*g) - f64::from(*e)).abs() / bound(place).max(f64::MIN_POSITIVE);
+            let share = (f64::from(*g) - f64::from(*e)).abs() / bound(index).max(f64::MIN_POSITIVE);
             if share > worst.0 {
-                worst = (share, Some(place));
+                worst = (share, Some(index));
             }
         } else {
-            assert!(g == e || g.is_nan() && e.is_nan(), "{what}[{place}]: expected {e}, got {g}");
+            assert!(g == e || g.is_nan() && e.is_nan(), "{what}[{index}]: expected {e}, got {g}");
         }
     }
-    if let (share, Some(place)) = worst {
+    if let (share, Some(index)) = worst {
         assert!(
             share <= 1.0,
-            "{what}[{place}]: expected {}, got {}: {share:.2} × the bound",
-            expected[place],
-            got[place]
+            "{what}[{index}]: expected {}, got {}: {share:.2} × the bound",
+            expected[index],
+            got[index]
         );
     }
 }

@@ -27,17 +27,17 @@ fn the_norm_is_the_root_of_the_sum_of_squares() {
 
 #[test]
 fn what_is_not_a_number_shows_wherever_it_stands() {
-    for place in [0, 8, 39_999] {
+    for index in [0, 8, 39_999] {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut gradient = normal(1, 40_000);
-            gradient[place] = bad;
-            assert!(!norm(&gradient).is_finite(), "{bad} at {place}");
+            gradient[index] = bad;
+            assert!(!norm(&gradient).is_finite(), "{bad} at {index}");
         }
     }
 }
 
 #[test]
-fn a_place_for_one_norm_is_asked_for() {
+fn an_output_of_other_than_one_norm_is_refused() {
     assert!(refused(Cpu.global_norm(GlobalNorm { norm: &mut [0.0; 2], gradient: &[1.0] })).contains("`norm`"));
 }
 

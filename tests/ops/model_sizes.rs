@@ -85,7 +85,7 @@ impl ModelSizes {
 
     pub fn linear(&self, device: &Cuda) {
         for (outputs, inputs) in self.matrices() {
-            linear::cuda::assert_products_are_those_of_f64(device, (self.linear_rows, outputs, inputs), true);
+            linear::cuda::assert_matmuls_agree_with_f64(device, (self.linear_rows, outputs, inputs), true);
         }
     }
 

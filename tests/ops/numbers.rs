@@ -19,13 +19,13 @@ pub fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
 
-/// |got − expected| ≤ absolute + relative·|expected| everywhere; names the worst place.
+/// |got − expected| ≤ absolute + relative·|expected| everywhere; names the worst index.
 #[track_caller]
 pub fn assert_near(what: &str, got: &[f32], expected: &[f64], absolute: f64, relative: f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
-    for (place, (g, e)) in got.iter().zip(expected).enumerate() {
+    for (index, (g, e)) in got.iter().zip(expected).enumerate() {
         let error = (f64::from(*g) - e).abs();
-        assert!(error <= absolute + relative * e.abs(), "{what}[{place}]: expected {e}, got {g}, error {error:.2e}");
+        assert!(error <= absolute + relative * e.abs(), "{what}[{index}]: expected {e}, got {g}, error {error:.2e}");
     }
 }
 

@@ -30,7 +30,7 @@ struct Case {
 
 impl Case {
     fn new(pairs: usize, n: usize, scores: Vec<f32>, state: Vec<u32>, penalty: Vec<f32>) -> Self {
-        // Outputs start as rubbish: the op must write every place.
+        // Outputs start as rubbish: the op must write every slot.
         let rubbish = vec![f32::NAN; 2 * pairs * n];
         Self {
             pairs,
@@ -269,7 +269,7 @@ fn order_changes_no_bit() {
     let (pairs, n) = (5, 7);
     every_way(|shape, margin, norm| {
         let mut case = Case::random(pairs, n, 11);
-        // Rollout i of a side goes to place 3i + 2 (mod 7), pair p to place 2p + 1 (mod 5): both are permutations.
+        // Rollout i of a side goes to slot 3i + 2 (mod 7), pair p to slot 2p + 1 (mod 5): both are permutations.
         let to = |i: usize| {
             let (pair, role, rollout) = (i / (2 * n), i / n % 2, i % n);
             ((2 * pair + 1) % pairs * 2 + role) * n + (3 * rollout + 2) % n
@@ -284,7 +284,7 @@ fn order_changes_no_bit() {
         moved.run(shape, margin, norm).unwrap();
         for i in 0..2 * pairs * n {
             let bits = |c: &Case, i: usize| [c.delta[i], c.par[i], c.reward[i], c.advantage[i]].map(f32::to_bits);
-            assert_eq!(bits(&case, i), bits(&moved, to(i)), "place {i}, {norm:?}");
+            assert_eq!(bits(&case, i), bits(&moved, to(i)), "slot {i}, {norm:?}");
             let (side, other) = (i / n, to(i) / n);
             assert_eq!(case.means[side].to_bits(), moved.means[other].to_bits());
             assert_eq!(case.valid_count[side], moved.valid_count[other]);
@@ -300,14 +300,14 @@ fn sums_of_rewards_do_not_depend_on_the_order() {
     every_way(|shape, margin, norm| {
         let mut results = (0..24).map(|code| {
             let mut order = vec![0, 1, 2, 3];
-            let places: Vec<usize> =
+            let slots: Vec<usize> =
                 [code / 6, code / 2 % 3, code % 2, 0].into_iter().map(|pick| order.remove(pick)).collect();
-            let moved = places.iter().chain(&places).map(|place| penalty[*place]).collect();
+            let moved = slots.iter().chain(&slots).map(|slot| penalty[*slot]).collect();
             let mut case = Case::new(1, 4, vec![f32::NAN; 8], vec![FAILED; 8], moved);
             case.run(shape, margin, norm).unwrap();
             let mut by_value = [0; 4];
-            for (place, advantage) in places.iter().zip(&case.advantage) {
-                by_value[*place] = advantage.to_bits();
+            for (slot, advantage) in slots.iter().zip(&case.advantage) {
+                by_value[*slot] = advantage.to_bits();
             }
             by_value
         });

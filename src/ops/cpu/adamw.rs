@@ -1,4 +1,4 @@
-//! AdamW on the CPU: tensor by tensor, each packed for products while its new weights are in cache.
+//! AdamW on the CPU: tensor by tensor, each packed for matmuls while its new weights are in cache.
 
 use rayon::prelude::*;
 

@@ -1,13 +1,14 @@
-//! The language-model head on the CPU: logits of a chunk of rows at a time, each row's loss, and in its place its gradient.
+//! The language-model head on the CPU: logits of a chunk of rows at a time, each row's loss, and its gradient in the memory of
+//! the logits.
 //!
-//! A row's logits are the product that `linear` computes and its log-softmax the routine that the sampler uses, so a
-//! log-probability is the same bits while decoding, scoring and training. Gradients of the weight add rows in order, so
+//! A row's logits come from the matmul of `linear` and its log-softmax from the routine of the sampler, so a log-probability
+//! has the same bits while decoding, scoring and training. Gradients of the weight add rows in order, so
 //! no result depends on the size of a chunk.
 
 use std::cell::RefCell;
 
 use super::Cpu;
-use super::gemm::{add_transposed_product, product};
+use super::gemm::{add_transposed_matmul, matmul};
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::memory::Aligned;
 use super::parallel::for_row_blocks;
@@ -19,8 +20,8 @@ use crate::ops::{Check, OpResult};
 
 /// Logits of a chunk by default, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
 const CHUNK_LOGITS: usize = 4 << 20;
-/// Rows of a chunk: at most 512, where a small vocabulary's chunk stays in the cache; at least 32, where a large one's
-/// weight is read from memory once in 32 rows and the product is no longer bound by that.
+/// Rows of a chunk: at most 512, so that a small vocabulary's chunk stays in the cache; at least 32, so that
+/// a large weight is read from memory once for 32 rows and no longer bounds the matmul.
 const CHUNK_ROWS: (usize, usize) = (32, 512);
 /// Logits below which a row pass stays on the calling thread: about 20 µs of work.
 const SERIAL_LOGITS: usize = 1 << 14;
@@ -36,8 +37,8 @@ struct Scratch {
     logits: Aligned<f32>,
 }
 
-/// Lends this thread's scratch. It is taken out, not borrowed: a worker that waits for a product may meanwhile run
-/// another call of the head, which then starts from an empty one.
+/// Calls `f` with this thread's scratch. It is moved out, not borrowed: a worker that waits for a matmul may meanwhile run
+/// another call of the LM head, which then starts from an empty scratch.
 fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     let mut scratch = SCRATCH.take();
     let result = f(&mut scratch);
@@ -51,7 +52,7 @@ fn chunk_rows(vocab: usize) -> usize {
 }
 
 impl LmHead for Cpu {
-    /// By what the caches like; memory is the system's.
+    /// Chosen for the caches; memory is not a limit.
     fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize {
         chunk_rows(sizes.out_features)
     }
@@ -86,7 +87,7 @@ impl LmHead for Cpu {
         with_scratch(|scratch| {
             for (rows, out) in args.rows.chunks(step).zip(args.out.chunks_mut((step * vocab).max(1))) {
                 let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
-                product(out, hidden, args.weight.forward(), rows.len(), false);
+                matmul(out, hidden, args.weight.forward(), rows.len(), false);
             }
         });
         Ok(())
@@ -128,7 +129,7 @@ fn check_distinct(check: Check, rows: &[u32]) -> OpResult {
     check.that(rows.is_sorted_by(|a, b| a < b), || "argument `rows` must be ascending and distinct".into())
 }
 
-/// Rows of `from` [_, width] one after the other; no copy where they already lie so.
+/// The given rows of `from` [_, width], gathered; not copied if they are already consecutive.
 fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize) -> &'a [f32] {
     let first = rows.first().map_or(0, |row| *row as usize);
     if rows.iter().enumerate().all(|(i, row)| *row as usize == first + i) {
@@ -139,14 +140,14 @@ fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize)
     to
 }
 
-/// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
+/// Selected rows `first..first + count`: logits, losses and, with `gradient`, gradients.
 fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
     let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
     let (rows, range) = (&args.rows[first..first + count], first..first + count);
     scratch.logits.resize(count * vocab);
     let logits = &mut *scratch.logits;
     let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
-    product(logits, hidden, args.weight.forward(), count, false);
+    matmul(logits, hidden, args.weight.forward(), count, false);
     let losses = Losses {
         gradient: args.gradient.as_ref(),
         targets: &args.targets[range.clone()],
@@ -156,7 +157,7 @@ fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &m
     losses.rows(logits, &mut args.logprob[range.clone()], &mut args.entropy[range.clone()], &mut args.loss[range]);
     let Some(gradient) = &mut args.gradient else { return Ok(()) };
     if let Some(d_weight) = &mut gradient.d_weight {
-        add_transposed_product(d_weight, logits, hidden, [count, vocab, width]);
+        add_transposed_matmul(d_weight, logits, hidden, [count, vocab, width]);
     }
     scatter_d_hidden(gradient.d_hidden, logits, rows, args.weight.backward()?, &mut scratch.hidden);
     Ok(())
@@ -173,17 +174,17 @@ fn scatter_d_hidden(
     let width = weight.n;
     let (first, last) = (rows[0] as usize, rows[rows.len() - 1] as usize);
     if last - first + 1 == rows.len() {
-        product(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
+        matmul(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
         return;
     }
     scratch.resize(rows.len() * width, 0.0);
-    product(scratch, d_logits, weight, rows.len(), false);
+    matmul(scratch, d_logits, weight, rows.len(), false);
     for (row, from) in rows.iter().zip(scratch.chunks_exact(width)) {
         d_hidden[*row as usize * width..][..width].copy_from_slice(from);
     }
 }
 
-/// What the rows of a chunk need to become losses and gradients.
+/// Inputs that turn the logits of a chunk into losses and gradients.
 struct Losses<'a, 'g> {
     gradient: Option<&'a LmHeadGradient<'g, Cpu>>,
     targets: &'a [u32],
@@ -203,12 +204,12 @@ impl Losses<'_, '_> {
         if logits.len() < SERIAL_LOGITS {
             logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss).enumerate().for_each(row);
         } else {
-            let stretch = SERIAL_LOGITS.div_ceil(vocab);
-            let outs = logprob.chunks_mut(stretch).zip(entropy.chunks_mut(stretch)).zip(loss.chunks_mut(stretch));
-            let parts = logits.chunks_mut(stretch * vocab).zip(outs).enumerate();
+            let step = SERIAL_LOGITS.div_ceil(vocab);
+            let outs = logprob.chunks_mut(step).zip(entropy.chunks_mut(step)).zip(loss.chunks_mut(step));
+            let parts = logits.chunks_mut(step * vocab).zip(outs).enumerate();
             team::each_of(parts, |(part, (logits, ((logprob, entropy), loss)))| {
                 let rows = logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss);
-                rows.enumerate().for_each(|(i, rest)| row((part * stretch + i, rest)));
+                rows.enumerate().for_each(|(i, rest)| row((part * step + i, rest)));
             });
         }
     }
@@ -227,7 +228,7 @@ impl Losses<'_, '_> {
             }
         };
         let weight = gradient.row_weight[i];
-        // A masked row has no gradient even where its loss is not finite.
+        // A masked row has no gradient, even if its loss is not finite.
         (value, if weight == 0.0 { 0.0 } else { weight * slope })
     }
 }

@@ -1,8 +1,8 @@
-//! One output that many tasks write, each its own places.
+//! One output that many tasks write, each its own elements.
 
 use std::marker::PhantomData;
 
-/// A writable buffer shared by tasks that agree on who writes where.
+/// A writable buffer shared by tasks that write disjoint ranges.
 #[derive(Clone, Copy)]
 pub struct SharedMut<'a> {
     start: *mut f32,
@@ -10,7 +10,7 @@ pub struct SharedMut<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-// Safety: the pointer stands for the exclusive borrow it was made from; `slice` makes its callers promise disjoint places.
+// Safety: the pointer stands for the exclusive borrow it was made from; `slice` makes its callers promise disjoint ranges.
 unsafe impl Send for SharedMut<'_> {}
 unsafe impl Sync for SharedMut<'_> {}
 

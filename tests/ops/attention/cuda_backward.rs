@@ -90,7 +90,7 @@ fn on_cpu(case: &Case, from: &Inputs) -> [Vec<f32>; 3] {
     [d_q, d_k, d_v]
 }
 
-/// For each place of each gradient, Σ of the magnitudes of its terms, in f64: first as they are (p and d_s are rounded to bf16,
+/// For each index of each gradient, Σ of the magnitudes of its terms, in f64: first as they are (p and d_s are rounded to bf16,
 /// relative to themselves), then with d_s as if d_out·v and delta did not cancel (they are sums in f32).
 fn magnitudes(case: &Case, from: &Inputs) -> [Vec<[f64; 2]>; 3] {
     let AttentionSizes { q_heads, kv_heads, head_dim: dim, scale, .. } = case.sizes;
@@ -113,15 +113,15 @@ fn magnitudes(case: &Case, from: &Inputs) -> [Vec<[f64; 2]>; 3] {
                 let out = &from.out[at.clone()];
                 let (delta, delta_size) = (dot(d_out, out), size(d_out, out));
                 for key in &rows[..segment.keys - segment.queries.len() + i + 1] {
-                    let place = (key * kv_heads + head / (q_heads / kv_heads)) * dim;
-                    let (k, v) = (&case.k[place..place + dim], &case.v[place..place + dim]);
+                    let index = (key * kv_heads + head / (q_heads / kv_heads)) * dim;
+                    let (k, v) = (&case.k[index..index + dim], &case.v[index..index + dim]);
                     let p = (dot(q, k) * f64::from(scale) - f64::from(from.log_sum_exp[row])).exp();
                     let d_s = [p * (dot(d_out, v) - delta).abs(), p * (size(d_out, v) + delta_size)];
                     for which in 0..2 {
                         for d in 0..dim {
                             d_q[at.start + d][which] += d_s[which] * f64::from(scale * k[d].abs());
-                            d_k[place + d][which] += d_s[which] * f64::from(scale * q[d].abs());
-                            d_v[place + d][which] += p * f64::from(d_out[d].abs());
+                            d_k[index + d][which] += d_s[which] * f64::from(scale * q[d].abs());
+                            d_v[index + d][which] += p * f64::from(d_out[d].abs());
                         }
                     }
                 }
@@ -141,9 +141,9 @@ fn assert_right(device: &Cuda, what: &str, case: Case) {
         // The result is rounded once, and so is the weight of every term (p, or d_s). Before that p errs by the f32 roundings of
         // its score, of ex2 and of log_sum_exp, d_s by those of two sums over the head; terms are summed in f32.
         let sums = (16.0 * case.sizes.head_dim as f64 + 4.0 * (keys * case.sizes.q_heads) as f64) * F32;
-        assert_within(&format!("{device:?} {what}: {name}"), &got[i], &expected[i], |place| {
-            let [terms, apart] = sizes[i][place];
-            BF16 * (f64::from(expected[i][place].abs()) + terms) + sums * apart + 1e-30
+        assert_within(&format!("{device:?} {what}: {name}"), &got[i], &expected[i], |index| {
+            let [terms, apart] = sizes[i][index];
+            BF16 * (f64::from(expected[i][index].abs()) + terms) + sums * apart + 1e-30
         });
     }
     assert_eq!(got, on(device, &case, &from), "{what}: the same bits every time");
@@ -226,7 +226,7 @@ fn rows_that_no_segment_names_stay_and_batch_mates_change_nothing() {
     let (q_row, kv_row) = (heads.0 * heads.2, heads.1 * heads.2);
     for device in devices() {
         let all = on(device, &together, &from);
-        // The second sequence alone, at the same place of the pool.
+        // The second sequence alone, at the same index of the pool.
         let mut segments = SegmentTable::default();
         segments.push(75, [run(20, 75)]);
         let (queries, own) = (20 * q_row..95 * q_row, 20 * kv_row..95 * kv_row);

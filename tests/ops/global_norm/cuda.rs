@@ -79,10 +79,10 @@ fn every_element_counts_once() {
         for len in [7, 1030, TILE + 5] {
             for offset in [0, 1] {
                 // Alone, each has its square.
-                for place in [0, 1, 2, 3, 4, 5, len / 2, len - 3, len - 2, len - 1] {
+                for index in [0, 1, 2, 3, 4, 5, len / 2, len - 3, len - 2, len - 1] {
                     let mut gradient = vec![0.0; len];
-                    gradient[place] = 3.0;
-                    assert_eq!(norm(device, &gradient, offset), 3.0, "{place} of {len}, {offset} on");
+                    gradient[index] = 3.0;
+                    assert_eq!(norm(device, &gradient, offset), 3.0, "{index} of {len}, {offset} on");
                 }
                 // All together are as many as there are.
                 assert_eq!(norm(device, &vec![1.0; len], offset), (len as f64).sqrt());
@@ -94,11 +94,11 @@ fn every_element_counts_once() {
 #[test]
 fn what_is_not_a_number_shows_wherever_it_stands() {
     for device in devices() {
-        for place in [0, 8, 3999, 4096, 4100] {
+        for index in [0, 8, 3999, 4096, 4100] {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut gradient = normal(1, 4101);
-                gradient[place] = bad;
-                assert!(!norm(device, &gradient, 0).is_finite(), "{bad} at {place}");
+                gradient[index] = bad;
+                assert!(!norm(device, &gradient, 0).is_finite(), "{bad} at {index}");
             }
         }
     }

@@ -293,8 +293,8 @@ fn rows_without_weight_count_for_nothing_and_others_keep_theirs() {
         fewer.row_weight = keep(&case.row_weight);
         let g = fewer.grpo.as_mut().unwrap();
         (g.old, g.reference) = (keep(&g.old), keep(&g.reference));
-        let places = (0..case.rows.len()).filter(|i| !masked.contains(i));
-        g.advantages = places.flat_map(|i| g.advantages[2 * i..][..2].to_vec()).collect();
+        let unmasked = (0..case.rows.len()).filter(|i| !masked.contains(i));
+        g.advantages = unmasked.flat_map(|i| g.advantages[2 * i..][..2].to_vec()).collect();
         assert_is_the_cpus(device, &fewer);
         let without = fewer.run_on(device, true, true);
         // The product may add in another order for another number of rows.

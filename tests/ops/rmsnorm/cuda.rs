@@ -146,8 +146,8 @@ pub fn assert_backward_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) 
         let what = |name: &str| format!("{name} of {rows}×{cols}, overwrite {overwrite}");
         // Before they cancel, the terms of d_sum are as large as this; the row's sum errs by its roundings.
         let products = |row: usize| {
-            let place = row * cols..(row + 1) * cols;
-            place.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
+            let range = row * cols..(row + 1) * cols;
+            range.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
         };
         let row_sums: Vec<f64> = (0..rows).map(products).collect();
         let terms = |i: usize| {

@@ -73,8 +73,8 @@ fn assert_equal_on(device: &Cuda, case: &Case, shape: RewardShape, margin: Margi
     run(device, &mut ours, shape, margin, norm);
     assert_eq!(ours.valid_count, cpu.valid_count);
     for ((name, got), (_, expected)) in outputs(&ours).into_iter().zip(outputs(&cpu)) {
-        for (place, (g, e)) in got.iter().zip(&expected).enumerate() {
-            let what = || format!("{name}[{place}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
+        for (slot, (g, e)) in got.iter().zip(&expected).enumerate() {
+            let what = || format!("{name}[{slot}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
             assert_eq!(g.to_bits(), e.to_bits(), "{device:?}: {}: expected {e}, got {g}", what());
         }
     }

@@ -62,7 +62,7 @@ pub fn assert_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) {
 }
 
 #[test]
-fn what_is_not_a_number_stays_in_its_place() {
+fn what_is_not_a_number_stays_at_its_index() {
     let cols = 8;
     let mut gate_up = rounded(&normal(1, 4 * cols));
     (gate_up[2], gate_up[cols + 5]) = (f32::NAN, f32::INFINITY);
