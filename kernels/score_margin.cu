@@ -33,7 +33,7 @@ EXPORT(unsigned, SCORE_MARGIN_NORM_NONE, 2);
 // Scores beyond this count as this.
 EXPORT(float, SCORE_MARGIN_SCORE_MAX, 1e6f);
 
-// A score as a whole number of thousandths, halves away from zero; 0 for a score that is no number.
+// A score as a whole number of thousandths, halves away from zero; 0 for NaN.
 __device__ long long thousandths(float score) {
     if (isnan(score)) return 0;
     const float clamped = fminf(fmaxf(score, -SCORE_MARGIN_SCORE_MAX), SCORE_MARGIN_SCORE_MAX);
@@ -50,10 +50,10 @@ __device__ double value(const Scaled &margin) {
     return static_cast<double>(margin.sum) / (1000.0 * static_cast<double>(margin.count));
 }
 
-// Key of a slot without a reward: behind all rewards.
+// Key of a slot without a reward: sorts after all rewards.
 constexpr unsigned LAST = 0xffffffffu;
 
-// Sorts each `segment` (a power of two) of keys[length] upwards, by all threads of the block (bitonic).
+// Sorts each `segment` (a power of two) of keys[length] in ascending order, with all threads of the block (bitonic).
 __device__ void sort_segments(unsigned *keys, int length, int segment) {
     for (int run = 2; run <= segment; run *= 2) {
         for (int distance = run / 2; distance > 0; distance /= 2) {
@@ -79,7 +79,7 @@ struct Moments {
     double std;
 };
 
-// By one thread, in the order of the CPU twin. The roundings are spelled out, so that no multiply-add is made of them.
+// By one thread, in the order of the CPU twin. The roundings are explicit, so that the compiler makes no multiply-add of them.
 __device__ Moments moments(const unsigned *sorted, int count) {
     if (count == 0) return {0.0, 0.0};
     double total = 0.0;
@@ -93,7 +93,7 @@ __device__ Moments moments(const unsigned *sorted, int count) {
     return {mean, count > 1 ? sqrt(squares / (count - 1.0)) : 0.0};
 }
 
-// A deviation of 0 has advantage 0 even where the divisor is 0 too.
+// A deviation of 0 has advantage 0 even if the divisor is 0 too.
 __device__ float advantage_of(double deviation, double divisor) {
     return deviation != 0.0 ? static_cast<float>(deviation / divisor) : 0.0f;
 }
@@ -157,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(SCORE_MARGIN_THREADS_MAX)
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int at_once = blockDim.x / SCORE_MARGIN_THREADS_PER_PAIR;
 
-    // Every thread makes every round: they meet at barriers.
+    // Every thread makes every iteration, because the loop has barriers.
     for (int first = blockIdx.x * at_once; first < pairs; first += gridDim.x * at_once) {
         const int pair = first + side / 2;
         const bool there = pair < pairs && i < n;

@@ -1,6 +1,6 @@
-//! Benches of the op `linear`: the three products at the shapes of nano and mini, for training and for decoding.
+//! Benches of the op `linear`: the three matmuls at the shapes of nano and mini, for training and for decoding.
 //!
-//! Elements per second are floating-point operations per second; the line printed first is what to compare them with.
+//! Elements per second are floating-point operations per second; compare them with the peak that is printed first.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use patarm::ops::Cpu;

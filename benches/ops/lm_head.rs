@@ -1,6 +1,6 @@
-//! Benches of the op `head`: loss with gradient, log-probabilities alone, and logits for sampling.
+//! Benches of the op `lm_head`: loss with gradient, log-probabilities alone, and logits for sampling.
 //!
-//! Elements per second are floating-point operations of the products per second.
+//! Elements per second are floating-point operations of the matmuls per second.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use patarm::ops::Cpu;
@@ -26,7 +26,7 @@ fn bench(c: &mut Criterion) {
         let row_weight = vec![1.0 / n as f32; n];
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
         let (mut d_hidden, mut d_weight) = (vec![0.0; hidden.len()], vec![0.0; sizes.len()]);
-        let mut group = c.benchmark_group(format!("head/{name}"));
+        let mut group = c.benchmark_group(format!("lm_head/{name}"));
         group.sample_size(10).measurement_time(std::time::Duration::from_millis(500));
         for with_gradient in [false, true] {
             let matmuls = if with_gradient { 3 } else { 1 };

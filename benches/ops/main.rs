@@ -17,7 +17,7 @@ criterion::criterion_main!(
     attention::benches,
     embedding::benches,
     global_norm::benches,
-    head::benches,
+    lm_head::benches,
     linear::benches,
     qk_norm_rope::benches,
     rmsnorm::benches,

@@ -13,7 +13,7 @@ use patarm::tensor::Device;
 
 use super::{Table, counted, floats, halves, kernel, words};
 
-/// How far above its floor a kernel may be.
+/// A kernel may move this many times its floor.
 const LIMIT: f64 = 1.15;
 const ROWS: usize = 4096;
 
@@ -25,10 +25,10 @@ pub fn run(device: &Cuda, table: &mut Table) {
         swiglu(device, table, cols);
     }
     adamw(device, table);
-    head(device, table, 64, 20_000);
+    lm_head(device, table, 64, 20_000);
 }
 
-/// Sectors count whole, also where a warp uses a part of one; what several warps read again counts again, cache or not.
+/// A sector counts whole, even if a warp uses only a part of it, and counts again for every warp that reads it, cached or not.
 fn assert_near_floor(what: &str, counters: &cuda_emulator::counters::Counters, names: &[&str], cost: Cost) {
     let sectors: u64 = names.iter().map(|name| kernel(counters, name)).map(|k| k.load_sectors + k.store_sectors).sum();
     let ratio = (32 * sectors) as f64 / cost.bytes as f64;
@@ -36,7 +36,7 @@ fn assert_near_floor(what: &str, counters: &cuda_emulator::counters::Counters, n
     assert!((0.99..=LIMIT).contains(&ratio), "{what}: {ratio:.4} × the floor of {} bytes", cost.bytes);
 }
 
-/// A warp's widest load is 16 bytes a lane. What is narrower may be the last elements and little else.
+/// A warp's widest load is 16 bytes a lane. Narrower loads are allowed for little more than the last elements.
 fn assert_wide_loads(what: &str, kernel: &KernelCounters) {
     let bytes = kernel.load_bytes as f64 / kernel.load_instructions as f64;
     println!("{what}: {bytes:.1} bytes a load");
@@ -107,7 +107,7 @@ fn swiglu(device: &Cuda, table: &mut Table, cols: usize) {
     table.add(&case, device, &counters);
 }
 
-/// Matrices with and without a copy for products, and norms, as a model has them: one launch for all.
+/// Matrices with and without a copy for matmuls, and norms, as in a model: one launch for all.
 fn adamw(device: &Cuda, table: &mut Table) {
     let matrices = [(1024, 512), (320, 64), (1, 8192)]
         .map(|(out_features, in_features)| LinearSizes { out_features, in_features });
@@ -163,8 +163,8 @@ fn adamw(device: &Cuda, table: &mut Table) {
     table.add(&case, device, &counters);
 }
 
-/// The loss kernel alone: what lies between the products of the contract.
-fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
+/// The loss kernel alone: the part between the matmuls of the contract.
+fn lm_head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
     let (width, sizes) = (32, LinearSizes { out_features: vocab, in_features: 32 });
     let (hidden, master) = (halves(device, rows * width), floats(device, sizes.len()));
     let mut weight = device.linear_weight(sizes).unwrap();
@@ -197,7 +197,7 @@ fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
         cost = args.loss_cost();
         device.lm_head_loss(args).unwrap();
     });
-    let case = format!("head {rows} × {vocab}");
+    let case = format!("lm_head {rows} × {vocab}");
     assert_near_floor(&format!("{case}, loss and gradient"), &counters, &["lm_head_loss_f32"], cost);
     table.add(&case, device, &counters);
 }

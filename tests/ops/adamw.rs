@@ -11,15 +11,15 @@ use patarm::ops::{Cpu, OpResult};
 
 use crate::numbers::{assert_near, bits, normal, on_threads, refused};
 
-/// A tensor's range, weight decay, and sizes where it has a prepared weight.
+/// A tensor's range, weight decay, and sizes if it has a prepared weight.
 type TensorSpec = (Range<usize>, f32, Option<LinearSizes>);
 
 const fn matrix(out_features: usize, in_features: usize) -> Option<LinearSizes> {
     Some(LinearSizes { out_features, in_features })
 }
 
-/// Every shape that is special to a backend: one element; starts off 16 bytes; shorter than a vector; none at all; several
-/// times what a block or a thread takes; with and without a prepared weight; gaps between them and at both ends.
+/// Every shape that is special to a backend: one element; a start off 16 bytes; shorter than a vector; empty; several times the
+/// elements of a block or a thread; with and without a prepared weight; gaps between them and at both ends.
 fn odd_tensors() -> (usize, Vec<TensorSpec>) {
     let specs = vec![
         (3..4, 0.1, matrix(1, 1)),
@@ -69,7 +69,7 @@ struct State<D: Linear> {
     specs: Vec<TensorSpec>,
     arenas: [D::Buffer<f32>; 3],
     prepared: Vec<Option<D::Weight>>,
-    /// Elements that lie before the arena in the buffers.
+    /// Elements before the arena in the buffers.
     offset: usize,
     len: usize,
 }
@@ -110,7 +110,7 @@ impl<D: AdamWStep> State<D> {
         })
     }
 
-    /// Steps with a gradient of its own each.
+    /// Steps, each with a different gradient.
     fn steps(mut self, count: u64, clip: (f64, f64)) -> Self {
         for step in 1..=count {
             self.step(&normal(10 + step, self.len), clip, step).unwrap();
@@ -118,7 +118,7 @@ impl<D: AdamWStep> State<D> {
         self
     }
 
-    /// Bits of weight, m, v, with what lies before the arena.
+    /// Bits of weight, m, v, with the elements before the arena.
     fn bits(&self) -> [Vec<u32>; 3] {
         self.arenas.each_ref().map(|buffer| {
             let all = self.device.view(buffer, 0..self.offset + self.len);
@@ -131,7 +131,7 @@ impl<D: AdamWStep> State<D> {
     }
 }
 
-/// What products make of a packed weight, forward and backward: the weight itself.
+/// The weight itself, read back from a packed weight by matmuls, forward and backward.
 fn unpacked(weight: &<Cpu as Linear>::Weight, sizes: LinearSizes) -> [Vec<u32>; 2] {
     let identity = |n: usize| (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect::<Vec<_>>();
     let LinearSizes { out_features, in_features } = sizes;
@@ -222,7 +222,7 @@ fn a_norm_that_is_not_finite_changes_nothing() {
 #[test]
 fn prepared_weights_are_those_of_the_new_weights() {
     let mut state = State::new(&Cpu, odd_tensors(), 0);
-    // Asked for now, the backward form is there already in the second step.
+    // Requested now, the backward form exists already in the second step.
     state.step(&normal(3, state.len), HALVED, 1).unwrap();
     for step in 2..4 {
         for ((range, _, sizes), weight) in state.specs.iter().zip(&state.prepared) {
@@ -236,7 +236,7 @@ fn prepared_weights_are_those_of_the_new_weights() {
 }
 
 #[test]
-fn what_lies_in_no_tensor_keeps_its_bits() {
+fn elements_outside_all_tensors_keep_their_bits() {
     let before = State::new(&Cpu, odd_tensors(), 0);
     let after = State::new(&Cpu, odd_tensors(), 0).steps(2, HALVED);
     let inside = |i: usize| before.specs.iter().any(|(range, ..)| range.contains(&i));
@@ -266,7 +266,7 @@ fn wrong_sizes_and_step_zero_are_named() {
 
 #[test]
 fn tensors_that_overlap_leave_the_arena_or_have_other_sizes_are_named() {
-    /// Of tensors with these specs in an arena of ten.
+    /// The error for tensors with these specs in an arena of ten.
     fn message(specs: &[(Range<usize>, Option<LinearSizes>)], made_for: LinearSizes) -> String {
         let (mut w, mut m, mut v) = ([1.0; 10], [1.0; 10], [1.0; 10]);
         let mut weights: Vec<_> = specs.iter().map(|_| Cpu.linear_weight(made_for).unwrap()).collect();

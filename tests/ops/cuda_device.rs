@@ -1,4 +1,4 @@
-//! The CUDA devices of the tests, and what tests of several CUDA ops share.
+//! The CUDA devices of the tests, and helpers that tests of several CUDA ops share.
 //!
 //! They are the emulator's: device 0 runs the PTX for sm_80, device 1 that for sm_90a, so that the tests need no GPU. With
 //! `PATARM_TEST_DEVICE=gpu` the same tests run on device 0 of the machine.
@@ -14,7 +14,7 @@ pub fn devices() -> &'static [Cuda] {
     &DEVICES
 }
 
-/// The same opened again: what is counted on these is the caller's alone.
+/// The same devices, opened again: their counters are the caller's alone.
 pub fn open_devices() -> Vec<Cuda> {
     if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
         return vec![Cuda::open(0, Emulation::Refused).unwrap_or_else(|e| panic!("{e}"))];
@@ -26,7 +26,7 @@ pub fn open_devices() -> Vec<Cuda> {
     devices
 }
 
-/// Rounded to what the device holds.
+/// Rounded to the precision of the device.
 pub fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| bf16::from_f32(*value).to_f32()).collect()
 }
@@ -43,13 +43,13 @@ pub fn upload<T: Element>(device: &Cuda, values: &[T]) -> Buffer<T> {
     device.upload(values).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
-/// A whole buffer. What went wrong in a kernel shows here, because this waits for it.
+/// A whole buffer. Errors of kernels show here, because this waits for them.
 pub fn download<T: Element>(device: &Cuda, buffer: &Buffer<T>) -> Vec<T> {
     let all = device.view(buffer, 0..device.len(buffer));
     device.download(all).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
-/// Each index within its own bound; NaN belongs to NaN, and infinity to the same infinity. Names the worst index.
+/// Each index within its own bound; NaN must match NaN, and infinity the same infinity. Names the worst index.
 #[track_caller]
 pub fn assert_within(what: &str, got: &[f32], expected: &[f32], bound: impl Fn(usize) -> f64) {
     assert_eq!(got.len(), expected.len(), "{what}");

@@ -1,4 +1,4 @@
-//! Tests of the op `head`: against f64 and finite differences, and its promise that log-probabilities never change bits.
+//! Tests of the op `lm_head`: against f64 and finite differences, and its promise that log-probabilities never change bits.
 
 #[cfg(has_cuda)]
 pub mod cuda;
@@ -13,7 +13,7 @@ use super::linear::{bits, prepared, values, with_threads};
 const TOKENS: usize = 90;
 const SIZES: LinearSizes = LinearSizes { out_features: 45, in_features: 20 };
 
-/// Inputs of a head call; outputs are made by `run`.
+/// Inputs of a call; `run` makes the outputs.
 #[derive(Clone)]
 struct Case {
     sizes: LinearSizes,
@@ -34,7 +34,7 @@ struct Grpo {
     reference: Vec<f32>,
     /// [selected, 2]
     advantages: Vec<f32>,
-    /// Not given to the op: `old`, and `reference` where the KL term is off. They are then the call's own log-probabilities.
+    /// `old`, and `reference` if the KL term is off, are not given to the op. It then uses the call's own log-probabilities.
     own: bool,
 }
 
@@ -85,7 +85,7 @@ impl Case {
         self
     }
 
-    /// As before the first update of a step: the policy's log-probabilities are `logprob`, and the op is not given them.
+    /// As in the first update of a step: the old log-probabilities are `logprob`, and the op is not given them.
     fn own(mut self, kl_coefficient: f32, logprob: &[f32]) -> Self {
         let g = self.grpo.as_mut().expect("a case of GRPO");
         (g.loss.kl_coefficient, g.own, g.old) = (kl_coefficient, true, logprob.to_vec());
@@ -95,7 +95,7 @@ impl Case {
         self
     }
 
-    /// The same with everything given.
+    /// The same with all optional inputs given.
     fn given(&self) -> Self {
         let mut given = self.clone();
         given.grpo.as_mut().expect("a case of GRPO").own = false;
@@ -204,7 +204,7 @@ fn values_equal_f64() {
         let out = case.run(true);
         for i in 0..case.rows.len() {
             let (logprob, entropy, loss) = case.exact(i);
-            // Logits up to √20/T with 20 roundings, then a handful: 1e-5 is ten times what f32 leaves.
+            // Logits up to √20/T with 20 roundings, then a handful: 1e-5 is ten times the error of f32.
             assert!((f64::from(out.logprob[i]) - logprob).abs() < 1e-5, "logprob[{i}]");
             assert!((f64::from(out.entropy[i]) - entropy).abs() < 1e-5, "entropy[{i}]");
             assert!((f64::from(out.loss[i]) - loss).abs() < 3e-5, "loss[{i}] {} {loss}", out.loss[i]);
@@ -240,7 +240,7 @@ fn gradients_equal_finite_differences() {
             };
             (at(H) - at(-H)) / f64::from(2.0 * H)
         };
-        // `h` moves exactly: numbers below 2 are multiples of 2⁻²³.
+        // Adding `h` is exact: numbers below 2 are multiples of 2⁻²³.
         for at in (0..case.hidden.len()).step_by(37) {
             let want = slope(&|c, h| c.hidden[at] += h);
             assert!((f64::from(out.d_hidden[at]) - want).abs() < 2e-5, "d_hidden[{at}] = {}, {want}", out.d_hidden[at]);
@@ -413,12 +413,12 @@ fn a_row_has_the_same_bits_in_any_batch_and_as_its_logits() {
     assert_eq!(bits(&all[100 * 600..103 * 600]), bits(&some));
 }
 
-/// Several draws from one row, in any order: as many copies of its logits.
+/// Several draws from one row, in any order, get as many copies of its logits.
 #[test]
 fn logits_may_be_of_rows_in_any_order_and_again() {
     let case = Case::small(1.0);
     let columns = SIZES.out_features;
-    // The first and the last of these lie as far apart as in a contiguous run.
+    // The first and the last of these are as far apart as in a contiguous run.
     for rows in [vec![5, 9, 7], vec![9, 8, 7], vec![4, 4, 4], vec![3, 2]] {
         let together = case.logits(&rows);
         for (row, got) in rows.iter().zip(together.chunks(columns)) {
@@ -454,7 +454,7 @@ fn the_vocabulary_of_qwen3_works() {
 }
 
 #[test]
-fn what_is_not_a_number_is_never_made_finite() {
+fn nan_is_never_made_finite() {
     let mut case = Case::small(1.0);
     let bad = 7;
     case.hidden[case.rows[bad] as usize * 20] = f32::NAN;

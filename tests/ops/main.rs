@@ -1,4 +1,4 @@
-//! Every op against a plain reference, finite differences and its promises: one file per op.
+//! Tests of every op against a plain reference, finite differences and its promises: one file per op.
 
 mod adamw;
 mod attention;

@@ -232,8 +232,8 @@ impl Access for Packed {
     fn prefetch(_: *const f32) {}
 }
 
-/// Prefetches panels into the first-level cache, 2 KB ahead. The processor's own prefetcher alone streams weights at half the speed (measured
-/// on a Xeon with AVX-512: 25 GB/s instead of 46 with four rows on two cores).
+/// Prefetches panels into the first-level cache, 2 KB ahead. The processor's own prefetcher alone streams weights at half the
+/// speed (measured on a Xeon with AVX-512: 25 GB/s instead of 46 with four rows on two cores).
 struct PrefetchL1;
 
 impl Access for PrefetchL1 {

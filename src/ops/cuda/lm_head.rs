@@ -301,8 +301,8 @@ fn losses(
         Argument::F32(grpo.map_or(0.0, |loss| loss.kl_coefficient)),
     ];
     let grid = Grid { blocks: count, threads: (kernels::LM_HEAD_LOSS_THREADS, 1), dynamic_shared_bytes: 0 };
-    // Safety: the order is the kernel's; `args.check` holds all arrays to one number for each selected row (`advantages`: two). The
-    // assertion above covers the chunk's rows and logits.
+    // Safety: the order is the kernel's; `args.check` holds all arrays to one number for each selected row (`advantages`: two).
+    // The assertion above covers the chunk's rows and logits.
     Ok(unsafe { cuda.launch(&kernels::LM_HEAD_LOSS_F32, grid, arguments) }?)
 }
 

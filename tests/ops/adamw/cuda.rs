@@ -23,7 +23,7 @@ fn copies(state: &State<Cuda>) -> Vec<Vec<u16>> {
     prepared.filter_map(|(weight, spec)| Some(values(&state.device, weight.as_ref()?, spec.2?))).collect()
 }
 
-/// What `linear_prepare` makes of the weights as they are.
+/// What `linear_prepare` makes of the current weights.
 fn prepared_again(state: &State<Cuda>) -> Vec<Vec<u16>> {
     let (device, weights) = (&state.device, state.weights());
     let made = |(range, _, sizes): &TensorSpec| {
@@ -36,7 +36,7 @@ fn prepared_again(state: &State<Cuda>) -> Vec<Vec<u16>> {
     state.specs.iter().filter_map(made).collect()
 }
 
-/// The CPU's three arenas after steps, behind `offset` elements that are no numbers.
+/// The CPU's three arenas after steps, behind `offset` elements of NaN.
 fn on_the_cpu(specs: (usize, Vec<TensorSpec>), offset: usize, steps: u64, clip: (f64, f64)) -> [Vec<u32>; 3] {
     State::new(&Cpu, specs, offset).steps(steps, clip).bits()
 }
@@ -52,7 +52,7 @@ fn steps_have_the_cpus_bits_and_copies_are_the_prepared_weights() {
     }
 }
 
-/// Two steps of an embedding, of matrices (outputs, inputs) and of a norm of `hidden` weights, as a model's arena has them.
+/// Two steps of an embedding, of matrices (outputs, inputs) and of a norm of `hidden` weights, as in a model's arena.
 pub fn assert_a_model_has_the_cpus_bits(device: &Cuda, vocab: usize, hidden: usize, matrices: &[(usize, usize)]) {
     let sizes = [(vocab, hidden)].into_iter().chain(matrices.iter().copied());
     let (mut specs, mut next) = (Vec::new(), 0);
@@ -124,7 +124,7 @@ fn a_step_has_the_same_bits_every_time() {
 
 /// The table of tensors stays on the device between steps; another model's tensors, or others of the same, must replace it.
 #[test]
-fn models_that_take_turns_do_not_meet_each_others_tensors() {
+fn models_that_alternate_do_not_use_each_others_tensors() {
     let specs = |decay: f32| (300, vec![(0..200, decay, matrix(10, 20)), (208..300, 0.0, None)]);
     for device in devices() {
         let mut states = [0.1, 0.3, 0.1].map(|decay| State::new(device, specs(decay), 0));
@@ -147,7 +147,7 @@ fn models_that_take_turns_do_not_meet_each_others_tensors() {
     }
 }
 
-/// Large weights: what is beyond bf16 becomes infinity, and ties go to even, as `linear_prepare` has it.
+/// Large weights: numbers too large for bf16 become infinity, and ties go to even, as in `linear_prepare`.
 #[test]
 fn copies_round_as_prepared_weights_do() {
     let ties =
@@ -155,7 +155,7 @@ fn copies_round_as_prepared_weights_do() {
     for device in devices() {
         let mut state = State::new(device, (ties.len(), vec![(0..ties.len(), 0.0, matrix(ties.len(), 1))]), 0);
         state.arenas[0] = upload(device, &ties);
-        // A gradient of 0 on moments of 0 leaves weights as they are.
+        // A gradient of 0 on moments of 0 does not change weights.
         state.step(&vec![0.0; ties.len()], UNCLIPPED, 1).unwrap();
         assert_eq!(bits(&download(device, &state.arenas[0])), ties.map(f32::to_bits));
         let expected = ties.map(|tie| bf16::from_f32(tie).to_bits());

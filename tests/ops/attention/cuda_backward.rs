@@ -23,12 +23,12 @@ fn run(start: usize, len: usize) -> Run {
     Run { start: start as u32, len: len as u32 }
 }
 
-/// What both sides read: the CPU's forward pass, its output rounded as the device holds it.
+/// The inputs of both sides: the CPU's forward pass, with the output rounded as on the device.
 struct Inputs {
     d_out: Vec<f32>,
     out: Vec<f32>,
     log_sum_exp: Vec<f32>,
-    /// What the pools' gradients start from.
+    /// The initial gradients of the pools.
     start: Vec<f32>,
 }
 
@@ -149,7 +149,7 @@ fn assert_right(device: &Cuda, what: &str, case: Case) {
     assert_eq!(got, on(device, &case, &from), "{what}: the same bits every time");
 }
 
-/// A prompt with its own queries and samples of it, and a sequence beside them.
+/// A prompt with its own queries and samples of it, and another sequence.
 pub fn assert_gradients_are_the_cpus(device: &Cuda, heads: Heads, prompt: usize, samples: &[usize], other: usize) {
     let mut segments = SegmentTable::default();
     segments.push(prompt, [run(0, prompt)]);
@@ -186,7 +186,7 @@ fn lengths_around_the_tiles_are_the_cpus() {
 fn chunks_shared_prompts_and_overlapping_runs_are_the_cpus() {
     let heads = (4, 2, 64);
     for device in devices() {
-        // Queries after keys that came earlier: the second chunk of a prefill, in two runs that lie apart.
+        // Queries after keys that came earlier: the second chunk of a prefill, in two separate runs.
         let mut segments = SegmentTable::default();
         segments.push(40, [run(100, 37), run(0, 40)]);
         assert_right(device, "a later chunk", Case::new(heads, 140, segments));
@@ -209,7 +209,7 @@ fn chunks_shared_prompts_and_overlapping_runs_are_the_cpus() {
 }
 
 #[test]
-fn large_scores_and_a_scale_of_their_own_are_the_cpus() {
+fn large_scores_and_another_scale_are_the_cpus() {
     for device in devices() {
         let mut case = Case::packed((2, 1, 32), &[70]);
         case.sizes.scale *= 3.0;
@@ -219,7 +219,7 @@ fn large_scores_and_a_scale_of_their_own_are_the_cpus() {
 }
 
 #[test]
-fn rows_that_no_segment_names_stay_and_batch_mates_change_nothing() {
+fn rows_outside_all_segments_stay_and_other_sequences_change_nothing() {
     let (heads, lengths) = ((4, 2, 32), [20, 75, 3]);
     let together = for_device(Case::packed(heads, &lengths));
     let from = inputs(&together);
@@ -250,7 +250,7 @@ fn rows_that_no_segment_names_stay_and_batch_mates_change_nothing() {
 }
 
 #[test]
-fn no_queries_are_no_work_and_other_widths_are_refused() {
+fn an_empty_batch_is_fine_and_other_widths_are_refused() {
     let device = &devices()[0];
     let case = Case::new((2, 1, 32), 4, SegmentTable::default());
     let from = inputs(&case);

@@ -1,4 +1,4 @@
-//! Products on the CUDA device against f64, on inputs that bf16 holds exactly.
+//! Matmuls on the CUDA device against f64, on inputs that bf16 holds exactly.
 
 use half::bf16;
 use patarm::cuda::Cuda;
@@ -62,7 +62,7 @@ impl Case {
         [widen(&download(device, &out)), widen(&download(device, &d_x)), download(device, &d_weight)]
     }
 
-    /// The same in f64 with the weight rounded as products read it, and Σ|a·b| of each index.
+    /// The same in f64 with the weight rounded as matmuls read it, and Σ|a·b| for each index.
     fn exact(&self, start: f64) -> [Vec<(f64, f64)>; 3] {
         let LinearSizes { out_features: n, in_features: k } = self.sizes;
         let (x, d, w) = (&self.x, &self.d_out, rounded(&self.master));
@@ -115,7 +115,7 @@ pub fn assert_matmuls_agree_with_f64(device: &Cuda, size: (usize, usize, usize),
     let roundings = [BF16, BF16, 0.0];
     for (i, name) in ["out", "d_x", "d_weight"].into_iter().enumerate() {
         let expected: Vec<f32> = exact[i].iter().map(|(value, _)| *value as f32).collect();
-        // A sum of k products in f32 in any order, one more for what was there, and one rounding of the result.
+        // A sum of k products in f32 in any order, one more for the initial value, and one rounding of the result.
         let sums = (terms[i] + 2) as f64 * f64::from(f32::EPSILON);
         assert_within(&format!("{device:?} {size:?} {name}"), &got[i], &expected, |index| {
             let (value, size) = exact[i][index];
@@ -126,8 +126,8 @@ pub fn assert_matmuls_agree_with_f64(device: &Cuda, size: (usize, usize, usize),
 }
 
 #[test]
-fn weights_are_rounded_to_nearest_even_and_keep_what_is_no_number() {
-    // 1 + 2⁻⁸ lies half-way and goes to the even 1; 1 + 3·2⁻⁸ goes to 1 + 2⁻⁶; the largest f32 is beyond bf16.
+fn weights_are_rounded_to_nearest_even_and_keep_nan() {
+    // 1 + 2⁻⁸ is half-way and rounds to the even 1; 1 + 3·2⁻⁸ rounds to 1 + 2⁻⁶; the largest f32 is beyond bf16.
     let master =
         [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 / 3.0, f32::MAX, f32::NAN, f32::NEG_INFINITY, 0.0, -0.0, 2.0];
     let sizes = LinearSizes { out_features: master.len(), in_features: 1 };

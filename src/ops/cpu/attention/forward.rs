@@ -219,8 +219,8 @@ impl<const R: usize> Kernel for Scores<'_, R> {
         let (padded, scale) = (scores.len() / R, s.splat(scale));
         for (at, keys) in (0..padded).step_by(LANES).zip(blocks.chunks_exact(q[0].len())) {
             let mut r = 0;
-            // Four chains a row if the registers hold four rows of them, otherwise two chains of two rows. Keys are loaded once for
-            // all rows.
+            // Four chains a row if the registers hold four rows of them, otherwise two chains of two rows. Keys are loaded once
+            // for all rows.
             while 4 * 4 <= sums_in_registers::<S>() && r + 4 <= R {
                 let dots = dots(s, [q[r], q[r + 1], q[r + 2], q[r + 3]], keys);
                 for i in 0..4 {

@@ -15,8 +15,8 @@ pub const fn sums_in_registers<S: Simd>() -> usize {
     S::REGISTERS / 2
 }
 
-/// How many of `left` rows the next pass takes: as many as there are registers for one vector of sums each. With AVX2 that is six,
-/// as in the micro-kernel of matmuls: twelve registers of sums, two of keys, one of the row.
+/// How many of `left` rows the next pass takes: as many as there are registers for one vector of sums each. With AVX2 that is
+/// six, as in the micro-kernel of matmuls: twelve registers of sums, two of keys, one of the row.
 #[inline(always)]
 pub fn rows_together<S: Simd>(left: usize) -> usize {
     match left {

@@ -185,8 +185,8 @@ pub trait Simd: Copy {
     }
 
     /// Scaled dot products of a vector with rows of its length: `out[i]` is of the row that begins `offsets[i]` after `from`.
-    /// Each lane is one multiplication and then a chain of multiply-adds, then the tree of [`sum`](Self::sum), and the scale. Rows are taken
-    /// sixteen at a time: `offsets` and `out` have whole blocks of them.
+    /// Each lane is one multiplication and then a chain of multiply-adds, then the tree of [`sum`](Self::sum), and the scale.
+    /// Rows are taken sixteen at a time: `offsets` and `out` have whole blocks of them.
     ///
     /// # Safety
     /// As many f32 as `x` has must be readable from `from` plus every offset on.

@@ -14,8 +14,8 @@ pub(super) struct DeviceSegments {
     cuda: Cuda,
     /// [segments, 4], and room to grow: first query, queries, first of its keys in `key_rows`, keys
     pub segments: Buffer<u32>,
-    /// [Σ keys], and room to grow: the pool row of every key of every segment, in the order of the sequence. Four bytes a key, next to
-    /// the 4 · kv_heads · head_dim of the key and its value; the number of runs does not matter.
+    /// [Σ keys], and room to grow: the pool row of every key of every segment, in the order of the sequence. Four bytes a key,
+    /// next to the 4 · kv_heads · head_dim of the key and its value; the number of runs does not matter.
     pub key_rows: Buffer<u32>,
     /// Built by the first forward pass.
     forward: Mutex<Option<Arc<ForwardLists>>>,
