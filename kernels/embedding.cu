@@ -3,8 +3,8 @@
 //   out[t] = table[ids[t]];  d_table[ids[t]] += d_out[t], rows of one id added in the order of t
 //
 // Shapes: table, d_table [vocab, hidden] f32; out, d_out [tokens, hidden] bf16; ids [tokens] u32.
-// Precision: the forward pass rounds once. The backward pass adds in f32, token by token to what is in the table: the CPU's
-// order, hence the CPU's bits. For an id outside the vocabulary (the host refuses those) the
+// Precision: the forward pass rounds once. The backward pass adds in f32, token by token, to the values in the table: the
+// CPU's order, hence the CPU's bits. For an id outside the vocabulary (the host refuses those) the
 // forward pass reads nothing and writes NaN; the backward pass skips it.
 //
 // Floor in bytes: forward 6 a number and 4 a token; backward 2 a number of d_out, and 8 a number of each row of the table that

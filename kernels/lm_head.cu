@@ -29,7 +29,7 @@ EXPORT(unsigned, LM_HEAD_KL_K1, 1);
 EXPORT(unsigned, LM_HEAD_KL_K2, 2);
 EXPORT(unsigned, LM_HEAD_KL_K3, 3);
 
-// A loss and its derivative by the log-probability.
+// A loss and its derivative with respect to the log-probability.
 struct Loss {
     float value;
     float slope;
@@ -49,10 +49,10 @@ struct Grpo {
     float kl_coefficient;
 };
 
-// min(r * A, clip(r) * A), and its derivative by log r.
+// min(r * A, clip(r) * A), and its derivative with respect to log r.
 __device__ __forceinline__ Loss surrogate(float ratio, float clipped, float advantage) {
     const float plain = ratio * advantage, capped = clipped * advantage;
-    // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
+    // If the clipped branch is the smaller one, the token has no gradient through the ratio.
     return plain <= capped ? Loss{plain, plain} : Loss{capped, 0.0f};
 }
 

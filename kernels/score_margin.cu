@@ -110,7 +110,7 @@ struct Slots {
     const float *penalty;
 };
 
-// What a rollout on the right side of the other mean earns: `high` for a margin above the threshold, else `low`.
+// The reward of a rollout on the right side of the other mean: `high` for a margin above the threshold, else `low`.
 struct Shape {
     float low;
     float high;

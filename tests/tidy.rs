@@ -51,7 +51,7 @@ fn modules(folder: &str) -> BTreeSet<String> {
 const NOT_OPS: [(&str, &[&str]); 6] = [
     // The table of contents, the backends' folders, and what all contracts use.
     ("src/ops", &["mod", "cpu", "cuda", "cost", "error"]),
-    // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
+    // Shared by several ops: vectors, matmuls, the row routine of LM head and sampler, rayon and memory helpers.
     ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "team", "parallel", "shared"]),
     ("src/ops/cuda", &["mod", "peak"]),
     // Headers that several kernels include.

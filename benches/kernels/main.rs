@@ -158,7 +158,7 @@ fn run(options: Options, shapes: &[Shape]) -> ExitCode {
     use patarm::cuda::{Cuda, Emulation};
 
     let emulation = if options.emulated {
-        cuda_emulator::load().expect("the emulator's libraries lie beside the benches");
+        cuda_emulator::load().expect("the emulator's libraries are next to the benches");
         Emulation::Allowed
     } else {
         Emulation::Refused

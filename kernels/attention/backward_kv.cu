@@ -123,11 +123,11 @@ __device__ __forceinline__ void keep(Stage<DIM> &stage, float2 numbers) {
     stage.delta[threadIdx.x] = numbers.y;
 }
 
-// scores[16, QUERIES] = own . tile^T for the 16 keys of a warp.
+// out[16, QUERIES] = own . tile^T for the 16 keys of a warp.
 template <int DIM>
-__device__ __forceinline__ void multiply(float (&scores)[QUERIES<DIM> / 8][4], const bf16 *own, const bf16 *tile) {
+__device__ __forceinline__ void multiply(float (&out)[QUERIES<DIM> / 8][4], const bf16 *own, const bf16 *tile) {
 #pragma unroll
-    for (int n = 0; n < QUERIES<DIM> / 8; n++) scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0.0f;
+    for (int n = 0; n < QUERIES<DIM> / 8; n++) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
 #pragma unroll
     for (int step = 0; step < DIM / 16; step++) {
         unsigned a[4];
@@ -136,8 +136,8 @@ __device__ __forceinline__ void multiply(float (&scores)[QUERIES<DIM> / 8][4], c
         for (int n = 0; n < QUERIES<DIM> / 16; n++) {
             unsigned b[4];
             load_keys<DIM>(b, tile + n * 16 * DIM, step);
-            mma(scores[2 * n], a, b[0], b[1]);
-            mma(scores[2 * n + 1], a, b[2], b[3]);
+            mma(out[2 * n], a, b[0], b[1]);
+            mma(out[2 * n + 1], a, b[2], b[3]);
         }
     }
 }

@@ -62,11 +62,11 @@ EXPORT(unsigned, ATTENTION_BACKWARD_Q_SHARED_32, sizeof(Shared<32>));
 EXPORT(unsigned, ATTENTION_BACKWARD_Q_SHARED_64, sizeof(Shared<64>));
 EXPORT(unsigned, ATTENTION_BACKWARD_Q_SHARED_128, sizeof(Shared<128>));
 
-// scores[16, KEYS] = rows . tile^T for the 16 rows of a warp.
+// out[16, KEYS] = rows . tile^T for the 16 rows of a warp.
 template <int DIM>
-__device__ __forceinline__ void multiply(float (&scores)[KEYS / 8][4], const bf16 *rows, const bf16 *tile) {
+__device__ __forceinline__ void multiply(float (&out)[KEYS / 8][4], const bf16 *rows, const bf16 *tile) {
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++) scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0.0f;
+    for (int n = 0; n < KEYS / 8; n++) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
 #pragma unroll
     for (int step = 0; step < DIM / 16; step++) {
         unsigned a[4];
@@ -75,8 +75,8 @@ __device__ __forceinline__ void multiply(float (&scores)[KEYS / 8][4], const bf1
         for (int n = 0; n < KEYS / 16; n++) {
             unsigned b[4];
             load_keys<DIM>(b, tile + n * 16 * DIM, step);
-            mma(scores[2 * n], a, b[0], b[1]);
-            mma(scores[2 * n + 1], a, b[2], b[3]);
+            mma(out[2 * n], a, b[0], b[1]);
+            mma(out[2 * n + 1], a, b[2], b[3]);
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct RunSettings {
     pub keep_checkpoints: usize,
     /// Steps in a row whose loss or gradient is not a number before the run stops.
     pub patience: u32,
-    /// Rows of logits that the head works on at a time. Changes memory and speed, and on CUDA the order of sums, so a resume
+    /// Rows of logits that the LM head works on at a time. Changes memory and speed, and on CUDA the order of sums, so a resume
     /// takes it from the run's config.toml, whatever card it is on. 0: chosen at the start, from the device's total memory.
     pub lm_head_chunk_rows: usize,
 }

@@ -15,7 +15,7 @@ pub enum KlEstimator {
 }
 
 impl KlEstimator {
-    /// The estimate, and its derivative by log π.
+    /// The estimate, and its derivative with respect to log π.
     pub fn value_and_slope(self, logprob: f32, reference: f32) -> (f32, f32) {
         let d = reference - logprob;
         match self {
@@ -29,10 +29,10 @@ impl KlEstimator {
 /// The clipped policy-gradient loss of one token.
 ///
 /// With r = exp(logprob − old), where old is the log-probability under the policy before the step's first update:
-/// `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, the sum over two advantages. A token of one
-/// sequence has one, and 0. For a token that several sequences share they are the weighted means over the sequences of A's
-/// positive and of its negative part: clipping treats the signs differently, but sequences of one sign all alike, so this is
-/// the weighted mean of the sequences' losses.
+/// `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, summed over two advantages. A token of one
+/// sequence has one advantage and a 0. For a token that several sequences share, the two are weighted means over the sequences
+/// of A's positive and negative parts. Clipping depends on A only through its sign, so this is the weighted mean of the
+/// sequences' losses.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrpoLoss {
@@ -50,13 +50,13 @@ impl Default for GrpoLoss {
 }
 
 impl GrpoLoss {
-    /// The loss, and its derivative by logprob.
+    /// The loss, and its derivative with respect to logprob.
     pub fn value_and_slope(&self, logprob: f32, old: f32, reference: f32, advantages: [f32; 2]) -> (f32, f32) {
         let ratio = (logprob - old).exp();
         let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high);
         let surrogate = |advantage: f32| {
             let (plain, capped) = (ratio * advantage, clipped * advantage);
-            // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
+            // If the clipped branch is the smaller one, the token has no gradient through the ratio.
             if plain <= capped { (plain, plain) } else { (capped, 0.0) }
         };
         let [(a, a_slope), (b, b_slope)] = advantages.map(surrogate);
@@ -64,7 +64,7 @@ impl GrpoLoss {
         (self.kl_coefficient.mul_add(kl, -(a + b)), self.kl_coefficient.mul_add(kl_slope, -(a_slope + b_slope)))
     }
 
-    /// Whether clipping takes the gradient of a token with this advantage away.
+    /// Whether clipping removes the gradient of a token with this advantage.
     pub fn clips(&self, logprob: f32, old: f32, advantage: f32) -> bool {
         let ratio = (logprob - old).exp();
         ratio * advantage > ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high) * advantage

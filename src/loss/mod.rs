@@ -16,7 +16,7 @@ pub enum Aggregation {
     DrGrpo,
 }
 
-/// What the global denominator is made of; the same for every micro-batch of an update.
+/// The parts of the global denominator; the same for every micro-batch of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denominator {
     pub tokens: usize,

@@ -44,7 +44,7 @@ pub struct Qwen3<B: Backend> {
     pub backend: B,
     pub config: Qwen3Config,
     pub table: Arc<ParameterTable>,
-    /// Rows of logits that the head works on at a time, in scoring and in training alike
+    /// Rows of logits that the LM head works on at a time, in scoring and in training alike
     pub lm_head_chunk_rows: usize,
     master: Master<B>,
     pub(super) layers: Vec<LayerWeights<B>>,

@@ -74,7 +74,7 @@ impl<D: Linear> AdamW<'_, D> {
             check.that(end <= range.start && range.start <= range.end && range.end <= len, || {
                 format!(
                     "`tensors[{index}]` covers {range:?}: expected a range within {end}..{len}, because tensors ascend, do not \
-                     overlap, and lie in the arena"
+                     overlap, and be inside the arena"
                 )
             })?;
             end = range.end;

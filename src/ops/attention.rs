@@ -161,7 +161,7 @@ impl SegmentTable {
         self.segments.last().map_or(0, |segment| segment.queries.end)
     }
 
-    /// Query–key pairs inside the causal mask: what attention must compute.
+    /// Query–key pairs inside the causal mask: the work of attention.
     pub fn pairs(&self) -> u64 {
         self.segments
             .iter()
@@ -196,7 +196,7 @@ impl SegmentTable {
             })?;
             for run in self.runs(segment) {
                 check.that(run.start as usize + run.len as usize <= pool_rows, || {
-                    format!("segment {index}: run {run:?} must lie in a pool of {pool_rows} rows")
+                    format!("segment {index}: run {run:?} must be inside a pool of {pool_rows} rows")
                 })?;
             }
         }

@@ -1,4 +1,4 @@
-//! The language-model head fused with log-softmax, the loss and its gradient.
+//! The LM head fused with log-softmax, the loss and its gradient.
 //!
 //! Selected rows of the last hidden state are multiplied with the vocabulary chunk by chunk: [rows × vocab] never exists for
 //! a whole batch. For a row with logits z, temperature T and target t: `logprob = log softmax(z / T)[t]`. Every loss here is a

@@ -64,7 +64,7 @@ pub struct RmsNormBackward<'a, D: Device> {
     pub d_weight: Option<Mut<'a, D, f32>>,
     /// [rows, cols]
     pub d_out: Ref<'a, D, D::Compute>,
-    /// [rows, cols], what the forward pass normed
+    /// [rows, cols], the input of the forward pass's norm
     pub sum: Ref<'a, D, D::Compute>,
     /// [rows]
     pub inv_rms: Ref<'a, D, f32>,

@@ -37,7 +37,7 @@ impl Sampling {
         if self.temperature > 0.0 { self.temperature } else { 1.0 }
     }
 
-    /// Says what is wrong with the numbers, if anything is.
+    /// An error that names the first invalid number.
     pub fn validate(&self) -> Result<(), String> {
         let Self { temperature, top_p, min_p, .. } = *self;
         if !(temperature >= 0.0 && temperature.is_finite()) {
@@ -103,7 +103,7 @@ impl<D: Device> Sample<'_, D> {
 }
 
 pub trait Sampler: Device {
-    /// Draws from rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller
+    /// Draws from rows with a NaN logit get id 0 and a NaN log-probability; the caller
     /// must refuse it.
     fn sample(&self, args: Sample<'_, Self>) -> OpResult;
 }

@@ -62,7 +62,7 @@ pub struct PreferenceReward {
     pub margin: MarginKind,
 }
 
-/// What advantages are divided by. The mean of the group is always subtracted first.
+/// The divisor of advantages. The mean of the group is always subtracted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdvantageNorm {

@@ -162,9 +162,9 @@ mod emulated {
         assert!(line["mismatch_max"].is_number() && line["mismatch_kl"].is_number(), "{line}");
     }
 
-    /// The chunk of the head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.
+    /// The chunk of the LM head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.
     #[test]
-    fn a_resumed_run_keeps_its_chunk_of_the_head() {
+    fn a_resumed_run_keeps_its_chunk_of_the_lm_head() {
         let world = World::new();
         let run = |out: &str, steps: &str, more: &[&str], memory: &str| {
             let mut args = vec!["sft", "--model", "model", "--data", "sft.jsonl", "--device", "emulated", "--out", out];
@@ -198,7 +198,7 @@ mod emulated {
     }
 
     #[test]
-    fn a_chunk_of_the_head_that_cannot_work_is_refused_before_weights_are_read() {
+    fn a_chunk_of_the_lm_head_that_cannot_work_is_refused_before_weights_are_read() {
         let world = World::new();
         std::fs::remove_file(world.path("model/model.safetensors")).unwrap();
         for (command, data) in [("sft", "sft.jsonl"), ("rl", "train_pairs.jsonl")] {

@@ -90,7 +90,7 @@ impl Table {
 
     fn text(&self) -> String {
         format!(
-            "What the emulator counts of the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test \
+            "The emulator's counts for the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test \
              counters` writes this file.\nSectors have 32 bytes; loads are the instructions of warps that load from global \
              memory (512 bytes each at most); conflicts are passes over shared memory beyond the first.\n\n\
              {:28} {:36} {:5} {:>8} {:>12} {:>9} {:>9} {:>12} {:>9} {:>9} {:>9}\n{}",
@@ -113,7 +113,7 @@ impl Table {
 #[test]
 fn kernels_move_what_they_say_and_no_more() {
     if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
-        eprintln!("skipped: a device counts nothing");
+        eprintln!("skipped: a device has no counters");
         return;
     }
     let mut table = Table::default();

@@ -422,7 +422,7 @@ fn masked_keys_do_not_contribute_even_if_they_are_nan() {
         let (queries, rows) = (from * 4 * 32, from * 4);
         assert_eq!(bits(&got.0[..queries]), bits(&expected.0[..queries]), "out before key {from}");
         assert_eq!(bits(&got.1[..rows]), bits(&expected.1[..rows]), "log_sum_exp before key {from}");
-        assert!(got.0[queries..].iter().all(|x| x.is_nan()), "what is not a number must show from key {from} on");
+        assert!(got.0[queries..].iter().all(|x| x.is_nan()), "NaN must show from key {from} on");
     }
 }
 

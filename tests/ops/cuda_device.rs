@@ -19,7 +19,7 @@ pub fn open_devices() -> Vec<Cuda> {
     if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
         return vec![Cuda::open(0, Emulation::Refused).unwrap_or_else(|e| panic!("{e}"))];
     }
-    cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+    cuda_emulator::load().expect("the emulator's libraries are next to the tests");
     let open = |ordinal| Cuda::open(ordinal, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}"));
     let devices = vec![open(0), open(1)];
     assert_eq!([devices[0].capability(), devices[1].capability()], [(8, 0), (9, 0)]);

@@ -12,7 +12,7 @@ pub struct ModelSizes {
     pub tokens: usize,
     /// Rows of matmuls, whose f64 reference is the slowest.
     pub linear_rows: usize,
-    /// Rows of the language-model head, and of the sampler.
+    /// Rows of the LM head, and of the sampler.
     pub lm_head_rows: usize,
     pub hidden: usize,
     pub intermediate: usize,

@@ -1,4 +1,4 @@
-//! The GRPO loss fused into the head, against autograd in f64.
+//! The GRPO loss fused into the LM head, against autograd in f64.
 
 use patarm::loss::grpo::{GrpoLoss, KlEstimator};
 use patarm::ops::Cpu;

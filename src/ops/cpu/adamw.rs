@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Cpu;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use crate::ops::OpResult;
 use crate::ops::adamw::{AdamW, AdamWStep, Constants, Prepared, Tensor};
 use crate::ops::linear::Linear;
@@ -59,7 +59,7 @@ fn update<S: Simd>(s: S, c: &Constants, keep: f32, [w, m, v, g]: [S::V; 4]) -> [
     [s.mul_add(w, s.splat(keep), step), m, v]
 }
 
-impl Kernel for Chunk<'_> {
+impl WithSimd for Chunk<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use super::memory;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::tensor::DeviceError;
 
@@ -177,7 +177,7 @@ struct Output(*mut f32);
 
 impl Output {
     /// # Safety
-    /// `at` must lie in the slice that this was made from.
+    /// `at` must be inside the slice that this was made from.
     unsafe fn at(self, at: usize) -> *mut f32 {
         // Safety: passed on.
         unsafe { self.0.add(at) }
@@ -262,7 +262,7 @@ impl Access for PrefetchL2 {
 /// The piece's pointers must be valid for MR rows, k and NV whole vectors.
 #[inline(always)]
 unsafe fn micro<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: Piece) {
-    // Safety: every access lies in the rows, vectors and k that the caller vouches for.
+    // Safety: every access is inside the rows, vectors and k that the caller guarantees.
     unsafe {
         let mut acc = [[s.splat(0.0); NV]; MR];
         if t.add {
@@ -325,7 +325,7 @@ unsafe fn multiply_add<S: Simd, A: Access, const MR: usize, const NV: usize>(
 /// As for `micro`, with `t.columns` columns of C.
 #[inline(always)]
 unsafe fn micro_edge<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: Piece) {
-    // Safety: the caller vouches for `columns` columns of MR rows; the buffer holds NV vectors of each.
+    // Safety: the caller guarantees `columns` columns of MR rows; the buffer holds NV vectors of each.
     unsafe {
         if t.columns >= NV * LANES {
             return micro::<S, A, MR, NV>(s, t);
@@ -365,7 +365,7 @@ unsafe fn strip<S: Simd, A: Access, const MR: usize, const WIDE: usize, const NA
         column += WIDE * LANES;
     }
     while column < t.columns {
-        // Safety: passed on; a vector beyond the last column still lies in the last, whole panel.
+        // Safety: passed on; a vector beyond the last column is still inside the last, whole panel.
         unsafe { micro_edge::<S, A, MR, NARROW>(s, at(column)) };
         column += NARROW * LANES;
     }
@@ -430,7 +430,7 @@ struct Tile {
     streams: bool,
 }
 
-impl Kernel for Tile {
+impl WithSimd for Tile {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -578,7 +578,7 @@ thread_local! {
     static SCRATCH: RefCell<(Vec<PanelRow>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-impl Kernel for TransposedTile<'_> {
+impl WithSimd for TransposedTile<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -645,7 +645,7 @@ struct Peak<'a> {
     c: &'a mut [f32],
 }
 
-impl Kernel for Peak<'_> {
+impl WithSimd for Peak<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

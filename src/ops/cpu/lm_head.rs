@@ -1,4 +1,4 @@
-//! The language-model head on the CPU: logits of a chunk of rows at a time, each row's loss, and its gradient in the memory of
+//! The LM head on the CPU: logits of a chunk of rows at a time, each row's loss, and its gradient in the memory of
 //! the logits.
 //!
 //! A row's logits come from the matmul of `linear` and its log-softmax from the routine of the sampler, so a log-probability
@@ -12,7 +12,7 @@ use super::gemm::{add_transposed_matmul, matmul};
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::memory::Aligned;
 use super::parallel::for_row_blocks;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::linear::LinearSizes;
 use crate::ops::lm_head::{LmHead, LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
@@ -240,7 +240,7 @@ struct Row<'a, 'l, 'g> {
     logits: &'a mut [f32],
 }
 
-impl Kernel for Row<'_, '_, '_> {
+impl WithSimd for Row<'_, '_, '_> {
     type Output = [f32; 3];
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> [f32; 3] {

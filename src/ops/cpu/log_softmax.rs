@@ -3,7 +3,7 @@
 //! Both must record the same bits for the same logits, so the scaled logit, the order of the sum and the formula of the
 //! log-probability are written here alone.
 
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 
 /// Logits summed in f32 before the total moves on to f64. A row of 151,936 keeps seven digits this way.
 const BLOCK: usize = 64 * LANES;
@@ -39,15 +39,15 @@ impl Stats {
 
 /// [`log_softmax_stats`] at the machine's SIMD level.
 pub fn stats(logits: &[f32], inverse_temperature: f32) -> Stats {
-    simd::run(StatsKernel { logits, inverse_temperature })
+    simd::run(LogSoftmaxStats { logits, inverse_temperature })
 }
 
-struct StatsKernel<'a> {
+struct LogSoftmaxStats<'a> {
     logits: &'a [f32],
     inverse_temperature: f32,
 }
 
-impl Kernel for StatsKernel<'_> {
+impl WithSimd for LogSoftmaxStats<'_> {
     type Output = Stats;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Stats {
@@ -128,9 +128,9 @@ mod tests {
         for len in [1, 5, 16, 17, 63, 512, 1024, 1025, 5000, 151_936] {
             for temperature in [1.0f32, 0.7, 2.0] {
                 let (logits, inverse) = (row(len), 1.0 / temperature);
-                let got = run_at(Level::Portable, StatsKernel { logits: &logits, inverse_temperature: inverse });
+                let got = run_at(Level::Portable, LogSoftmaxStats { logits: &logits, inverse_temperature: inverse });
                 for level in Level::available() {
-                    assert_eq!(run_at(level, StatsKernel { logits: &logits, inverse_temperature: inverse }), got);
+                    assert_eq!(run_at(level, LogSoftmaxStats { logits: &logits, inverse_temperature: inverse }), got);
                 }
                 let (logprobs, entropy) = exact(&logits, f64::from(temperature));
                 assert!(

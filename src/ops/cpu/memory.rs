@@ -12,7 +12,7 @@ use crate::tensor::DeviceError;
 /// Buffers of fewer bytes than this do not gain from large pages.
 const LARGE: usize = 4 << 20;
 
-/// A buffer of numbers that begins at a cache line: where a row is whole vectors long, none of them lies across two lines.
+/// A buffer of numbers that begins at a cache line: if a row is whole vectors long, none of them crosses two lines.
 pub struct Aligned<T> {
     lines: Vec<Line>,
     len: usize,

@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::shared::SharedMut;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNormRopeForward};
 use crate::ops::{Check, OpResult};
@@ -115,7 +115,7 @@ struct Forward<'a> {
     tokens: std::ops::Range<usize>,
 }
 
-impl Kernel for Forward<'_> {
+impl WithSimd for Forward<'_> {
     type Output = ();
 
     /// The usual head sizes as constants, so that loops over them are unrolled.
@@ -236,7 +236,7 @@ struct Backward<'a> {
     first: usize,
 }
 
-impl Kernel for Backward<'_> {
+impl WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! RMSNorm on the CPU: a row at a time, sums in sixteen lanes.
 
 use super::Cpu;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::OpResult;
 use crate::ops::rmsnorm::{RmsNorm, RmsNormBackward, RmsNormForward};
@@ -67,7 +67,7 @@ struct Forward<'a> {
     epsilon: f32,
 }
 
-impl Kernel for Forward<'_> {
+impl WithSimd for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -150,7 +150,7 @@ struct Backward<'a> {
     overwrite: bool,
 }
 
-impl Kernel for Backward<'_> {
+impl WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]

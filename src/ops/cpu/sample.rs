@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::log_softmax::{Stats, log_softmax_stats};
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::OpResult;
 use crate::ops::sample::{Draw, Sample, Sampler, Sampling};
@@ -33,7 +33,7 @@ struct Row<'a> {
     draw: &'a Draw,
 }
 
-impl Kernel for Row<'_> {
+impl WithSimd for Row<'_> {
     /// (token, its log-probability)
     type Output = (u32, f32);
 
@@ -74,7 +74,7 @@ fn argmax(values: impl Iterator<Item = f32>) -> u32 {
 /// −ln(−ln u) of one token, with the bits that `gumbel_argmax` gives it.
 fn gumbel(stream: Stream, position: u32, id: u32) -> f32 {
     struct One(f32);
-    impl Kernel for One {
+    impl WithSimd for One {
         type Output = f32;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> f32 {

@@ -10,7 +10,7 @@ pub struct SharedMut<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-// Safety: the pointer stands for the exclusive borrow it was made from; `slice` makes its callers promise disjoint ranges.
+// Safety: the pointer comes from an exclusive borrow that lives as long; callers of `slice` promise disjoint ranges.
 unsafe impl Send for SharedMut<'_> {}
 unsafe impl Sync for SharedMut<'_> {}
 
@@ -19,7 +19,7 @@ impl<'a> SharedMut<'a> {
         Self { start: buffer.as_mut_ptr(), len: buffer.len(), lifetime: PhantomData }
     }
 
-    /// `len` elements from `offset` on; panics when they lie outside.
+    /// `len` elements from `offset` on; panics if they are outside.
     ///
     /// # Safety
     /// While the slice lives, no other slice of this buffer may hold one of its elements.

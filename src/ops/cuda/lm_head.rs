@@ -1,4 +1,4 @@
-//! The language-model head on CUDA: logits of a chunk of rows by cuBLASLt, one kernel for their losses and for gradients
+//! The LM head on CUDA: logits of a chunk of rows by cuBLASLt, one kernel for their losses and for gradients
 //! in the memory of the logits, and two matmuls for the backward pass.
 //!
 //! Memory beyond the arguments: the logits of one chunk, whose bf16 gradient reuses them, and twice its rows of `hidden` in bf16.

@@ -19,7 +19,7 @@ type Output = (Vec<f32>, Vec<f32>);
 /// Queries and keys of the segments of a case.
 pub type Lengths<'a> = &'a [(usize, usize)];
 
-/// Sequences of these lengths whose keys lie in shuffled pages. Pool rows outside all segments are NaN.
+/// Sequences of these lengths whose keys are in shuffled pages. Pool rows outside all segments are NaN.
 fn paged(heads: Heads, lengths: Lengths<'_>, page: usize) -> Case {
     let pages: usize = lengths.iter().map(|(_, keys)| keys.div_ceil(page)).sum();
     let mut free = Stream::new(9).permutation(pages + 1);
@@ -106,7 +106,7 @@ fn plainly(device: &Cuda, case: &Case) -> Output {
 
 /// Bounds of the rounding errors of each output and each log Σ exp, beyond the rounding of the output itself.
 struct Bounds {
-    /// Σ p |v| of each output: what a relative error of the weights is relative to.
+    /// Σ p |v| of each output: the scale of a relative error of the weights.
     size: Vec<f32>,
     /// Relative error of a weight of each row (query, head), which is the absolute one of its score.
     score: Vec<f64>,

@@ -12,7 +12,7 @@ use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentT
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::memory::Aligned;
 use crate::ops::cpu::shared::SharedMut;
-use crate::ops::cpu::simd::{self, Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{self, LANES, Simd, WithSimd};
 use crate::ops::cpu::team;
 
 /// Keys of a panel.
@@ -92,7 +92,7 @@ struct SegmentBackward<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for SegmentBackward<'_> {
+impl WithSimd for SegmentBackward<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 use super::task::{Scratch, Shared, Task};
 use super::tile::{Softmax, add_weighted, key_offsets, rows_together};
 use crate::ops::attention::AttentionSizes;
-use crate::ops::cpu::simd::{Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{LANES, Simd, WithSimd};
 
 /// Keys that all heads use before the next keys are read: whole blocks of sixteen.
 const KEYS: usize = 64;
@@ -16,7 +16,7 @@ pub struct OneForward<'a> {
     pub scratch: &'a mut Scratch,
 }
 
-impl Kernel for OneForward<'_> {
+impl WithSimd for OneForward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -77,7 +77,7 @@ struct Scores<'a> {
     scores: &'a mut [f32],
 }
 
-impl Kernel for Scores<'_> {
+impl WithSimd for Scores<'_> {
     type Output = ();
 
     /// The usual head sizes as constants, so that loops over them are unrolled.
@@ -125,7 +125,7 @@ struct Values<'a> {
     sums: &'a mut [f32],
 }
 
-impl Kernel for Values<'_> {
+impl WithSimd for Values<'_> {
     type Output = ();
 
     #[inline(always)]

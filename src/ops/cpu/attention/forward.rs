@@ -10,7 +10,7 @@ use super::tile::{
 use crate::ops::attention::{AttentionForward, AttentionSizes};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::shared::SharedMut;
-use crate::ops::cpu::simd::{self, Kernel, LANES, Level, Simd};
+use crate::ops::cpu::simd::{self, LANES, Level, Simd, WithSimd};
 use crate::ops::cpu::team;
 
 /// Queries of one task: many enough that transposing the keys costs little next to using them.
@@ -76,7 +76,7 @@ struct TileForward<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for TileForward<'_> {
+impl WithSimd for TileForward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -210,7 +210,7 @@ struct Scores<'a, const R: usize> {
     scores: &'a mut [f32],
 }
 
-impl<const R: usize> Kernel for Scores<'_, R> {
+impl<const R: usize> WithSimd for Scores<'_, R> {
     type Output = ();
 
     #[inline(always)]

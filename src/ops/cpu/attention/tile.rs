@@ -5,7 +5,7 @@
 
 use crate::ops::attention::{Segment, SegmentTable};
 use crate::ops::cpu::memory::Aligned;
-use crate::ops::cpu::simd::{Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{LANES, Simd, WithSimd};
 
 /// Rows (query, head) that are computed together, at most.
 pub const ROWS: usize = 8;
@@ -37,7 +37,7 @@ pub fn key_offsets(table: &SegmentTable, segment: &Segment, stride: usize, len: 
     offsets.clear();
     for run in table.runs(segment) {
         let rows = run.start as usize..run.start as usize + run.len as usize;
-        assert!(rows.end * stride <= len, "{run:?} lies outside of the pool");
+        assert!(rows.end * stride <= len, "{run:?} is outside of the pool");
         offsets.extend((rows.start * stride..rows.end * stride).step_by(stride));
     }
 }
@@ -212,7 +212,7 @@ pub struct Softmax<'a> {
     pub log_sum_exp: &'a mut [f32],
 }
 
-impl Kernel for Softmax<'_> {
+impl WithSimd for Softmax<'_> {
     type Output = ();
 
     /// All maxima before all exponentials: the next row's need not wait for the last row's sum.

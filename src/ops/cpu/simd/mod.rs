@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! struct Scale<'a> { x: &'a mut [f32], by: f32 }
-//! impl Kernel for Scale<'_> {
+//! impl WithSimd for Scale<'_> {
 //!     type Output = ();
 //!     #[inline(always)]
 //!     fn run<S: Simd>(self, s: S) { /* s.load(..), s.mul(..) */ }
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Every operation is exactly rounded (`mul_add` rounds once at every level), and [`Simd::sum`] adds lanes in one fixed
-//! tree, so a result never depends on the level. Keep kernels `#[inline(always)]`, all the way down: the instructions of
+//! tree, so a result never depends on the level. Keep inner loops `#[inline(always)]`, all the way down: the instructions of
 //! a level may only be used inside the one function that enables them. A closure is a separate function that need not be
 //! inlined: keep vector work out of closures (`from_fn` and `for_each` too), or every instruction is a call.
 
@@ -73,28 +73,28 @@ pub fn level() -> Level {
 }
 
 /// An inner loop, generic over the level it runs at.
-pub trait Kernel {
+pub trait WithSimd {
     type Output;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs a kernel at the machine's level.
+/// Runs an inner loop at the machine's level.
 #[inline]
-pub fn run<K: Kernel>(kernel: K) -> K::Output {
-    run_at(level(), kernel)
+pub fn run<F: WithSimd>(f: F) -> F::Output {
+    run_at(level(), f)
 }
 
-/// Runs a kernel at a given level, which must be one of [`Level::available`]: for tests of bit-equality.
+/// Runs an inner loop at a given level, which must be one of [`Level::available`]: for tests of bit-equality.
 #[inline]
-pub fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
+pub fn run_at<F: WithSimd>(level: Level, f: F) -> F::Output {
     match level {
         // Safety: `Level::available` found the instructions on this machine, and `level` is one of those.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        Level::Avx512 => unsafe { x86::run_avx512(f) },
         // Safety: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
-        _ => kernel.run(Portable),
+        Level::Avx2 => unsafe { x86::run_avx2(f) },
+        _ => f.run(Portable),
     }
 }
 
@@ -128,8 +128,8 @@ pub trait Simd: Copy {
     /// Vectors of sixteen lanes that the registers hold.
     const REGISTERS: usize;
 
-    /// Runs a kernel at this level as a separate function, so that the caller's constants hold none of its registers.
-    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+    /// Runs an inner loop at this level as a separate function, so that the caller's constants hold none of its registers.
+    fn call<F: WithSimd>(self, f: F) -> F::Output;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32]) -> Self::V;
@@ -146,12 +146,12 @@ pub trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// a·b + c, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger of each lane; `b` where either is not a number.
+    /// The larger of each lane; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller of each lane; `b` where either is not a number.
+    /// The smaller of each lane; `b` if either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
-    /// `value` where `x >= limit` or either is not a number, else 0.
+    /// `value` if `x >= limit` or either is NaN, otherwise 0.
     fn zero_below(self, value: Self::V, x: Self::V, limit: Self::V) -> Self::V;
     /// The bits of `p` plus (the bits of `t` shifted left by 23): p · 2ⁿ where t = n + 1.5·2²³.
     fn add_exponent(self, p: Self::V, t: Self::V) -> Self::V;
@@ -269,8 +269,8 @@ impl Simd for Portable {
     const REGISTERS: usize = 4;
 
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
+    fn call<F: WithSimd>(self, f: F) -> F::Output {
+        f.run(self)
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -286,12 +286,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_ptr(self, from: *const f32) -> Self::V {
-        // Safety: the caller vouches for sixteen readable f32.
+        // Safety: the caller guarantees sixteen readable f32.
         unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store_ptr(self, to: *mut f32, v: Self::V) {
-        // Safety: the caller vouches for sixteen writable f32.
+        // Safety: the caller guarantees sixteen writable f32.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -355,7 +355,7 @@ mod tests {
         ln: bool,
     }
 
-    impl Kernel for Unary<'_> {
+    impl WithSimd for Unary<'_> {
         type Output = Vec<f32>;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Vec<f32> {
@@ -383,7 +383,7 @@ mod tests {
 
     struct Lanes([f32; LANES]);
 
-    impl Kernel for Lanes {
+    impl WithSimd for Lanes {
         /// (sum, largest)
         type Output = (f32, f32);
         #[inline(always)]
@@ -422,7 +422,7 @@ mod tests {
         offsets: &'a [usize],
     }
 
-    impl Kernel for Dots<'_> {
+    impl WithSimd for Dots<'_> {
         type Output = Vec<f32>;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Vec<f32> {

@@ -3,37 +3,37 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, SQRT_HALF_BITS, Simd};
+use super::{LANES, SQRT_HALF_BITS, Simd, WithSimd};
 
 /// # Safety
 /// The machine must have AVX-512F, AVX2 and FMA.
 #[target_feature(enable = "avx512f,avx2,fma")]
 #[inline(never)]
-pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+pub unsafe fn run_avx512<F: WithSimd>(f: F) -> F::Output {
+    f.run(Avx512(()))
 }
 
 /// # Safety
 /// The machine must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
-pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+pub unsafe fn run_avx2<F: WithSimd>(f: F) -> F::Output {
+    f.run(Avx2(()))
 }
 
 /// One 512-bit register. Only `run_avx512` makes one, so code that holds one runs on a machine with these instructions.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
-// Safety of every block below: an `Avx512` exists only inside `run_avx512`; memory is checked or vouched for by the
+// Safety of every block below: an `Avx512` exists only inside `run_avx512`; memory is checked, or guaranteed by the
 // caller of an unsafe method.
 impl Simd for Avx512 {
     type V = __m512;
     const REGISTERS: usize = 32;
 
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        unsafe { run_avx512(kernel) }
+    fn call<F: WithSimd>(self, f: F) -> F::Output {
+        unsafe { run_avx512(f) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -183,8 +183,8 @@ impl Simd for Avx2 {
     const REGISTERS: usize = 8;
 
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        unsafe { run_avx2(kernel) }
+    fn call<F: WithSimd>(self, f: F) -> F::Output {
+        unsafe { run_avx2(f) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Pair {

@@ -19,7 +19,7 @@ use super::{COUNT_MAX, Cuda};
 use crate::ops::attention::{Attention, AttentionBackward, AttentionForward, AttentionSizes, SegmentTable};
 use crate::ops::{Check, OpResult};
 
-/// What the kernels are compiled for.
+/// The kernels are compiled for these.
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
 impl Attention for Cuda {
@@ -41,7 +41,7 @@ fn scale_log2(sizes: &AttentionSizes) -> f32 {
     (f64::from(sizes.scale) * std::f64::consts::LOG2_E) as f32
 }
 
-/// The limits of the kernels, beyond what the contract checks.
+/// The limits of the kernels, in addition to the contract's checks.
 fn check(op: &'static str, table: &SegmentTable, sizes: &AttentionSizes) -> OpResult {
     let check = Check(op);
     check.that(HEAD_DIMS.contains(&sizes.head_dim), || {
