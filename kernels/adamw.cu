@@ -1,20 +1,20 @@
 // AdamW (Loshchilov & Hutter, 2019), decoupled weight decay: all tensors of a model in one launch, with clipping, and with the
-// bf16 copies of the matrices, which products read.
+// bf16 copies of the matrices that matmuls read.
 //
 //   scale = clip_norm > 0 ? min(1, clip_norm / (norm + 1e-6)) : 1;  keep = 1 - lr * weight_decay
 //   g = gradient * scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   w = w * keep - step_size * m / (sqrt(v) * inverse_root_correction + epsilon);  copy = bf16(w)
 //
-// with step_size = lr / (1 - beta1^t), inverse_root_correction = 1 / sqrt(1 - beta2^t), taken in f64 by the launcher:
-// 1 - beta2^t loses digits in f32 for small t. `scale` and `keep` are taken in f64 here, because the host does not know the
-// norm yet: it reads it when all is launched. Where the norm is not finite, nothing is written.
+// with step_size = lr / (1 - beta1^t), inverse_root_correction = 1 / sqrt(1 - beta2^t), computed in f64 by the launcher:
+// 1 - beta2^t loses digits in f32 for small t. `scale` and `keep` are computed in f64 here, because the host does not know
+// the norm yet: it reads it after all launches. If the norm is not finite, nothing is written.
 //
-// Shapes: weight, moment1, moment2, gradient [arena] f32, norm [1] f64, tensors [tensors], each with a stretch of the arena of
-// its own; what lies in none is not touched. A copy has its tensor's elements, bf16.
+// Shapes: weight, moment1, moment2, gradient [arena] f32, norm [1] f64, tensors [tensors], each with its own range of the
+// arena; elements outside all ranges are not touched. A copy has its tensor's elements, bf16.
 // Precision: f32, in the CPU's order of operations with its fused multiply-adds and correctly rounded root and quotient, so both
-// backends give the same bits; the copy is rounded to nearest even, as linear_prepare_bf16 does it.
+// backends give the same bits; the copy is rounded to nearest even, as in linear_prepare_bf16.
 //
-// Floor in bytes: 28 a parameter (read four, write three), 30 where there is a copy: the weights are not read again for it.
+// Floor in bytes: 28 a parameter (read four, write three), 30 with a copy: the weights are not read again for it.
 // Beyond it: the norm and a row of the table (40 bytes) a block of ADAMW_BLOCK_ELEMENTS, and log2(tensors) words for finding that
 // row.
 // Work: a block has up to ADAMW_BLOCK_ELEMENTS elements of one tensor. No sums over elements.
@@ -29,13 +29,13 @@ EXPORT(unsigned, ADAMW_BLOCK_ELEMENTS, 16384);
 struct Tensor {
     size_t start;          // in the arena
     size_t len;
-    bf16 *copy;            // on 8 bytes; null where products do not read this tensor
+    bf16 *copy;            // 8-byte aligned; null if matmuls do not read this tensor
     unsigned first_block;  // blocks of the tensors before it
     float weight_decay;
 };
 static_assert(sizeof(Tensor) == 32, "the launcher writes eight words a row");
 
-// What a block does.
+// The work of a block.
 struct Share {
     size_t start;  // in the arena
     bf16 *copy;
@@ -62,7 +62,7 @@ __device__ __forceinline__ Tensor own_tensor(const Tensor *tensors, int count) {
     return tensors[low];
 }
 
-// By one thread for its block: divisions in f64 and dependent loads need not be done by all.
+// Called by one thread for its block, because not all threads need to repeat f64 divisions and dependent loads.
 __device__ __forceinline__ Share own_share(const Tensor *tensors, int count, double norm, double clip_norm, float learning_rate) {
     const Tensor tensor = own_tensor(tensors, count);
     const size_t first = static_cast<size_t>(blockIdx.x - tensor.first_block) * ADAMW_BLOCK_ELEMENTS;
@@ -93,8 +93,8 @@ __device__ __forceinline__ bool in_fours(const float *address) {
     return reinterpret_cast<size_t>(address) % sizeof(float4) == 0;
 }
 
-// Four elements a thread and round where the share starts on 16 bytes in all four arrays, else one. In the copy it starts on 8
-// bytes, as four bf16 need: shares begin at multiples of ADAMW_BLOCK_ELEMENTS in their tensor.
+// Four elements a thread and iteration if the share is 16-byte aligned in all four arrays, otherwise one. In the copy it is
+// 8-byte aligned, as four bf16 need: shares begin at multiples of ADAMW_BLOCK_ELEMENTS in their tensor.
 extern "C" __global__ void __launch_bounds__(ADAMW_THREADS)
     adamw_f32(float *__restrict__ weight, float *__restrict__ moment1, float *__restrict__ moment2,
               const float *__restrict__ gradient, const Tensor *__restrict__ tensors, int count,
@@ -105,7 +105,7 @@ extern "C" __global__ void __launch_bounds__(ADAMW_THREADS)
     __syncthreads();
     const Share share = shared;
     if (!share.finite) return;
-    // Else stores would have to find out which memory it lies in, because it comes from shared memory.
+    // It comes from shared memory; without this, stores would have to find out which memory it points to.
     __builtin_assume(__isGlobal(share.copy));
     const Constants c{beta1, beta2, step_size, inverse_root_correction, epsilon};
     weight += share.start, moment1 += share.start, moment2 += share.start, gradient += share.start;

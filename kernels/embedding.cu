@@ -3,16 +3,17 @@
 //   out[t] = table[ids[t]];  d_table[ids[t]] += d_out[t], rows of one id added in the order of t
 //
 // Shapes: table, d_table [vocab, hidden] f32; out, d_out [tokens, hidden] bf16; ids [tokens] u32.
-// Precision: the forward pass rounds once. The backward pass adds in f32, token by token to what is in the table: the CPU's
-// order, hence the CPU's bits. An id outside the vocabulary (the host lets none through) reads nothing and shows as NaN in
-// the forward pass; the backward pass leaves it out.
+// Precision: the forward pass rounds once. The backward pass adds in f32, token by token, to the values in the table: the
+// CPU's order, hence the CPU's bits. For an id outside the vocabulary (the host refuses those) the
+// forward pass reads nothing and writes NaN; the backward pass skips it.
 //
 // Floor in bytes: forward 6 a number and 4 a token; backward 2 a number of d_out, and 8 a number of each row of the table that
-// a token names. Beyond it, backward: the ids are read again by every warp that looks for later tokens of its id, from the
-// first to the last of them (32 ids a load, out of the cache), and 16 bytes a vocabulary entry for the table of first and
+// a token uses. Beyond it, backward: the ids are read again by every warp that looks for later tokens of its id, from the
+// first to the last of them (32 ids a load, from the cache), and 16 bytes a vocabulary entry for the table of first and
 // last tokens.
 //
-// Who adds: the warps of the first token of an id, each 256 columns. No float atomics; first and last come from integer ones.
+// Work: the warps of the first token of an id add, each 256 columns. No float atomics; first and last are found with integer
+// ones.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
@@ -23,7 +24,7 @@ EXPORT(unsigned, EMBEDDING_THREADS, 128);
 EXPORT(unsigned, EMBEDDING_WARP_COLS, 256);
 static_assert(EMBEDDING_WARP_COLS == WARP * CHUNK, "a lane holds a chunk");
 
-// The first `left` of eight floats; with ALIGNED, `from` lies on 16 bytes and `left` is a multiple of CHUNK.
+// The first `left` of eight floats; with ALIGNED, `from` is 16-byte aligned and `left` is a multiple of CHUNK.
 template <bool ALIGNED>
 __device__ __forceinline__ void load_floats(float (&values)[CHUNK], const float *from, int left) {
     if (ALIGNED) {
@@ -81,13 +82,14 @@ extern "C" __global__ void __launch_bounds__(EMBEDDING_THREADS)
     forward<true>(out, table, ids, tokens, hidden, vocab);
 }
 
-// The same for odd widths and for views that do not start on 16 bytes.
+// The same for odd widths and for views that are not 16-byte aligned.
 extern "C" __global__ void __launch_bounds__(EMBEDDING_THREADS)
     embedding_forward_unaligned_bf16(bf16 *out, const float *table, const unsigned *ids, int tokens, int hidden, int vocab) {
     forward<false>(out, table, ids, tokens, hidden, vocab);
 }
 
-// For each id that occurs: `from_first` = tokens - first token, `from_start` = last token + 1. Both [vocab], zeros before.
+// For each id that occurs: `from_first` = tokens - first token, `from_start` = last token + 1. Both [vocab], zero before the
+// launch.
 extern "C" __global__ void __launch_bounds__(EMBEDDING_THREADS)
     embedding_occurrences_u32(unsigned *from_first, unsigned *from_start, const unsigned *__restrict__ ids, int tokens,
                               int vocab) {

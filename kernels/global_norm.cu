@@ -1,15 +1,15 @@
 // The global norm of all gradients, for clipping: the root of the sum of their squares. It stays on the device, where AdamW reads
 // it.
 //
-// Shapes: gradient [len] f32, parts [gridDim.x] f64, norm [1] f64. Squares and sums in f64, which f32 could not hold for
-// elements above 1e19; the root is correctly rounded, as the CPU's. Not finite when any element is not.
+// Shapes: gradient [len] f32, parts [gridDim.x] f64, norm [1] f64. Squares and sums in f64: f32 overflows for
+// elements above 1e19. The root is correctly rounded, as on the CPU. Not finite if any element is not.
 //
 // Floor in bytes: 4 * len. Beyond it: 16 bytes a block for the parts.
-// Who works: blocks take tiles of GLOBAL_NORM_TILE elements in turns. A thread takes four neighbouring elements at a time, in one
-// load of 16 bytes where the gradient lies on 16 bytes, and asks for all its GLOBAL_NORM_LOADS of a tile before it uses the first.
+// Work: blocks loop over tiles of GLOBAL_NORM_TILE elements. A thread takes four neighbouring elements at a time, in one load of
+// 16 bytes if the gradient is 16-byte aligned, and issues all its GLOBAL_NORM_LOADS of a tile before it uses the first.
 // Order of sums: a thread adds the elements of each of its loads in order, to a sum for each; these sums in pairs; a butterfly
 // over the warp, the warps in order, then one warp adds the parts: lane by lane in order, then a butterfly. The grid depends on
-// len alone, and elements are dealt out by their index: so the bits depend neither on the device nor on the alignment.
+// len alone, and elements are assigned by their index, so the bits depend neither on the device nor on the alignment.
 
 #include "common/export.cuh"
 #include "common/reduce.cuh"
@@ -19,7 +19,8 @@ EXPORT(unsigned, GLOBAL_NORM_BLOCKS_MAX, 1024);
 EXPORT(unsigned, GLOBAL_NORM_TILE, 4096);
 
 constexpr int WIDTH = 4;
-// 64 bytes a thread, 96 KiB a multiprocessor with 48 warps. Latency times bandwidth is 25 KiB (700 ns of 4.8 TB/s over 132 of them).
+// 64 bytes a thread, 96 KiB a multiprocessor with 48 warps. Latency times bandwidth is 25 KiB (700 ns of 4.8 TB/s over 132 of
+// them).
 constexpr int GLOBAL_NORM_LOADS = GLOBAL_NORM_TILE / (GLOBAL_NORM_THREADS * WIDTH);
 static_assert(GLOBAL_NORM_LOADS == 4, "the pairs of sums are written out");
 
@@ -39,7 +40,7 @@ __device__ __forceinline__ double sum_of_squares(const float *__restrict__ gradi
     double sums[GLOBAL_NORM_LOADS] = {};
     const size_t whole = len / GLOBAL_NORM_TILE;
     size_t tile = blockIdx.x;
-    // Loads without a condition, at fixed distances: with a condition for each, ptxas puts uses between them to save registers.
+    // Loads without conditions, at fixed distances: with a condition each, ptxas moves uses between them to save registers.
     for (; tile < whole; tile += gridDim.x) {
         const float *from = gradient + tile * GLOBAL_NORM_TILE + threadIdx.x * WIDTH;
         float4 values[GLOBAL_NORM_LOADS];
@@ -48,7 +49,7 @@ __device__ __forceinline__ double sum_of_squares(const float *__restrict__ gradi
 #pragma unroll
         for (int i = 0; i < GLOBAL_NORM_LOADS; i++) sums[i] = add_squares(sums[i], values[i]);
     }
-    // What is left is less than a tile, and one block's.
+    // The rest is less than a tile and belongs to one block.
     if (tile == whole) {
 #pragma unroll
         for (int i = 0; i < GLOBAL_NORM_LOADS; i++) {

@@ -1,14 +1,14 @@
-// The copy of a master weight that products read: f32 rounded to bf16, to nearest even.
+// The copy of a master weight that matmuls read: f32 rounded to bf16, to nearest even.
 //
-// Shapes: weight [len] bf16, master [len] f32. NaN stays NaN, what is too large for bf16 becomes infinity.
-// Floor in bytes: 6 * len (read 4, write 2), and nothing is moved beyond it. Products themselves are cuBLASLt's.
+// Shapes: weight [len] bf16, master [len] f32. NaN stays NaN; numbers too large for bf16 become infinity.
+// Floor in bytes: 6 * len (read 4, write 2), and nothing is moved beyond it. The matmuls themselves are cuBLASLt's.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
 
 EXPORT(unsigned, LINEAR_PREPARE_THREADS, 256);
 
-// Eight elements a thread and round. `master` lies on 16 bytes.
+// Eight elements a thread and iteration. `master` is 16-byte aligned.
 extern "C" __global__ void __launch_bounds__(LINEAR_PREPARE_THREADS)
     linear_prepare_bf16(bf16 *__restrict__ weight, const float *__restrict__ master, size_t len) {
     const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x * CHUNK;

@@ -7,16 +7,16 @@
 // Shapes: qkv, d_qkv [tokens, (q_heads + 2 kv_heads) * head_dim] bf16: q, k, v heads; q, d_q [tokens, q_heads, head_dim] bf16;
 // pools and their gradients [pool_rows, kv_heads, head_dim] bf16; inv_rms [tokens, q_heads + kv_heads] f32; weights
 // [head_dim] f32; rope [rope_rows, head_dim] f32: cosines of the h frequencies, then their sines; positions, kv_rows [tokens].
-// head_dim: a multiple of 16 up to 512. All bf16 views lie on 16 bytes.
+// head_dim: a multiple of 16 up to 512. All bf16 views are 16-byte aligned.
 // Precision: bf16 in memory, f32 in registers, one rounding of each result. NaN stays in its head (in the gradients of the
-// weights it spreads to its column). A position or row outside its table (the host lets none through): NaN, and nothing is
-// written.
+// weights it spreads to its column). For a position or row outside its table (the host refuses those) results are NaN and
+// nothing is written to the pools.
 //
 // Floor in bytes, with S = 2 * tokens * (q_heads + 2 kv_heads) * head_dim: forward 2 S, backward 3 S. Beyond it: inv_rms, four
 // bytes a head; 8 bytes a token; the token's row of the rope table, which is loaded once a warp and stays in registers; the
-// weights out of the cache; backward, 8 * head_dim bytes a block for the partial sums of the weights' gradients.
+// weights, from the cache; backward, 8 * head_dim bytes a block for the partial sums of the weights' gradients.
 //
-// Who works: a group of lanes a head, a lane for eight columns of the first half and the eight that they are paired with.
+// Work: a group of lanes for each head, a lane for eight columns of the first half and the eight that they are paired with.
 // `blockDim` = (lanes of a group, groups). `groups_per_token` groups share a token's heads: 1, 2, 4 ... and whole warps.
 // Order of sums: a lane's sixteen products in order, then a butterfly over the group: a head's bits depend on head_dim alone.
 // Gradients of weights: a group's heads in order, a butterfly over the groups of a warp, the warps, the blocks.
@@ -33,7 +33,7 @@ struct Pairs {
     float first[CHUNK], second[CHUNK];
 };
 
-// The same as they lie in memory: half of the registers, and a shift or a mask for each number that is read.
+// The same, packed as in memory: half of the registers, and a shift or a mask for each number that is read.
 struct Packed {
     Chunk a, b;
 
@@ -41,10 +41,10 @@ struct Packed {
     __device__ __forceinline__ float second(int i) const { return i % 2 ? high(b.pair[i / 2]) : low(b.pair[i / 2]); }
 };
 
-// Where a group's lane stands in a head.
+// The columns of a group's lane in a head.
 struct Lane {
     int dim;
-    bool active;  // the last lanes of a group have no columns where head_dim / 16 is no power of two
+    bool active;  // the last lanes of a group have no columns if head_dim / 16 is no power of two
 
     __device__ explicit Lane(int dim) : dim(dim), active(threadIdx.x < dim / (2 * CHUNK)) {}
 
@@ -62,7 +62,7 @@ struct Lane {
         store_chunk<true>(head + second(), packed.b, left);
     }
 
-    // Of a vector of f32: a norm's weight, or a row of cosines and sines.
+    // From a vector of f32: a norm's weight, or a row of cosines and sines.
     __device__ __forceinline__ Pairs load(const float *row) const {
         Pairs pairs;
 #pragma unroll
@@ -114,8 +114,8 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
     const bool there = token < tokens;
     const unsigned position = there ? positions[token] : 0, row = there ? kv_rows[token] : 0;
     // cosines in `first`, sines in `second`
-    const Pairs turn = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
-    // Every lane makes every round, because the lanes of a warp meet in the sum.
+    const Pairs rotation = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
+    // Every lane makes every iteration, because all lanes of a warp must take part in the sum.
     for (int first = 0; first < heads; first += groups_per_token) {
         const int head = first + group % groups_per_token;
         const bool wanted = there && head < heads;
@@ -139,8 +139,8 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
 #pragma unroll
         for (int i = 0; i < CHUNK; i++) {
             const float a = x.first(i) * inverse * weight.first[i], b = x.second(i) * inverse * weight.second[i];
-            y.first[i] = a * turn.first[i] - b * turn.second[i];
-            y.second[i] = b * turn.first[i] + a * turn.second[i];
+            y.first[i] = a * rotation.first[i] - b * rotation.second[i];
+            y.second[i] = b * rotation.first[i] + a * rotation.second[i];
         }
         if (head < q_heads) {
             lane.store(q + (static_cast<size_t>(token) * q_heads + head) * dim, rounded(y), true);
@@ -150,16 +150,16 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
     }
 }
 
-// d_x = inverse * (g - n * mean(g * n)) with n = x * inverse, g = weight * (d_y turned back); adds d_n * n to `d_weight`.
+// d_x = inverse * (g - n * mean(g * n)) with n = x * inverse, g = weight * (d_y rotated back); adds d_n * n to `d_weight`.
 // All lanes of the warp must call it.
-__device__ __forceinline__ Pairs head_gradient(const Packed &d_y, const Packed &x, const Pairs &turn, const Pairs &weight,
+__device__ __forceinline__ Pairs head_gradient(const Packed &d_y, const Packed &x, const Pairs &rotation, const Pairs &weight,
                                                float inverse, int dim, Pairs &d_weight) {
     Pairs g;
     float product = 0.0f;
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) {
-        const float a = d_y.first(i) * turn.first[i] + d_y.second(i) * turn.second[i];
-        const float b = d_y.second(i) * turn.first[i] - d_y.first(i) * turn.second[i];
+        const float a = d_y.first(i) * rotation.first[i] + d_y.second(i) * rotation.second[i];
+        const float b = d_y.second(i) * rotation.first[i] - d_y.first(i) * rotation.second[i];
         d_weight.first[i] += a * x.first(i) * inverse;
         d_weight.second[i] += b * x.second(i) * inverse;
         g.first[i] = a * weight.first[i];
@@ -232,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
         const int token = start + threadIdx.y / groups_per_token;
         const bool there = token < tokens;
         const unsigned position = there ? positions[token] : 0, row = there ? kv_rows[token] : 0;
-        const Pairs turn = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
+        const Pairs rotation = position < rope_rows ? lane.load(rope + static_cast<size_t>(position) * dim) : not_numbers();
         const size_t pool_row = static_cast<size_t>(row) * kv_heads;
         for (int first = 0; first < heads; first += groups_per_token) {
             const int head = first + threadIdx.y % groups_per_token;
@@ -242,18 +242,18 @@ extern "C" __global__ void __launch_bounds__(QK_NORM_ROPE_THREADS)
                                       : d_k_pool + (pool_row + head - q_heads) * dim;
             Packed d_y = lane.load(from, wanted && (is_q || row < pool_rows));
             if (!is_q && row >= pool_rows) d_y = rounded(not_numbers());
-            const size_t place = (static_cast<size_t>(token) * heads + head) * dim;
-            const Packed x = lane.load(qkv + place, wanted && !is_v);
-            // Of values, their gradient as it is. A choice between the two at the end, `is_v ? d_y : d_x`, is one between two addresses:
-            // both would lie in local memory.
-            lane.store(d_qkv + place, d_y, wanted && is_v);
+            const size_t index = (static_cast<size_t>(token) * heads + head) * dim;
+            const Packed x = lane.load(qkv + index, wanted && !is_v);
+            // Values pass their gradient on unchanged. Not chosen at the end as `is_v ? d_y : d_x`, which compiles to a choice of
+            // addresses and puts both in local memory.
+            lane.store(d_qkv + index, d_y, wanted && is_v);
             const Pairs weight = lane.load(is_q ? q_weight : k_weight);
             const float inverse = wanted && !is_v ? inv_rms[static_cast<size_t>(token) * normed + head] : 0.0f;
             Pairs d_weight{};
-            const Packed d_x = rounded(head_gradient(d_y, x, turn, weight, inverse, dim, d_weight));
+            const Packed d_x = rounded(head_gradient(d_y, x, rotation, weight, inverse, dim, d_weight));
             if (wanted && is_q) add(d_q_weight, d_weight);
             if (wanted && !is_q && !is_v) add(d_k_weight, d_weight);
-            lane.store(d_qkv + place, d_x, wanted && !is_v);
+            lane.store(d_qkv + index, d_x, wanted && !is_v);
         }
     }
     add_groups(d_q_weight);

@@ -5,15 +5,15 @@
 //   d_weight += sum over rows of d_out * n
 //
 // Shapes: x, delta, sum, out, d_out, d_sum [rows, cols] bf16; weight, d_weight [cols] f32; inv_rms [rows] f32.
-// Precision: bf16 in memory, f32 in registers. The norm is taken of the *rounded* sum, which is what the backward pass reads.
-// NaN and infinity go where IEEE arithmetic takes them, and stay in their row (except in d_weight, which sums over rows).
+// Precision: bf16 in memory, f32 in registers. The norm is that of the *rounded* sum, which is what the backward pass reads.
+// NaN and infinity follow IEEE arithmetic and stay in their row (except in d_weight, which sums over rows).
 //
 // Floor in bytes, with S = 2 * rows * cols: forward 4 S (read x and delta, write sum and out), 2 S without the addition;
 // backward 4 S (read d_out, sum and d_sum, write d_sum), 3 S when it overwrites. Each thread keeps its part of a row in
 // registers, so that nothing is read twice. What is moved beyond the floor is the weight, 4 * cols bytes a block, and the
 // partial sums of d_weight, 8 * cols bytes a block: the launcher bounds the blocks.
 //
-// Order of sums: a thread sums its elements (the same ones whatever the alignment), then a butterfly over the warp, then
+// Order of sums: a thread sums its elements (the same ones for any alignment), then a butterfly over the warp, then
 // over the warps of the row: a row's bits depend on cols alone. d_weight: a block's rows, its row groups, the blocks, each in
 // order.
 
@@ -35,7 +35,7 @@ constexpr int WARPS_MAX = RMSNORM_THREADS_MAX / WARP;
 __device__ __forceinline__ int column(int c) { return (c * blockDim.x + threadIdx.x) * CHUNK; }
 
 // A row of floats in shared memory: first the lower halves of all chunks, then the upper halves, so that the lanes of a warp,
-// which own neighbouring chunks, meet no bank twice. The pad keeps the halves half the banks apart.
+// which own neighbouring chunks, have no bank conflict. The pad keeps the halves half the banks apart.
 EXPORT(unsigned, RMSNORM_SHARED_PAD, 16);
 
 struct SharedRow {
@@ -59,7 +59,7 @@ struct SharedRow {
     }
 };
 
-// This thread's part of the weight, by way of shared memory: the row groups of a block read it from memory once.
+// This thread's part of the weight, through shared memory: the row groups of a block read it from memory once.
 template <bool ALIGNED>
 __device__ __forceinline__ void load_weight(float (&part)[CHUNKS][CHUNK], const SharedRow &shared, const float *weight,
                                             int cols) {
@@ -102,9 +102,9 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
     __shared__ float partial[2][WARPS_MAX];
     float scale[CHUNKS][CHUNK];
     load_weight<ALIGNED>(scale, SharedRow(reinterpret_cast<float *>(dynamic), cols), weight, cols);
-    int turn = 0;
-    // Every thread makes every round, because the threads of a row meet at a barrier.
-    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, turn ^= 1) {
+    int current = 0;
+    // Every thread makes every iteration, because the threads of a row share a barrier.
+    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, current ^= 1) {
         const int row = first + threadIdx.y;
         const int width = row < rows ? cols : 0;
         const size_t start = static_cast<size_t>(row) * cols;
@@ -128,7 +128,7 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
                 squares = fmaf(b, b, squares);
             }
         }
-        const float inverse = 1.0f / sqrtf(row_sum(squares, partial[turn]) / cols + epsilon);
+        const float inverse = 1.0f / sqrtf(row_sum(squares, partial[current]) / cols + epsilon);
         if (width > 0 && threadIdx.x == 0) inv_rms[row] = inverse;
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(RMSNORM_THREADS_MAX, 2)
     forward<true>(out, inv_rms, sum, x, delta, weight, rows, cols, epsilon);
 }
 
-// The same for odd widths and for views that do not start on 16 bytes.
+// The same for odd widths and for views that are not 16-byte aligned.
 extern "C" __global__ void __launch_bounds__(RMSNORM_THREADS_MAX)
     rmsnorm_forward_unaligned_bf16(bf16 *out, float *inv_rms, bf16 *sum, const bf16 *x, const bf16 *delta,
                                    const float *weight, int rows, int cols, float epsilon) {
@@ -167,8 +167,8 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_sum, float *__rest
     __shared__ float partial[2][WARPS_MAX];
     float scale[CHUNKS][CHUNK], d_scale[CHUNKS][CHUNK] = {};
     load_weight<ALIGNED>(scale, shared, weight, cols);
-    int turn = 0;
-    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, turn ^= 1) {
+    int current = 0;
+    for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y, current ^= 1) {
         const int row = first + threadIdx.y;
         const int width = row < rows ? cols : 0;
         const size_t start = static_cast<size_t>(row) * cols;
@@ -189,7 +189,7 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_sum, float *__rest
             }
         }
         // mean(g * n) * n with n = sum * inverse, folded into one factor of sum.
-        const float factor = row_sum(product, partial[turn]) * inverse * inverse * inverse / cols;
+        const float factor = row_sum(product, partial[current]) * inverse * inverse * inverse / cols;
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             Chunk result{};

@@ -1,20 +1,21 @@
-// Next tokens drawn from rows of logits by Gumbel-max, and their log-probabilities; no sort.
+// Next tokens, drawn from rows of logits by Gumbel-max, and their log-probabilities; no sort.
 //
 //   token = argmax over the kept tokens of z/T + g, g = -ln(-ln u);  logprob = log softmax(z/T)[token] over the whole vocabulary
 //
-// Shapes: ids, logprobs, draws [draws]; logits [rows, vocab] f32. A block a draw. u comes from Philox by (stream, position):
-// word i % 4 of block i / 4 belongs to token i, so that a draw depends on its row alone.
-// Kept tokens are the first ones in the order of rank, which is by logit downwards and by id among equal logits:
-//   top-k keeps k; top-p keeps the shortest start whose mass reaches p of what top-k keeps; min-p those at least that fraction as
-//   probable as the first. Top-k and top-p are one cut (the logit of the last one kept, and its id): see `Cut`.
-// A cut is found by counting. First a histogram over how far a token lies below the largest, in steps of 1/64 nat: the cut lies
-// in one of its bins. Then the logits of that bin by digits of eight bits, from shared memory where they fit there (else from the
-// row). Masses are whole multiples of 2^-40 of the largest probability, so that their sums have no order.
-// A logit that is NaN or +inf, or a row of -inf alone: id 0 and a log-probability that is NaN.
+// Shapes: ids, logprobs, draws [draws]; logits [rows, vocab] f32. A block for each draw. u comes from Philox by (stream,
+// position): word i % 4 of block i / 4 belongs to token i, so that a draw depends on its row alone.
+// Kept tokens are the first ones in the order of rank, by descending logit, and by id among equal logits:
+//   top-k keeps k; top-p keeps the shortest prefix whose mass reaches p of that of the tokens top-k keeps; min-p keeps those at
+//   least that fraction as probable as the first. Top-k and top-p are one cut (the logit of the last one kept, and its id): see
+//   `Cut`.
+// A cut is found by counting. First a histogram of the distance to the largest logit, in steps of 1/64 nat, which gives the bin
+// of the cut. Then the logits of that bin by digits of eight bits, from shared memory if they fit there, otherwise from the row.
+// Masses are whole multiples of 2^-40 of the largest probability, so that their sums do not depend on the order. A logit that is
+// NaN or +inf, or a row of -inf alone: id 0 and a log-probability that is NaN.
 //
-// Floor in bytes: 4 * vocab a row, read once. Read beyond it: the row once more to draw (by then mostly in the L2 cache), and
-// with top-k or top-p once for the histogram and once for each of the two cuts. The draw leaves out, four at a time, tokens that
-// not even the largest g could make the winner: Philox and logarithms are computed for the likely ones.
+// Floor in bytes: 4 * vocab a row, read once. Beyond it, the row is read once more to draw (by then mostly from the L2
+// cache), and with top-k or top-p once for the histogram and once for each of the two cuts. The draw skips, four at a time,
+// tokens that could not win even with the largest g, so Philox and logarithms are computed only for the likely ones.
 
 #include "common/export.cuh"
 #include "common/log_softmax.cuh"
@@ -40,7 +41,7 @@ struct Draw {
 };
 static_assert(sizeof(Draw) == SAMPLE_DRAW_WORDS * sizeof(unsigned), "Draw has no gaps");
 
-// All g lie between these: u lies between 2^-24 and 1 - 2^-24.
+// All g are between these, because u is between 2^-24 and 1 - 2^-24.
 constexpr float GUMBEL_MIN = -2.85f, GUMBEL_MAX = 16.75f;
 
 __device__ __forceinline__ float gumbel(unsigned word) { return -logf(-logf(unit(word))); }
@@ -58,7 +59,7 @@ struct Amount {
     }
 };
 
-// What the last token kept must bring the start to.
+// The count or mass that the kept tokens must reach.
 struct Goal {
     bool by_mass;
     Count target;
@@ -66,7 +67,7 @@ struct Goal {
     __device__ __forceinline__ Count of(const Amount &amount) const { return by_mass ? amount.mass : amount.count; }
 };
 
-// Tokens with a larger key are kept, and of those with this key the ids up to `last_id`.
+// Tokens with a larger key are kept, and of those with this key, the ids up to `last_id`.
 struct Cut {
     unsigned key;
     unsigned last_id;
@@ -80,7 +81,7 @@ constexpr int COARSE_BINS = 2048;
 constexpr float BINS_PER_NAT = 64.0f;
 constexpr int DIGIT_BITS = 8;
 constexpr int DIGITS = 1 << DIGIT_BITS;
-// Keys of one coarse bin that shared memory has room for.
+// Shared memory has room for this many keys of a coarse bin.
 constexpr int LIST_MAX = 2048;
 
 template <int BINS>
@@ -103,7 +104,7 @@ struct Histogram {
     __device__ __forceinline__ Amount amount(int bin) const { return {count[bin], mass[bin]}; }
 };
 
-// The bin in which the goal is reached, what lies before it, and what lies in it.
+// The bin in which the goal is reached, the amount before it, and the amount in it.
 struct Found {
     unsigned bin;
     Amount before;
@@ -119,7 +120,7 @@ struct Shared {
     Found found;
 };
 
-// Adds bins from bin 0 on to `before` until the goal is reached, which it is. All threads call it and get the same.
+// Adds bins from bin 0 on to `before` until the goal is reached, which must happen. All threads call it and get the same result.
 template <int BINS>
 __device__ Found find(Shared &shared, const Histogram<BINS> &histogram, Amount before, Goal goal) {
     constexpr int WIDTH = BINS > ROW_THREADS ? BINS / ROW_THREADS : 1;
@@ -152,7 +153,7 @@ __device__ Found find(Shared &shared, const Histogram<BINS> &histogram, Amount b
 }
 
 // `each(f)` calls f(value, mass) for this thread's share of some tokens, the same ones every time. Finds the value at which the
-// goal is reached when they are taken by value downwards, after `before`. `found` receives what lies before that value, and at
+// goal is reached when they are taken by descending value, after `before`. `found` receives the amounts before that value and at
 // it.
 template <typename Each>
 __device__ unsigned find_value(Shared &shared, Amount before, Goal goal, Found &found, const Each &each) {
@@ -172,12 +173,12 @@ __device__ unsigned find_value(Shared &shared, Amount before, Goal goal, Found &
     return value;
 }
 
-// A row at a temperature, with what it takes to count its tokens.
+// A row at a temperature, with the state for counting its tokens.
 struct Counted {
     Row row;
     float inverse_temperature;
     float max;
-    bool masses;  // whether anybody asks for them
+    bool masses;  // whether they are needed
 
     __device__ __forceinline__ unsigned coarse_bin(float logit) const {
         const float below = max - scaled(logit, inverse_temperature);
@@ -230,7 +231,7 @@ __device__ __forceinline__ Cut find_cut(Shared &shared, const Counted &tokens, G
             });
         });
     }
-    // Of equal logits, as many as it takes, the lowest ids first.
+    // Of equal logits, as many as needed, lowest ids first.
     const Count mass_each = tokens.mass(from_key(key));
     const Count missing = goal.target - goal.of(found.before);
     const Count ties = goal.by_mass ? (missing + mass_each - 1) / mass_each : missing;
@@ -250,7 +251,7 @@ __device__ __forceinline__ Cut filter(Shared &shared, const Counted &tokens, con
     shared.coarse.clear();
     tokens.each([&](int, float logit) { shared.coarse.add(tokens.coarse_bin(logit), tokens.mass(logit)); });
     __syncthreads();
-    // The mass of the whole row, unless top-k says less.
+    // The mass of the whole row, unless top-k keeps less.
     const Found last = find(shared, shared.coarse, Amount{}, {false, static_cast<Count>(tokens.row.vocab)});
     Count mass = last.before.mass + last.inside.mass;
     Cut cut = {0, UINT_MAX};
@@ -267,7 +268,7 @@ __device__ __forceinline__ Cut filter(Shared &shared, const Counted &tokens, con
     return cut;
 }
 
-// A candidate and the sum that it wins by; the lower id wins a draw.
+// A candidate and its z/T + g; the lower id wins a tie.
 struct Candidate {
     float value;
     unsigned id;
@@ -280,7 +281,7 @@ struct Candidate {
 // The best token of this thread's share of the row.
 __device__ __forceinline__ Candidate best_of_thread(const Row &row, const Draw &draw, const RowStats &stats, const Cut &cut) {
     const float noise_max = draw.greedy ? 0.0f : GUMBEL_MAX;
-    // The likeliest token is always kept and reaches this. Rounding keeps the order of sums, so that no winner is left out.
+    // The likeliest token is always kept and reaches this. Rounding is monotonic, so no winner is skipped.
     const float floor = stats.max + (draw.greedy ? 0.0f : GUMBEL_MIN);
     const double least = static_cast<double>(stats.logprob(stats.max)) + draw.ln_min_p;
     Candidate best = {-INFINITY, UINT_MAX};

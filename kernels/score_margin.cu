@@ -8,7 +8,7 @@
 // A pair is 128 threads: thread t % 64 is the rollout, t / 64 the side. A block works on blockDim.x / 128 pairs at a time.
 // Advantages over the whole batch (NORM_BATCH) need all rewards first: the launcher then starts one block.
 //
-// Floor in bytes: 28 for a place (read scores, state, penalty; write delta, par, reward, advantage) and 8 for a side.
+// Floor in bytes: 28 for a slot (read scores, state, penalty; write delta, par, reward, advantage) and 8 for a side.
 
 #include "common/export.cuh"
 #include "common/order.cuh"
@@ -17,7 +17,7 @@
 EXPORT(unsigned, SCORE_MARGIN_ROLLOUTS_MAX, 64);
 EXPORT(unsigned, SCORE_MARGIN_THREADS_PER_PAIR, 128);
 EXPORT(unsigned, SCORE_MARGIN_THREADS_MAX, 1024);
-static_assert(SCORE_MARGIN_THREADS_PER_PAIR == 2 * SCORE_MARGIN_ROLLOUTS_MAX, "a thread for each place of a pair");
+static_assert(SCORE_MARGIN_THREADS_PER_PAIR == 2 * SCORE_MARGIN_ROLLOUTS_MAX, "a thread for each slot of a pair");
 constexpr int SIDE = SCORE_MARGIN_ROLLOUTS_MAX;
 constexpr int SIDES_MAX = SCORE_MARGIN_THREADS_MAX / SIDE;
 constexpr int WARPS_PER_SIDE = SIDE / WARP;
@@ -33,7 +33,7 @@ EXPORT(unsigned, SCORE_MARGIN_NORM_NONE, 2);
 // Scores beyond this count as this.
 EXPORT(float, SCORE_MARGIN_SCORE_MAX, 1e6f);
 
-// A score as a whole number of thousandths, halves away from zero; 0 for a score that is no number.
+// A score as a whole number of thousandths, halves away from zero; 0 for NaN.
 __device__ long long thousandths(float score) {
     if (isnan(score)) return 0;
     const float clamped = fminf(fmaxf(score, -SCORE_MARGIN_SCORE_MAX), SCORE_MARGIN_SCORE_MAX);
@@ -50,10 +50,10 @@ __device__ double value(const Scaled &margin) {
     return static_cast<double>(margin.sum) / (1000.0 * static_cast<double>(margin.count));
 }
 
-// Key of a place without a reward: behind all rewards.
+// Key of a slot without a reward: sorts after all rewards.
 constexpr unsigned LAST = 0xffffffffu;
 
-// Sorts each `segment` (a power of two) of keys[length] upwards, by all threads of the block (bitonic).
+// Sorts each `segment` (a power of two) of keys[length] in ascending order, with all threads of the block (bitonic).
 __device__ void sort_segments(unsigned *keys, int length, int segment) {
     for (int run = 2; run <= segment; run *= 2) {
         for (int distance = run / 2; distance > 0; distance /= 2) {
@@ -79,7 +79,7 @@ struct Moments {
     double std;
 };
 
-// By one thread, in the order of the CPU twin. The roundings are spelled out, so that no multiply-add is made of them.
+// By one thread, in the order of the CPU twin. The roundings are explicit, so that the compiler makes no multiply-add of them.
 __device__ Moments moments(const unsigned *sorted, int count) {
     if (count == 0) return {0.0, 0.0};
     double total = 0.0;
@@ -93,12 +93,12 @@ __device__ Moments moments(const unsigned *sorted, int count) {
     return {mean, count > 1 ? sqrt(squares / (count - 1.0)) : 0.0};
 }
 
-// A deviation of 0 has advantage 0 even where the divisor is 0 too.
+// A deviation of 0 has advantage 0 even if the divisor is 0 too.
 __device__ float advantage_of(double deviation, double divisor) {
     return deviation != 0.0 ? static_cast<float>(deviation / divisor) : 0.0f;
 }
 
-struct Places {
+struct Slots {
     float *means;
     unsigned *valid_count;
     float *delta;
@@ -110,7 +110,7 @@ struct Places {
     const float *penalty;
 };
 
-// What a rollout on the right side of the other mean earns: `high` for a margin above the threshold, else `low`.
+// The reward of a rollout on the right side of the other mean: `high` for a margin above the threshold, else `low`.
 struct Shape {
     float low;
     float high;
@@ -118,13 +118,13 @@ struct Shape {
     unsigned margin;
 };
 
-// delta, par and reward of one place from the sums of its own side and the other's.
-__device__ float reward_of(const Places &places, const Shape &shape, size_t place, int role, unsigned state, Scaled own_side,
+// delta, par and reward of one slot from the sums of its own side and the other's.
+__device__ float reward_of(const Slots &slots, const Shape &shape, size_t slot, int role, unsigned state, Scaled own_side,
                            Scaled other_side) {
     float delta = 0.0f, par = 0.0f;
     if (state == SCORE_MARGIN_VALID && other_side.count > 0) {
         const long long sign = role == 0 ? 1 : -1;
-        const long long score = thousandths(places.scores[place]);
+        const long long score = thousandths(slots.scores[slot]);
         const Scaled own = {sign * (score * other_side.count - other_side.sum), other_side.count};
         // Chosen minus rejected, whichever side this is.
         const Scaled of_pair = {sign * (own_side.sum * other_side.count - other_side.sum * own_side.count),
@@ -134,20 +134,20 @@ __device__ float reward_of(const Places &places, const Shape &shape, size_t plac
         const bool above = margin.sum > thousandths(shape.threshold) * margin.count;
         if (own.sum > 0) par = above ? shape.high : shape.low;
     }
-    const float reward = state == SCORE_MARGIN_ABSENT ? 0.0f : par + places.penalty[place];
-    places.delta[place] = delta;
-    places.par[place] = par;
-    places.reward[place] = reward;
+    const float reward = state == SCORE_MARGIN_ABSENT ? 0.0f : par + slots.penalty[slot];
+    slots.delta[slot] = delta;
+    slots.par[slot] = par;
+    slots.reward[slot] = reward;
     return reward;
 }
 
-// NORM_BATCH needs `side_mean` [2 * pairs] f64 and `batch_keys` [batch_places, a power of two from 2 * pairs * n on].
+// NORM_BATCH needs `side_mean` [2 * pairs] f64 and `batch_keys` [batch_slots, a power of two from 2 * pairs * n on].
 extern "C" __global__ void __launch_bounds__(SCORE_MARGIN_THREADS_MAX)
     score_margin_f32(float *means, unsigned *valid_count, float *delta, float *par, float *reward, float *advantage,
                      const float *scores, const unsigned *state, const float *penalty, double *side_mean,
-                     unsigned *batch_keys, int batch_places, int pairs, int n, float low, float high, float threshold,
+                     unsigned *batch_keys, int batch_slots, int pairs, int n, float low, float high, float threshold,
                      unsigned margin, unsigned norm, float epsilon) {
-    const Places places = {means, valid_count, delta, par, reward, advantage, scores, state, penalty};
+    const Slots slots = {means, valid_count, delta, par, reward, advantage, scores, state, penalty};
     const Shape shape = {low, high, threshold, margin};
     __shared__ long long warp_sums[SIDES_MAX * WARPS_PER_SIDE];
     __shared__ int warp_valid[SIDES_MAX * WARPS_PER_SIDE], warp_present[SIDES_MAX * WARPS_PER_SIDE];
@@ -157,15 +157,15 @@ extern "C" __global__ void __launch_bounds__(SCORE_MARGIN_THREADS_MAX)
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int at_once = blockDim.x / SCORE_MARGIN_THREADS_PER_PAIR;
 
-    // Every thread makes every round: they meet at barriers.
+    // Every thread makes every iteration, because the loop has barriers.
     for (int first = blockIdx.x * at_once; first < pairs; first += gridDim.x * at_once) {
         const int pair = first + side / 2;
         const bool there = pair < pairs && i < n;
-        const size_t row = 2 * static_cast<size_t>(pair) + role, place = row * n + i;
-        const unsigned place_state = there ? state[place] : SCORE_MARGIN_ABSENT;
-        const bool valid = place_state == SCORE_MARGIN_VALID, present = place_state != SCORE_MARGIN_ABSENT;
+        const size_t row = 2 * static_cast<size_t>(pair) + role, slot = row * n + i;
+        const unsigned slot_state = there ? state[slot] : SCORE_MARGIN_ABSENT;
+        const bool valid = slot_state == SCORE_MARGIN_VALID, present = slot_state != SCORE_MARGIN_ABSENT;
 
-        const long long warp_sum_here = warp_sum(valid ? thousandths(scores[place]) : 0ll);
+        const long long warp_sum_here = warp_sum(valid ? thousandths(scores[slot]) : 0ll);
         const int valid_here = __popc(__ballot_sync(FULL, valid)), present_here = __popc(__ballot_sync(FULL, present));
         if (lane == 0) {
             warp_sums[warp] = warp_sum_here;
@@ -185,10 +185,10 @@ extern "C" __global__ void __launch_bounds__(SCORE_MARGIN_THREADS_MAX)
             means[row] = sums[0].count == 0 ? 0.0f : static_cast<float>(value(sums[0]));
             valid_count[row] = static_cast<unsigned>(sums[0].count);
         }
-        const float own_reward = there ? reward_of(places, shape, place, role, place_state, sums[0], sums[1]) : 0.0f;
+        const float own_reward = there ? reward_of(slots, shape, slot, role, slot_state, sums[0], sums[1]) : 0.0f;
         const unsigned key = present ? to_key(own_reward) : LAST;
         keys[threadIdx.x] = key;
-        if (norm == SCORE_MARGIN_NORM_BATCH && there) batch_keys[place] = key;
+        if (norm == SCORE_MARGIN_NORM_BATCH && there) batch_keys[slot] = key;
         sort_segments(keys, blockDim.x, SIDE);
         if (i == 0) groups[side] = moments(keys + side * SIDE, count);
         __syncthreads();
@@ -196,24 +196,24 @@ extern "C" __global__ void __launch_bounds__(SCORE_MARGIN_THREADS_MAX)
             if (pair < pairs && i == 0) side_mean[row] = groups[side].mean;
         } else if (there) {
             const double divisor = norm == SCORE_MARGIN_NORM_GROUP ? groups[side].std + static_cast<double>(epsilon) : 1.0;
-            advantage[place] = present ? advantage_of(own_reward - groups[side].mean, divisor) : 0.0f;
+            advantage[slot] = present ? advantage_of(own_reward - groups[side].mean, divisor) : 0.0f;
         }
     }
     if (norm != SCORE_MARGIN_NORM_BATCH) return;
 
-    const int places_in_use = 2 * pairs * n;
-    for (int p = places_in_use + threadIdx.x; p < batch_places; p += blockDim.x) batch_keys[p] = LAST;
+    const int slots_in_use = 2 * pairs * n;
+    for (int p = slots_in_use + threadIdx.x; p < batch_slots; p += blockDim.x) batch_keys[p] = LAST;
     __shared__ int batch_count;
     if (threadIdx.x == 0) batch_count = 0;
     __syncthreads();
     int present_here = 0;
-    for (int p = threadIdx.x; p < places_in_use; p += blockDim.x) present_here += state[p] != SCORE_MARGIN_ABSENT;
+    for (int p = threadIdx.x; p < slots_in_use; p += blockDim.x) present_here += state[p] != SCORE_MARGIN_ABSENT;
     atomicAdd(&batch_count, present_here);  // of integers: the order does not matter
-    sort_segments(batch_keys, batch_places, batch_places);
+    sort_segments(batch_keys, batch_slots, batch_slots);
     if (threadIdx.x == 0) groups[0] = moments(batch_keys, batch_count);
     __syncthreads();
     const double divisor = groups[0].std + static_cast<double>(epsilon);
-    for (int p = threadIdx.x; p < places_in_use; p += blockDim.x) {
+    for (int p = threadIdx.x; p < slots_in_use; p += blockDim.x) {
         const double deviation = static_cast<double>(reward[p]) - side_mean[p / n];
         advantage[p] = state[p] != SCORE_MARGIN_ABSENT ? advantage_of(deviation, divisor) : 0.0f;
     }

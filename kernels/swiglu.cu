@@ -4,11 +4,11 @@
 //   d_gate = d_out * up * s * (1 + gate * (1 - s));  d_up = d_out * gate * s
 //
 // Shapes: out, d_out [rows, cols] bf16; gate_up, d_gate_up [rows, 2 * cols] bf16: gate, then up.
-// Precision: bf16 in memory, f32 in registers, one rounding of each result. exp within 2 ulp. NaN and infinity go where IEEE
-// arithmetic takes them: silu(-inf) is NaN (-inf * 0), as on the CPU.
+// Precision: bf16 in memory, f32 in registers, one rounding of each result. exp within 2 ulp. NaN and infinity follow IEEE
+// arithmetic: silu(-inf) is NaN (-inf * 0), as on the CPU.
 //
 // Floor in bytes, with S = 2 * rows * cols: forward 3 S, backward 5 S. Nothing is moved beyond it: every element is read or
-// written once, sixteen bytes at a time where rows start on sixteen bytes.
+// written once, sixteen bytes at a time if rows are 16-byte aligned.
 // No sums: a result depends on its own gate, up and gradient alone.
 
 #include "common/bf16.cuh"
@@ -26,7 +26,7 @@ __device__ __forceinline__ float2 gradients(float gate, float up, float d_out) {
     return make_float2(d_out * up * s * (1.0f + gate * (1.0f - s)), d_out * gate * s);
 }
 
-// The chunks of a matrix of `cols` columns, one a turn: (row, first column).
+// Loops over the chunks of a matrix of `cols` columns: (row, first column).
 template <typename Body>
 __device__ __forceinline__ void each_chunk(int rows, int cols, Body body) {
     const int across = (cols + CHUNK - 1) / CHUNK;
@@ -58,9 +58,9 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_gate_up, const bf1
                                          const bf16 *__restrict__ gate_up, int rows, int cols) {
     each_chunk(rows, cols, [=](int row, int col) {
         const int left = cols - col;
-        const size_t place = static_cast<size_t>(row) * 2 * cols + col;
-        const Chunk gate = load_chunk<ALIGNED>(gate_up + place, left);
-        const Chunk up = load_chunk<ALIGNED>(gate_up + place + cols, left);
+        const size_t index = static_cast<size_t>(row) * 2 * cols + col;
+        const Chunk gate = load_chunk<ALIGNED>(gate_up + index, left);
+        const Chunk up = load_chunk<ALIGNED>(gate_up + index + cols, left);
         const Chunk d = load_chunk<ALIGNED>(d_out + static_cast<size_t>(row) * cols + col, left);
         Chunk d_gate, d_up;
 #pragma unroll
@@ -70,8 +70,8 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_gate_up, const bf1
             d_gate.pair[i] = pack(lower.x, upper.x);
             d_up.pair[i] = pack(lower.y, upper.y);
         }
-        store_chunk<ALIGNED>(d_gate_up + place, d_gate, left);
-        store_chunk<ALIGNED>(d_gate_up + place + cols, d_up, left);
+        store_chunk<ALIGNED>(d_gate_up + index, d_gate, left);
+        store_chunk<ALIGNED>(d_gate_up + index + cols, d_up, left);
     });
 }
 
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(SWIGLU_THREADS)
     forward<true>(out, gate_up, rows, cols);
 }
 
-// The same for odd widths and for views that do not start on 16 bytes.
+// The same for odd widths and for views that are not 16-byte aligned.
 extern "C" __global__ void __launch_bounds__(SWIGLU_THREADS)
     swiglu_forward_unaligned_bf16(bf16 *out, const bf16 *gate_up, int rows, int cols) {
     forward<false>(out, gate_up, rows, cols);

@@ -51,7 +51,7 @@ fn modules(folder: &str) -> BTreeSet<String> {
 const NOT_OPS: [(&str, &[&str]); 6] = [
     // The table of contents, the backends' folders, and what all contracts use.
     ("src/ops", &["mod", "cpu", "cuda", "cost", "error"]),
-    // Shared by several ops: vectors, products, the row routine of head and sampler, rayon and memory helpers.
+    // Shared by several ops: vectors, matmuls, the row routine of LM head and sampler, rayon and memory helpers.
     ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "team", "parallel", "shared"]),
     ("src/ops/cuda", &["mod", "peak"]),
     // Headers that several kernels include.
@@ -123,11 +123,11 @@ const KNOWS: [(&str, &[&str]); 18] = [
     ("random", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
-    ("ops", &["tensor", "random", "cuda"]),
+    ("loss", &[]),
+    ("ops", &["tensor", "random", "cuda", "loss"]),
     ("model", &["ops", "tensor", "random"]),
     ("rollout", &["model", "ops", "tensor", "random"]),
     ("optimizer", &["model", "ops", "tensor"]),
-    ("loss", &["ops"]),
     ("data", &["random", "tensor", "tokenizer"]),
     ("tokenizer", &["data", "tensor"]),
     // The way from a response to its verdict, for training, evaluation and serving alike.
@@ -225,7 +225,8 @@ fn every_permission_is_used() {
 }
 
 /// Folders inside which no module may use a module that uses it, directly or through others.
-const WITHOUT_CYCLES: [&str; 3] = ["src/data", "src/rollout", "src/train"];
+const WITHOUT_CYCLES: [&str; 5] =
+    ["src/data", "src/rollout", "src/train", "src/ops/cpu/attention", "src/ops/cuda/attention"];
 
 /// Cycles that are still to be opened: folder and two modules. Must be empty; an entry that nothing needs fails the test.
 const CYCLES_TO_OPEN: &[(&str, &str, &str)] = &[];

@@ -11,21 +11,21 @@ use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::random::Stream;
 use patarm::tensor::{Device, Element};
 
-/// Caches' worth of data between two uses of a copy.
+/// L2 caches of data between two uses of a copy.
 pub const CACHES: usize = 4;
-/// Most copies of the arguments of one call; only arguments of some kilobytes would need more.
+/// At most this many copies of the arguments of one call; only arguments of a few kilobytes would need more.
 const COPIES_MAX: usize = 4096;
 /// Where copies start, in bytes: kernels choose their widest loads by the address.
 const ALIGNMENT: usize = 512;
-/// Random numbers that are drawn for a buffer, which repeats them. A prime, so that rows differ.
+/// Random numbers drawn for a buffer, which repeats them. A prime, so that rows differ.
 const DRAWN: usize = 262_147;
-/// An output is read back in windows: all of it up to 16 of them, else 16 spread over it, both ends included.
+/// An output is checked in windows: all of it if it has up to 16 of them, otherwise 16 spread over it, including both ends.
 const WINDOW: usize = 65_536;
 const WINDOWS: usize = 16;
 
 /// An element that can be random or poisoned.
 pub trait Value: Element {
-    /// All bits set: in a float a NaN that no arithmetic makes.
+    /// All bits set: in a float, a NaN that no arithmetic produces.
     const POISON: Self;
     fn from_f32(value: f32) -> Self;
     fn is_number(self) -> bool;
@@ -65,8 +65,8 @@ pub struct Set<'a> {
 }
 
 impl<'a> Set<'a> {
-    /// Calls `make` twice: first to count the bytes of a copy, then with as many copies as it takes to fill the L2 cache
-    /// [`CACHES`] times. `fewest`: at least that many.
+    /// Calls `make` twice: first to count the bytes of a copy, then with enough copies to fill the L2 cache
+    /// [`CACHES`] times. `fewest`: the minimum number of copies.
     pub fn fill<T>(
         device: &'a Cuda,
         fewest: usize,
@@ -107,9 +107,9 @@ impl<'a> Set<'a> {
     /// Numbers by (copy, element), only read.
     pub fn words(&self, len: usize, word: impl Fn(usize, usize) -> u32) -> Result<Rotating<u32>, OpError> {
         let stride = len.next_multiple_of(ALIGNMENT / 4);
-        let place = |i: usize| (i / stride, i % stride);
+        let at = |i: usize| (i / stride, i % stride);
         let word = |(copy, element)| if element < len { word(copy, element) } else { 0 };
-        self.rotating(len, Role::Read, (0..self.copies * stride).map(|i| word(place(i))).collect())
+        self.rotating(len, Role::Read, (0..self.copies * stride).map(|i| word(at(i))).collect())
     }
 
     /// Poisoned: the op must write every element.
@@ -117,7 +117,7 @@ impl<'a> Set<'a> {
         self.rotating(len, Role::Written, vec![T::POISON])
     }
 
-    /// Random numbers from −0.5 to 0.5 that the op adds to or changes in place: some must be others afterwards.
+    /// Random numbers from −0.5 to 0.5 that the op adds to or changes in place: some must differ afterwards.
     pub fn changed<T: Value>(&self, len: usize) -> Result<Rotating<T>, OpError> {
         self.rotating(len, Role::Changed, self.random(len, -0.5))
     }
@@ -150,7 +150,7 @@ enum Role {
     Changed,
 }
 
-/// One argument, in copies that lie one behind another.
+/// One argument, in consecutive copies.
 pub struct Rotating<T: Value> {
     device: Cuda,
     buffer: Buffer<T>,
@@ -158,9 +158,9 @@ pub struct Rotating<T: Value> {
     stride: usize,
     copies: usize,
     role: Role,
-    /// What the buffer held at first, again and again.
+    /// The initial contents, repeated over the buffer.
     pattern: Vec<T>,
-    /// Not since it was lent for writing: a row that forgets to look at one of its outputs does not pass.
+    /// False since the buffer was last written: a row that forgets to check one of its outputs fails.
     checked: Cell<bool>,
 }
 
@@ -180,7 +180,7 @@ impl<T: Value> Rotating<T> {
         self.device.view_mut(&mut self.buffer, start..start + self.len)
     }
 
-    /// First elements of the windows that are looked at, within a copy.
+    /// First elements of the checked windows, within a copy.
     fn windows(&self) -> Rc<[usize]> {
         let all = self.len.div_ceil(WINDOW);
         let last = self.len.saturating_sub(WINDOW);
@@ -199,9 +199,9 @@ impl<T: Value> Drop for Rotating<T> {
 
 /// An argument that an op writes.
 pub trait Output {
-    /// What is wrong with it after every copy was used. Looks at the first, the middle and the last copy.
+    /// What is wrong with it after every copy was used. Checks the first, the middle and the last copy.
     fn fault(&self) -> Result<Option<String>, OpError>;
-    /// The row has failed already: nobody looks at it.
+    /// The row has failed already; do not check this output.
     fn give_up(&self);
 }
 
@@ -216,15 +216,15 @@ impl<T: Value> Output for Rotating<T> {
                 let end = start + WINDOW.min(self.len - first);
                 let values = self.device.download(self.device.view(&self.buffer, start..end))?;
                 let before = self.pattern.iter().cycle().skip(start % self.pattern.len());
-                for (index, (value, before)) in values.into_iter().zip(before).enumerate() {
+                for (offset, (value, before)) in values.into_iter().zip(before).enumerate() {
                     let same = bytes_of(&[value]) == bytes_of(&[*before]);
                     changed |= !same;
-                    let place = first + index;
+                    let index = first + offset;
                     if self.role == Role::Written && same {
-                        return Ok(Some(format!("element {place} of {} was not written (copy {copy})", self.len)));
+                        return Ok(Some(format!("element {index} of {} was not written (copy {copy})", self.len)));
                     }
                     if !value.is_number() {
-                        return Ok(Some(format!("element {place} of {} is {value:?} (copy {copy})", self.len)));
+                        return Ok(Some(format!("element {index} of {} is {value:?} (copy {copy})", self.len)));
                     }
                 }
             }

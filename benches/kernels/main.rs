@@ -1,8 +1,8 @@
 //! Every CUDA op at the sizes of Qwen3-0.6B and 8B, in one table: time, GB/s and TFLOP/s by the contract's `cost()`, and how that
 //! compares with this device's copy and matmul speed, with the op's floor, and with `benches/predictions.toml`.
 //!
-//! `cargo bench --bench kernels`, or `-- --emulated --tokens 64` to see that it runs. Arguments rotate over four L2 caches, and
-//! outputs are poisoned: a row whose op leaves one unwritten is an error, and so is the exit code.
+//! `cargo bench --bench kernels`, or `-- --emulated --tokens 64` to check that it runs. Arguments rotate over four L2 caches, and
+//! outputs are poisoned: a row whose op leaves one unwritten is an error, and the exit code says so.
 
 #[cfg(has_cuda)]
 mod buffers;
@@ -44,18 +44,18 @@ pub struct Options {
     /// Only rows whose name contains this.
     #[arg(long)]
     only: Option<String>,
-    /// Also write one JSON line a kernel to this file.
+    /// Also write one JSON line for each kernel to this file.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Print the names of all rows and stop.
+    /// Print the names of all rows and exit.
     #[arg(long)]
     list: bool,
-    /// What cargo adds.
+    /// Added by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// The sizes of a model, and of what it is given.
+/// The sizes of a model and of its inputs.
 #[derive(Debug)]
 pub struct Shape {
     name: &'static str,
@@ -158,7 +158,7 @@ fn run(options: Options, shapes: &[Shape]) -> ExitCode {
     use patarm::cuda::{Cuda, Emulation};
 
     let emulation = if options.emulated {
-        cuda_emulator::load().expect("the emulator's libraries lie beside the benches");
+        cuda_emulator::load().expect("the emulator's libraries are next to the benches");
         Emulation::Allowed
     } else {
         Emulation::Refused

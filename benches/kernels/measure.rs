@@ -8,8 +8,8 @@ use patarm::ops::adamw::{AdamW, AdamWStep};
 use patarm::ops::attention::{Attention, AttentionBackward, AttentionForward};
 use patarm::ops::embedding::{Embedding, EmbeddingBackward, EmbeddingForward};
 use patarm::ops::global_norm::{GlobalNorm, Norm};
-use patarm::ops::head::{Head, HeadLogits, HeadLoss};
 use patarm::ops::linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
+use patarm::ops::lm_head::{LmHead, LmHeadLogits, LmHeadLoss};
 use patarm::ops::qk_norm_rope::{QkNormRope, QkNormRopeBackward, QkNormRopeForward};
 use patarm::ops::rmsnorm::{RmsNorm, RmsNormBackward, RmsNormForward};
 use patarm::ops::sample::{Sample, Sampler};
@@ -23,7 +23,7 @@ use super::predictions::Ceilings;
 use super::report::{Report, Times};
 use super::{Options, Shape, rows};
 
-/// The arguments of an op: what they cost, and the op.
+/// The arguments of an op: their cost, and the call.
 pub trait Call {
     fn cost(&self) -> Cost;
     fn run(self, device: &Cuda) -> OpResult;
@@ -33,7 +33,7 @@ macro_rules! calls {
     ($($arguments:ident, $op:ident;)*) => {
         $(impl Call for $arguments<'_, Cuda> {
             fn cost(&self) -> Cost {
-                // The contract's, which comes before a trait's.
+                // The contract's own method, which takes precedence over this trait's.
                 $arguments::cost(self)
             }
             fn run(self, device: &Cuda) -> OpResult {
@@ -50,8 +50,8 @@ calls! {
     EmbeddingForward, embedding_forward;
     EmbeddingBackward, embedding_backward;
     GlobalNorm, global_norm;
-    HeadLogits, head_logits;
-    HeadLoss, head_loss;
+    LmHeadLogits, lm_head_logits;
+    LmHeadLoss, lm_head_loss;
     LinearForward, linear_forward;
     LinearBackwardInput, linear_backward_input;
     LinearBackwardWeight, linear_backward_weight;
@@ -65,7 +65,7 @@ calls! {
     SwigluBackward, swiglu_backward;
 }
 
-/// Asks a call what it costs, or makes it. Rows have no other way to either, so none states bytes of its own.
+/// Reads the cost of a call, or makes the call. Rows can do both only through this, so none states its own bytes.
 pub struct Caller<'a> {
     device: &'a Cuda,
     cost: Option<Cost>,
@@ -83,14 +83,14 @@ impl Caller<'_> {
     }
 }
 
-/// Seconds that a timed batch lasts at least, and how many there are.
+/// The least seconds of a timed batch, and the number of batches.
 const BATCH_S: f64 = 0.006;
 const BATCHES: usize = 11;
 /// Calls of a batch that is launched as one graph.
 const CALLS_MAX: usize = 4096;
-/// Bytes of the buffers that the copy ceiling is measured with, if four L2 caches are not more.
+/// The least bytes of the buffers that the copy ceiling is measured with; four L2 caches if that is more.
 const COPY_BYTES_MIN: usize = 256 << 20;
-/// Copies of arguments on the emulator, where no cache is filled: enough to see that they rotate.
+/// Copies of arguments on the emulator, which has no cache to fill: enough to check that they rotate.
 const EMULATED_COPIES: usize = 2;
 
 pub struct Bench {
@@ -120,7 +120,7 @@ impl Bench {
             bench.report.borrow_mut().begin(&Backend::name(&bench.device), None);
         } else {
             let copy_bytes_per_s = bench.copy_speed()?;
-            let matmul_flops_per_s = 1e9 * bench.device.product_gflops()?;
+            let matmul_flops_per_s = 1e9 * bench.device.matmul_gflops()?;
             let ceilings = Ceilings { copy_bytes_per_s, matmul_flops_per_s };
             bench.report.borrow_mut().begin(&Backend::name(&bench.device), Some(ceilings));
         }
@@ -139,7 +139,7 @@ impl Bench {
         Ok(8.0 * len as f64 / best)
     }
 
-    /// The row of this name, if it was asked for.
+    /// The row of this name, if it is selected.
     pub fn row<'a>(&'a self, name: &str, shape: &'a Shape) -> Option<Row<'a>> {
         let known = rows::NAMES.iter().find(|known| **known == name);
         let name = *known.unwrap_or_else(|| panic!("{name:?} is missing in rows.rs"));
@@ -155,7 +155,7 @@ impl Bench {
         Set::fill(&self.device, fewest, l2_bytes, make)
     }
 
-    /// Measures rows; what goes wrong is that row's error.
+    /// Measures rows; a failure is reported as that row's error.
     pub fn attempt(&self, rows: fn(&Self, &Shape) -> OpResult, shape: &Shape) {
         if let Err(error) = rows(self, shape) {
             let (name, shape) = self.current.borrow().clone();
@@ -168,7 +168,7 @@ impl Bench {
         self.report.borrow_mut().error(name, shape, error);
     }
 
-    /// The last words. Whether all rows were right, and all that are listed were there.
+    /// Prints the end of the report. Whether all rows were right, and all listed rows were measured.
     pub fn finish(self) -> bool {
         let missing: Vec<_> = rows::NAMES.iter().filter(|name| !self.seen.borrow().contains(name)).collect();
         if !missing.is_empty() {
@@ -188,7 +188,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Calls are sent one by one: the op writes from the host, which a graph cannot.
+    /// Calls are launched one by one: the op uploads from the host, which a graph cannot.
     pub fn eager(self) -> Self {
         Self { eager: true, ..self }
     }
@@ -224,13 +224,13 @@ impl<'a> Row<'a> {
             Ok::<Vec<f64>, OpError>(times.into_iter().map(|seconds| seconds / count as f64).collect())
         };
         if emulated {
-            // Sent, captured, and launched as a graph: what a device will do.
+            // Launched, captured, and replayed as a graph, as on a device.
             batches(2, copies)?;
             return Ok(Times::default());
         }
         let once = batches(2, copies)?[1].max(1e-7);
         let count = ((BATCH_S / once).ceil() as usize).clamp(1, CALLS_MAX).next_multiple_of(copies);
-        // Sent and captured.
+        // Launched and captured.
         batches(1, count)?;
         let mut seconds = batches(BATCHES, count)?;
         seconds.sort_by(f64::total_cmp);
@@ -238,7 +238,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A row whose outputs nobody has looked at yet.
+/// A row whose outputs are not checked yet.
 #[must_use = "a row is reported when its outputs have been checked"]
 pub struct Measured<'a> {
     row: Row<'a>,
@@ -248,7 +248,7 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// Looks at all outputs and reports the row.
+    /// Checks all outputs and reports the row.
     pub fn check(self, outputs: &[(&str, &dyn Output)]) {
         let Self { row, sizes, cost, times } = self;
         let checked = times.and_then(|times| {

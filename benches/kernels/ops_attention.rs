@@ -8,7 +8,7 @@ use super::{ROLLOUTS, Shape};
 
 pub const ROWS: [fn(&Bench, &Shape) -> OpResult; 3] = [packed, shared_prompts, decode];
 
-/// Rows of a page of the key and value pools, as the rollout engine has them.
+/// Rows of a page of the key and value pools, as in the rollout engine.
 const PAGE: usize = 16;
 
 fn sizes(shape: &Shape, pool_rows: usize) -> AttentionSizes {
@@ -33,7 +33,7 @@ fn packed(bench: &Bench, shape: &Shape) -> OpResult {
     backward(bench, shape, "attention backward", &text, &segments)
 }
 
-/// As the prefix tree of RL packs them: a prompt's tokens once, then its rollouts, whose keys begin with the prompt's.
+/// As RL packs shared-prefix sequences: a prompt's tokens once, then its rollouts, whose keys begin with the prompt's.
 fn shared_prompts(bench: &Bench, shape: &Shape) -> OpResult {
     let &Shape { prompt, own, .. } = shape;
     let prompts = (shape.tokens / (prompt + ROLLOUTS * own)).max(1);
@@ -117,7 +117,7 @@ fn decode(bench: &Bench, shape: &Shape) -> OpResult {
     Ok(())
 }
 
-/// Runs of the pages of owner number `owner` of `owners`, whose pages lie far from each other, for `len` rows.
+/// Runs of the pages of owner number `owner` of `owners`, whose pages are far from each other, for `len` rows.
 fn pages(first_page: usize, owner: usize, owners: usize, len: usize) -> impl Iterator<Item = Run> {
     let page = move |index: usize| (first_page + index * owners + owner) * PAGE;
     (0..len).step_by(PAGE).map(move |row| run(page(row / PAGE), PAGE.min(len - row)))

@@ -181,8 +181,8 @@ fn swiglu_backward(bench: &Bench, shape: &Shape) -> OpResult {
     Ok(())
 }
 
-/// Ids that lie far from each other, others in each copy: a call touches a part of the table, so that it is not enough to fill
-/// the cache with whole tables.
+/// Ids that are far from each other and differ in each copy: a call touches only a part of the table, so whole tables would not
+/// fill the cache.
 fn id(copy: usize, token: usize, shape: &Shape) -> u32 {
     ((copy * shape.tokens + token) * 7919 % shape.vocab) as u32
 }

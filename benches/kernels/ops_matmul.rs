@@ -1,8 +1,8 @@
 //! Rows of matmuls: the four of a layer in training and decoding, and the LM head.
 
 use patarm::ops::OpResult;
-use patarm::ops::head::{Head, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
 use patarm::ops::linear::{LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
+use patarm::ops::lm_head::{LmHead, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
 
 use super::Shape;
 use super::measure::Bench;
@@ -99,7 +99,7 @@ fn lm_head_loss(bench: &Bench, shape: &Shape) -> OpResult {
     })?;
     let (_, targets) = bench.buffers(|set| set.words(tokens, |_, token| target(token, shape)))?;
     let measured = row.measure(text(tokens, sizes), copies, |caller, copy| {
-        caller.call(HeadLoss {
+        caller.call(LmHeadLoss {
             logprob: logprob.at_mut(copy),
             entropy: entropy.at_mut(copy),
             loss: loss.at_mut(copy),
@@ -110,7 +110,7 @@ fn lm_head_loss(bench: &Bench, shape: &Shape) -> OpResult {
             targets: targets.at(copy),
             temperature: 1.0,
             tokens,
-            chunk_rows: bench.device.head_chunk_rows(sizes),
+            chunk_rows: bench.device.lm_head_chunk_rows(sizes),
             sizes,
         })
     });
@@ -131,11 +131,11 @@ fn lm_head_gradients(bench: &Bench, shape: &Shape) -> OpResult {
     let (rows, targets) = words;
     let (_, row_weight) = bench.buffers(|set| set.input(tokens))?;
     let measured = row.measure(text(tokens, sizes), copies, |caller, copy| {
-        caller.call(HeadLoss {
+        caller.call(LmHeadLoss {
             logprob: logprob.at_mut(copy),
             entropy: entropy.at_mut(copy),
             loss: loss.at_mut(copy),
-            gradient: Some(HeadGradient {
+            gradient: Some(LmHeadGradient {
                 d_hidden: d_hidden.at_mut(copy),
                 d_weight: Some(d_weight.at_mut(copy)),
                 row_weight: row_weight.at(copy),
@@ -147,7 +147,7 @@ fn lm_head_gradients(bench: &Bench, shape: &Shape) -> OpResult {
             targets: targets.at(copy),
             temperature: 1.0,
             tokens,
-            chunk_rows: bench.device.head_chunk_rows(sizes),
+            chunk_rows: bench.device.lm_head_chunk_rows(sizes),
             sizes,
         })
     });
@@ -172,7 +172,7 @@ fn lm_head_decode(bench: &Bench, shape: &Shape) -> OpResult {
         })?;
         let measured = row.measure(text(tokens, sizes), copies, |caller, copy| {
             let (hidden, rows) = (hidden.at(copy), rows.at(copy));
-            caller.call(HeadLogits { out: out.at_mut(copy), hidden, weight: &weights[copy], rows, tokens, sizes })
+            caller.call(LmHeadLogits { out: out.at_mut(copy), hidden, weight: &weights[copy], rows, tokens, sizes })
         });
         measured.check(&[("out", &out)]);
     }

@@ -1,4 +1,4 @@
-//! Rows of what comes after the model: sampling, rewards, the norm of all gradients and the optimizer.
+//! Rows of the ops after the model: sampling, rewards, the norm of all gradients and the optimizer.
 
 use patarm::ops::OpResult;
 use patarm::ops::adamw::{AdamW, Prepared, Tensor};
@@ -30,7 +30,7 @@ fn sampling(bench: &Bench, shape: &Shape) -> OpResult {
         let draws: Vec<Draw> = (0..DRAWS as u32).map(draw).collect();
         let (copies, (mut ids, mut logprobs, logits)) =
             bench.buffers(|set| Ok((set.output(DRAWS)?, set.output(DRAWS)?, set.input(DRAWS * vocab)?)))?;
-        // The host sends the draws with every call.
+        // The host uploads the draws with every call.
         let measured = row.eager().measure(format!("{DRAWS} × {vocab}"), copies, |caller, copy| {
             let (logprobs, logits) = (logprobs.at_mut(copy), logits.at(copy));
             caller.call(Sample { ids: ids.at_mut(copy), logprobs, logits, draws: &draws, vocab })
@@ -47,13 +47,13 @@ fn score_margin(bench: &Bench, shape: &Shape) -> OpResult {
         let (sides, size) = (2 * pairs, 2 * pairs * n);
         let graded = RewardShape::Graded { low: 1.2, high: 1.4, threshold: 2.0 };
         let preference = PreferenceReward { shape: graded, margin: MarginKind::Rollout };
-        let (copies, (by_side, by_place, inputs)) = bench.buffers(|set| {
-            let by_place = [set.output(size)?, set.output(size)?, set.output(size)?, set.output(size)?];
+        let (copies, (by_side, by_slot, inputs)) = bench.buffers(|set| {
+            let by_slot = [set.output(size)?, set.output(size)?, set.output(size)?, set.output(size)?];
             let inputs = (set.input(size)?, set.words(size, |_, _| VALID)?, set.input(size)?);
-            Ok(((set.output(sides)?, set.output(sides)?), by_place, inputs))
+            Ok(((set.output(sides)?, set.output(sides)?), by_slot, inputs))
         })?;
         let ((mut means, mut valid_count), (scores, state, penalty)) = (by_side, inputs);
-        let [mut delta, mut par, mut reward, mut advantage] = by_place;
+        let [mut delta, mut par, mut reward, mut advantage] = by_slot;
         let measured = row.measure(format!("{pairs} × 2 × {n}"), copies, |caller, copy| {
             caller.call(ScoreMargin {
                 means: means.at_mut(copy),
@@ -100,7 +100,7 @@ fn global_norm(bench: &Bench, shape: &Shape) -> OpResult {
     Ok(())
 }
 
-/// A layer's matrices with their prepared weights, and its norms: what a step does for each layer.
+/// A layer's matrices with their prepared weights, and its norms: the update of one layer in a step.
 fn adamw(bench: &Bench, shape: &Shape) -> OpResult {
     let Some(row) = bench.row("adamw", shape) else { return Ok(()) };
     let (matrices, norms) = (shape.matrices().map(|(_, sizes)| sizes), 2 * shape.hidden);
@@ -113,7 +113,7 @@ fn adamw(bench: &Bench, shape: &Shape) -> OpResult {
     })?;
     let [a, b, c, d] = prepared;
     let mut prepared = [a?, b?, c?, d?];
-    // The table of tensors goes to the device where it differs from the last call's: a layer is larger than the cache.
+    // Eager, because the table of tensors is uploaded if it differs from the last call's. A layer is larger than the cache.
     let measured = row.eager().measure(format!("{len}"), copies, |caller, copy| {
         let (mut tensors, mut first) = (Vec::new(), 0);
         for (sizes, weights) in matrices.iter().zip(&mut prepared) {

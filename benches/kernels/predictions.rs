@@ -1,11 +1,11 @@
-//! `benches/predictions.toml`: what each kernel was expected to reach before anybody measured it.
+//! `benches/predictions.toml`: the expected speed of each kernel, written before it was measured.
 
 use std::path::PathBuf;
 
 use patarm::ops::Cost;
 use serde::Deserialize;
 
-/// Beyond this ratio the model of the machine was wrong.
+/// Beyond this ratio, the performance model was wrong.
 pub const OFF: f64 = 1.5;
 
 /// The parts of the file that this bench compares; `tools/gpu-check` reads `[[step]]`.
@@ -38,7 +38,7 @@ enum Unit {
     TflopPerS,
 }
 
-/// What this device's copies and matmuls were measured to reach.
+/// The measured speed of copies and matmuls on this device.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
     pub copy_bytes_per_s: f64,
@@ -70,8 +70,8 @@ pub fn is_off(ratio: f64) -> bool {
 }
 
 impl Predictions {
-    /// From `$PATARM_ROOT/benches`, where the bench has travelled, else from the repository it was built in. `None`, with a
-    /// word about it, where there is no such file.
+    /// From `$PATARM_ROOT/benches`, if the bench was copied to another machine, otherwise from the repository it was built in.
+    /// `None`, with a message, without such a file.
     pub fn load() -> Result<Option<Self>, String> {
         let root = std::env::var_os("PATARM_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
         let path = root.join("benches/predictions.toml");

@@ -1,4 +1,4 @@
-//! What is printed: a table, and with `--json` a line for each kernel.
+//! The output: a table, and with `--json` a line for each kernel.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,7 +18,7 @@ pub struct Times {
     pub max_s: f64,
 }
 
-/// One line of the JSON file. What the emulator cannot tell is null, and so is what nobody predicted.
+/// One line of the JSON file. Speeds are null on the emulator, and so are predictions that do not exist.
 #[derive(Debug, Default, Serialize)]
 struct Line<'a> {
     op: &'a str,
@@ -39,9 +39,9 @@ struct Line<'a> {
     percent_of_floor: Option<f64>,
     predicted_us_low: Option<f64>,
     predicted_us_high: Option<f64>,
-    /// 1 inside the predicted range; outside, the measured time over its nearer end.
+    /// 1 inside the predicted range; outside, the measured time over its nearer bound.
     ratio_to_prediction: Option<f64>,
-    /// The ratio is beyond 1.5, either way.
+    /// The ratio is beyond 1.5 in either direction.
     off: Option<bool>,
     error: Option<&'a str>,
 }
@@ -51,7 +51,7 @@ pub struct Report {
     json: Option<File>,
     /// `None` on the emulator.
     ceilings: Option<Ceilings>,
-    /// Rows that are off their prediction, and the ratio.
+    /// Rows that missed their prediction, and the ratio.
     off: Vec<(String, f64)>,
     predicted: usize,
     rows: usize,
@@ -64,7 +64,7 @@ impl Report {
         Ok(Self { predictions, json, ceilings: None, off: Vec::new(), predicted: 0, rows: 0, errors: 0 })
     }
 
-    /// The head of the table.
+    /// The header of the table.
     pub fn begin(&mut self, device: &str, ceilings: Option<Ceilings>) {
         self.ceilings = ceilings;
         let Some(measured) = ceilings else {
@@ -95,7 +95,7 @@ impl Report {
         );
     }
 
-    /// A ceiling against the card's: a rate, so the ratio is turned round to be one of times.
+    /// A measured ceiling against the card's. Both are rates, so the ratio is inverted to be one of times.
     fn ceiling(&mut self, op: &str, sizes: &str, (rate, expected): (f64, Option<f64>), bytes: bool) {
         let ratio = expected.map(|expected| expected / rate);
         let against = expected.map_or(String::new(), |e| format!(", predicted {:.2}", 1e-12 * e));
@@ -168,7 +168,7 @@ impl Report {
         self.write(&Line { op, shape, emulated: self.ceilings.is_none(), error: Some(error), ..Line::default() });
     }
 
-    /// Written at once, so that a run that is cut short leaves what it had.
+    /// Written immediately, so that an interrupted run keeps its rows.
     fn write(&mut self, line: &Line<'_>) {
         let Some(file) = &mut self.json else { return };
         let text = serde_json::to_string(line).expect("numbers and text");

@@ -1,4 +1,4 @@
-//! The names of all rows of the table. `benches/predictions.toml` speaks of these, and `tests/tidy.rs` holds it to them.
+//! The names of all rows of the table. `benches/predictions.toml` uses these, which `tests/tidy.rs` checks.
 
 /// In the order they are measured. Each is measured with every model shape.
 pub const NAMES: [&str; 60] = [

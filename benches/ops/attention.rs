@@ -18,7 +18,7 @@ struct Case {
 }
 
 impl Case {
-    /// `sequences` of `keys` keys each, of which the last `queries` ask.
+    /// `sequences` of `keys` keys each, of which the last `queries` have queries.
     fn new(model: (&str, usize, usize, usize), sequences: usize, queries: usize, keys: usize) -> Self {
         let (_, q_heads, kv_heads, head_dim) = model;
         let mut segments = SegmentTable::default();

@@ -1,6 +1,6 @@
-//! Benches of the op `linear`: the three products at the shapes of nano and mini, for training and for decoding.
+//! Benches of the op `linear`: the three matmuls at the shapes of nano and mini, for training and for decoding.
 //!
-//! Elements per second are floating-point operations per second; the line printed first is what to compare them with.
+//! Elements per second are floating-point operations per second; compare them with the peak that is printed first.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use patarm::ops::Cpu;
@@ -13,12 +13,12 @@ const SHAPES: [(&str, usize, usize); 10] = [
     ("nano/o", 128, 256),
     ("nano/gate_up", 768, 128),
     ("nano/down", 128, 384),
-    ("nano/head", 512, 128),
+    ("nano/lm_head", 512, 128),
     ("mini/qkv", 1024, 512),
     ("mini/o", 512, 512),
     ("mini/gate_up", 3072, 512),
     ("mini/down", 512, 1536),
-    ("mini/head", 8192, 512),
+    ("mini/lm_head", 8192, 512),
 ];
 
 fn values(len: usize) -> Vec<f32> {

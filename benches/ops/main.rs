@@ -4,8 +4,8 @@ mod adamw;
 mod attention;
 mod embedding;
 mod global_norm;
-mod head;
 mod linear;
+mod lm_head;
 mod qk_norm_rope;
 mod rmsnorm;
 mod sample;
@@ -17,7 +17,7 @@ criterion::criterion_main!(
     attention::benches,
     embedding::benches,
     global_norm::benches,
-    head::benches,
+    lm_head::benches,
     linear::benches,
     qk_norm_rope::benches,
     rmsnorm::benches,

@@ -5,20 +5,21 @@
 //
 // Shapes: q, d_out [queries, q_heads, DIM] bf16; pools and their gradients [pool_rows, kv_heads, DIM] bf16; log_sum_exp, delta
 // [queries, q_heads] f32; segments as in rows.cuh; tiles [tiles, 4]: first pool row, rows (up to KEYS), first user, users; users
-// [users, 2]: segment, index of the tile's first row among that segment's keys. DIM is 32, 64 or 128. All bf16 pointers lie
-// on 16 bytes.
+// [users, 2]: segment, index of the tile's first row among that segment's keys. DIM is 32, 64 or 128. All bf16 pointers are
+// 16-byte aligned.
 //
-// A block is one stretch of pool rows and one key head, and the only one that writes these rows: no atomics. It keeps K and V
-// in shared memory, its users (the segments that have these rows among their keys: one, or a prompt and all its rollouts) send
-// their queries by, head by head of the group, in tiles of QUERIES through two stages, and d_k and d_v grow in registers. A
-// warp owns 16 keys. Scores come transposed, keys by queries, so that they are fragments A of the products that sum over queries.
+// A block is one range of pool rows and one key head. Only this block writes these rows, so there are no atomics. It keeps K
+// and V in shared memory. The queries of its users (the segments that have these rows among their keys: one, or a prompt and all
+// its rollouts) are loaded head by head of the group, in tiles of QUERIES through two stages; d_k and d_v accumulate in
+// registers. A warp owns 16 keys. Scores are computed transposed, keys by queries, so that they are fragments A of the matmuls
+// that sum over queries.
 //
-// Precision: bf16 products, f32 sums; p and d_s rounded to bf16 for their products; one rounding when the sums are added to the
+// Precision: bf16 matmuls, f32 sums; p and d_s rounded to bf16 for their matmuls; one rounding when the sums are added to the
 // pools. NaN and infinity as in the forward pass.
 //
-// Floor: 8 * DIM flops for each query, head and key it sees (four products, two of them done again by backward_q.cu). Bytes of a
+// Floor: 8 * DIM flops for each query, head and key it sees (four matmuls, two of them repeated by backward_q.cu). Bytes of a
 // block: K and V once, 4 * DIM * rows, their gradients read and written, 8 * DIM * rows; for each user and head of the
-// group, 4 * DIM + 8 for each query that sees the tile's first row; (24 * users + 16) * THREADS (tables, out of the cache).
+// group, 4 * DIM + 8 for each query that sees the tile's first row; (24 * users + 16) * THREADS (tables, from the cache).
 //
 // Order of sums: users in the order of segments, heads, queries in tiles, in steps of 16.
 
@@ -31,7 +32,7 @@ EXPORT(unsigned, ATTENTION_BACKWARD_KV_THREADS, 128);
 constexpr int KEYS = ATTENTION_BACKWARD_KV_KEYS, THREADS = ATTENTION_BACKWARD_KV_THREADS;
 static_assert(KEYS == THREADS / WARP * 16, "a warp owns 16 keys");
 
-// Queries at a time: as many as leave room for both gradients in registers.
+// Queries at a time: limited by the registers that both gradients take.
 template <int DIM>
 constexpr int QUERIES = DIM == 128 ? 32 : 64;
 
@@ -40,21 +41,21 @@ template <int DIM>
 struct Stage {
     bf16 q[QUERIES<DIM> * DIM];
     bf16 d_out[QUERIES<DIM> * DIM];
-    float sum_log2[QUERIES<DIM>];  // log_sum_exp in powers of two; infinity where there is no query
+    float sum_log2[QUERIES<DIM>];  // log_sum_exp in powers of two; infinity without a query
     float delta[QUERIES<DIM>];
 };
 
 template <int DIM>
 struct Shared {
-    bf16 keys[KEYS * DIM];    // at the end d_k
-    bf16 values[KEYS * DIM];  // at the end d_v
+    bf16 keys[KEYS * DIM];    // later d_k
+    bf16 values[KEYS * DIM];  // later d_v
     Stage<DIM> stages[2];
 };
 EXPORT(unsigned, ATTENTION_BACKWARD_KV_SHARED_32, sizeof(Shared<32>));
 EXPORT(unsigned, ATTENTION_BACKWARD_KV_SHARED_64, sizeof(Shared<64>));
 EXPORT(unsigned, ATTENTION_BACKWARD_KV_SHARED_128, sizeof(Shared<128>));
 
-// Where a block stands on its way over users, heads of the group and tiles of queries. All threads walk alike.
+// The position of a block in its loop over users, heads of the group and tiles of queries. It is the same in all threads.
 template <int DIM>
 struct Walk {
     const uint4 *segments;
@@ -90,7 +91,7 @@ struct Walk {
     __device__ __forceinline__ int count() const { return min(QUERIES<DIM>, segment.queries - query); }
 };
 
-// What the copies of a tile of queries need.
+// The sources of the copies of a tile of queries.
 template <int DIM>
 struct Source {
     const bf16 *q, *d_out;
@@ -110,8 +111,8 @@ struct Source {
     // (log_sum_exp in powers of two, delta) of this thread's query.
     __device__ __forceinline__ float2 numbers(const Walk<DIM> &at) const {
         if (threadIdx.x >= at.count()) return make_float2(INFINITY, 0.0f);
-        const size_t place = row(at) + static_cast<size_t>(threadIdx.x) * q_heads;
-        return make_float2(log_sum_exp[place] * LOG2_E, delta[place]);
+        const size_t index = row(at) + static_cast<size_t>(threadIdx.x) * q_heads;
+        return make_float2(log_sum_exp[index] * LOG2_E, delta[index]);
     }
 };
 
@@ -122,11 +123,11 @@ __device__ __forceinline__ void keep(Stage<DIM> &stage, float2 numbers) {
     stage.delta[threadIdx.x] = numbers.y;
 }
 
-// products[16, QUERIES] = own . tile^T for the 16 keys of a warp.
+// out[16, QUERIES] = own . tile^T for the 16 keys of a warp.
 template <int DIM>
-__device__ __forceinline__ void multiply(float (&products)[QUERIES<DIM> / 8][4], const bf16 *own, const bf16 *tile) {
+__device__ __forceinline__ void multiply(float (&out)[QUERIES<DIM> / 8][4], const bf16 *own, const bf16 *tile) {
 #pragma unroll
-    for (int n = 0; n < QUERIES<DIM> / 8; n++) products[n][0] = products[n][1] = products[n][2] = products[n][3] = 0.0f;
+    for (int n = 0; n < QUERIES<DIM> / 8; n++) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
 #pragma unroll
     for (int step = 0; step < DIM / 16; step++) {
         unsigned a[4];
@@ -135,8 +136,8 @@ __device__ __forceinline__ void multiply(float (&products)[QUERIES<DIM> / 8][4],
         for (int n = 0; n < QUERIES<DIM> / 16; n++) {
             unsigned b[4];
             load_keys<DIM>(b, tile + n * 16 * DIM, step);
-            mma(products[2 * n], a, b[0], b[1]);
-            mma(products[2 * n + 1], a, b[2], b[3]);
+            mma(out[2 * n], a, b[0], b[1]);
+            mma(out[2 * n + 1], a, b[2], b[3]);
         }
     }
 }
@@ -159,7 +160,7 @@ __device__ __forceinline__ void accumulate(float (&sums)[DIM / 8][4], const floa
     }
 }
 
-// Adds one tile of queries. `first` is the first query of the tile that sees the warp's key 0; negative when all do.
+// Adds one tile of queries. `first` is the first query of the tile that sees the warp's key 0; negative if all do.
 template <int DIM>
 __device__ __forceinline__ void tile_gradient(float (&d_k)[DIM / 8][4], float (&d_v)[DIM / 8][4], const bf16 *keys,
                                               const bf16 *values, const Stage<DIM> &stage, int first, float scale_log2) {
@@ -184,21 +185,21 @@ __device__ __forceinline__ void tile_gradient(float (&d_k)[DIM / 8][4], float (&
         const float2 delta = *reinterpret_cast<const float2 *>(stage.delta + n * 8 + lane % 4 * 2);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            // Where p is zero d_s must be, whatever the gradient holds there.
+            // Where p is zero, d_s must be too, even if the gradient is not finite there.
             d_s[n][i] = p[n][i] == 0.0f ? 0.0f : p[n][i] * (d_s[n][i] - (i % 2 == 0 ? delta.x : delta.y));
         }
     }
     accumulate<DIM>(d_k, d_s, stage.q);
 }
 
-// Where eight columns of a row lie in a warp's own rows, of DIM / 2 floats each, in slots of eight floats: permuted so that four
-// neighbouring rows of one column, and eight slots in a row, cover all banks.
+// Index of eight columns of a row in a warp's own rows, of DIM / 2 floats each, in slots of eight floats. Slots are permuted so
+// that four neighbouring rows of one column, and eight slots in a row, cover all banks.
 template <int DIM>
 __device__ __forceinline__ int slot(int row, int eight) {
     return row * (DIM / 16) + (eight ^ (DIM == 32 ? row / 2 % 2 : row % (DIM / 16)));
 }
 
-// Adds the sums of a warp's keys, times `factor`, to rows of a pool, by way of the warp's own rows in shared memory.
+// Adds the sums of a warp's keys, times `factor`, to rows of a pool, through the warp's own rows in shared memory.
 template <int DIM>
 __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own, const float (&sums)[DIM / 8][4], float factor,
                                             int count) {
@@ -208,7 +209,7 @@ __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own
     // A half of the columns at a time, in f32: the sums are rounded once, after the addition.
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        __syncwarp();  // all lanes have read what was there
+        __syncwarp();  // all lanes have read the old contents
 #pragma unroll
         for (int n = 0; n < DIM / 16; n++) {
 #pragma unroll
@@ -222,14 +223,14 @@ __device__ __forceinline__ void add_to_pool(bf16 *pool, size_t stride, bf16 *own
         __syncwarp();
 #pragma unroll
         for (int i = 0; i < 16 * CHUNKS / 2 / WARP; i++) {
-            const int place = i * WARP + lane, row = place / (CHUNKS / 2), chunk = place % (CHUNKS / 2);
+            const int index = i * WARP + lane, row = index / (CHUNKS / 2), chunk = index % (CHUNKS / 2);
             if (row >= count) continue;
             bf16 *to = pool + row * stride + (half * (CHUNKS / 2) + chunk) * CHUNK;
-            // Half of the lanes take their second four floats first: eight lanes at a time then meet no bank twice.
-            const int from = slot<DIM>(row, chunk), turned = from / 4 % 2;
-            const float4 x = reinterpret_cast<const float4 *>(wide)[from * 2 + turned];
-            const float4 y = reinterpret_cast<const float4 *>(wide)[from * 2 + (turned ^ 1)];
-            const float4 a = turned ? y : x, b = turned ? x : y;
+            // Half of the lanes take their second four floats first: eight lanes at a time then have no bank conflict.
+            const int from = slot<DIM>(row, chunk), swapped = from / 4 % 2;
+            const float4 x = reinterpret_cast<const float4 *>(wide)[from * 2 + swapped];
+            const float4 y = reinterpret_cast<const float4 *>(wide)[from * 2 + (swapped ^ 1)];
+            const float4 a = swapped ? y : x, b = swapped ? x : y;
             const Chunk old = load_chunk<true>(to, CHUNK);
             const Chunk sum = {{pack(low(old.pair[0]) + a.x, high(old.pair[0]) + a.y),
                                 pack(low(old.pair[1]) + a.z, high(old.pair[1]) + a.w),
@@ -263,23 +264,23 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_k_pool, bf16 *__re
     const int warp_key = threadIdx.x / WARP * 16, warp_count = min(16, count - warp_key);
     bf16 *own_keys = shared.keys + warp_key * DIM, *own_values = shared.values + warp_key * DIM;
     float d_k[DIM / 8][4] = {}, d_v[DIM / 8][4] = {};
-    for (int turn = 0; !walk.done(); turn ^= 1) {
+    for (int current = 0; !walk.done(); current ^= 1) {
         Walk<DIM> next = walk;
         next.advance();
         copy_wait<0>();
-        __syncthreads();  // all see this tile, and none reads the last one
+        __syncthreads();  // this tile is visible to all, and no thread still reads the last one
         float2 numbers{};
         if (!next.done()) {
-            source.copy(shared.stages[turn ^ 1], next);
+            source.copy(shared.stages[current ^ 1], next);
             numbers = source.numbers(next);
         }
         copy_commit();
         // The query of the segment whose own key is the warp's first, from the tile's first query on.
         const int first = walk.key + warp_key - (walk.segment.keys - walk.segment.queries) - walk.query;
         if (warp_count > 0 && first < walk.count()) {
-            tile_gradient<DIM>(d_k, d_v, own_keys, own_values, shared.stages[turn], first, scale_log2);
+            tile_gradient<DIM>(d_k, d_v, own_keys, own_values, shared.stages[current], first, scale_log2);
         }
-        if (!next.done()) keep(shared.stages[turn ^ 1], numbers);
+        if (!next.done()) keep(shared.stages[current ^ 1], numbers);
         walk = next;
     }
     if (warp_count <= 0) return;

@@ -1,21 +1,21 @@
-// Attention's backward pass by queries: the gradient of q, and before it delta, which both backward kernels need.
+// Attention's backward pass by queries: the gradient of q, after delta, which both backward kernels need.
 //
 //   delta = sum over the head of d_out * out                                                        (row by row)
 //   p = exp(q . k * scale - log_sum_exp);  d_s = p * (d_out . v - delta);  d_q = scale * sum over keys of d_s * k
 //
 // Shapes: q, out, d_out, d_q [queries, q_heads, DIM] bf16; pools [pool_rows, kv_heads, DIM] bf16; log_sum_exp, delta
 // [queries, q_heads] f32; segments and key_rows as in rows.cuh; tiles [tiles, 2]: segment, first of up to QUERIES queries.
-// DIM is 32, 64 or 128. All bf16 pointers lie on 16 bytes.
+// DIM is 32, 64 or 128. All bf16 pointers are 16-byte aligned.
 //
 // A block is one tile of queries and one query head (FlashAttention-2, Dao 2023): q and d_out stay in shared memory, tiles of
-// K and V of the keys that the tile's last query sees follow each other through two stages, and d_q grows in registers. A
-// warp owns 16 rows; it leaves out tiles of which it sees nothing and compares with the causal bound only where a tile
-// crosses it. Heads that share keys are neighbours in the grid.
+// K and V of the keys that the tile's last query sees are loaded through two stages, and d_q accumulates in registers. A
+// warp owns 16 rows; it skips tiles of which it sees nothing and compares with the causal bound only in tiles that
+// cross it. Heads that share keys are neighbours in the grid.
 //
-// Precision: bf16 products, f32 sums; p in f32 from the forward pass's log_sum_exp, d_s rounded to bf16 for its product.
-// NaN and infinity as in the forward pass: they reach the rows that see them, and within a tile the rows beside them.
+// Precision: bf16 matmuls, f32 sums; p in f32 from the forward pass's log_sum_exp, d_s rounded to bf16 for its matmul.
+// NaN and infinity as in the forward pass: they reach the rows that see them, and other rows of the same tile.
 //
-// Floor: 6 * DIM flops for each query, head and key it sees (three products, two of them done again by backward_kv.cu). Bytes of
+// Floor: 6 * DIM flops for each query, head and key it sees (three matmuls, two of them repeated by backward_kv.cu). Bytes of
 // a block, as in the forward pass: 4 * DIM * sees + 4 * sees (rows) + 4 * DIM * queries + 32 * queries (four lanes read each) +
 // 24 * THREADS (table); delta reads 4 * DIM and writes 4 bytes a row.
 //
@@ -37,9 +37,9 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_BACKWARD_Q_THREADS)
     attention_backward_delta_bf16(float *__restrict__ delta, const bf16 *__restrict__ d_out, const bf16 *__restrict__ out,
                                   int rows, int dim) {
     const int lanes = dim / CHUNK, row = (blockIdx.x * THREADS + threadIdx.x) / lanes;
-    const size_t place = static_cast<size_t>(row) * dim + threadIdx.x % lanes * CHUNK;
+    const size_t index = static_cast<size_t>(row) * dim + threadIdx.x % lanes * CHUNK;
     const int left = row < rows ? CHUNK : 0;
-    const Chunk a = load_chunk<true>(d_out + place, left), b = load_chunk<true>(out + place, left);
+    const Chunk a = load_chunk<true>(d_out + index, left), b = load_chunk<true>(out + index, left);
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < CHUNK / 2; i++) {
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_BACKWARD_Q_THREADS)
 
 template <int DIM>
 struct Shared {
-    bf16 q[QUERIES * DIM];  // at the end d_q
+    bf16 q[QUERIES * DIM];  // later d_q
     bf16 d_out[QUERIES * DIM];
     bf16 keys[2][KEYS * DIM];
     bf16 values[2][KEYS * DIM];
@@ -62,11 +62,11 @@ EXPORT(unsigned, ATTENTION_BACKWARD_Q_SHARED_32, sizeof(Shared<32>));
 EXPORT(unsigned, ATTENTION_BACKWARD_Q_SHARED_64, sizeof(Shared<64>));
 EXPORT(unsigned, ATTENTION_BACKWARD_Q_SHARED_128, sizeof(Shared<128>));
 
-// products[16, KEYS] = rows . tile^T for the 16 rows of a warp.
+// out[16, KEYS] = rows . tile^T for the 16 rows of a warp.
 template <int DIM>
-__device__ __forceinline__ void multiply(float (&products)[KEYS / 8][4], const bf16 *rows, const bf16 *tile) {
+__device__ __forceinline__ void multiply(float (&out)[KEYS / 8][4], const bf16 *rows, const bf16 *tile) {
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++) products[n][0] = products[n][1] = products[n][2] = products[n][3] = 0.0f;
+    for (int n = 0; n < KEYS / 8; n++) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
 #pragma unroll
     for (int step = 0; step < DIM / 16; step++) {
         unsigned a[4];
@@ -75,15 +75,15 @@ __device__ __forceinline__ void multiply(float (&products)[KEYS / 8][4], const b
         for (int n = 0; n < KEYS / 16; n++) {
             unsigned b[4];
             load_keys<DIM>(b, tile + n * 16 * DIM, step);
-            mma(products[2 * n], a, b[0], b[1]);
-            mma(products[2 * n + 1], a, b[2], b[3]);
+            mma(out[2 * n], a, b[0], b[1]);
+            mma(out[2 * n + 1], a, b[2], b[3]);
         }
     }
 }
 
-// What a lane knows of its two rows.
+// The numbers of a lane's two rows.
 struct Known {
-    float sum_log2[2];  // log_sum_exp in powers of two; infinity where there is no row
+    float sum_log2[2];  // log_sum_exp in powers of two; infinity without a row
     float delta[2];
 };
 
@@ -144,7 +144,7 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_q, const bf16 *__r
     shared.rows[thread / KEYS][thread % KEYS] = thread < sees ? list[thread] : 0;
     copy_rows<DIM, QUERIES, THREADS>(shared.q, q + start, q_stride, count);
     copy_rows<DIM, QUERIES, THREADS>(shared.d_out, d_out + start, q_stride, count);
-    __syncthreads();  // the lists are there
+    __syncthreads();  // the lists are visible
     copy_keys<DIM, KEYS, THREADS>(shared.keys[0], keys, shared.rows[0], kv_stride, sees);
     copy_keys<DIM, KEYS, THREADS>(shared.values[0], values, shared.rows[0], kv_stride, sees);
     copy_commit();
@@ -154,30 +154,30 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_q, const bf16 *__r
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = lane / 4 + 8 * half;
-        const size_t place = (static_cast<size_t>(segment.first_query) + first + warp_row + row) * q_heads + head;
-        known.sum_log2[half] = row < warp_count ? log_sum_exp[place] * LOG2_E : INFINITY;
-        known.delta[half] = row < warp_count ? delta[place] : 0.0f;
+        const size_t index = (static_cast<size_t>(segment.first_query) + first + warp_row + row) * q_heads + head;
+        known.sum_log2[half] = row < warp_count ? log_sum_exp[index] * LOG2_E : INFINITY;
+        known.delta[half] = row < warp_count ? delta[index] : 0.0f;
     }
     float sums[DIM / 8][4] = {};
     bf16 *own = shared.q + warp_row * DIM;
     for (int key = 0; key < sees; key += KEYS) {
-        const int turn = key / KEYS % 2, next = key + KEYS;
+        const int current = key / KEYS % 2, next = key + KEYS;
         copy_wait<0>();
-        __syncthreads();  // all see this tile, and none reads the last one
+        __syncthreads();  // this tile is visible to all, and no thread still reads the last one
         if (next < sees) {
-            copy_keys<DIM, KEYS, THREADS>(shared.keys[turn ^ 1], keys, shared.rows[turn ^ 1], kv_stride, sees - next);
-            copy_keys<DIM, KEYS, THREADS>(shared.values[turn ^ 1], values, shared.rows[turn ^ 1], kv_stride, sees - next);
+            copy_keys<DIM, KEYS, THREADS>(shared.keys[current ^ 1], keys, shared.rows[current ^ 1], kv_stride, sees - next);
+            copy_keys<DIM, KEYS, THREADS>(shared.values[current ^ 1], values, shared.rows[current ^ 1], kv_stride, sees - next);
         }
         copy_commit();
-        const int ahead = next + KEYS + thread;
-        const int ahead_row = thread < KEYS && ahead < sees ? list[ahead] : 0;
+        const int prefetched = next + KEYS + thread;
+        const int next_row = thread < KEYS && prefetched < sees ? list[prefetched] : 0;
         if (warp_count > 0 && key < before + warp_row + warp_count) {
             const bf16 *d_rows = shared.d_out + warp_row * DIM;
-            tile_gradient<DIM>(sums, own, d_rows, shared.keys[turn], shared.values[turn], known, before + warp_row - key,
+            tile_gradient<DIM>(sums, own, d_rows, shared.keys[current], shared.values[current], known, before + warp_row - key,
                                scale_log2);
         }
         // The list of this tile was read before the barrier above, for its copies.
-        if (thread < KEYS) shared.rows[turn][thread] = ahead_row;
+        if (thread < KEYS) shared.rows[current][thread] = next_row;
     }
     if (warp_count <= 0) return;
     __syncwarp();  // all lanes have read q
@@ -187,7 +187,7 @@ __device__ __forceinline__ void backward(bf16 *__restrict__ d_q, const bf16 *__r
     bf16 *to = d_q + start + warp_row * q_stride;
 #pragma unroll
     for (int i = 0; i < 16 * CHUNKS / WARP; i++) {
-        const int place = i * WARP + lane, row = place / CHUNKS, chunk = place % CHUNKS;
+        const int index = i * WARP + lane, row = index / CHUNKS, chunk = index % CHUNKS;
         if (row < warp_count) {
             const uint4 words = *reinterpret_cast<const uint4 *>(own + swizzled<DIM>(row, chunk));
             *reinterpret_cast<uint4 *>(to + row * q_stride + chunk * CHUNK) = words;

@@ -1,22 +1,22 @@
 // Attention's forward pass for segments of few queries (decoding: one), split over the keys.
 //
-// The formula, the shapes and the table are those of forward.cu and rows.cuh. A segment comes here when its queries times the
-// heads that share a key head, the rows of a block, are at most ROWS = 16.
+// The formula, the shapes and the table are those of forward.cu and rows.cuh. A segment is handled here if the rows of a
+// block, its queries times the heads that share a key head, are at most ROWS = 16.
 //
 // A block is one split of SPLIT keys of a segment and one key head: the heads of the group (times the queries) are the rows
-// of one tensor-core tile, so K and V are loaded once for all of them. The split goes by in tiles of KEYS through two
-// buffers, one under way while the other is used. Of each tile a warp takes 16 keys, with a softmax of its own; the four are
-// joined at the end in order. A sequence of one split is then done; of several, (maximum, sum, output not yet divided) go to
-// scratch in f32 and a second kernel joins them in the order of the splits.
+// of one tensor-core tile, so K and V are loaded once for all of them. The split is processed in tiles of KEYS through two
+// buffers: one is loaded while the other is used. Of each tile a warp takes 16 keys, with a separate softmax; the four warps
+// are joined at the end in order. A sequence of one split is then finished. With several splits, each writes a partial result
+// (maximum, sum, output not yet divided) to scratch in f32, and a second kernel joins them in the order of the splits.
 //
-// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` places in scratch, or ATTENTION_NO_PLACE
-// for the only split of its segment. parts [places, q_heads, DIM] f32, stats [places, q_heads, 2] f32: maximum in powers of two,
-// sum.
+// splits [splits, 4]: segment, first key, keys (0: none), and the first of its `queries` partial results, or ATTENTION_NO_PARTIAL
+// for the only split of its segment. parts [partials, q_heads, DIM] f32, stats [partials, q_heads, 2] f32: maximum in powers of
+// two, sum.
 //
-// Precision and NaN: as in forward.cu (a NaN or infinity in V shows in the rows of the same split).
+// Precision and NaN: as in forward.cu (a NaN or infinity in V reaches all rows of the same split).
 // Floor in bytes: K and V of every key, 4 * DIM for each key head. What is moved beyond it: a block reads q of its rows and
-// writes their output, 2 * DIM bytes each, or 4 * DIM + 8 to scratch and again from there; 4 bytes a key (its row) and
-// 32 * THREADS bytes of table. Flops: 16 rows are computed whatever the group; still far below what the bytes take.
+// writes their output, 2 * DIM bytes each, or 4 * DIM + 8 to scratch and back; 4 bytes a key (its row) and
+// 32 * THREADS bytes of table. Flops: 16 rows are computed for any group, which still takes far less time than the bytes.
 //
 // Order of sums: a score over DIM in steps of 16; a warp's output over its 16 keys of each tile, tile by tile; the warps, then
 // the splits, in order. SPLIT is a constant, so a sequence's bits do not depend on the rest of the batch.
@@ -27,12 +27,12 @@
 EXPORT(unsigned, ATTENTION_DECODE_ROWS, 16);
 EXPORT(unsigned, ATTENTION_DECODE_SPLIT, 256);
 EXPORT(unsigned, ATTENTION_DECODE_THREADS, 128);
-EXPORT(unsigned, ATTENTION_NO_PLACE, 0x7fffffff);
+EXPORT(unsigned, ATTENTION_NO_PARTIAL, 0x7fffffff);
 
 constexpr int ROWS = ATTENTION_DECODE_ROWS, SPLIT = ATTENTION_DECODE_SPLIT, THREADS = ATTENTION_DECODE_THREADS;
 constexpr int WARPS = THREADS / WARP, KEYS = 16 * WARPS;
 
-// One buffer of keys and values, or at the end the warps' outputs; rows of those are padded against bank conflicts.
+// One buffer of keys and values, later the warps' outputs, whose rows are padded against bank conflicts.
 template <int DIM>
 struct Shared {
     bf16 q[ROWS * DIM];
@@ -49,7 +49,7 @@ EXPORT(unsigned, ATTENTION_DECODE_SHARED_32, sizeof(Shared<32>));
 EXPORT(unsigned, ATTENTION_DECODE_SHARED_64, sizeof(Shared<64>));
 EXPORT(unsigned, ATTENTION_DECODE_SHARED_128, sizeof(Shared<128>));
 
-// What a warp has found for its keys: a lane holds rows lane / 4 and lane / 4 + 8.
+// A warp's result for its keys: a lane holds rows lane / 4 and lane / 4 + 8.
 template <int DIM>
 struct Found {
     float out[DIM / 8][4];
@@ -81,7 +81,7 @@ __device__ __forceinline__ void add_keys(Found<DIM> &found, const unsigned (&q)[
             }
         }
         const float max = fmaxf(found.max[half], quad_max(top) * scale_log2);
-        // A row that has seen no key yet has no maximum: all its exponentials are 2^-infinity.
+        // A row that has seen no key yet has the maximum -infinity, and all its exponentials are 2^-infinity.
         const float shift = max == -INFINITY ? 0.0f : max;
         const float factor = exp2_fast(found.max[half] - shift);
         found.max[half] = max;
@@ -111,7 +111,7 @@ __device__ __forceinline__ void add_keys(Found<DIM> &found, const unsigned (&q)[
     }
 }
 
-// Leaves what a warp found where the block joins it.
+// Stores a warp's result for the join of the block.
 template <int DIM>
 __device__ __forceinline__ void leave(Shared<DIM> &shared, const Found<DIM> &found) {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -131,7 +131,7 @@ __device__ __forceinline__ void leave(Shared<DIM> &shared, const Found<DIM> &fou
     }
 }
 
-// Brings a part with the given maximum to the maximum of all.
+// Rescales a part from its own maximum to the maximum of all.
 __device__ __forceinline__ float weight(float max, float of_all) {
     return max == -INFINITY ? 0.0f : exp2_fast(max - of_all);
 }
@@ -147,14 +147,14 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     Shared<DIM> &shared = *reinterpret_cast<Shared<DIM> *>(dynamic);
     const int thread = threadIdx.x, warp = thread / WARP, lane = thread % WARP;
     const uint4 split = splits[blockIdx.x / kv_heads];
-    if (split.z == 0) return;  // fills the list up to a size that comes again
+    if (split.z == 0) return;  // padding of the list
     const int kv_head = blockIdx.x % kv_heads, group = q_heads / kv_heads;
     const Segment segment = load_segment(segments, split.x);
     const int first = split.y, left = split.z, rows = segment.queries * group;
     const size_t stride = static_cast<size_t>(kv_heads) * DIM;
     const bf16 *keys = k_pool + kv_head * DIM, *values = v_pool + kv_head * DIM;
-    // Row r is head r % group of the group, of query r / group: its place among the rows [queries, q_heads] of q and out.
-    const auto place = [&](int row) {
+    // Row r is head r % group of the group, of query r / group: its index among the rows [queries, q_heads] of q and out.
+    const auto index = [&](int row) {
         return (static_cast<size_t>(segment.first_query) + row / group) * q_heads + kv_head * group + row % group;
     };
 
@@ -163,9 +163,9 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     for (int i = thread; i < ROWS * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const bool valid = row < rows;
-        copy_async(shared.q + swizzled<DIM>(row, chunk), q + place(valid ? row : 0) * DIM + chunk * CHUNK, valid);
+        copy_async(shared.q + swizzled<DIM>(row, chunk), q + index(valid ? row : 0) * DIM + chunk * CHUNK, valid);
     }
-    __syncthreads();  // the list is there
+    __syncthreads();  // the list is visible
     copy_keys<DIM, KEYS, THREADS>(shared.keys[0], keys, shared.rows, stride, left);
     copy_keys<DIM, KEYS, THREADS>(shared.values[0], values, shared.rows, stride, left);
     copy_commit();
@@ -180,12 +180,12 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     }
     unsigned a[DIM / 16][4];
     for (int key = 0; key < left; key += KEYS) {
-        const int turn = key / KEYS % 2, next = key + KEYS;
+        const int current = key / KEYS % 2, next = key + KEYS;
         copy_wait<0>();
-        __syncthreads();  // all see this tile, and none reads the one before
+        __syncthreads();  // this tile is visible to all, and no thread still reads the one before
         if (next < left) {
-            copy_keys<DIM, KEYS, THREADS>(shared.keys[turn ^ 1], keys, shared.rows + next, stride, left - next);
-            copy_keys<DIM, KEYS, THREADS>(shared.values[turn ^ 1], values, shared.rows + next, stride, left - next);
+            copy_keys<DIM, KEYS, THREADS>(shared.keys[current ^ 1], keys, shared.rows + next, stride, left - next);
+            copy_keys<DIM, KEYS, THREADS>(shared.values[current ^ 1], values, shared.rows + next, stride, left - next);
             copy_commit();
         }
         if (key == 0) {
@@ -198,7 +198,7 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
             const int before = segment.keys - segment.queries - first - own;
             const int last[2] = {before + lane / 4 / group, before + (lane / 4 + 8) / group};
             const int at = warp * 16 * DIM;
-            add_keys<DIM>(found, a, shared.keys[turn] + at, shared.values[turn] + at, last, scale_log2);
+            add_keys<DIM>(found, a, shared.keys[current] + at, shared.values[current] + at, last, scale_log2);
         }
     }
     __syncthreads();  // the buffers are free
@@ -218,10 +218,10 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
             lower = fmaf(factor, pair.x, lower);
             upper = fmaf(factor, pair.y, upper);
         }
-        if (split.w == ATTENTION_NO_PLACE) {
+        if (split.w == ATTENTION_NO_PARTIAL) {
             const float inverse = 1.0f / sum;
-            *reinterpret_cast<unsigned *>(out + place(row) * DIM + col) = pack(lower * inverse, upper * inverse);
-            if (log_sum_exp != nullptr && col == 0) log_sum_exp[place(row)] = fmaf(max, LN_2, logf(sum));
+            *reinterpret_cast<unsigned *>(out + index(row) * DIM + col) = pack(lower * inverse, upper * inverse);
+            if (log_sum_exp != nullptr && col == 0) log_sum_exp[index(row)] = fmaf(max, LN_2, logf(sum));
         } else {
             const size_t part = (static_cast<size_t>(split.w) + row / group) * q_heads + kv_head * group + row % group;
             *reinterpret_cast<float2 *>(parts + part * DIM + col) = make_float2(lower, upper);
@@ -230,8 +230,8 @@ __device__ __forceinline__ void decode(bf16 *__restrict__ out, float *__restrict
     }
 }
 
-// Joins the splits of a query and head: a warp each. joins [joins, 4]: query, place of its first split in `parts`, places from
-// a split to the next, splits (0: none).
+// Joins the splits of a query and head: a warp each. joins [joins, 4]: query, partial result of its first split, distance to
+// that of the next split, splits (0: none).
 template <int DIM>
 __device__ __forceinline__ void join(bf16 *__restrict__ out, float *__restrict__ log_sum_exp,
                                      const float *__restrict__ parts, const float *__restrict__ stats,

@@ -4,29 +4,29 @@
 //
 // Shapes: q, out [queries, q_heads, DIM] bf16; k_pool, v_pool [pool_rows, kv_heads, DIM] bf16; log_sum_exp [queries, q_heads]
 // f32 or null; segments and key_rows as in rows.cuh; tiles [tiles, 2]: segment, first of up to QUERIES queries of it. Query
-// head h reads key head h / (q_heads / kv_heads). DIM is 32, 64 or 128. All bf16 pointers lie on 16 bytes.
+// head h reads key head h / (q_heads / kv_heads). DIM is 32, 64 or 128. All bf16 pointers are 16-byte aligned.
 //
 // A block is one tile of queries and one query head (FlashAttention-2, Dao 2023): it walks over the keys that its last query
 // sees in tiles of KEYS, and keeps the running maximum, the sum and the unnormalised output of every row in registers. A warp
-// owns 32 rows, so that each fragment of K or V that it loads from shared memory serves two products. K and V tiles come in
-// turn (K0, V0, K1, V1 ..) through a ring of STAGES buffers, two of them under way while the third is used, with one barrier
-// a tile; the list of pool rows runs two tiles ahead. A warp leaves out key tiles of which it sees nothing, and compares
-// with the causal bound only where a tile crosses it. Heads that share keys are neighbours in the grid: K and V come from
+// owns 32 rows, so that each fragment of K or V that it loads from shared memory serves two matmuls. K and V tiles
+// alternate (K0, V0, K1, V1 ..) through a ring of STAGES buffers, two of them loading while the third is used, with one barrier
+// a tile; the list of pool rows is loaded two tiles ahead. A warp skips key tiles of which it sees nothing, and compares
+// with the causal bound only in tiles that cross it. Heads that share keys are neighbours in the grid: K and V come from
 // the second-level cache for all but the first of them.
 //
-// Precision: bf16 products, f32 sums. Scores stay f32 and unscaled; exp is 2^(score * scale * log2 e - maximum * scale * log2 e)
-// in one fused multiply-add and one ex2, so `scale` must be positive. Probabilities are rounded to bf16 for the product
+// Precision: bf16 matmuls, f32 sums. Scores stay f32 and unscaled; exp is 2^(score * scale * log2 e - maximum * scale * log2 e)
+// in one fused multiply-add and one ex2, so `scale` must be positive. Probabilities are rounded to bf16 for the matmul
 // with V; their sum is taken before that. The output is divided and rounded once.
-// A NaN or infinity that a query sees makes its row NaN. What K holds at keys that a query does not see never shows; a NaN or
-// infinity in V shows in all queries of the tile (zero times it), but only when one of them sees it.
+// A NaN or infinity that a query sees makes its row NaN. K at keys that a query does not see has no effect; a NaN or
+// infinity in V reaches all queries of the tile (zero times it), but only if one of them sees it.
 //
-// Floor: 4 * DIM flops for each query, head and key it sees, half of the products of a tile on the diagonal being beyond it; in
+// Floor: 4 * DIM flops for each query, head and key it sees, half of the work of a tile on the diagonal is beyond it; in
 // bytes q, out, K and V once. What is moved beyond the floor: a block loads q and stores out once, but K and V of the `sees`
 // keys that its last query sees:  4 * DIM * sees + 4 * sees (rows) + 2 * DIM * queries + 24 * THREADS (table) bytes.
 //
 // Order of sums: a score over DIM in steps of 16; a row's output over its keys in tiles of KEYS in the order of the sequence,
-// in steps of 16; the sum of a row's exponentials in each of four lanes over its keys, then over the lanes. Nothing of
-// it depends on the place of a query in its tile, on the cut of the sequence into segments, or on other segments.
+// in steps of 16; the sum of a row's exponentials in each of four lanes over its keys, then over the lanes. None
+// of it depends on the index of a query in its tile, on the cut of the sequence into segments, or on other segments.
 
 #include "../common/export.cuh"
 #include "rows.cuh"
@@ -40,7 +40,7 @@ constexpr int WARP_ROWS = QUERIES / (THREADS / WARP), PARTS = WARP_ROWS / 16;
 
 template <int DIM>
 struct Shared {
-    bf16 q[QUERIES * DIM];  // at the end the output
+    bf16 q[QUERIES * DIM];  // later the output
     bf16 ring[STAGES][KEYS * DIM];
     int rows[2][KEYS];  // pool rows of the keys of two tiles
 };
@@ -58,7 +58,7 @@ struct Rows {
 
 // scores = q . K^T for the rows of a warp and one tile of keys.
 template <int DIM>
-__device__ __forceinline__ void products(float (&scores)[PARTS][KEYS / 8][4], const bf16 *q, const bf16 *keys) {
+__device__ __forceinline__ void query_key_scores(float (&scores)[PARTS][KEYS / 8][4], const bf16 *q, const bf16 *keys) {
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
 #pragma unroll
@@ -103,7 +103,7 @@ __device__ __forceinline__ void mask(float (&scores)[PARTS][KEYS / 8][4], int la
     }
 }
 
-// Turns scores into exponentials, as fragments A of the product with V, and brings the rows to the new maximum.
+// Replaces scores by exponentials, as fragments A of the matmul with V, and rescales the rows to the new maximum.
 template <int DIM>
 __device__ __forceinline__ void exponentials(unsigned (&p)[PARTS][KEYS / 16][4], Rows<DIM> &rows,
                                              float (&scores)[PARTS][KEYS / 8][4], float scale_log2) {
@@ -116,8 +116,8 @@ __device__ __forceinline__ void exponentials(unsigned (&p)[PARTS][KEYS / 16][4],
             for (int n = 0; n < KEYS / 8; n++) {
                 top = fmaxf(top, fmaxf(scores[part][n][2 * half], scores[part][n][2 * half + 1]));
             }
-            // Every row sees key 0, so the maximum is a number from the first tile on; before it, the factor is 2^-infinity.
-            // Where the maximum stays, the factor is exactly 1: tiles of which a row sees nothing change no bit of it.
+            // Every row sees key 0, so the maximum is finite from the first tile on; before that, the factor is 2^-infinity.
+            // If the maximum does not change, the factor is exactly 1: tiles of which a row sees nothing change no bit of it.
             const float max = fmaxf(rows.max[part][half], quad_max(top) * scale_log2);
             const float factor = exp2_fast(rows.max[part][half] - max);
             rows.max[part][half] = max;
@@ -163,9 +163,9 @@ __device__ __forceinline__ void weigh(Rows<DIM> &rows, const unsigned (&p)[PARTS
     }
 }
 
-// Divides by the sums and stores the first `count` rows of a warp, by way of its own rows of q in shared memory, so that a row
-// goes out in chunks of 16 bytes. `out` and `log_sum_exp` (or null) lie at the first row; rows follow each other `stride`
-// and `heads` elements apart.
+// Divides by the sums and stores the first `count` rows of a warp, through its own rows of q in shared memory, so that a row
+// is written in chunks of 16 bytes. `out` and `log_sum_exp` (or null) point to the first row; rows are `stride` and `heads`
+// elements apart.
 template <int DIM>
 __device__ __forceinline__ void store(bf16 *out, float *log_sum_exp, size_t stride, int heads, bf16 *own,
                                       const Rows<DIM> &rows, int count) {
@@ -192,7 +192,7 @@ __device__ __forceinline__ void store(bf16 *out, float *log_sum_exp, size_t stri
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < WARP_ROWS * CHUNKS / WARP; i++) {
-        const int place = i * WARP + lane, row = place / CHUNKS, chunk = place % CHUNKS;
+        const int index = i * WARP + lane, row = index / CHUNKS, chunk = index % CHUNKS;
         if (row < count) {
             const uint4 words = *reinterpret_cast<const uint4 *>(own + swizzled<DIM>(row, chunk));
             *reinterpret_cast<uint4 *>(out + row * stride + chunk * CHUNK) = words;
@@ -230,7 +230,7 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
         const bf16 *from = q + start + (valid ? here : 0) * q_stride + chunk * CHUNK;
         copy_async(shared.q + swizzled<DIM>(row, chunk) + i * AT_ONCE * DIM, from, valid);
     }
-    __syncthreads();  // the lists are there
+    __syncthreads();  // the lists are visible
     copy_keys<DIM, KEYS, THREADS>(shared.ring[0], keys, shared.rows[0], kv_stride, sees);
     copy_commit();
     copy_keys<DIM, KEYS, THREADS>(shared.ring[1], values, shared.rows[0], kv_stride, sees);
@@ -249,36 +249,40 @@ __device__ __forceinline__ void forward(bf16 *__restrict__ out, float *__restric
     }
     const int warp_row = thread / WARP * WARP_ROWS, warp_count = min(WARP_ROWS, count - warp_row);
     bf16 *own = shared.q + warp_row * DIM;
-    // Of the ring: where the tile in use lies, and where the one after the next goes.
+    // Stages of the ring: the tile in use, and the free one for the tile after the next.
     int stage = 0, free = 2;
     const auto advance = [&] {
         free = stage;
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     };
     for (int key = 0; key < sees; key += KEYS) {
-        const int turn = key / KEYS % 2, next = key + KEYS;
+        const int current = key / KEYS % 2, next = key + KEYS;
         copy_wait<1>();
-        __syncthreads();  // all see this tile of K, and none reads the last tile of V
-        if (next < sees) copy_keys<DIM, KEYS, THREADS>(shared.ring[free], keys, shared.rows[turn ^ 1], kv_stride, sees - next);
+        __syncthreads();  // this tile of K is visible to all, and no thread still reads the last tile of V
+        if (next < sees) {
+            copy_keys<DIM, KEYS, THREADS>(shared.ring[free], keys, shared.rows[current ^ 1], kv_stride, sees - next);
+        }
         copy_commit();
-        const int ahead = next + KEYS + thread;
-        const int ahead_row = thread < KEYS && ahead < sees ? list[ahead] : 0;
+        const int prefetched = next + KEYS + thread;
+        const int next_row = thread < KEYS && prefetched < sees ? list[prefetched] : 0;
         // Whether any row of this warp sees any key of this tile.
         const bool active = warp_count > 0 && key < before + warp_row + warp_count;
         unsigned p[PARTS][KEYS / 16][4];
         if (active) {
             float scores[PARTS][KEYS / 8][4];
-            products<DIM>(scores, own, shared.ring[stage]);
+            query_key_scores<DIM>(scores, own, shared.ring[stage]);
             const int last = before + warp_row - key;
             if (last < KEYS - 1) mask(scores, last);
             exponentials<DIM>(p, rows, scores, scale_log2);
         }
         advance();
         copy_wait<1>();
-        __syncthreads();  // all see this tile of V, and none reads this tile of K
-        if (next < sees) copy_keys<DIM, KEYS, THREADS>(shared.ring[free], values, shared.rows[turn ^ 1], kv_stride, sees - next);
+        __syncthreads();  // this tile of V is visible to all, and no thread still reads this tile of K
+        if (next < sees) {
+            copy_keys<DIM, KEYS, THREADS>(shared.ring[free], values, shared.rows[current ^ 1], kv_stride, sees - next);
+        }
         copy_commit();
-        if (thread < KEYS) shared.rows[turn][thread] = ahead_row;
+        if (thread < KEYS) shared.rows[current][thread] = next_row;
         if (active) weigh<DIM>(rows, p, shared.ring[stage]);
         advance();
     }

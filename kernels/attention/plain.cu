@@ -1,9 +1,9 @@
-// Attention's forward pass written plainly, without tensor cores: the second opinion of the tests, and the page to read first.
+// Attention's forward pass without tensor cores or other optimisations: a reference for the tests, and the file to read first.
 //
 // The formula, the shapes and the table are those of forward.cu and rows.cuh; DIM is 32 * COLS. A warp is one query and
 // one head; it walks over the keys that the query sees with a running maximum, everything in f32 (probabilities are not rounded).
 //
-// Floor: as forward.cu. K and V are read again by every query and head: 4 * DIM bytes for each pair. Nothing but tests runs it.
+// Floor: as forward.cu. K and V are read again by every query and head: 4 * DIM bytes for each pair. Only tests run it.
 // Order of sums: a score in each lane over its columns, then over the lanes; the output over the keys one by one.
 
 #include "../common/export.cuh"
@@ -13,14 +13,14 @@
 EXPORT(unsigned, ATTENTION_PLAIN_COLS_MAX, 4);
 constexpr int COLS_MAX = ATTENTION_PLAIN_COLS_MAX;
 
-// The segment that holds a query: segments lie in the order of their queries.
+// The segment that holds a query: segments are in the order of their queries.
 __device__ __forceinline__ uint4 find_segment(const uint4 *segments, unsigned query) {
     int index = 0;
     while (query >= segments[index].x + segments[index].y) index++;
     return segments[index];
 }
 
-// Grid: queries * q_heads blocks of one warp. `scale` is the softmax's own.
+// Grid: queries * q_heads blocks of one warp. `scale` is the contract's.
 extern "C" __global__ void __launch_bounds__(WARP)
     attention_plain_bf16(bf16 *out, float *log_sum_exp, const bf16 *q, const bf16 *k_pool, const bf16 *v_pool,
                          const uint4 *segments, const unsigned *key_rows, int q_heads, int kv_heads, int head_dim, float scale) {

@@ -1,7 +1,7 @@
-// What the kernels of attention share: the segment table, tiles of keys, and the pieces of a softmax.
+// Shared by the kernels of attention: the segment table, tiles of keys, and the pieces of a softmax.
 //
 // A segment has `queries` queries and `keys` keys; its query i sees keys 0 ..= keys - queries + i. The pool row of its key j is
-// key_rows[first_key + j], so that pages, shared prefixes and packed sequences are all one list to the kernels.
+// key_rows[first_key + j], so pages, shared prefixes and packed sequences are all the same kind of list to the kernels.
 #pragma once
 #include "../common/mma.cuh"
 
@@ -23,8 +23,8 @@ __device__ __forceinline__ Segment load_segment(const uint4 *segments, unsigned 
 template <int DIM, int KEYS, int THREADS>
 __device__ __forceinline__ void copy_keys(bf16 *tile, const bf16 *from, const int *rows, size_t stride, int left) {
     constexpr int CHUNKS = DIM / CHUNK, AT_ONCE = THREADS / CHUNKS;
-    static_assert(KEYS % AT_ONCE == 0 && AT_ONCE % 8 == 0, "every thread copies as much, always at the same place of a row");
-    // So the places in the tile differ by constants.
+    static_assert(KEYS % AT_ONCE == 0 && AT_ONCE % 8 == 0, "every thread copies as many rows, always the same columns");
+    // So the indices in the tile differ by constants.
     const int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     bf16 *to = tile + swizzled<DIM>(first, chunk);
 #pragma unroll
@@ -35,11 +35,11 @@ __device__ __forceinline__ void copy_keys(bf16 *tile, const bf16 *from, const in
     }
 }
 
-// The same for rows that follow each other in memory, `stride` elements apart: a tile of queries, or a stretch of the pool.
+// The same for rows that follow each other in memory, `stride` elements apart: a tile of queries, or a range of the pool.
 template <int DIM, int ROWS, int THREADS>
 __device__ __forceinline__ void copy_rows(bf16 *tile, const bf16 *from, size_t stride, int left) {
     constexpr int CHUNKS = DIM / CHUNK, AT_ONCE = THREADS / CHUNKS;
-    static_assert(ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0, "every thread copies as much, always at the same place of a row");
+    static_assert(ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0, "every thread copies as many rows, always the same columns");
     const int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     bf16 *to = tile + swizzled<DIM>(first, chunk);
 #pragma unroll
@@ -50,7 +50,7 @@ __device__ __forceinline__ void copy_rows(bf16 *tile, const bf16 *from, size_t s
     }
 }
 
-// Fragment A of rows 0-15 and columns 16 `step`.. of a tile, `rows` being the place of its row 0.
+// Fragment A of rows 0-15 and columns 16 `step`.. of a tile, `rows` being the address of its row 0.
 template <int DIM>
 __device__ __forceinline__ void load_a(unsigned (&a)[4], const bf16 *rows, int step) {
     const int lane = threadIdx.x % WARP;
@@ -89,7 +89,7 @@ __device__ __forceinline__ float quad_sum(float value) {
     return value + __shfl_xor_sync(FULL, value, 2);
 }
 
-// The fragments A of 16 rows and 16 columns that lie in two neighbouring fragments C.
+// The fragments A of 16 rows and 16 columns that two neighbouring fragments C hold.
 __device__ __forceinline__ void to_a(unsigned (&a)[4], const float (&left)[4], const float (&right)[4]) {
     a[0] = pack(left[0], left[1]), a[1] = pack(left[2], left[3]);
     a[2] = pack(right[0], right[1]), a[3] = pack(right[2], right[3]);

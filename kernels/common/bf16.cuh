@@ -6,7 +6,7 @@ using bf16 = __nv_bfloat16;
 
 constexpr int CHUNK = 8;
 
-// Eight consecutive elements, packed as they lie in memory: the element with the lower address in the lower half.
+// Eight consecutive elements, packed as in memory: the element with the lower address in the lower half.
 struct Chunk {
     unsigned pair[CHUNK / 2];
 };
@@ -21,7 +21,7 @@ __device__ __forceinline__ unsigned pack(float lower, float upper) {
     return static_cast<unsigned>(__bfloat16_as_ushort(both.y)) << 16 | __bfloat16_as_ushort(both.x);
 }
 
-// Elements from `from` on; those at and after `left` are not read and count as 0. With ALIGNED, `from` lies on 16 bytes and
+// Elements from `from` on; those at and after `left` are not read and count as 0. With ALIGNED, `from` is 16-byte aligned and
 // `left` is a multiple of CHUNK.
 template <bool ALIGNED>
 __device__ __forceinline__ Chunk load_chunk(const bf16 *from, int left) {

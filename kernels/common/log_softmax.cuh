@@ -1,12 +1,12 @@
-// One row of logits by one block: what log-softmax at a temperature needs. The head and the sampler share it, so that the same
-// logits give both the same log-probability to the last bit.
+// One row of logits by one block: the statistics of log-softmax at a temperature. The LM head and the sampler share it, so that
+// the same logits give both the same log-probability to the last bit.
 //
 //   max = max z/T;  ln_sum = ln(sum exp(z/T - max));  entropy = ln_sum - sum exp(d) * d / sum exp(d),  d = z/T - max
 //
 // One read of the row: each thread keeps its largest value so far and rescales its sums when a larger one comes.
 // Order of sums: a thread adds its columns (4 * (thread + ROW_THREADS * j) + c) in four sums, one for each c, then those four,
 // the lanes of a warp by a butterfly, and the warps in order: a row's bits depend on its length alone.
-// A logit that is no number or is +inf, or a row of -inf alone, makes all three NaN, as on the CPU.
+// A logit that is NaN or +inf, or a row of -inf alone, makes all three NaN, as on the CPU.
 #pragma once
 #include <cfloat>
 
@@ -17,10 +17,10 @@ constexpr int ROW_WARPS = ROW_THREADS / WARP;
 // Columns that a thread loads at once, and those of the block.
 constexpr int FOUR = 4;
 constexpr int STRIP = ROW_THREADS * FOUR;
-// Loads of a thread that are under way together.
+// Loads of a thread in flight at the same time.
 constexpr int LOADS = 4;
 
-// A row of logits. It may start anywhere; where it starts on 16 bytes, four columns are one load.
+// A row of logits. It may start anywhere; if it is 16-byte aligned, four columns are one load.
 struct Row {
     const float *logits;
     int vocab;
@@ -45,7 +45,7 @@ struct Row {
         return aligned && strip + (LOADS - 1) * STRIP + FOUR <= vocab;
     }
 
-    // Those fours, all under way together.
+    // Those fours, all loads in flight at the same time.
     __device__ __forceinline__ void load_span(float4 (&four)[LOADS], int strip) const {
         if (whole(strip)) {
 #pragma unroll
@@ -57,15 +57,15 @@ struct Row {
     }
 };
 
-// e^x for x <= 0 by the hardware's 2^x, within (4 + 1.5 |x|) * 2^-24 of itself: what is far below the largest logit counts as
-// little as its error.
+// e^x for x <= 0 by the hardware's 2^x, within (4 + 1.5 |x|) * 2^-24 of itself: an exponential far below
+// the largest logit contributes as little as its error.
 __device__ __forceinline__ float exp_below(float x) {
     float result;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504f));
     return result;
 }
 
-// z/T. The rounding is spelled out: a fused multiply-add would take the maximum of other numbers than the CPU.
+// z/T. The rounding is explicit: with a fused multiply-add the maximum would be of other numbers than on the CPU.
 __device__ __forceinline__ float scaled(float logit, float inverse_temperature) {
     return __fmul_rn(logit, inverse_temperature);
 }
@@ -75,7 +75,7 @@ struct RowStats {
     float ln_sum;
     float entropy;
 
-    // Of a scaled logit of this row. The difference to the largest first: likely tokens keep their digits.
+    // Of a scaled logit of this row. The difference to the largest first, so that likely tokens keep their digits.
     __device__ __forceinline__ float logprob(float value) const { return (value - max) - ln_sum; }
     __device__ __forceinline__ bool is_nan() const { return isnan(ln_sum); }
 };
@@ -92,7 +92,7 @@ struct OnlineSum {
         weighted = fmaf(e, fmaxf(difference, -87.3f), weighted);
     }
 
-    // As if the largest value had been larger by `step`. Sums that are 0 or no number stay what they are.
+    // Rescales as if the largest value were larger by `step`. Sums that are 0 or NaN do not change.
     __device__ __forceinline__ void rescale(float step) {
         if (!(sum > 0.0f)) return;
         const float factor = exp_below(-step);
@@ -107,7 +107,7 @@ struct OnlineSum {
 
 // A thread's part of a row.
 struct OnlineRow {
-    // Below all finite logits; not -inf, whose difference to itself is no number.
+    // Below all finite logits; not -inf, whose difference to itself is NaN.
     float max = -FLT_MAX;
     OnlineSum sums[FOUR] = {};
 
@@ -129,7 +129,7 @@ struct OnlineRow {
     }
 };
 
-// By all ROW_THREADS threads of the block, once a launch.
+// Called by all ROW_THREADS threads of the block, once a launch.
 __device__ __forceinline__ RowStats row_stats(const Row &row, float inverse_temperature) {
     __shared__ float warp_max[ROW_WARPS];
     __shared__ OnlineSum warp_sums[ROW_WARPS];

@@ -1,8 +1,8 @@
-// Philox4x32-10, the counter-based random numbers of src/random.rs: the same key and counter give the same words there and here.
+// Philox4x32-10, the counter-based random numbers of src/random.rs; the same key and counter give the same words in both.
 // (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.)
 #pragma once
 
-// Where random numbers come from: `Stream` of src/random.rs with its 64-bit numbers as (low, high) words.
+// A source of random numbers: `Stream` of src/random.rs with its 64-bit numbers as (low, high) words.
 struct Stream {
     unsigned id[2];
     unsigned seed[2];

@@ -1,4 +1,4 @@
-// Sums over the threads of a warp and of a row of warps, in an order that is always the same.
+// Sums over the threads of a warp and of a row of warps, in a fixed order.
 #pragma once
 
 constexpr int WARP = 32;

@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::profile::{self, ProfileReport};
 use crate::log::environment::peak_rss_bytes;
+use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::model::parameters::uniform_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
-use crate::ops::head::{GrpoLoss, KlEstimator};
 use crate::ops::sample::Sampling;
 use crate::optimizer::AdamWConfig;
 use crate::random::{Stream, bench_seeds};
@@ -150,7 +150,7 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
     // Read before the peak is measured, so that it is of the work alone.
     let peak_rss_bytes = peak_rss_bytes();
     let gflop_per_s = 2e-9 * parameters as f64 * products / seconds;
-    let peak = backend.product_gflops()?;
+    let peak = backend.matmul_gflops()?;
     let report = Report {
         what: args.what,
         shape: args.shape.clone(),

@@ -78,7 +78,7 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
 
     let mut model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
-    model.head_chunk_rows = settings.run.head_chunk_rows;
+    model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);

@@ -64,7 +64,7 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
 
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
     drop(weights);
-    model.head_chunk_rows = settings.run.head_chunk_rows;
+    model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let out = Path::new(&settings.run.out);
     let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;

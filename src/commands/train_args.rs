@@ -95,7 +95,7 @@ impl TrainArgs {
     }
 }
 
-/// The settings with what depends on the device resolved, before any weight is read: `run.head_chunk_rows` is what the
+/// The settings with what depends on the device resolved, before any weight is read: `run.lm_head_chunk_rows` is what the
 /// config.toml of a resumed run says, or else what is asked for, or else what suits the device's total memory.
 pub fn for_device<B: Backend>(
     backend: &B,
@@ -104,36 +104,36 @@ pub fn for_device<B: Backend>(
     model: &Qwen3Config,
 ) -> anyhow::Result<Settings> {
     let sizes = LinearSizes { out_features: model.vocab_size, in_features: model.hidden_size };
-    let asked = settings.run.head_chunk_rows;
-    let begun = if resume { head_chunk_of(Path::new(&settings.run.out))? } else { 0 };
+    let asked = settings.run.lm_head_chunk_rows;
+    let begun = if resume { lm_head_chunk_of(Path::new(&settings.run.out))? } else { 0 };
     let rows = match (begun, asked) {
-        (0, 0) => backend.head_chunk_rows(sizes),
+        (0, 0) => backend.lm_head_chunk_rows(sizes),
         (0, rows) | (rows, 0) => rows,
         (begun, asked) => {
             let out = &settings.run.out;
             ensure!(
                 begun == asked,
-                "run.head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its \
+                "run.lm_head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its \
                  sums; leave the setting out"
             );
             begun
         }
     };
-    backend.head_check_chunk(rows, sizes).with_context(|| format!("run.head_chunk_rows = {rows} cannot work"))?;
+    backend.lm_head_check_chunk(rows, sizes).with_context(|| format!("run.lm_head_chunk_rows = {rows} cannot work"))?;
     let mut settings = settings.clone();
-    settings.run.head_chunk_rows = rows;
+    settings.run.lm_head_chunk_rows = rows;
     Ok(settings)
 }
 
-/// `run.head_chunk_rows` in the config.toml of a run's folder; 0 where it does not say.
-fn head_chunk_of(out: &Path) -> anyhow::Result<usize> {
+/// `run.lm_head_chunk_rows` in the config.toml of a run's folder; 0 where it does not say.
+fn lm_head_chunk_of(out: &Path) -> anyhow::Result<usize> {
     let path = out.join("config.toml");
     if !path.exists() {
         return Ok(0);
     }
     let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let table: toml::Table = text.parse().with_context(|| format!("{}: is not TOML", path.display()))?;
-    let Some(value) = table.get("run").and_then(|run| run.get("head_chunk_rows")) else { return Ok(0) };
+    let Some(value) = table.get("run").and_then(|run| run.get("lm_head_chunk_rows")) else { return Ok(0) };
     let rows = value.as_integer().and_then(|rows| usize::try_from(rows).ok());
-    rows.with_context(|| format!("{}: run.head_chunk_rows = {value} is no number of rows", path.display()))
+    rows.with_context(|| format!("{}: run.lm_head_chunk_rows = {value} is no number of rows", path.display()))
 }

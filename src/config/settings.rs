@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::loss::{Aggregation, PolicySettings};
+use crate::loss::Aggregation;
+use crate::loss::grpo::GrpoLoss;
 use crate::ops::sample::Sampling;
 use crate::optimizer::{AdamWConfig, Decay, Schedule};
 use crate::reward::RewardSettings;
@@ -34,9 +35,9 @@ pub struct RunSettings {
     pub keep_checkpoints: usize,
     /// The run stops after this many consecutive steps whose loss or gradient is not finite.
     pub patience: u32,
-    /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a resume
-    /// takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
-    pub head_chunk_rows: usize,
+    /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
+    /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
+    pub lm_head_chunk_rows: usize,
 }
 
 impl Default for RunSettings {
@@ -48,7 +49,7 @@ impl Default for RunSettings {
             checkpoint_every: 100,
             keep_checkpoints: 2,
             patience: 5,
-            head_chunk_rows: 0,
+            lm_head_chunk_rows: 0,
         }
     }
 }
@@ -169,7 +170,7 @@ pub struct RlSettings {
     /// The final learning rate, as a fraction of its peak.
     pub floor: f64,
     pub adamw: AdamWConfig,
-    pub policy: PolicySettings,
+    pub policy: GrpoLoss,
     pub aggregation: Aggregation,
     /// Sample new pairs for groups whose rewards are all equal (dynamic sampling of DAPO), up to this many times; 0: off.
     pub resample: usize,
@@ -194,7 +195,7 @@ impl Default for RlSettings {
             decay: Decay::Constant,
             floor: 0.0,
             adamw: AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
-            policy: PolicySettings::default(),
+            policy: GrpoLoss::default(),
             aggregation: Aggregation::TokenMean,
             resample: 0,
             samples_per_step: 4,

@@ -1,8 +1,8 @@
-//! How rows become one number: token weights of the aggregations, and the policy's settings.
+//! Losses of tokens, and how they become the loss of a batch.
+
+pub mod grpo;
 
 use serde::{Deserialize, Serialize};
-
-use crate::ops::head::{GrpoLoss, KlEstimator};
 
 /// How the losses of tokens become the loss of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub enum Aggregation {
     DrGrpo,
 }
 
-/// What the global denominator is made of; the same for every micro-batch of an update.
+/// The parts of the global denominator; the same for every micro-batch of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denominator {
     pub tokens: usize,
@@ -33,29 +33,6 @@ impl Aggregation {
             Self::DrGrpo => of.sequences as f64 * of.max_new_tokens as f64,
         };
         if denominator > 0.0 { (1.0 / denominator) as f32 } else { 0.0 }
-    }
-}
-
-/// Clipping and the pull towards the reference model, as typed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PolicySettings {
-    pub clip_low: f32,
-    pub clip_high: f32,
-    pub kl: KlEstimator,
-    /// 0 switches the reference model off.
-    pub kl_coefficient: f32,
-}
-
-impl Default for PolicySettings {
-    fn default() -> Self {
-        Self { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 }
-    }
-}
-
-impl From<PolicySettings> for GrpoLoss {
-    fn from(s: PolicySettings) -> Self {
-        Self { clip_low: s.clip_low, clip_high: s.clip_high, kl: s.kl, kl_coefficient: s.kl_coefficient }
     }
 }
 

@@ -7,16 +7,16 @@ use super::qwen3::{EmbeddingTable, Qwen3};
 use super::{Activations, Batch, KvPool};
 use crate::ops::attention::{AttentionForward, AttentionSizes};
 use crate::ops::embedding::EmbeddingForward;
-use crate::ops::head::{HeadEmbedding, HeadGradient, HeadLogits, HeadLoss};
 use crate::ops::linear::LinearForward;
+use crate::ops::lm_head::{LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss};
 use crate::ops::qk_norm_rope::{HeadSizes, QkNormRopeForward};
 use crate::ops::rmsnorm::{Residual, RmsNormForward};
 use crate::ops::swiglu::SwigluForward;
 use crate::ops::{Backend, OpResult};
 use crate::tensor::{Mut, Ref};
 
-/// Numbers of selected rows, as [`HeadLoss`] leaves them.
-pub struct HeadOutput<'a, B: Backend> {
+/// Numbers of selected rows, as [`LmHeadLoss`] leaves them.
+pub struct LmHeadOutput<'a, B: Backend> {
     pub logprob: Mut<'a, B, f32>,
     pub entropy: Mut<'a, B, f32>,
     pub loss: Mut<'a, B, f32>,
@@ -79,8 +79,8 @@ impl<B: Backend> Qwen3<B> {
                 let (hidden, vocab) = (c.hidden_size, c.vocab_size);
                 b.embedding_forward(EmbeddingForward { out, table, ids, tokens: t, hidden, vocab })
             }
-            EmbeddingTable::Head(weight) => {
-                b.head_embedding(HeadEmbedding { out, weight, ids, sizes: self.table.head.sizes })
+            EmbeddingTable::LmHead(weight) => {
+                b.lm_head_embedding(LmHeadEmbedding { out, weight, ids, sizes: self.table.head.sizes })
             }
         }
     }
@@ -239,7 +239,7 @@ impl<B: Backend> Qwen3<B> {
         self.backend.range(
             || "head logits".into(),
             || {
-                self.backend.head_logits(HeadLogits {
+                self.backend.lm_head_logits(LmHeadLogits {
                     out,
                     hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
                     weight: &self.head,
@@ -253,20 +253,20 @@ impl<B: Backend> Qwen3<B> {
 
     /// Log-probabilities (and with `gradient` the loss and its gradient) of targets at chosen rows of the last forward pass.
     #[allow(clippy::too_many_arguments)]
-    pub fn head_loss<'a>(
+    pub fn lm_head_loss<'a>(
         &'a self,
         acts: &'a Activations<B>,
         tokens: usize,
         rows: Ref<'a, B, u32>,
         targets: Ref<'a, B, u32>,
         temperature: f32,
-        out: HeadOutput<'a, B>,
-        gradient: Option<HeadGradient<'a, B>>,
+        out: LmHeadOutput<'a, B>,
+        gradient: Option<LmHeadGradient<'a, B>>,
     ) -> OpResult {
         self.backend.range(
             || "head loss".into(),
             || {
-                self.backend.head_loss(HeadLoss {
+                self.backend.lm_head_loss(LmHeadLoss {
                     logprob: out.logprob,
                     entropy: out.entropy,
                     loss: out.loss,
@@ -277,7 +277,7 @@ impl<B: Backend> Qwen3<B> {
                     targets,
                     temperature,
                     tokens,
-                    chunk_rows: self.head_chunk_rows,
+                    chunk_rows: self.lm_head_chunk_rows,
                     sizes: self.table.head.sizes,
                 })
             },

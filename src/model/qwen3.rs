@@ -36,7 +36,7 @@ enum Master<B: Backend> {
 /// Where a forward pass looks up its tokens.
 pub(super) enum EmbeddingTable<'a, B: Backend> {
     Master(Ref<'a, B, f32>),
-    Head(&'a B::Weight),
+    LmHead(&'a B::Weight),
 }
 
 /// A Qwen3 with weights.
@@ -44,8 +44,8 @@ pub struct Qwen3<B: Backend> {
     pub backend: B,
     pub config: Qwen3Config,
     pub table: Arc<ParameterTable>,
-    /// Rows of logits that the head works on at a time, in scoring and in training alike
-    pub head_chunk_rows: usize,
+    /// Rows of logits that the LM head works on at a time, in scoring and in training alike
+    pub lm_head_chunk_rows: usize,
     master: Master<B>,
     pub(super) layers: Vec<LayerWeights<B>>,
     pub(super) head: B::Weight,
@@ -67,7 +67,7 @@ impl<B: Backend> Qwen3<B> {
         let rope_rows = context.clamp(1, config.max_position_embeddings);
         let mut model = Self {
             backend: backend.clone(),
-            head_chunk_rows: backend.head_chunk_rows(table.head.sizes),
+            lm_head_chunk_rows: backend.lm_head_chunk_rows(table.head.sizes),
             master: Master::Whole(backend.upload(weights)?),
             layers,
             head,
@@ -97,7 +97,7 @@ impl<B: Backend> Qwen3<B> {
         let embedding = if tied { None } else { Some(copy(table.embedding.range.clone())?) };
         Ok(Self {
             backend: backend.clone(),
-            head_chunk_rows: self.head_chunk_rows,
+            lm_head_chunk_rows: self.lm_head_chunk_rows,
             master: Master::Frozen { norms: copy(table.decay_ranges().1)?, embedding },
             layers,
             head,
@@ -143,7 +143,7 @@ impl<B: Backend> Qwen3<B> {
             Master::Frozen { embedding: Some(table), .. } => {
                 EmbeddingTable::Master(self.backend.view(table, 0..end - start))
             }
-            Master::Frozen { embedding: None, .. } => EmbeddingTable::Head(&self.head),
+            Master::Frozen { embedding: None, .. } => EmbeddingTable::LmHead(&self.head),
         }
     }
 

@@ -1,5 +1,5 @@
-//! AdamW (Loshchilov & Hutter, 2019), decoupled weight decay: all tensors of a model in one call, clipping included, and the
-//! form of each matrix that products read made anew in the same pass.
+//! AdamW (Loshchilov & Hutter, 2019), decoupled weight decay: all tensors of a model in one call, with clipping. The
+//! same pass rewrites the prepared copy of each matrix that matmuls read.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::tensor::{Mut, Ref, View};
 
 /// `g = gradient · scale; m = β₁m + (1−β₁)g; v = β₂v + (1−β₂)g²;`
 /// `w = w·(1 − lr·weight_decay) − lr · (m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + ε)`, with t = `step` counted from 1 and
-/// `scale = min(1, clip_norm / (norm + 10⁻⁶))`, as torch.nn.utils.clip_grad_norm_. Where `norm` is not finite nothing is
+/// `scale = min(1, clip_norm / (norm + 10⁻⁶))`, as torch.nn.utils.clip_grad_norm_. If `norm` is not finite, nothing is
 /// changed. Elements outside all `tensors` are neither read nor written.
 pub struct AdamW<'a, D: Linear> {
     /// [len], master weights
@@ -20,9 +20,9 @@ pub struct AdamW<'a, D: Linear> {
     pub moment2: Mut<'a, D, f32>,
     /// [len]
     pub gradient: Ref<'a, D, f32>,
-    /// Stretches of the four arrays that are updated; they ascend and do not overlap.
+    /// Ranges of the four arrays that are updated, ascending and without overlap.
     pub tensors: Vec<Tensor<'a, D>>,
-    /// [1], the norm of the whole gradient, where [`super::global_norm`] left it: the host need not know it.
+    /// [1], the norm of the whole gradient as [`super::global_norm`] wrote it; the host never reads it.
     pub norm: Ref<'a, D, f64>,
     /// Gradients are scaled down to this norm; 0 switches clipping off.
     pub clip_norm: f64,
@@ -34,11 +34,12 @@ pub struct AdamW<'a, D: Linear> {
     pub step: u64,
 }
 
-/// One stretch of the arena.
+/// One range of the arena.
 pub struct Tensor<'a, D: Linear> {
     pub range: Range<usize>,
     pub weight_decay: f32,
-    /// Where products read this stretch as a matrix: becomes what [`Linear::linear_prepare`] makes of the new weights.
+    /// For a range that matmuls read as a matrix: its prepared copy, rewritten as [`Linear::linear_prepare`] would from the new
+    /// weights.
     pub prepared: Option<Prepared<'a, D>>,
 }
 
@@ -48,7 +49,7 @@ pub struct Prepared<'a, D: Linear> {
     pub sizes: LinearSizes,
 }
 
-/// What [`AdamW::constants`] works out once for all parameters.
+/// What [`AdamW::constants`] computes once for all parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Constants {
     pub beta1: f32,
@@ -73,7 +74,7 @@ impl<D: Linear> AdamW<'_, D> {
             check.that(end <= range.start && range.start <= range.end && range.end <= len, || {
                 format!(
                     "`tensors[{index}]` covers {range:?}: expected a range within {end}..{len}, because tensors ascend, do not \
-                     overlap, and lie in the arena"
+                     overlap, and be inside the arena"
                 )
             })?;
             end = range.end;
@@ -86,7 +87,7 @@ impl<D: Linear> AdamW<'_, D> {
         Ok(())
     }
 
-    /// The numbers that every parameter's update shares.
+    /// The numbers that the updates of all parameters share.
     pub fn constants(&self) -> Constants {
         // Bias corrections in f64: 1 − β₂ᵗ loses digits in f32 for small t.
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
@@ -99,14 +100,14 @@ impl<D: Linear> AdamW<'_, D> {
         }
     }
 
-    /// What multiplies every gradient of this norm; `None` when nothing is to be updated. Devices work it out for themselves,
-    /// in the same f64 arithmetic.
+    /// The factor on every gradient of this norm; `None` when nothing is to be updated. Devices compute it themselves, in the
+    /// same f64 arithmetic.
     pub fn gradient_scale(&self, norm: f64) -> Option<f32> {
         let scale = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         norm.is_finite().then_some(scale as f32)
     }
 
-    /// What remains of a weight that decays: 1 − lr · weight_decay. Devices work it out for themselves, in f64 too.
+    /// The factor on a weight that decays: 1 − lr · weight_decay. Devices compute it themselves, also in f64.
     pub fn keep(&self, weight_decay: f32) -> f32 {
         (1.0 - f64::from(self.learning_rate) * f64::from(weight_decay)) as f32
     }

@@ -3,12 +3,12 @@
 //! A segment is a run of queries that follow each other in one sequence, and the list of pool rows that hold the keys of
 //! that sequence from its first position on: any number of runs of rows. Packing (one run a sequence), chunked prefill
 //! (earlier chunks, then the own one), paged caches (a run a page) and n rollouts trained with their prompt computed once
-//! (the prompt's run, shared, then the own one) are all this one contract.
+//! (the prompt's run, shared, then the own one) all fit this one contract.
 //!
 //! Query i of a segment with q queries and k keys sees keys 0 ..= k − q + i.
 //! `out = softmax(q·Kᵀ · scale) · V`; query head h reads key head h / (q_heads / kv_heads).
 //!
-//! A query's result is the same bits however its sequence was cut into segments and runs: every sum runs over keys in the
+//! However a sequence is cut into segments and runs, a query's result has the same bits: every sum runs over keys in the
 //! order of their index in the sequence.
 
 use std::any::Any;
@@ -26,7 +26,7 @@ pub struct Run {
     pub len: u32,
 }
 
-/// Consecutive queries of one sequence, and where the keys of that sequence lie.
+/// Consecutive queries of one sequence, and the pool rows of the keys of that sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Rows of `q` and `out`.
@@ -47,7 +47,7 @@ pub struct SegmentTable {
     made: Made,
 }
 
-/// What a backend has made of a table for its kernels, kept with it until the table changes. A clone starts without.
+/// A backend's own form of a table, cached until the table changes. A clone starts without one.
 #[derive(Default)]
 struct Made(Mutex<Option<Arc<dyn Any + Send + Sync>>>);
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Made {
 }
 
 impl SegmentTable {
-    /// Adds the next `queries` queries, whose sequence's keys lie in `runs` (empty runs are dropped).
+    /// Adds the next `queries` queries, of a sequence whose keys are in `runs` (empty runs are dropped).
     pub fn push(&mut self, queries: usize, runs: impl IntoIterator<Item = Run>) {
         let first_query = self.queries();
         let first_run = self.runs.len();
@@ -79,7 +79,7 @@ impl SegmentTable {
         self.made = Made::default();
     }
 
-    /// A table of the segments from query `first` on, which becomes query 0; panics when no segment begins there.
+    /// A table of the segments from query `first` on, which becomes query 0; panics if no segment begins there.
     pub fn from_query(&self, first: usize) -> Self {
         let mut table = Self::default();
         let later = self.segments.iter().skip_while(|segment| segment.queries.start < first);
@@ -90,7 +90,7 @@ impl SegmentTable {
         table
     }
 
-    /// A backend's own form of this table: the one that was made last, if it is a `T` that `fits`, else what `make` makes.
+    /// A backend's own form of this table: the cached one if it is a `T` that `fits`, otherwise a new one from `make`.
     pub fn form<T: Any + Send + Sync, E>(
         &self,
         fits: impl Fn(&T) -> bool,
@@ -107,7 +107,7 @@ impl SegmentTable {
         Ok(new)
     }
 
-    /// Works out which segments share pool rows; the backward pass needs it, call it after the last `push`.
+    /// Finds which segments share pool rows. The backward pass needs this; call it after the last `push`.
     pub fn group(&mut self) {
         // Sort runs by first row and join segments whose runs overlap: a sweep over the pool with union-find.
         let mut spans: Vec<(u32, u32, usize)> = Vec::with_capacity(self.runs.len());
@@ -161,7 +161,7 @@ impl SegmentTable {
         self.segments.last().map_or(0, |segment| segment.queries.end)
     }
 
-    /// Query–key pairs inside the causal mask: what attention must compute.
+    /// Query–key pairs inside the causal mask: the work of attention.
     pub fn pairs(&self) -> u64 {
         self.segments
             .iter()
@@ -172,10 +172,10 @@ impl SegmentTable {
             .sum()
     }
 
-    /// Pool rows that are keys of any segment, each counted once however many segments share it.
+    /// Pool rows that are keys of any segment, each counted once even if several segments share it.
     pub fn distinct_keys(&self) -> usize {
-        let asked = self.segments.iter().filter(|segment| !segment.queries.is_empty());
-        let mut spans: Vec<(usize, usize)> = asked
+        let with_queries = self.segments.iter().filter(|segment| !segment.queries.is_empty());
+        let mut spans: Vec<(usize, usize)> = with_queries
             .flat_map(|segment| self.runs(segment))
             .map(|run| (run.start as usize, run.start as usize + run.len as usize))
             .collect();
@@ -196,7 +196,7 @@ impl SegmentTable {
             })?;
             for run in self.runs(segment) {
                 check.that(run.start as usize + run.len as usize <= pool_rows, || {
-                    format!("segment {index}: run {run:?} must lie in a pool of {pool_rows} rows")
+                    format!("segment {index}: run {run:?} must be inside a pool of {pool_rows} rows")
                 })?;
             }
         }
@@ -231,10 +231,10 @@ impl AttentionSizes {
     }
 
     /// `per_query` and `per_key` passes over the heads of all queries and of all distinct keys, in elements of `size` bytes;
-    /// `products` multiply-adds for each dimension of each visible pair.
-    fn cost(&self, table: &SegmentTable, size: usize, (per_query, per_key): (usize, usize), products: u64) -> Cost {
+    /// `dots` multiply-adds for each dimension of each visible pair.
+    fn cost(&self, table: &SegmentTable, size: usize, (per_query, per_key): (usize, usize), dots: u64) -> Cost {
         let heads = per_query * table.queries() * self.q_heads + per_key * table.distinct_keys() * self.kv_heads;
-        let flops = 2 * products * table.pairs() * (self.q_heads * self.head_dim) as u64;
+        let flops = 2 * dots * table.pairs() * (self.q_heads * self.head_dim) as u64;
         Cost { bytes: (heads * self.head_dim * size) as u64, flops }
     }
 }
@@ -242,7 +242,7 @@ impl AttentionSizes {
 pub struct AttentionForward<'a, D: Device> {
     /// [queries, q_heads, head_dim]
     pub out: Mut<'a, D, D::Compute>,
-    /// [queries, q_heads], log Σ exp(score), kept for the backward pass; `None` when there is none
+    /// [queries, q_heads], log Σ exp(score), kept for the backward pass; `None` without a backward pass
     pub log_sum_exp: Option<Mut<'a, D, f32>>,
     /// [queries, q_heads, head_dim]
     pub q: Ref<'a, D, D::Compute>,
@@ -268,8 +268,8 @@ impl<D: Device> AttentionForward<'_, D> {
         self.segments.check(check, s.pool_rows)
     }
 
-    /// q is read, `out` written; a pool row's key and value are read once, also where segments share it. `log_sum_exp` is one
-    /// f32 a head of a query. Two matmuls over the visible pairs, q·Kᵀ and P·V; the softmax is left out.
+    /// q is read, `out` written; a pool row's key and value are read once, even if segments share it. `log_sum_exp` is one
+    /// f32 for each head of a query. Two matmuls over the visible pairs, q·Kᵀ and P·V; the softmax is left out.
     pub fn cost(&self) -> Cost {
         let mut cost = self.sizes.cost(self.segments, size_of::<D::Compute>(), (2, 2), 2);
         cost.bytes += self.log_sum_exp.as_ref().map_or(0, |sums| 4 * sums.len() as u64);
@@ -277,8 +277,8 @@ impl<D: Device> AttentionForward<'_, D> {
     }
 }
 
-/// Gradients. `d_q` is overwritten; `d_k_pool` and `d_v_pool` are accumulated (rows that no segment names stay as they
-/// are), a shared row receiving its contributions in the order of the segments.
+/// Gradients. `d_q` is overwritten; `d_k_pool` and `d_v_pool` are accumulated (rows outside all segments do not
+/// change). A shared row receives its contributions in the order of the segments.
 pub struct AttentionBackward<'a, D: Device> {
     /// [queries, q_heads, head_dim]
     pub d_q: Mut<'a, D, D::Compute>,
@@ -323,7 +323,7 @@ impl<D: Device> AttentionBackward<'_, D> {
     }
 
     /// q, `out` and `d_out` are read, `d_q` written; a pool row's key and value are read and their gradients read and written,
-    /// once also where segments share it. `log_sum_exp` is one f32 a head of a query. Five matmuls over the visible pairs:
+    /// once even if segments share it. `log_sum_exp` is one f32 for each head of a query. Five matmuls over the visible pairs:
     /// q·Kᵀ again, d_out·Vᵀ, and those for d_q, d_k and d_v. A kernel that computes the first two twice, as ours does, does
     /// more than this.
     pub fn cost(&self) -> Cost {
@@ -334,8 +334,8 @@ impl<D: Device> AttentionBackward<'_, D> {
 }
 
 pub trait Attention: Device {
-    /// Makes what a backend needs of a table of segments before the forward pass, which would make it else: inside
-    /// [`Device::replayed`] it may not.
+    /// Builds what a backend needs of a table of segments ahead of the forward pass. The forward pass would otherwise build it
+    /// itself, which it may not do inside [`Device::replayed`].
     fn attention_prepare(&self, _segments: &SegmentTable, _sizes: &AttentionSizes) -> OpResult {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What an op must at least move and compute: the floor that benches and logs compare against.
+//! The least that an op must move and compute: the floor that benches and logs compare against.
 
 use std::ops::AddAssign;
 
@@ -26,7 +26,7 @@ mod tests {
     use crate::ops::{Cost, Cpu};
     use crate::random::Stream;
 
-    /// A prompt of 10 tokens that three rollouts of 4 share; the pool has a row more than anybody reads.
+    /// A prompt of 10 tokens that three rollouts of 4 share; the pool has one row that is not read.
     fn shared_prompt() -> SegmentTable {
         let (mut table, prompt) = (SegmentTable::default(), Run { start: 0, len: 10 });
         table.push(10, [prompt]);
@@ -109,7 +109,7 @@ mod tests {
         let sizes = HeadSizes { tokens: 5, q_heads: 4, kv_heads: 2, head_dim: 16, pool_rows: 5, rope_rows: 5 };
         let (mut q, mut k_pool, mut v_pool) = (vec![0.0; 5 * 64], vec![0.0; 5 * 32], vec![0.0; 5 * 32]);
         let (mut inv_rms, qkv, weight, rope) = (vec![0.0; 30], vec![0.0; 5 * 128], vec![0.0; 16], vec![0.0; 80]);
-        let places = [0, 1, 2, 3, 4];
+        let positions = [0, 1, 2, 3, 4];
         let args = QkNormRopeForward::<Cpu> {
             q: &mut q,
             k_pool: &mut k_pool,
@@ -119,8 +119,8 @@ mod tests {
             q_weight: &weight,
             k_weight: &weight,
             rope: &rope,
-            positions: &places,
-            kv_rows: &places,
+            positions: &positions,
+            kv_rows: &positions,
             sizes,
             epsilon: 1e-6,
         };

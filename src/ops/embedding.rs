@@ -24,8 +24,8 @@ impl<D: Device> EmbeddingForward<'_, D> {
         check.size("ids", self.ids.len(), self.tokens)
     }
 
-    /// `out` is written and `ids` are read once. Of the table one f32 row a token is read, but no row twice: as if the ids
-    /// differed while the vocabulary lasts, since only the device knows them.
+    /// `out` is written and `ids` are read once. Of the table one f32 row a token is read, at most once each: only
+    /// the device knows the ids, so they are assumed to differ as far as the vocabulary allows.
     pub fn cost(&self) -> Cost {
         let rows = 4 * self.tokens.min(self.vocab) + size_of::<D::Compute>() * self.tokens;
         Cost { bytes: (rows * self.hidden + 4 * self.tokens) as u64, flops: 0 }

@@ -3,7 +3,7 @@
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
 
-/// What to sum the squares of, and where the root of their sum goes.
+/// The gradient, and the output for its norm.
 pub struct GlobalNorm<'a, D: Device> {
     /// [1]
     pub norm: Mut<'a, D, f64>,

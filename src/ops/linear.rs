@@ -1,9 +1,9 @@
-//! Products with a weight matrix: `y = x · Wᵀ` and its two gradients.
+//! Matmuls with a weight matrix: `y = x · Wᵀ` and its two gradients.
 //!
-//! `W` is [out_features, in_features], row-major, as in a checkpoint; its master copy is f32 and lies in the parameter
-//! arena. A backend computes with a prepared copy (`Linear::Weight`: packed panels on the CPU, bf16 on a GPU), made anew
-//! after every update. On the CPU a result's summation order depends on `in_features` alone, so a row of `y` is the same
-//! bits in a batch of 1 and of 4096.
+//! `W` is [out_features, in_features], row-major, as in a checkpoint; its master copy is f32, in the parameter
+//! arena. A backend computes with a prepared copy (`Linear::Weight`: packed panels on the CPU, bf16 on a GPU), rebuilt
+//! after every update. On the CPU a result's summation order depends on `in_features` alone, so a row of `y` has the
+//! same bits in a batch of 1 and of 4096.
 
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
@@ -74,7 +74,7 @@ impl<D: Linear> LinearBackwardInput<'_, D> {
         check.size("d_out", self.d_out.len(), self.rows * self.sizes.out_features)
     }
 
-    /// As the forward pass; where `d_x` is accumulated it is read as well.
+    /// As in the forward pass; an accumulated `d_x` is also read.
     pub fn cost(&self) -> Cost {
         let LinearSizes { out_features, in_features } = self.sizes;
         let passes = if self.accumulate { 2 } else { 1 };
@@ -116,7 +116,7 @@ pub trait Linear: Device {
 
     /// Memory for a prepared weight; `linear_prepare` fills it.
     fn linear_weight(&self, sizes: LinearSizes) -> Result<Self::Weight, super::OpError>;
-    /// Makes the prepared copy from the master weight [out_features, in_features].
+    /// Builds the prepared copy from the master weight [out_features, in_features].
     fn linear_prepare(&self, weight: &mut Self::Weight, master: Ref<'_, Self, f32>, sizes: LinearSizes) -> OpResult;
     fn linear_forward(&self, args: LinearForward<'_, Self>) -> OpResult;
     fn linear_backward_input(&self, args: LinearBackwardInput<'_, Self>) -> OpResult;

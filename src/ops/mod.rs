@@ -1,6 +1,6 @@
 //! The table of contents of the maths: one contract per op, one implementation per backend.
 //!
-//! An op is one name in six places: `kernels/NAME.cu` · `src/ops/NAME.rs` (this folder: argument structs with `check()`
+//! An op is one name in six files: `kernels/NAME.cu` · `src/ops/NAME.rs` (this folder: argument structs with `check()`
 //! and `cost()`, and a trait) · `src/ops/cpu/NAME.rs` · `src/ops/cuda/NAME.rs` · `tests/ops/NAME.rs` ·
 //! `benches/ops/NAME.rs`. `tests/tidy.rs` fails when the sets differ.
 //!
@@ -13,8 +13,8 @@ pub mod adamw;
 pub mod attention;
 pub mod embedding;
 pub mod global_norm;
-pub mod head;
 pub mod linear;
+pub mod lm_head;
 pub mod qk_norm_rope;
 pub mod rmsnorm;
 pub mod sample;
@@ -39,20 +39,20 @@ pub trait Backend:
     + linear::Linear
     + attention::Attention
     + swiglu::Swiglu
-    + head::Head
+    + lm_head::LmHead
     + sample::Sampler
     + score_margin::ScoreMargins
     + adamw::AdamWStep
     + global_norm::Norm
 {
-    /// Whether log-probabilities recorded while decoding are those of the training forward bit for bit, whatever the batch.
-    /// Where they are not, a step of several updates takes its old log-probabilities from a forward pass of its own. The
-    /// difference is measured everywhere.
+    /// Whether log-probabilities recorded while decoding equal those of the training forward bit for bit, for any batch. If
+    /// not, a step of several updates takes its old log-probabilities from a separate forward pass. The difference is
+    /// measured on every backend.
     const ROLLOUTS_EQUAL_TRAINING: bool;
 
-    /// What it runs on, for people: "CPU", or the name of the device.
+    /// The name of the hardware, for people: "CPU", or the name of the device.
     fn name(&self) -> String;
 
-    /// GFLOP/s that matrix products alone reach here, measured now: what "% of peak" is quoted against.
-    fn product_gflops(&self) -> Result<f64, OpError>;
+    /// GFLOP/s that matmuls alone reach here, measured by this call: what "% of peak" is quoted against.
+    fn matmul_gflops(&self) -> Result<f64, OpError>;
 }

@@ -35,13 +35,13 @@ impl HeadSizes {
         })
     }
 
-    /// Elements of `qkv`, and those of its queries and keys, which alone are normed and rotated.
+    /// Elements of `qkv`, and those of its queries and keys (values are neither normed nor rotated).
     fn elements(&self) -> (usize, usize) {
         (self.tokens * self.qkv_cols(), self.tokens * (self.q_heads + self.kv_heads) * self.head_dim)
     }
 
     /// f32 and u32 of both passes: `inv_rms`, positions, rows of the pool, and `vectors` of head_dim. The rotary table is left
-    /// out: tokens at one position share its row, and only the device knows the positions.
+    /// out, because tokens at one position share its row and only the device knows the positions.
     fn small_bytes(&self, vectors: usize) -> usize {
         4 * (self.tokens * (self.q_heads + self.kv_heads + 2) + vectors * self.head_dim)
     }

@@ -5,7 +5,7 @@
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
 
-/// The residual addition of the forward pass: what is added, and where the sum goes.
+/// The residual addition of the forward pass.
 pub struct Residual<'a, D: Device> {
     /// [rows, cols], the new residual stream
     pub sum: Mut<'a, D, D::Compute>,
@@ -64,7 +64,7 @@ pub struct RmsNormBackward<'a, D: Device> {
     pub d_weight: Option<Mut<'a, D, f32>>,
     /// [rows, cols]
     pub d_out: Ref<'a, D, D::Compute>,
-    /// [rows, cols], what the forward pass normed
+    /// [rows, cols], the input of the forward pass's norm
     pub sum: Ref<'a, D, D::Compute>,
     /// [rows]
     pub inv_rms: Ref<'a, D, f32>,

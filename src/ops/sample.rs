@@ -37,7 +37,7 @@ impl Sampling {
         if self.temperature > 0.0 { self.temperature } else { 1.0 }
     }
 
-    /// Says what is wrong with the numbers, if anything is.
+    /// An error that names the first invalid number.
     pub fn validate(&self) -> Result<(), String> {
         let Self { temperature, top_p, min_p, .. } = *self;
         if !(temperature >= 0.0 && temperature.is_finite()) {
@@ -56,7 +56,7 @@ impl Sampling {
 /// One draw: from which row, how, and with which random numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
-    /// Row of the logits; any number of draws may be from the same one.
+    /// Row of the logits; several draws may use the same one.
     pub row: u32,
     pub sampling: Sampling,
     /// Folded from (step, pair, role, rollout).
@@ -91,9 +91,9 @@ impl<D: Device> Sample<'_, D> {
         Ok(())
     }
 
-    /// A row of logits is read once however many draws are from it, and a draw writes 8 bytes. A draw does for each token: scale,
+    /// A row of logits is read once for all its draws, and a draw writes 8 bytes. For each token a draw does: scale,
     /// subtract the maximum, exponential, add to the sum (4), and the Gumbel noise, two logarithms, an addition, a comparison
-    /// (4). Filters come on top: they cost what the logits make them cost.
+    /// (4). Filters are not counted: their cost depends on the logits.
     pub fn cost(&self) -> Cost {
         let rows: BTreeSet<u32> = self.draws.iter().map(|draw| draw.row).collect();
         let logits = |rows: usize| (rows * self.vocab) as u64;
@@ -103,7 +103,7 @@ impl<D: Device> Sample<'_, D> {
 }
 
 pub trait Sampler: Device {
-    /// Draws from rows with a logit that is not a number get id 0 and a log-probability that is not a number; the caller refuses
-    /// it.
+    /// Draws from rows with a NaN logit get id 0 and a NaN log-probability; the caller
+    /// must refuse it.
     fn sample(&self, args: Sample<'_, Self>) -> OpResult;
 }

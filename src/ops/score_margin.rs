@@ -9,8 +9,8 @@
 //! - `reward = par + penalty`;
 //! - `advantage = (reward − group mean) / (std + ε)`, where a group is the present rollouts of one side (GRPO).
 //!
-//! A rollout that failed is left out of its side's mean and earns its penalty alone. If a side has no valid score, nobody
-//! in the pair earns PAR.
+//! A rollout that failed is left out of its side's mean and earns its penalty alone. If a side has no valid score, no
+//! rollout of the pair earns PAR.
 //!
 //! **Exact scores.** A score counts as a whole number of thousandths. Sums of scores are sums of integers, and `m > 0`
 //! and `δ > threshold` compare integers (both sides times the counts): no rounding can break a tie or move a tier.
@@ -30,7 +30,7 @@ pub const ROLLOUTS_MAX: usize = 64;
 /// stay far inside 64 bits.
 pub const SCORE_MAX: f32 = 1e6;
 
-/// `state` of a place in the arrays where no rollout is.
+/// `state` of a slot without a rollout.
 pub const ABSENT: u32 = 0;
 /// `state` of a rollout without a valid score.
 pub const FAILED: u32 = 1;
@@ -42,17 +42,17 @@ pub const VALID: u32 = 2;
 pub enum RewardShape {
     /// `high` for δ > `threshold`, else `low`.
     Graded { low: f32, high: f32, threshold: f32 },
-    /// The same for every δ: the ablation.
+    /// The same for every δ, as an ablation.
     Constant(f32),
 }
 
-/// Which margin f is taken of.
+/// The margin that f is applied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MarginKind {
     /// The rollout's own, against the mean of the other side.
     Rollout,
-    /// The pair's, mean against mean. It may be negative where a single rollout is right: f is then `low`.
+    /// The pair's, mean against mean. It may be negative although a single rollout is right: f is then `low`.
     Pair,
 }
 
@@ -62,7 +62,7 @@ pub struct PreferenceReward {
     pub margin: MarginKind,
 }
 
-/// What advantages are divided by. The mean of the group is always taken off first.
+/// The divisor of advantages. The mean of the group is always subtracted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdvantageNorm {
@@ -74,14 +74,14 @@ pub enum AdvantageNorm {
     None,
 }
 
-/// In the arrays [pairs, 2, n], the places of absent rollouts are 0 in every output; so is `delta` where there is none
+/// In the arrays [pairs, 2, n], the slots of absent rollouts are 0 in every output; so is `delta` where there is none
 /// (the rollout failed, or the other side has no valid score).
 pub struct ScoreMargin<'a, D: Device> {
     /// [pairs, 2], mean valid score; 0 where `valid_count` is 0
     pub means: Mut<'a, D, f32>,
     /// [pairs, 2], rollouts with a valid score
     pub valid_count: Mut<'a, D, u32>,
-    /// [pairs, 2, n], the margin that f was taken of
+    /// [pairs, 2, n], the margin that f was applied to
     pub delta: Mut<'a, D, f32>,
     /// [pairs, 2, n]
     pub par: Mut<'a, D, f32>,
@@ -96,7 +96,7 @@ pub struct ScoreMargin<'a, D: Device> {
     /// [pairs, 2, n], at most 0; not read where absent
     pub penalty: Ref<'a, D, f32>,
     pub pairs: usize,
-    /// Places a side, 1 to [`ROLLOUTS_MAX`].
+    /// Slots a side, 1 to [`ROLLOUTS_MAX`].
     pub n: usize,
     pub preference: PreferenceReward,
     pub norm: AdvantageNorm,
@@ -132,8 +132,8 @@ impl<D: Device> ScoreMargin<'_, D> {
         })
     }
 
-    /// Scores, state and penalty are read, delta, par, reward and advantage written: seven arrays of 4 bytes a place, and two
-    /// numbers a side. Operations a place: the mean (1), margin (1), f (2), penalty (1), mean reward (1), deviation and its
+    /// Scores, state and penalty are read, delta, par, reward and advantage written: seven arrays of 4 bytes a slot, and two
+    /// numbers a side. Operations a slot: the mean (1), margin (1), f (2), penalty (1), mean reward (1), deviation and its
     /// square (3), advantage (3).
     pub fn cost(&self) -> Cost {
         let (sides, size) = (2 * self.pairs as u64, 2 * (self.pairs * self.n) as u64);

@@ -345,7 +345,7 @@ fn learn<B: Backend>(
             }
         });
         let loss = Loss::Grpo {
-            loss: settings.policy.into(),
+            loss: settings.policy,
             old_logprob: rows.old.as_deref(),
             reference_logprob: rows.reference.as_deref(),
             advantages: &rows.advantages,

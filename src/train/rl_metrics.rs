@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::token_loss::RowResults;
 use super::trajectory::{RowToken, Rows, Trajectory};
 use crate::config::RlSettings;
-use crate::ops::head::{GrpoLoss, KlEstimator};
+use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::optimizer::Update;
 use crate::reward::Rewards;
 use crate::rollout::FinishReason;
@@ -95,7 +95,7 @@ pub struct StepNumbers {
 impl StepNumbers {
     pub fn new(settings: &RlSettings, rewards: Rewards, resampled: usize) -> Self {
         Self {
-            loss: settings.policy.into(),
+            loss: settings.policy,
             rewards,
             resampled,
             updates: Vec::new(),

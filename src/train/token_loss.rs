@@ -1,8 +1,9 @@
 //! What follows the forward pass of a micro-batch: the LM head with losses of single tokens.
 
-use crate::model::forward::HeadOutput;
+use crate::loss::grpo::GrpoLoss;
+use crate::model::forward::LmHeadOutput;
 use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
-use crate::ops::head::{GrpoLoss, HeadGradient, TokenLoss};
+use crate::ops::lm_head::{LmHeadGradient, TokenLoss};
 use crate::ops::{Backend, OpError};
 use crate::tensor::Fetch;
 
@@ -42,7 +43,7 @@ impl<B: Backend> Objective<B> for TokenObjective<'_> {
         gradients: &mut Gradients<B>,
     ) -> Result<RowFetch, OpError> {
         let gradient = Some((gradients, self.row_weights, self.loss));
-        head_pass(model, acts, tokens, self.targets, self.temperature, gradient)
+        lm_head_pass(model, acts, tokens, self.targets, self.temperature, gradient)
     }
 }
 
@@ -122,7 +123,7 @@ impl<B: Backend> Scorer<B> {
     ) -> Result<RowFetch, OpError> {
         let score = || {
             model.forward(batch, &mut self.pool, &mut self.acts)?;
-            head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
+            lm_head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
         };
         model.backend.together(|| model.backend.range(|| "score".into(), score))
     }
@@ -132,7 +133,7 @@ impl<B: Backend> Scorer<B> {
 type GradientRequest<'a, B> = (&'a mut Gradients<B>, &'a [f32], &'a Loss<'a>);
 
 /// The head over chosen rows of the last forward pass, with the loss and its gradient when asked for.
-fn head_pass<B: Backend>(
+fn lm_head_pass<B: Backend>(
     model: &Qwen3<B>,
     acts: &Activations<B>,
     tokens: usize,
@@ -155,7 +156,7 @@ fn head_pass<B: Backend>(
     let upload = |values: Option<&[f32]>| values.map(|values| b.upload(values)).transpose();
     let (old, reference) = (upload(old)?, upload(reference)?);
     let whole = |buffer| b.view(buffer, 0..b.len(buffer));
-    let gradient = gradient.map(|(gradients, _, kind)| HeadGradient {
+    let gradient = gradient.map(|(gradients, _, kind)| LmHeadGradient {
         d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
         d_weight: Some(b.view_mut(&mut gradients.weights, model.table.head.range.clone())),
         row_weight: whole(&weights),
@@ -169,12 +170,12 @@ fn head_pass<B: Backend>(
             },
         },
     });
-    let out = HeadOutput {
+    let out = LmHeadOutput {
         logprob: b.view_mut(&mut logprob, 0..n),
         entropy: b.view_mut(&mut entropy, 0..n),
         loss: b.view_mut(&mut loss, 0..n),
     };
-    model.head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
+    model.lm_head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
     let fetch = |buffer| b.fetch(b.view(buffer, 0..n));
     Ok(RowFetch { logprob: fetch(&logprob)?, entropy: fetch(&entropy)?, loss: fetch(&loss)? })
 }

@@ -162,9 +162,9 @@ mod emulated {
         assert!(line["mismatch_max"].is_number() && line["mismatch_kl"].is_number(), "{line}");
     }
 
-    /// The chunk of the head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.
+    /// The chunk of the LM head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.
     #[test]
-    fn a_resumed_run_keeps_its_chunk_of_the_head() {
+    fn a_resumed_run_keeps_its_chunk_of_the_lm_head() {
         let world = World::new();
         let run = |out: &str, steps: &str, more: &[&str], memory: &str| {
             let mut args = vec!["sft", "--model", "model", "--data", "sft.jsonl", "--device", "emulated", "--out", out];
@@ -177,11 +177,11 @@ mod emulated {
         };
         let chunk = |out: &str| {
             let config: toml::Table = world.read(&format!("{out}/config.toml")).parse().unwrap();
-            config["run"]["head_chunk_rows"].as_integer().unwrap()
+            config["run"]["lm_head_chunk_rows"].as_integer().unwrap()
         };
         let (small, large) = ("80000000", "1000000000");
-        run("whole", "sft.steps=2", &["--set", "run.head_chunk_rows=8"], small);
-        run("parts", "sft.steps=1", &["--set", "run.head_chunk_rows=8"], small);
+        run("whole", "sft.steps=2", &["--set", "run.lm_head_chunk_rows=8"], small);
+        run("parts", "sft.steps=1", &["--set", "run.lm_head_chunk_rows=8"], small);
         run("parts", "sft.steps=2", &["--resume"], large);
         run("chosen", "sft.steps=2", &[], small);
         let metrics = |out: &str| timeless(&world.read(&format!("{out}/metrics.jsonl")));
@@ -192,19 +192,19 @@ mod emulated {
         let other =
             ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "parts", "--resume", "--device", "emulated"];
         world.fail(
-            &[&other[..], &["--set", "run.head_chunk_rows=16"]].concat(),
-            &["run.head_chunk_rows = 16", "begun with 8"],
+            &[&other[..], &["--set", "run.lm_head_chunk_rows=16"]].concat(),
+            &["run.lm_head_chunk_rows = 16", "begun with 8"],
         );
     }
 
     #[test]
-    fn a_chunk_of_the_head_that_cannot_work_is_refused_before_weights_are_read() {
+    fn a_chunk_of_the_lm_head_that_cannot_work_is_refused_before_weights_are_read() {
         let world = World::new();
         std::fs::remove_file(world.path("model/model.safetensors")).unwrap();
         for (command, data) in [("sft", "sft.jsonl"), ("rl", "train_pairs.jsonl")] {
             let args = [command, "--model", "model", "--data", data, "--out", "run", "--device", "emulated"];
-            let refused = ["--set", "run.head_chunk_rows=1000000000"];
-            world.fail(&[&args[..], &refused].concat(), &["run.head_chunk_rows = 1000000000 cannot work", "in all"]);
+            let refused = ["--set", "run.lm_head_chunk_rows=1000000000"];
+            world.fail(&[&args[..], &refused].concat(), &["run.lm_head_chunk_rows = 1000000000 cannot work", "in all"]);
         }
         assert!(!world.path("run").exists(), "nothing is begun");
     }

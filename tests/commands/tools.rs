@@ -59,14 +59,14 @@ tests=$(printf '%s\n' "$@" | grep -F :: || true)
 for test in $tests; do
     printf 'test %s ... ' "$test"
     case "$STUB_MODE: $tool $test" in
-        slow:*memcheck*head::*) sleep 60 ;;
-        race:*racecheck*head::*)
-            printf '========= Error: Race reported between Write access at head_loss and Read access [4096 hazards]\n' ;;
+        slow:*memcheck*lm_head::*) sleep 60 ;;
+        race:*racecheck*lm_head::*)
+            printf '========= Error: Race reported between Write access at lm_head_loss and Read access [4096 hazards]\n' ;;
     esac
     echo ok
 done
 case "$STUB_MODE: $tool" in
-    race:*racecheck) case "$tests" in *head::*) echo '========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)'; exit 3 ;; esac ;;
+    race:*racecheck) case "$tests" in *lm_head::*) echo '========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)'; exit 3 ;; esac ;;
     failing:*) echo '========= ERROR SUMMARY: 0 errors'; exit 101 ;;
 esac
 echo '========= ERROR SUMMARY: 0 errors'
@@ -74,9 +74,9 @@ echo '========= ERROR SUMMARY: 0 errors'
 
 const OPS: &str = r#"
 case " $* " in
-    *" --ignored "*) echo 'head::cuda::gpu_only::large: test' ;;
-    *) printf '%s: test\n' adamw::cuda::steps attention::cuda_forward::equals attention::equals head::cuda::gpu_only::large \
-        head::cuda::loss rmsnorm::cuda::forward swiglu::cuda::backward ;;
+    *" --ignored "*) echo 'lm_head::cuda::gpu_only::large: test' ;;
+    *) printf '%s: test\n' adamw::cuda::steps attention::cuda_forward::equals attention::equals lm_head::cuda::gpu_only::large \
+        lm_head::cuda::loss rmsnorm::cuda::forward swiglu::cuda::backward ;;
 esac
 "#;
 
@@ -277,7 +277,7 @@ fn a_clean_sanitizer_ends_with_0_and_has_seen_every_device_test() {
         assert_eq!(calls.len(), 4, "{calls:#?}");
         // In order of worth; neither the CPU's tests nor those that are ignored.
         for (call, test) in
-            calls.iter().zip(["attention::cuda_forward::equals", "head::cuda::loss", "rmsnorm::", "adamw::"])
+            calls.iter().zip(["attention::cuda_forward::equals", "lm_head::cuda::loss", "rmsnorm::", "adamw::"])
         {
             assert!(call.contains(test) && call.contains("--error-exitcode 3") && call.contains("--exact "), "{call}");
             assert!(!call.contains("attention::equals") && !call.contains("gpu_only"), "{call}");
@@ -309,7 +309,7 @@ fn what_there_was_no_time_for_is_said() {
     let pack = Pack::new(&["compute-sanitizer"]);
     let none = pack.run("sanitize.sh", &["--minutes", "0"], "");
     assert_eq!(none.code, Some(2), "{}", none.said);
-    none.says(&["not checked by memcheck", "5 of 5 tests:", "    head::cuda::loss", "nothing was checked"]);
+    none.says(&["not checked by memcheck", "5 of 5 tests:", "    lm_head::cuda::loss", "nothing was checked"]);
     // One test hangs: the tool's share is over with it, and the others go on.
     let slow = pack.run("sanitize.sh", &["--minutes", "0.2"], "slow");
     assert_eq!(slow.code, Some(0), "{}", slow.said);

@@ -129,13 +129,13 @@ fn backward(device: &Cuda, table: &mut Table, dim: usize) {
     let by_queries = kernel(&counters, &format!("attention_backward_q_{dim}_bf16"));
     assert_eq!((by_queries.load_bytes, by_queries.store_bytes), (loads, 2 * wide * rows as u64), "d_q, head_dim {dim}");
     let (mut loads, mut stores) = (0, 0);
-    for (start, end) in stretches(prompt as usize, &rollouts) {
+    for (start, end) in shared_ranges(prompt as usize, &rollouts) {
         for first in (start..end).step_by(kernels::ATTENTION_BACKWARD_KV_KEYS as usize) {
             let count = (end - first).min(kernels::ATTENTION_BACKWARD_KV_KEYS as usize) as u64;
             let seen: Vec<u64> =
                 segments.segments().iter().filter_map(|s| queries_that_see(&segments, s, first)).collect();
             let tables = (24 * seen.len() as u64 + 16) * u64::from(kernels::ATTENTION_BACKWARD_KV_THREADS);
-            // K and V, what their gradients were before; q, d_out and two numbers of every query, head by head.
+            // K and V, their gradients before the addition; q, d_out and two numbers of every query, head by head.
             let group = q_heads / kv_heads;
             loads += kv_heads * (8 * wide * count + group * seen.iter().sum::<u64>() * (4 * wide + 8) + tables);
             stores += kv_heads * 4 * wide * count;
@@ -148,7 +148,7 @@ fn backward(device: &Cuda, table: &mut Table, dim: usize) {
 }
 
 /// The prompt, then the rollouts' own rows.
-fn stretches(prompt: usize, rollouts: &[u32]) -> Vec<(usize, usize)> {
+fn shared_ranges(prompt: usize, rollouts: &[u32]) -> Vec<(usize, usize)> {
     let mut found = vec![(0, prompt)];
     for len in rollouts {
         let start = found[found.len() - 1].1;
@@ -157,7 +157,7 @@ fn stretches(prompt: usize, rollouts: &[u32]) -> Vec<(usize, usize)> {
     found
 }
 
-/// How many queries of a segment see a pool row; `None` when it is not among its keys.
+/// How many queries of a segment see a pool row; `None` if it is not among its keys.
 fn queries_that_see(table: &SegmentTable, segment: &Segment, row: usize) -> Option<u64> {
     let rows: Vec<u32> = table.runs(segment).iter().flat_map(|run| run.start..run.start + run.len).collect();
     let key = rows.iter().position(|r| *r as usize == row)?;

@@ -5,15 +5,15 @@ use patarm::cuda::Cuda;
 use patarm::ops::Cost;
 use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
 use patarm::ops::global_norm::{GlobalNorm, Norm};
-use patarm::ops::head::{Head, HeadGradient, HeadLoss, TokenLoss};
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::{LmHead, LmHeadGradient, LmHeadLoss, TokenLoss};
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
 use patarm::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 use patarm::tensor::Device;
 
 use super::{Table, counted, floats, halves, kernel, words};
 
-/// How far above its floor a kernel may be.
+/// A kernel may move this many times its floor.
 const LIMIT: f64 = 1.15;
 const ROWS: usize = 4096;
 
@@ -25,10 +25,10 @@ pub fn run(device: &Cuda, table: &mut Table) {
         swiglu(device, table, cols);
     }
     adamw(device, table);
-    head(device, table, 64, 20_000);
+    lm_head(device, table, 64, 20_000);
 }
 
-/// Sectors count whole, also where a warp uses a part of one; what several warps read again counts again, cache or not.
+/// A sector counts whole, even if a warp uses only a part of it, and counts again for every warp that reads it, cached or not.
 fn assert_near_floor(what: &str, counters: &cuda_emulator::counters::Counters, names: &[&str], cost: Cost) {
     let sectors: u64 = names.iter().map(|name| kernel(counters, name)).map(|k| k.load_sectors + k.store_sectors).sum();
     let ratio = (32 * sectors) as f64 / cost.bytes as f64;
@@ -36,7 +36,7 @@ fn assert_near_floor(what: &str, counters: &cuda_emulator::counters::Counters, n
     assert!((0.99..=LIMIT).contains(&ratio), "{what}: {ratio:.4} × the floor of {} bytes", cost.bytes);
 }
 
-/// A warp's widest load is 16 bytes a lane. What is narrower may be the last elements and little else.
+/// A warp's widest load is 16 bytes a lane. Narrower loads are allowed for little more than the last elements.
 fn assert_wide_loads(what: &str, kernel: &KernelCounters) {
     let bytes = kernel.load_bytes as f64 / kernel.load_instructions as f64;
     println!("{what}: {bytes:.1} bytes a load");
@@ -107,26 +107,26 @@ fn swiglu(device: &Cuda, table: &mut Table, cols: usize) {
     table.add(&case, device, &counters);
 }
 
-/// Matrices with and without a copy for products, and norms, as a model has them: one launch for all.
+/// Matrices with and without a copy for matmuls, and norms, as in a model: one launch for all.
 fn adamw(device: &Cuda, table: &mut Table) {
     let matrices = [(1024, 512), (320, 64), (1, 8192)]
         .map(|(out_features, in_features)| LinearSizes { out_features, in_features });
     let mut copies = matrices.map(|sizes| device.linear_weight(sizes).unwrap());
     let mut tensors: Vec<Tensor<'_, Cuda>> = Vec::new();
     let mut len = 0;
-    let mut place = |elements: usize| {
+    let mut next_range = |elements: usize| {
         len += elements;
         len - elements..len
     };
     for (sizes, weight) in matrices.into_iter().zip(&mut copies) {
         tensors.push(Tensor {
-            range: place(sizes.len()),
+            range: next_range(sizes.len()),
             weight_decay: 0.1,
             prepared: Some(Prepared { weight, sizes }),
         });
     }
     for (elements, weight_decay) in [(300_000, 0.1), (2048, 0.0)] {
-        tensors.push(Tensor { range: place(elements), weight_decay, prepared: None });
+        tensors.push(Tensor { range: next_range(elements), weight_decay, prepared: None });
     }
     let [mut weight, mut moment1, mut moment2] = [(); 3].map(|()| floats(device, len));
     let (gradient, mut norm) = (floats(device, len), device.zeros::<f64>(1).unwrap());
@@ -163,23 +163,23 @@ fn adamw(device: &Cuda, table: &mut Table) {
     table.add(&case, device, &counters);
 }
 
-/// The loss kernel alone: what lies between the products of the contract.
-fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
+/// The loss kernel alone: the part between the matmuls of the contract.
+fn lm_head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
     let (width, sizes) = (32, LinearSizes { out_features: vocab, in_features: 32 });
     let (hidden, master) = (halves(device, rows * width), floats(device, sizes.len()));
     let mut weight = device.linear_weight(sizes).unwrap();
     device.linear_prepare(&mut weight, device.view(&master, 0..sizes.len()), sizes).unwrap();
-    let places: Vec<u32> = (0..rows as u32).collect();
-    let (places, row_weight) = (words(device, &places), floats(device, rows));
+    let indices: Vec<u32> = (0..rows as u32).collect();
+    let (indices, row_weight) = (words(device, &indices), floats(device, rows));
     let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| floats(device, rows));
     let (mut d_hidden, mut d_weight) = (halves(device, rows * width), floats(device, sizes.len()));
     let mut cost = Cost::default();
     let counters = counted(device, || {
-        let args = HeadLoss::<Cuda> {
+        let args = LmHeadLoss::<Cuda> {
             logprob: device.view_mut(&mut logprob, 0..rows),
             entropy: device.view_mut(&mut entropy, 0..rows),
             loss: device.view_mut(&mut loss, 0..rows),
-            gradient: Some(HeadGradient {
+            gradient: Some(LmHeadGradient {
                 d_hidden: device.view_mut(&mut d_hidden, 0..rows * width),
                 d_weight: Some(device.view_mut(&mut d_weight, 0..sizes.len())),
                 row_weight: device.view(&row_weight, 0..rows),
@@ -187,17 +187,17 @@ fn head(device: &Cuda, table: &mut Table, rows: usize, vocab: usize) {
             }),
             hidden: device.view(&hidden, 0..rows * width),
             weight: &weight,
-            rows: device.view(&places, 0..rows),
-            targets: device.view(&places, 0..rows),
+            rows: device.view(&indices, 0..rows),
+            targets: device.view(&indices, 0..rows),
             temperature: 1.0,
             tokens: rows,
             chunk_rows: rows,
             sizes,
         };
         cost = args.loss_cost();
-        device.head_loss(args).unwrap();
+        device.lm_head_loss(args).unwrap();
     });
-    let case = format!("head {rows} × {vocab}");
-    assert_near_floor(&format!("{case}, loss and gradient"), &counters, &["head_loss_f32"], cost);
+    let case = format!("lm_head {rows} × {vocab}");
+    assert_near_floor(&format!("{case}, loss and gradient"), &counters, &["lm_head_loss_f32"], cost);
     table.add(&case, device, &counters);
 }

@@ -1,7 +1,7 @@
-//! What kernels do to memory, counted by the emulator: held to the floors of their contracts, to the formulas in their
-//! headers, and to a committed table, so that no change makes a kernel read more or meet a bank twice unnoticed.
+//! The memory traffic of kernels, counted by the emulator and compared with the floors of their contracts, the formulas in their
+//! files, and a committed table, so that no change adds traffic or bank conflicts unnoticed.
 //!
-//! One test in a process of its own: counters are those of the whole process.
+//! One test in a separate process, because counters are global to the process.
 #![cfg(has_cuda)]
 
 mod attention;
@@ -17,7 +17,7 @@ use patarm::cuda::{Buffer, Cuda, Emulation};
 use patarm::random::Stream;
 use patarm::tensor::Device;
 
-/// Kernels whose shared-memory conflicts are meant, with the reason. Their number stands in the table.
+/// Kernels whose shared-memory conflicts are accepted, with the reason. Their number is in the table.
 const MAY_CONFLICT: [(&str, &str); 2] = [
     ("attention_backward_kv_64_bf16", "once a block, after its loop: the compiler splits a store of two floats"),
     ("sample_f32", "histograms of logits by integer atomics, and one scan of them a cut: only with top-k or top-p"),
@@ -31,7 +31,7 @@ fn devices() -> [Cuda; 2] {
     [0, 1].map(|ordinal| Cuda::open(ordinal, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}")))
 }
 
-/// What the work of a call was.
+/// The counters of the work of a call.
 fn counted(device: &Cuda, work: impl FnOnce()) -> Counters {
     device.synchronize().unwrap();
     cuda_emulator::counters();
@@ -90,7 +90,7 @@ impl Table {
 
     fn text(&self) -> String {
         format!(
-            "What the emulator counts of the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test \
+            "The emulator's counts for the kernels of nvcc {NVCC_VERSION}; `PATARM_UPDATE=1 cargo test --release --test \
              counters` writes this file.\nSectors have 32 bytes; loads are the instructions of warps that load from global \
              memory (512 bytes each at most); conflicts are passes over shared memory beyond the first.\n\n\
              {:28} {:36} {:5} {:>8} {:>12} {:>9} {:>9} {:>12} {:>9} {:>9} {:>9}\n{}",
@@ -113,7 +113,7 @@ impl Table {
 #[test]
 fn kernels_move_what_they_say_and_no_more() {
     if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
-        eprintln!("skipped: a device counts nothing");
+        eprintln!("skipped: a device has no counters");
         return;
     }
     let mut table = Table::default();

@@ -11,17 +11,17 @@ use patarm::ops::{Cpu, OpResult};
 
 use crate::numbers::{assert_near, bits, normal, on_threads, refused};
 
-/// A tensor's range, weight decay, and sizes where it has a prepared weight.
-type Place = (Range<usize>, f32, Option<LinearSizes>);
+/// A tensor's range, weight decay, and sizes if it has a prepared weight.
+type TensorSpec = (Range<usize>, f32, Option<LinearSizes>);
 
 const fn matrix(out_features: usize, in_features: usize) -> Option<LinearSizes> {
     Some(LinearSizes { out_features, in_features })
 }
 
-/// Every shape that is special to a backend: one element; starts off 16 bytes; shorter than a vector; none at all; several
-/// times what a block or a thread takes; with and without a prepared weight; gaps between them and at both ends.
-fn odd_places() -> (usize, Vec<Place>) {
-    let places = vec![
+/// Every shape that is special to a backend: one element; a start off 16 bytes; shorter than a vector; empty; several times the
+/// elements of a block or a thread; with and without a prepared weight; gaps between them and at both ends.
+fn odd_tensors() -> (usize, Vec<TensorSpec>) {
+    let specs = vec![
         (3..4, 0.1, matrix(1, 1)),
         (5..8, 0.0, None),
         (8..8, 0.1, None),
@@ -33,7 +33,7 @@ fn odd_places() -> (usize, Vec<Place>) {
         (49_552..50_052, 0.0, None),
         (50_060..50_060, 0.1, matrix(0, 3)),
     ];
-    (50_067, places)
+    (50_067, specs)
 }
 
 /// What multiplies gradients: 1, 0.5 (their norm and what it is clipped to).
@@ -66,39 +66,39 @@ fn args<'a>(
 /// Arenas (weight, m, v) and prepared weights of a backend.
 struct State<D: Linear> {
     device: D,
-    places: Vec<Place>,
+    specs: Vec<TensorSpec>,
     arenas: [D::Buffer<f32>; 3],
     prepared: Vec<Option<D::Weight>>,
-    /// Elements that lie before the arena in the buffers.
+    /// Elements before the arena in the buffers.
     offset: usize,
     len: usize,
 }
 
 impl<D: AdamWStep> State<D> {
     /// Random weights, moments of 0, and prepared weights of zeros.
-    fn new(device: &D, (len, places): (usize, Vec<Place>), offset: usize) -> Self {
+    fn new(device: &D, (len, specs): (usize, Vec<TensorSpec>), offset: usize) -> Self {
         let arenas = [normal(1, len), vec![0.0; len], vec![0.0; len]]
             .map(|values| device.upload(&[vec![f32::NAN; offset], values].concat()).unwrap());
         let prepared =
-            places.iter().map(|(_, _, sizes)| sizes.map(|sizes| device.linear_weight(sizes).unwrap())).collect();
-        Self { device: device.clone(), places, arenas, prepared, offset, len }
+            specs.iter().map(|(_, _, sizes)| sizes.map(|sizes| device.linear_weight(sizes).unwrap())).collect();
+        Self { device: device.clone(), specs, arenas, prepared, offset, len }
     }
 
     fn step(&mut self, gradient: &[f32], (norm, clip_norm): (f64, f64), step: u64) -> OpResult {
-        let Self { device, places, arenas, prepared, offset, len } = self;
-        let place = *offset..*offset + *len;
+        let Self { device, specs, arenas, prepared, offset, len } = self;
+        let range = *offset..*offset + *len;
         let gradient = device.upload(&[vec![f32::NAN; *offset], gradient.to_vec()].concat()).unwrap();
         let norm = device.upload(&[norm]).unwrap();
-        let tensors = places.iter().zip(prepared).map(|((range, weight_decay, sizes), weight)| {
+        let tensors = specs.iter().zip(prepared).map(|((range, weight_decay, sizes), weight)| {
             let prepared = weight.as_mut().map(|weight| Prepared { weight, sizes: sizes.unwrap() });
             Tensor { range: range.clone(), weight_decay: *weight_decay, prepared }
         });
-        let [weight, moment1, moment2] = arenas.each_mut().map(|buffer| device.view_mut(buffer, place.clone()));
+        let [weight, moment1, moment2] = arenas.each_mut().map(|buffer| device.view_mut(buffer, range.clone()));
         device.adamw(AdamW {
             weight,
             moment1,
             moment2,
-            gradient: device.view(&gradient, place),
+            gradient: device.view(&gradient, range),
             tensors: tensors.collect(),
             norm: device.view(&norm, 0..1),
             clip_norm,
@@ -110,7 +110,7 @@ impl<D: AdamWStep> State<D> {
         })
     }
 
-    /// Steps with a gradient of its own each.
+    /// Steps, each with a different gradient.
     fn steps(mut self, count: u64, clip: (f64, f64)) -> Self {
         for step in 1..=count {
             self.step(&normal(10 + step, self.len), clip, step).unwrap();
@@ -118,7 +118,7 @@ impl<D: AdamWStep> State<D> {
         self
     }
 
-    /// Bits of weight, m, v, with what lies before the arena.
+    /// Bits of weight, m, v, with the elements before the arena.
     fn bits(&self) -> [Vec<u32>; 3] {
         self.arenas.each_ref().map(|buffer| {
             let all = self.device.view(buffer, 0..self.offset + self.len);
@@ -131,7 +131,7 @@ impl<D: AdamWStep> State<D> {
     }
 }
 
-/// What products make of a packed weight, forward and backward: the weight itself.
+/// The weight itself, read back from a packed weight by matmuls, forward and backward.
 fn unpacked(weight: &<Cpu as Linear>::Weight, sizes: LinearSizes) -> [Vec<u32>; 2] {
     let identity = |n: usize| (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect::<Vec<_>>();
     let LinearSizes { out_features, in_features } = sizes;
@@ -151,7 +151,7 @@ fn unpacked(weight: &<Cpu as Linear>::Weight, sizes: LinearSizes) -> [Vec<u32>; 
     [bits(&out), bits(&d_x)]
 }
 
-fn plain(len: usize) -> (usize, Vec<Place>) {
+fn plain(len: usize) -> (usize, Vec<TensorSpec>) {
     (len, vec![(0..len, 0.1, None)])
 }
 
@@ -169,8 +169,8 @@ fn twenty_steps_are_those_of_an_f64_reference() {
                 w[i] = w[i] * (1.0 - 1e-2 * decay) - 1e-2 * mh / (vh.sqrt() + 1e-8);
             }
         }
-        let places = vec![(0..len, 0.1, None), (len..2 * len, 0.0, None)];
-        let state = State::new(&Cpu, (2 * len, places), 0).steps(20, HALVED);
+        let specs = vec![(0..len, 0.1, None), (len..2 * len, 0.0, None)];
+        let state = State::new(&Cpu, (2 * len, specs), 0).steps(20, HALVED);
         // Twenty steps of a few roundings each; the betas themselves are rounded to f32.
         for (name, got, expected) in
             [("weight", &state.arenas[0], &w), ("moment1", &state.arenas[1], &m), ("moment2", &state.arenas[2], &v)]
@@ -203,10 +203,10 @@ fn gradients_are_scaled_to_the_clip_norm_and_never_up() {
 
 #[test]
 fn a_norm_that_is_not_finite_changes_nothing() {
-    let mut state = State::new(&Cpu, odd_places(), 0).steps(2, HALVED);
+    let mut state = State::new(&Cpu, odd_tensors(), 0).steps(2, HALVED);
     let packed = |state: &State<Cpu>| -> Vec<_> {
-        let prepared = state.prepared.iter().zip(&state.places);
-        prepared.filter_map(|(weight, place)| Some(unpacked(weight.as_ref()?, place.2?))).collect()
+        let prepared = state.prepared.iter().zip(&state.specs);
+        prepared.filter_map(|(weight, spec)| Some(unpacked(weight.as_ref()?, spec.2?))).collect()
     };
     // Other weights than those that were packed: packing again would show.
     state.arenas[0].fill(7.0);
@@ -221,11 +221,11 @@ fn a_norm_that_is_not_finite_changes_nothing() {
 
 #[test]
 fn prepared_weights_are_those_of_the_new_weights() {
-    let mut state = State::new(&Cpu, odd_places(), 0);
-    // Asked for now, the backward form is there already in the second step.
+    let mut state = State::new(&Cpu, odd_tensors(), 0);
+    // Requested now, the backward form exists already in the second step.
     state.step(&normal(3, state.len), HALVED, 1).unwrap();
     for step in 2..4 {
-        for ((range, _, sizes), weight) in state.places.iter().zip(&state.prepared) {
+        for ((range, _, sizes), weight) in state.specs.iter().zip(&state.prepared) {
             let (Some(sizes), Some(weight)) = (*sizes, weight) else { continue };
             let mut fresh = Cpu.linear_weight(sizes).unwrap();
             Cpu.linear_prepare(&mut fresh, &state.arenas[0][range.clone()], sizes).unwrap();
@@ -236,10 +236,10 @@ fn prepared_weights_are_those_of_the_new_weights() {
 }
 
 #[test]
-fn what_lies_in_no_tensor_keeps_its_bits() {
-    let before = State::new(&Cpu, odd_places(), 0);
-    let after = State::new(&Cpu, odd_places(), 0).steps(2, HALVED);
-    let inside = |i: usize| before.places.iter().any(|(range, ..)| range.contains(&i));
+fn elements_outside_all_tensors_keep_their_bits() {
+    let before = State::new(&Cpu, odd_tensors(), 0);
+    let after = State::new(&Cpu, odd_tensors(), 0).steps(2, HALVED);
+    let inside = |i: usize| before.specs.iter().any(|(range, ..)| range.contains(&i));
     let (before, after) = (before.bits()[0].clone(), after.bits()[0].clone());
     for i in 0..before.len() {
         assert_eq!(before[i] == after[i], !inside(i), "element {i}");
@@ -248,7 +248,7 @@ fn what_lies_in_no_tensor_keeps_its_bits() {
 
 #[test]
 fn threads_change_no_bit() {
-    let run = || State::new(&Cpu, odd_places(), 0).steps(3, HALVED).bits();
+    let run = || State::new(&Cpu, odd_tensors(), 0).steps(3, HALVED).bits();
     assert!(on_threads(1, run) == on_threads(3, run));
 }
 
@@ -266,11 +266,11 @@ fn wrong_sizes_and_step_zero_are_named() {
 
 #[test]
 fn tensors_that_overlap_leave_the_arena_or_have_other_sizes_are_named() {
-    /// Of tensors with these places in an arena of ten.
-    fn message(places: &[(Range<usize>, Option<LinearSizes>)], made_for: LinearSizes) -> String {
+    /// The error for tensors with these specs in an arena of ten.
+    fn message(specs: &[(Range<usize>, Option<LinearSizes>)], made_for: LinearSizes) -> String {
         let (mut w, mut m, mut v) = ([1.0; 10], [1.0; 10], [1.0; 10]);
-        let mut weights: Vec<_> = places.iter().map(|_| Cpu.linear_weight(made_for).unwrap()).collect();
-        let tensors = places.iter().zip(&mut weights).map(|((range, sizes), weight)| {
+        let mut weights: Vec<_> = specs.iter().map(|_| Cpu.linear_weight(made_for).unwrap()).collect();
+        let tensors = specs.iter().zip(&mut weights).map(|((range, sizes), weight)| {
             let prepared = sizes.map(|sizes| Prepared { weight, sizes });
             Tensor { range: range.clone(), weight_decay: 0.1, prepared }
         });

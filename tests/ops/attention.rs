@@ -209,13 +209,13 @@ fn the_reference_gradients_agree_with_finite_differences() {
     for (which, gradient) in gradients.iter().enumerate() {
         for (i, (want, _)) in gradient.iter().enumerate() {
             let mut moved = |by: f64| {
-                let place = match which {
+                let target = match which {
                     0 => &mut exact.q[i],
                     1 => &mut exact.k[i],
                     _ => &mut exact.v[i],
                 };
-                let before = *place;
-                *place = before + by;
+                let before = *target;
+                *target = before + by;
                 let loss = loss(&exact);
                 match which {
                     0 => exact.q[i] = before,
@@ -259,7 +259,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     }
 }
 
-/// What one sequence is made of: rows of q [len, q_heads·dim], k and v [len, kv_heads·dim].
+/// One sequence: rows of q [len, q_heads·dim], k and v [len, kv_heads·dim].
 struct Sequence {
     q: Vec<f32>,
     k: Vec<f32>,
@@ -280,7 +280,7 @@ impl Sequence {
     }
 }
 
-/// How sequences are laid out: page sizes, sizes of chunks of queries, whether the common prefix is stored once.
+/// The layout of sequences: page sizes, sizes of chunks of queries, whether the common prefix is stored once.
 #[derive(Clone, Debug)]
 struct Layout {
     page: usize,
@@ -296,7 +296,7 @@ fn run_layout(heads: Heads, sequences: &[Sequence], shared: usize, layout: &Layo
     let pages = 1 + sequences.iter().map(|s| s.len.div_ceil(layout.page) + 1).sum::<usize>();
     let mut free = stream.permutation(pages);
     let pool_rows = pages * layout.page;
-    // What no sequence owns must never be read.
+    // Rows that no sequence owns must never be read.
     let (mut k, mut v) = (vec![f32::NAN; pool_rows * kv_cols], vec![f32::NAN; pool_rows * kv_cols]);
     let mut tables: Vec<Vec<usize>> = Vec::new();
     for sequence in sequences {
@@ -312,7 +312,7 @@ fn run_layout(heads: Heads, sequences: &[Sequence], shared: usize, layout: &Layo
         }
         tables.push(table);
     }
-    // Chunks of all sequences, in an order of their own.
+    // Chunks of all sequences, in their own order.
     let mut pieces = Vec::new();
     for (index, sequence) in sequences.iter().enumerate() {
         let mut first = 0;
@@ -410,7 +410,7 @@ proptest! {
 }
 
 #[test]
-fn masked_keys_do_not_contribute_whatever_they_hold() {
+fn masked_keys_do_not_contribute_even_if_they_are_nan() {
     let clean = Case::packed((4, 2, 32), &[100]);
     let expected = clean.forward();
     for from in [1, 15, 16, 50, 63, 99] {
@@ -422,7 +422,7 @@ fn masked_keys_do_not_contribute_whatever_they_hold() {
         let (queries, rows) = (from * 4 * 32, from * 4);
         assert_eq!(bits(&got.0[..queries]), bits(&expected.0[..queries]), "out before key {from}");
         assert_eq!(bits(&got.1[..rows]), bits(&expected.1[..rows]), "log_sum_exp before key {from}");
-        assert!(got.0[queries..].iter().all(|x| x.is_nan()), "what is not a number must show from key {from} on");
+        assert!(got.0[queries..].iter().all(|x| x.is_nan()), "NaN must show from key {from} on");
     }
 }
 
@@ -456,7 +456,7 @@ fn an_empty_table_and_a_missing_log_sum_exp_are_fine() {
     assert_eq!(bits(&out), bits(&case.forward().0));
 }
 
-/// Spoils a case, its `out` or its `log_sum_exp`.
+/// Corrupts a case, its `out` or its `log_sum_exp`.
 type Change<'a> = &'a dyn Fn(&mut Case, &mut Vec<f32>, &mut Vec<f32>);
 
 #[test]
@@ -502,9 +502,9 @@ fn check_names_the_wrong_argument() {
 }
 
 #[test]
-fn backward_asks_for_grouped_segments_and_names_the_wrong_argument() {
+fn backward_requires_grouped_segments_and_names_the_wrong_argument() {
     let case = Case::packed((2, 1, 16), &[3]);
-    // Sizes of d_q, d_k_pool, d_v_pool, d_out, out, log_sum_exp: each one short in turn.
+    // Sizes of d_q, d_k_pool, d_v_pool, d_out, out, log_sum_exp: each one too short once.
     let sizes = [96, 48, 48, 96, 96, 6];
     let names = ["d_q", "d_k_pool", "d_v_pool", "d_out", "out", "log_sum_exp"];
     let run = |sizes: [usize; 6], segments: &SegmentTable| {

@@ -1,4 +1,4 @@
-//! The CUDA devices of the tests, and what tests of several CUDA ops share.
+//! The CUDA devices of the tests, and helpers that tests of several CUDA ops share.
 //!
 //! They are the emulator's: device 0 runs the PTX for sm_80, device 1 that for sm_90a, so that the tests need no GPU. With
 //! `PATARM_TEST_DEVICE=gpu` the same tests run on device 0 of the machine.
@@ -14,19 +14,19 @@ pub fn devices() -> &'static [Cuda] {
     &DEVICES
 }
 
-/// The same opened again: what is counted on these is the caller's alone.
+/// The same devices, opened again: their counters are the caller's alone.
 pub fn open_devices() -> Vec<Cuda> {
     if std::env::var("PATARM_TEST_DEVICE").as_deref() == Ok("gpu") {
         return vec![Cuda::open(0, Emulation::Refused).unwrap_or_else(|e| panic!("{e}"))];
     }
-    cuda_emulator::load().expect("the emulator's libraries lie beside the tests");
+    cuda_emulator::load().expect("the emulator's libraries are next to the tests");
     let open = |ordinal| Cuda::open(ordinal, Emulation::Allowed).unwrap_or_else(|e| panic!("{e}"));
     let devices = vec![open(0), open(1)];
     assert_eq!([devices[0].capability(), devices[1].capability()], [(8, 0), (9, 0)]);
     devices
 }
 
-/// Rounded to what the device holds.
+/// Rounded to the precision of the device.
 pub fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| bf16::from_f32(*value).to_f32()).collect()
 }
@@ -43,33 +43,33 @@ pub fn upload<T: Element>(device: &Cuda, values: &[T]) -> Buffer<T> {
     device.upload(values).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
-/// A whole buffer. What went wrong in a kernel shows here, because this waits for it.
+/// A whole buffer. Errors of kernels show here, because this waits for them.
 pub fn download<T: Element>(device: &Cuda, buffer: &Buffer<T>) -> Vec<T> {
     let all = device.view(buffer, 0..device.len(buffer));
     device.download(all).unwrap_or_else(|e| panic!("{device:?}: {e}\n{}", cuda_emulator::reports()))
 }
 
-/// Each place within its own bound; NaN belongs to NaN, and infinity to the same infinity. Names the worst place.
+/// Each index within its own bound; NaN must match NaN, and infinity the same infinity. Names the worst index.
 #[track_caller]
 pub fn assert_within(what: &str, got: &[f32], expected: &[f32], bound: impl Fn(usize) -> f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let mut worst = (0.0, None);
-    for (place, (g, e)) in got.iter().zip(expected).enumerate() {
+    for (index, (g, e)) in got.iter().zip(expected).enumerate() {
         if g.is_finite() && e.is_finite() {
-            let share = (f64::from(*g) - f64::from(*e)).abs() / bound(place).max(f64::MIN_POSITIVE);
+            let share = (f64::from(*g) - f64::from(*e)).abs() / bound(index).max(f64::MIN_POSITIVE);
             if share > worst.0 {
-                worst = (share, Some(place));
+                worst = (share, Some(index));
             }
         } else {
-            assert!(g == e || g.is_nan() && e.is_nan(), "{what}[{place}]: expected {e}, got {g}");
+            assert!(g == e || g.is_nan() && e.is_nan(), "{what}[{index}]: expected {e}, got {g}");
         }
     }
-    if let (share, Some(place)) = worst {
+    if let (share, Some(index)) = worst {
         assert!(
             share <= 1.0,
-            "{what}[{place}]: expected {}, got {}: {share:.2} × the bound",
-            expected[place],
-            got[place]
+            "{what}[{index}]: expected {}, got {}: {share:.2} × the bound",
+            expected[index],
+            got[index]
         );
     }
 }

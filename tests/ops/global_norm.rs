@@ -21,23 +21,23 @@ fn the_norm_is_the_root_of_the_sum_of_squares() {
         let expected = gradient.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         assert!((norm(&gradient) - expected).abs() <= 1e-13 * expected, "{len}");
     }
-    // Squares that f32 cannot hold.
+    // Squares too large for f32.
     assert_eq!(norm(&[3e30, 4e30]), (9e60f64 * (3e30f32 as f64 / 3e30).powi(2) + (4e30f32 as f64).powi(2)).sqrt());
 }
 
 #[test]
-fn what_is_not_a_number_shows_wherever_it_stands() {
-    for place in [0, 8, 39_999] {
+fn nan_and_infinity_show_at_any_index() {
+    for index in [0, 8, 39_999] {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut gradient = normal(1, 40_000);
-            gradient[place] = bad;
-            assert!(!norm(&gradient).is_finite(), "{bad} at {place}");
+            gradient[index] = bad;
+            assert!(!norm(&gradient).is_finite(), "{bad} at {index}");
         }
     }
 }
 
 #[test]
-fn a_place_for_one_norm_is_asked_for() {
+fn an_output_of_other_than_one_norm_is_refused() {
     assert!(refused(Cpu.global_norm(GlobalNorm { norm: &mut [0.0; 2], gradient: &[1.0] })).contains("`norm`"));
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the op `linear`: against f64, and its promise that bits depend on nothing but the numbers of a row.
+//! Tests of the op `linear`: against f64, and its promise that bits depend only on the numbers of a row.
 
 #[cfg(has_cuda)]
 pub mod cuda;
@@ -7,7 +7,7 @@ use patarm::ops::linear::*;
 use patarm::ops::{Cpu, OpError};
 use proptest::prelude::*;
 
-/// Numbers in [-1, 1) with all the bits of a mantissa in use.
+/// Numbers in [-1, 1) that use all bits of the mantissa.
 pub fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
@@ -30,7 +30,7 @@ pub fn prepared(master: &[f32], sizes: LinearSizes) -> <Cpu as Linear>::Weight {
     weight
 }
 
-/// Runs `f` on a pool of `threads` threads of its own.
+/// Runs `f` on a separate pool of `threads` threads.
 pub fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
@@ -41,7 +41,7 @@ fn forward(x: &[f32], weight: &<Cpu as Linear>::Weight, rows: usize, sizes: Line
     out
 }
 
-/// Odd sizes on purpose: columns that do not fill a panel, K = 1, one row, more rows than a tile, more k than a block.
+/// Odd sizes: columns that do not fill a panel, K = 1, one row, more rows than a tile, more k than a block.
 const SIZES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (1, 33, 7),
@@ -135,7 +135,7 @@ fn backward_weight_equals_f64_and_accumulates() {
     }
 }
 
-/// The contract to the letter: one fused multiply-add per k in order.
+/// Exactly the contract: one fused multiply-add per k in order.
 #[test]
 fn every_element_is_one_chain() {
     for (rows, n, k) in SIZES {
@@ -158,7 +158,7 @@ fn every_element_is_one_chain() {
     }
 }
 
-/// All three products' bits.
+/// The bits of all three matmuls.
 fn all_bits(rows: usize, n: usize, k: usize) -> [Vec<u32>; 3] {
     let sizes = LinearSizes { out_features: n, in_features: k };
     let (x, w, d_out) = (values(rows * k, 1), values(n * k, 2), values(rows * n, 3));
@@ -191,7 +191,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Rows computed in any company have the bits that they have alone.
+    /// A row has the same bits in any batch as alone.
     #[test]
     fn a_row_has_the_same_bits_in_any_batch(
         n in 1usize..140, k in 1usize..80, rows in 1usize..60, cut in 0usize..60, seed in any::<u64>(),
@@ -228,7 +228,7 @@ fn a_weight_prepared_again_forgets_the_old_one() {
 }
 
 #[test]
-fn what_is_not_a_number_stays_in_its_row() {
+fn nan_stays_in_its_row() {
     let sizes = LinearSizes { out_features: 40, in_features: 8 };
     let weight = prepared(&values(sizes.len(), 1), sizes);
     let mut x = values(8 * 20, 2);

@@ -1,4 +1,4 @@
-//! Every op against a plain reference, finite differences and its promises: one file per op.
+//! Tests of every op against a plain reference, finite differences and its promises: one file per op.
 
 mod adamw;
 mod attention;
@@ -6,8 +6,8 @@ mod attention;
 mod cuda_device;
 mod embedding;
 mod global_norm;
-mod head;
 mod linear;
+mod lm_head;
 #[cfg(has_cuda)]
 mod model_sizes;
 mod numbers;

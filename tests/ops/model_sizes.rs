@@ -1,19 +1,19 @@
 //! Every op on the CUDA device against the CPU's at the sizes of a model: small ones as part of the smoke test, and those of
-//! Qwen3-0.6B, which only a GPU can run. The bounds are those of each op's own tests.
+//! Qwen3-0.6B, which only a GPU can run. The bounds come from each op's own tests.
 
 use patarm::cuda::Cuda;
 
 use crate::attention::{Heads, cuda_backward, cuda_forward};
-use crate::{adamw, embedding, global_norm, head, linear, qk_norm_rope, rmsnorm, sample, score_margin, swiglu};
+use crate::{adamw, embedding, global_norm, linear, lm_head, qk_norm_rope, rmsnorm, sample, score_margin, swiglu};
 
-/// What a call of each op takes.
+/// The sizes of a call of each op.
 pub struct ModelSizes {
-    /// Of element-wise ops and norms.
+    /// Rows of element-wise ops and norms.
     pub tokens: usize,
-    /// Rows of matmuls, whose f64 reference takes longest.
+    /// Rows of matmuls, whose f64 reference is the slowest.
     pub linear_rows: usize,
-    /// Rows of the language-model head, and of the sampler.
-    pub head_rows: usize,
+    /// Rows of the LM head, and of the sampler.
+    pub lm_head_rows: usize,
     pub hidden: usize,
     pub intermediate: usize,
     pub heads: Heads,
@@ -24,7 +24,7 @@ pub struct ModelSizes {
     pub packed: &'static [usize],
     /// (queries, keys) with paged keys: decoding, and chunks of a prompt.
     pub paged: &'static [(usize, usize)],
-    /// A prompt, its samples, and a sequence beside them: attention's backward pass.
+    /// A prompt, its samples, and another sequence: attention's backward pass.
     pub prompt: usize,
     pub samples: &'static [usize],
     pub other: usize,
@@ -32,11 +32,11 @@ pub struct ModelSizes {
     pub pairs: (usize, usize),
 }
 
-/// A launch of everything within seconds on the emulator.
+/// Small sizes: every op runs within seconds on the emulator.
 pub const SMALL: ModelSizes = ModelSizes {
     tokens: 9,
     linear_rows: 5,
-    head_rows: 4,
+    lm_head_rows: 4,
     hidden: 64,
     intermediate: 96,
     heads: (4, 2, 32),
@@ -79,13 +79,13 @@ impl ModelSizes {
         global_norm::cuda::assert_is_the_cpus(device, self.parameters, 0);
     }
 
-    pub fn head(&self, device: &Cuda) {
-        head::cuda::assert_rows_are_the_cpus(device, self.head_rows, self.vocab, self.hidden);
+    pub fn lm_head(&self, device: &Cuda) {
+        lm_head::cuda::assert_rows_are_the_cpus(device, self.lm_head_rows, self.vocab, self.hidden);
     }
 
     pub fn linear(&self, device: &Cuda) {
         for (outputs, inputs) in self.matrices() {
-            linear::cuda::assert_products_are_those_of_f64(device, (self.linear_rows, outputs, inputs), true);
+            linear::cuda::assert_matmuls_agree_with_f64(device, (self.linear_rows, outputs, inputs), true);
         }
     }
 
@@ -100,7 +100,7 @@ impl ModelSizes {
     }
 
     pub fn sample(&self, device: &Cuda) {
-        sample::cuda::assert_rows_draw_as_on_the_cpu(device, self.head_rows, self.vocab);
+        sample::cuda::assert_rows_draw_as_on_the_cpu(device, self.lm_head_rows, self.vocab);
     }
 
     pub fn score_margin(&self, device: &Cuda) {
@@ -118,11 +118,11 @@ mod gpu_only {
 
     use super::*;
 
-    /// Qwen3-0.6B. The CPU's side of each takes seconds on 16 cores.
+    /// Qwen3-0.6B. The CPU's part of each takes seconds on 16 cores.
     const QWEN3_06B: ModelSizes = ModelSizes {
         tokens: 4096,
         linear_rows: 512,
-        head_rows: 64,
+        lm_head_rows: 64,
         hidden: 1024,
         intermediate: 3072,
         heads: (16, 8, 128),
@@ -136,7 +136,7 @@ mod gpu_only {
         pairs: (64, 8),
     };
 
-    /// One test for each op, so that each is reported by itself and one that faults takes no other with it.
+    /// One test for each op, so that each is reported separately and a fault in one does not affect the others.
     macro_rules! at_the_sizes_of_qwen3_06b {
         ($($op:ident)*) => {$(
             #[test]
@@ -149,6 +149,6 @@ mod gpu_only {
     }
 
     at_the_sizes_of_qwen3_06b!(
-        adamw attention embedding global_norm head linear qk_norm_rope rmsnorm sample score_margin swiglu
+        adamw attention embedding global_norm linear lm_head qk_norm_rope rmsnorm sample score_margin swiglu
     );
 }

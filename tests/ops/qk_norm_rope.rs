@@ -1,4 +1,4 @@
-//! Tests of the op `qk_norm_rope`: a plain f64 reference, finite differences, and rows that do not know their batch.
+//! Tests of the op `qk_norm_rope`: a plain f64 reference, finite differences, and rows that do not depend on their batch.
 
 #[cfg(has_cuda)]
 pub mod cuda;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 const EPSILON: f32 = 1e-6;
 /// Half an ulp of 1.
 const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
-/// Heads (q, kv, dim): every kind of head_dim, halves of whole vectors and not.
+/// Heads (q, kv, dim): every kind of head_dim, with and without halves of whole vectors.
 const HEADS: [(usize, usize, usize); 6] = [(4, 2, 32), (5, 1, 16), (8, 4, 64), (2, 1, 48), (2, 2, 128), (3, 3, 112)];
 
 fn normals(seed: u64, count: usize) -> Vec<f32> {
@@ -168,7 +168,7 @@ impl Case {
     }
 }
 
-/// The op written plainly in f64.
+/// A plain f64 version of the op.
 struct Exact<'a> {
     case: &'a Case,
     qkv: Vec<f64>,
@@ -218,7 +218,7 @@ fn assert_near(what: &str, got: f32, want: f64, tolerance: f64) {
 }
 
 #[test]
-fn forward_equals_an_f64_reference_and_writes_named_rows_alone() {
+fn forward_equals_an_f64_reference_and_writes_only_the_given_rows() {
     for (heads, tokens) in HEADS.into_iter().zip([1, 7, 33, 70, 100, 3]) {
         let case = Case::new(heads, tokens);
         let (out, exact, (q_heads, kv_heads, dim)) = (case.forward(), case.exact(), heads);
@@ -297,7 +297,7 @@ fn weight_gradients_are_added_and_frozen_weights_skipped() {
     assert_eq!(bits(&zero.qkv), bits(&one.qkv));
     assert_eq!(bits(&zero.qkv), bits(&frozen.qkv));
     for (zero, one) in zero.q_weight.iter().chain(&zero.k_weight).zip(one.q_weight.iter().chain(&one.k_weight)) {
-        // The order of the sum differs by where it starts: two blocks of tokens.
+        // The order of the sum differs by its start: two blocks of tokens.
         assert!((one - zero - 1.0).abs() <= 4.0 * UNIT as f32 * (1.0 + zero.abs()) * 2.0, "{zero} {one}");
     }
     assert!(frozen.q_weight.iter().chain(&frozen.k_weight).all(|d| *d == 1.0));

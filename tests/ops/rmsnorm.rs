@@ -76,7 +76,7 @@ fn forward_is_the_formula_with_and_without_the_addition() {
     for (rows, cols) in [(1, 1), (3, 5), (2, 17), (200, 100), (130, 128)] {
         let (x, delta, weight) = (normal(1, rows * cols), normal(2, rows * cols), normal(3, cols));
         let (out, ..) = forward(&x, None, &weight);
-        // A sum of `cols` squares errs by at most cols/16 + 4 roundings, the rest by four: 1e-6 is ample up to 128.
+        // A sum of `cols` squares errs by at most cols/16 + 4 roundings, the rest by four: 1e-6 is enough up to 128.
         assert_near("out", &out, &reference(&wide(&x), &wide(&weight)), 1e-6, 1e-6);
         let (out, _, sum) = forward(&x, Some(&delta), &weight);
         let added: Vec<f32> = x.iter().zip(&delta).map(|(a, b)| a + b).collect();

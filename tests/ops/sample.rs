@@ -72,7 +72,7 @@ fn draws_follow_the_filtered_distribution() {
         ids.iter().for_each(|id| seen[*id as usize] += 1);
         for (id, p) in filtered(&logits, &sampling).into_iter().enumerate() {
             let (expected, got) = (p * count as f64, seen[id] as f64);
-            // Five standard deviations of a binomial; nothing at all where the filters leave nothing.
+            // Five standard deviations of a binomial; exactly zero where the filters leave nothing.
             let limit = 5.0 * (expected * (1.0 - p)).sqrt();
             assert!((got - expected).abs() <= limit, "{sampling:?}: token {id} came {got} times, expected {expected}");
         }
@@ -121,14 +121,14 @@ fn a_draw_depends_on_its_row_stream_and_position_alone() {
     let (other, _) = draw(&logits, vocab, &moved);
     let same = other.iter().zip(&together.0).filter(|(a, b)| a == b).count();
     assert!(same < 8, "{same} of 64 draws did not change with the position");
-    // The path with filters draws the same token where the filters keep everything.
+    // The path with filters draws the same token if the filters keep everything.
     let open = Sampling { temperature: 1.0, top_k: vocab as u32, top_p: 1.0, min_p: 0.0 };
     let filtered: Vec<Draw> = all.iter().map(|d| Draw { sampling: open, ..*d }).collect();
     assert_eq!(draw(&logits, vocab, &filtered).0, together.0);
 }
 
 #[test]
-fn what_is_not_a_number_is_never_a_draw() {
+fn nan_is_never_drawn() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut logits = normal(1, 100);
         logits[60] = bad;

@@ -30,7 +30,7 @@ struct Case {
 
 impl Case {
     fn new(pairs: usize, n: usize, scores: Vec<f32>, state: Vec<u32>, penalty: Vec<f32>) -> Self {
-        // Outputs start as rubbish: the op must write every place.
+        // Outputs start with garbage: the op must write every slot.
         let rubbish = vec![f32::NAN; 2 * pairs * n];
         Self {
             pairs,
@@ -52,7 +52,7 @@ impl Case {
         Self::new(pairs, n, scores.to_vec(), vec![VALID; scores.len()], vec![0.0; scores.len()])
     }
 
-    /// Uneven, with gaps and failures.
+    /// Uneven groups with gaps and failures.
     fn random(pairs: usize, n: usize, key: u64) -> Self {
         let draw = |i: usize| Stream::new(key).block(i as u32, 0);
         let size = 2 * pairs * n;
@@ -149,7 +149,7 @@ fn the_margin_of_a_pair_is_one_for_all() {
     let mut case = Case::valid(1, 2, &[8.0, 2.0, 4.0, 4.0]);
     case.run(GRADED, MarginKind::Pair, AdvantageNorm::Group).unwrap();
     assert_eq!((&case.delta[..], &case.par[..]), (&[1.0; 4][..], &[1.2, 0.0, 1.2, 1.2][..]));
-    // The pair is the wrong way round, a rollout is right: it earns the lower reward.
+    // The pair is in the wrong order but a rollout is right: it earns the lower reward.
     let mut wrong = Case::valid(1, 2, &[9.0, 1.0, 8.0, 8.0]);
     wrong.run(GRADED, MarginKind::Pair, AdvantageNorm::Group).unwrap();
     assert_eq!((&wrong.delta[..], &wrong.par[..]), (&[-3.0; 4][..], &[1.2, 0.0, 0.0, 0.0][..]));
@@ -166,7 +166,7 @@ fn failures_earn_their_penalty_and_stay_out_of_the_mean() {
     assert_eq!(case.reward, [1.4, -1.5, 0.0, 1.4, 1.2, 0.0]);
     assert_eq!((case.advantage[2], case.advantage[5], case.delta[1]), (0.0, 0.0, 0.0));
     assert_eq!((case.advantage[0] + case.advantage[1]).abs(), 0.0, "the absent one is not in the group");
-    // One side without a score: nobody earns.
+    // One side without a score: no rollout earns a reward.
     let state = state.iter().enumerate().map(|(i, s)| if i >= 3 && *s == VALID { FAILED } else { *s }).collect();
     let mut one_sided = Case::new(1, 3, case.scores.clone(), state, penalty);
     default(&mut one_sided);
@@ -186,7 +186,7 @@ fn groups_of_one_and_dead_groups_have_no_advantage() {
     }
 }
 
-/// The formulas again, as plainly as they can be said, in f64 and with no care for order.
+/// A plain f64 version of the formulas, in any order.
 fn reference(case: &Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) -> (Vec<f64>, Vec<f64>) {
     let n = case.n;
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -206,7 +206,7 @@ fn reference(case: &Case, shape: RewardShape, margin: MarginKind, norm: Advantag
         if case.state[i] == VALID && !other.is_empty() {
             let rollout = sign * (decimal(i) - mean(&other));
             let delta = if margin == MarginKind::Pair { sign * (mean(&own) - mean(&other)) } else { rollout };
-            // Scores have one decimal and n is small: what is nearer than 1e-9 is equal.
+            // Scores have one decimal and n is small: values closer than 1e-9 are equal.
             if rollout > 1e-9 {
                 par = match shape {
                     RewardShape::Graded { low, high, threshold } => {
@@ -269,7 +269,7 @@ fn order_changes_no_bit() {
     let (pairs, n) = (5, 7);
     every_way(|shape, margin, norm| {
         let mut case = Case::random(pairs, n, 11);
-        // Rollout i of a side goes to place 3i + 2 (mod 7), pair p to place 2p + 1 (mod 5): both are permutations.
+        // Rollout i of a side goes to slot 3i + 2 (mod 7), pair p to slot 2p + 1 (mod 5): both are permutations.
         let to = |i: usize| {
             let (pair, role, rollout) = (i / (2 * n), i / n % 2, i % n);
             ((2 * pair + 1) % pairs * 2 + role) * n + (3 * rollout + 2) % n
@@ -284,7 +284,7 @@ fn order_changes_no_bit() {
         moved.run(shape, margin, norm).unwrap();
         for i in 0..2 * pairs * n {
             let bits = |c: &Case, i: usize| [c.delta[i], c.par[i], c.reward[i], c.advantage[i]].map(f32::to_bits);
-            assert_eq!(bits(&case, i), bits(&moved, to(i)), "place {i}, {norm:?}");
+            assert_eq!(bits(&case, i), bits(&moved, to(i)), "slot {i}, {norm:?}");
             let (side, other) = (i / n, to(i) / n);
             assert_eq!(case.means[side].to_bits(), moved.means[other].to_bits());
             assert_eq!(case.valid_count[side], moved.valid_count[other]);
@@ -292,22 +292,22 @@ fn order_changes_no_bit() {
     });
 }
 
-/// Rewards of ordinary size hide the order of their sum in the last rounding; these do not: summed from the left, they
-/// give 0, 1 or 1.5 according to their order.
+/// Ordinary rewards hide the order of their sum in the last rounding; these do not: summed from the left, they give 0, 1 or
+/// 1.5 depending on their order.
 #[test]
 fn sums_of_rewards_do_not_depend_on_the_order() {
     let penalty = [1e20, 1.0, -1e20, 0.5];
     every_way(|shape, margin, norm| {
         let mut results = (0..24).map(|code| {
             let mut order = vec![0, 1, 2, 3];
-            let places: Vec<usize> =
+            let slots: Vec<usize> =
                 [code / 6, code / 2 % 3, code % 2, 0].into_iter().map(|pick| order.remove(pick)).collect();
-            let moved = places.iter().chain(&places).map(|place| penalty[*place]).collect();
+            let moved = slots.iter().chain(&slots).map(|slot| penalty[*slot]).collect();
             let mut case = Case::new(1, 4, vec![f32::NAN; 8], vec![FAILED; 8], moved);
             case.run(shape, margin, norm).unwrap();
             let mut by_value = [0; 4];
-            for (place, advantage) in places.iter().zip(&case.advantage) {
-                by_value[*place] = advantage.to_bits();
+            for (slot, advantage) in slots.iter().zip(&case.advantage) {
+                by_value[*slot] = advantage.to_bits();
             }
             by_value
         });
@@ -317,7 +317,7 @@ fn sums_of_rewards_do_not_depend_on_the_order() {
 }
 
 #[test]
-fn huge_and_senseless_scores_do_no_harm() {
+fn huge_and_invalid_scores_do_no_harm() {
     let mut case = Case::valid(1, 3, &[f32::MAX, f32::INFINITY, f32::NAN, f32::MIN, -1e30, 0.0]);
     default(&mut case);
     for output in [&case.means, &case.delta, &case.par, &case.reward, &case.advantage] {

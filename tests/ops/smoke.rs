@@ -1,7 +1,7 @@
-//! At least one launch of every kernel against the CPU, within seconds: what to run first on a machine with a new GPU.
+//! At least one launch of every kernel against the CPU, within seconds: run this first on a new GPU.
 //!
-//! A test for each op, on a device that it opens for itself. It fails by the name of the op, and names the kernels of the op that
-//! it never launched: so no kernel is left out unnoticed, whichever of these tests are run and in whatever order.
+//! One test for each op, on a device that the test opens. It also fails if it did not launch one of the op's kernels, and names
+//! that kernel. So no kernel is missed, for any selection and order of these tests.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::cuda_device::open_devices;
 use crate::model_sizes::SMALL;
 use crate::{embedding, rmsnorm, swiglu};
 
-/// `op => what it runs on a device`. What the small sizes do not reach: rows that do not start on 16 bytes, other widths of heads.
+/// `op => what it runs on a device`: the small sizes, and cases that they do not reach (unaligned rows, other widths of heads).
 macro_rules! smoke {
     ($($op:ident => $body:expr;)*) => {
         const OPS: &[&str] = &[$(stringify!($op)),*];
@@ -40,7 +40,7 @@ smoke! {
         embedding::cuda::assert_has_the_cpus_bits(device, (7, 5, 9));
     };
     global_norm => |device| SMALL.global_norm(device);
-    head => |device| SMALL.head(device);
+    lm_head => |device| SMALL.lm_head(device);
     linear => |device| SMALL.linear(device);
     qk_norm_rope => |device| SMALL.qk_norm_rope(device);
     rmsnorm => |device| {

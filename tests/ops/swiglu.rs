@@ -29,7 +29,7 @@ fn formula(g: f64, u: f64, d: f64) -> (f64, f64, f64) {
 }
 
 #[test]
-fn both_directions_are_the_formula_far_out_too() {
+fn both_directions_are_the_formula_for_large_inputs_too() {
     for (rows, cols) in [(1, 1), (2, 5), (3, 17), (90, 100)] {
         let mut gate_up: Vec<f32> = normal(1, 2 * rows * cols).iter().map(|x| 3.0 * x).collect();
         gate_up[0] = if rows == 1 { 95.0 } else { -95.0 };
@@ -46,7 +46,7 @@ fn both_directions_are_the_formula_far_out_too() {
                 gradient[row * 2 * cols + cols + col] = du;
             }
         }
-        // A handful of roundings and an exponential within 2 ulp; terms of silu' cancel near its zero.
+        // A few roundings and an exponential within 2 ulp; terms of silu' cancel near its zero.
         assert_near("out", &out, &expected, 1e-6, 1e-6);
         assert_near("d_gate_up", &d_gate_up, &gradient, 2e-6, 2e-6);
     }

@@ -1,8 +1,9 @@
-//! The GRPO loss fused into the head, against autograd in f64.
+//! The GRPO loss fused into the LM head, against autograd in f64.
 
+use patarm::loss::grpo::{GrpoLoss, KlEstimator};
 use patarm::ops::Cpu;
-use patarm::ops::head::{GrpoLoss, Head, HeadGradient, HeadLoss, KlEstimator, TokenLoss};
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::{LmHead, LmHeadGradient, LmHeadLoss, TokenLoss};
 
 use crate::golden::{Golden, assert_near, ids};
 
@@ -31,11 +32,11 @@ fn losses_and_gradients_are_those_of_autograd() {
                 (golden.tensor(&format!("{at}.old_logprob")), golden.tensor(&format!("{at}.ref_logprob")));
             let (mut logprob, mut entropy, mut value) = (vec![0.0; rows], vec![0.0; rows], vec![0.0; rows]);
             let (mut d_hidden, mut d_weight) = (vec![0.0; rows * hidden], vec![0.0; vocab * hidden]);
-            Cpu.head_loss(HeadLoss {
+            Cpu.lm_head_loss(LmHeadLoss {
                 logprob: &mut logprob,
                 entropy: &mut entropy,
                 loss: &mut value,
-                gradient: Some(HeadGradient {
+                gradient: Some(LmHeadGradient {
                     d_hidden: &mut d_hidden,
                     d_weight: Some(&mut d_weight),
                     row_weight: &row_weight,
@@ -52,7 +53,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                 targets: &targets,
                 temperature,
                 tokens: rows,
-                chunk_rows: Cpu.head_chunk_rows(sizes),
+                chunk_rows: Cpu.lm_head_chunk_rows(sizes),
                 sizes,
             })
             .unwrap();

@@ -1,7 +1,7 @@
 //! The loss and its gradient do not depend on how a batch is packed or split.
 
+use patarm::loss::grpo::{GrpoLoss, KlEstimator};
 use patarm::ops::Cpu;
-use patarm::ops::head::{GrpoLoss, KlEstimator};
 use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
 use patarm::train::prefix_tree::{Sequence, pack};

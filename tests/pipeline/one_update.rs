@@ -94,7 +94,7 @@ fn update<B: Backend>(
             reference: trajectories[i].reference_logprobs.as_deref(),
         });
         let loss = Loss::Grpo {
-            loss: settings.policy.into(),
+            loss: settings.policy,
             old_logprob: rows.old.as_deref(),
             reference_logprob: rows.reference.as_deref(),
             advantages: &rows.advantages,

@@ -86,7 +86,7 @@ fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Settings> {
     let out = args.out.clone().unwrap_or_else(|| from.join("compare"));
     s.run.out = out.display().to_string();
     // Not that run's: each backend chooses what suits it.
-    s.run.head_chunk_rows = 0;
+    s.run.lm_head_chunk_rows = 0;
     (s.sft.steps, s.sft.examples_per_step, s.sft.warmup, s.sft.micro_batch_tokens) = (20, 4, 5, 1024);
     s.sft.learning_rate = 2e-4;
     (s.rl.steps, s.rl.pairs_per_step, s.rl.rollouts, s.rl.micro_batch_tokens) = (3, 2, 4, 1024);

@@ -123,7 +123,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     let mut run = RunFolder::create(out, settings)?;
 
     let mut model = Qwen3::new(backend, config, &weights, settings.model.context)?;
-    model.head_chunk_rows = settings.run.head_chunk_rows;
+    model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let mut stages = Stages::new();
     stages.add(UNTRAINED, world.evaluate(&model, settings, VOTES, stop)?);
 

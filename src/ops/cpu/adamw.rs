@@ -1,9 +1,9 @@
-//! AdamW on the CPU: tensor by tensor, each packed for products while its new weights are in cache.
+//! AdamW on the CPU: tensor by tensor, each packed for matmuls while its new weights are in cache.
 
 use rayon::prelude::*;
 
 use super::Cpu;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use crate::ops::OpResult;
 use crate::ops::adamw::{AdamW, AdamWStep, Constants, Prepared, Tensor};
 use crate::ops::linear::Linear;
@@ -59,7 +59,7 @@ fn update<S: Simd>(s: S, c: &Constants, keep: f32, [w, m, v, g]: [S::V; 4]) -> [
     [s.mul_add(w, s.splat(keep), step), m, v]
 }
 
-impl Kernel for Chunk<'_> {
+impl WithSimd for Chunk<'_> {
     type Output = ();
 
     #[inline(always)]

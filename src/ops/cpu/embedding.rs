@@ -9,8 +9,9 @@ use crate::ops::{Check, OpResult};
 fn check_ids(op: &'static str, ids: &[u32], vocab: usize) -> OpResult {
     match ids.iter().position(|id| *id as usize >= vocab) {
         None => Ok(()),
-        Some(place) => Check(op)
-            .that(false, || format!("`ids[{place}]` must be below the vocabulary of {vocab}, got {}", ids[place])),
+        Some(at) => {
+            Check(op).that(false, || format!("`ids[{at}]` must be below the vocabulary of {vocab}, got {}", ids[at]))
+        }
     }
 }
 
@@ -27,7 +28,7 @@ impl Embedding for Cpu {
         Ok(())
     }
 
-    /// Tokens are sorted by id (stably), so every row of the table has one owner and its additions one order.
+    /// Tokens are sorted by id (stably), so every row of the table is written by one thread, in a fixed order.
     fn embedding_backward(&self, args: EmbeddingBackward<'_, Self>) -> OpResult {
         args.check()?;
         let EmbeddingBackward { d_table, d_out, ids, tokens, hidden, vocab } = args;
@@ -37,7 +38,7 @@ impl Embedding for Cpu {
         }
         let mut order: Vec<u32> = (0..tokens as u32).collect();
         order.sort_by_key(|token| ids[*token as usize]);
-        // Cut the table where the ids of fixed stretches of the sorted tokens begin.
+        // Cut the table at the first id of each fixed-size range of the sorted tokens.
         let mut pieces: Vec<(&mut [f32], usize, &[u32])> = Vec::new();
         let (mut rest, mut first_row, mut sorted) = (d_table, 0, order.as_slice());
         while !sorted.is_empty() {

@@ -1,11 +1,11 @@
-//! Matrix products of the CPU: `C = A · B` with B packed in panels of 32 columns.
+//! Matmuls on the CPU: `C = A · B` with B packed in panels of 32 columns.
 //!
 //! Every element of C is one chain of fused multiply-adds over k in order, starting from 0 (or from what C holds). So its
-//! bits depend on its row of A, its column of B and the length of the chain, and on nothing else: not on the number of
-//! rows, the tiling, the blocking over k (the chain continues from memory), the threads or the vector instructions.
+//! bits depend only on its row of A, its column of B and the length of the chain, not on the number of rows, the tiling,
+//! the blocking over k (the chain continues from memory), the threads or the vector instructions.
 //!
-//! A micro-kernel computes up to 12 rows × 2 vectors of C in registers; what surrounds it only chooses an order in which
-//! its operands are in cache.
+//! A micro-kernel computes up to 12 rows × 2 vectors of C in registers; the loops around it only choose an order that
+//! keeps its operands in cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use super::memory;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::tensor::DeviceError;
 
@@ -26,31 +26,31 @@ pub const PANEL: usize = 2 * LANES;
 const TILE_ROWS: usize = 192;
 /// Multiply-adds of a tile, at least: about 0.1 ms, a hundred times what handing it to a thread costs.
 const TILE_WORK: usize = 16 << 20;
-/// Below this much work (multiply-adds, with the reading of B as that of four rows) threads cost more than they bring.
+/// Below this many multiply-adds (reading B counts as four rows), threads cost more than they gain.
 const SERIAL_WORK: usize = 2 << 20;
 /// The same inside a team, whose helpers are awake: about 5 µs of reading B.
 const SERIAL_WORK_TOGETHER: usize = 1 << 18;
-/// Rows of both factors of a weight gradient packed at a time: a panel of B is then 32 KB and stays in the first-level
-/// cache while all of A passes by.
+/// Rows of both operands of a weight gradient packed at a time: a panel of B is then 32 KB and stays in the first-level
+/// cache for all of A.
 const DEPTH: usize = 256;
 /// Rows and panels of a tile of a weight gradient: with `DEPTH` 256 + 512 KB packed, in the second-level cache.
 const GRADIENT_TILE: [usize; 2] = [256, 512 / PANEL];
 
-/// Rows of a product with a large right factor that are taken as few: they stay in the second-level cache while panels
-/// stream by. The first is of elements of A, the second of elements of B: 1 MB, more than that cache keeps.
+/// A matmul with at most this many elements of A and at least this many of B streams the panels of B: A stays in the
+/// second-level cache, and B (1 MB) is larger than that cache.
 const STREAM_A_MAX: usize = 48 << 10;
 const STREAM_B_MIN: usize = 256 << 10;
-/// k of a panel that few rows take at a time: 16 KB, which stay in the first-level cache (64 differs by less than the noise).
+/// k of a streamed panel that are used at a time: 16 KB, which stay in the first-level cache (64 differs by less than the noise).
 const STREAM_DEPTH: usize = 128;
 /// Rows up to which a streamed panel is read in its full width, two rows at a time, rather than in halves by six.
 const STREAM_PAIRS: usize = 8;
 
-/// k of a turn of the inner loop. What a turn costs beside its multiply-adds matters where another program runs on the same core:
-/// the processor then issues half as many instructions.
+/// k of an iteration of the inner loop. The loop's overhead matters when another program runs on the same core: the processor
+/// then issues half as many instructions for this one.
 const UNROLL: usize = 4;
 
-/// Rows of a factor asked for ahead of their packing: its rows lie too far apart for the processor to foresee.
-const PACK_AHEAD: usize = 16;
+/// Rows of an operand that are prefetched ahead of packing: they are too far apart for the processor's own prefetcher.
+const PACK_PREFETCH_ROWS: usize = 16;
 
 /// One k of a panel: 32 columns, two cache lines.
 #[derive(Clone, Copy, Zeroable)]
@@ -59,7 +59,7 @@ pub struct PanelRow([f32; PANEL]);
 
 const ZERO_ROW: PanelRow = PanelRow([0.0; PANEL]);
 
-/// The right factor of a product, [k, n] as panels: [n / 32][k][32], the last one padded with zeros.
+/// The right operand of a matmul, [k, n] as panels: [n / 32][k][32], the last one padded with zeros.
 pub struct Panels {
     rows: Vec<PanelRow>,
     pub n: usize,
@@ -123,8 +123,8 @@ impl Panels {
 fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usize) {
     let columns = PANEL.min(stride - first);
     for (to, row) in panel.iter_mut().zip(from.chunks_exact(stride)) {
-        simd::prefetch(row.as_ptr().wrapping_add(PACK_AHEAD * stride + first));
-        simd::prefetch(row.as_ptr().wrapping_add(PACK_AHEAD * stride + first + LANES));
+        simd::prefetch_l1(row.as_ptr().wrapping_add(PACK_PREFETCH_ROWS * stride + first));
+        simd::prefetch_l1(row.as_ptr().wrapping_add(PACK_PREFETCH_ROWS * stride + first + LANES));
         if columns == PANEL {
             to.0.copy_from_slice(&row[first..first + PANEL]);
         } else {
@@ -134,15 +134,15 @@ fn pack_columns(panel: &mut [PanelRow], from: &[f32], stride: usize, first: usiz
     }
 }
 
-/// Where row block `first..` of a packed factor of `depth` rows begins: a vector's room after each block, because rows of
-/// blocks are stored as whole vectors.
+/// Start of row block `first..` in a packed operand of `depth` rows. Each block is followed by room for one vector, because
+/// rows of blocks are stored as whole vectors.
 #[inline(always)]
 const fn block_start(first: usize, index: usize, depth: usize) -> usize {
     first * depth + index * LANES
 }
 
 /// Packs columns `first..first + columns` of `from` [k, stride] in `blocks` row blocks, each as [k][rows of the block]. Row
-/// by row, so that memory is read in its order.
+/// by row, so that memory is read sequentially.
 #[inline(always)]
 fn pack_row_blocks<S: Simd>(
     s: S,
@@ -157,7 +157,7 @@ fn pack_row_blocks<S: Simd>(
     for (k, row) in from.chunks_exact(stride).enumerate() {
         let row = &row[first..];
         for line in (0..columns).step_by(LANES) {
-            simd::prefetch(row.as_ptr().wrapping_add(PACK_AHEAD * stride + line));
+            simd::prefetch_l1(row.as_ptr().wrapping_add(PACK_PREFETCH_ROWS * stride + line));
         }
         for i in 0..blocks {
             let (at, width) = part(columns, blocks, i);
@@ -177,20 +177,20 @@ struct Output(*mut f32);
 
 impl Output {
     /// # Safety
-    /// `at` must lie in the slice that this was made from.
+    /// `at` must be inside the slice that this was made from.
     unsafe fn at(self, at: usize) -> *mut f32 {
         // Safety: passed on.
         unsafe { self.0.add(at) }
     }
 }
 
-// Safety: tiles of one product are disjoint and each is written by one thread; `product` and `add_transposed_product`
+// Safety: tiles of one matmul are disjoint and each is written by one thread; `matmul` and `add_transposed_matmul`
 // hold the slice borrowed for as long as threads run.
 unsafe impl Send for Output {}
 // Safety: as above.
 unsafe impl Sync for Output {}
 
-/// A piece of a product for one micro-kernel or one strip of them. Pointers are valid for the sizes that stand with them.
+/// A piece of a matmul for one micro-kernel or one strip of them. Pointers are valid for the sizes next to them.
 #[derive(Clone, Copy)]
 struct Piece {
     /// [rows, a_row] or, packed, [k][rows]
@@ -200,10 +200,10 @@ struct Piece {
     b: *const f32,
     /// Elements from one panel to the next
     b_panel: usize,
-    /// Where the first element of the result goes
+    /// First element of the result
     c: *mut f32,
     c_row: usize,
-    /// Columns of C that there are from `c` on
+    /// Columns of C from `c` on
     columns: usize,
     k: usize,
     /// Whether the chain starts from C instead of 0
@@ -212,47 +212,47 @@ struct Piece {
 
 /// How a micro-kernel finds its operands.
 trait Access {
-    /// Whether A lies as [k][rows], else as rows.
+    /// Whether A is packed as [k][rows] instead of row by row.
     const PACKED: bool;
-    /// Called for every vector of B, with its place.
-    fn ask_ahead(at: *const f32);
-    /// Elements of A from one k to the next, in a block of so many rows.
+    /// Called with the address of every vector of B.
+    fn prefetch(at: *const f32);
+    /// Elements of A from one k to the next, in a block of `rows` rows.
     #[inline(always)]
     fn step(rows: usize) -> usize {
         if Self::PACKED { rows } else { 1 }
     }
 }
 
-/// Both factors packed for this block: they are in cache.
+/// Both operands are packed for this block: they are in cache.
 struct Packed;
 
 impl Access for Packed {
     const PACKED: bool = true;
     #[inline(always)]
-    fn ask_ahead(_: *const f32) {}
+    fn prefetch(_: *const f32) {}
 }
 
-/// Panels asked for 2 KB ahead of their use. The processor's own prefetcher alone streams weights at half the speed (measured
-/// on a Xeon with AVX-512: 25 GB/s instead of 46 with four rows on two cores).
-struct Near;
+/// Prefetches panels into the first-level cache, 2 KB ahead. The processor's own prefetcher alone streams weights at half the
+/// speed (measured on a Xeon with AVX-512: 25 GB/s instead of 46 with four rows on two cores).
+struct PrefetchL1;
 
-impl Access for Near {
+impl Access for PrefetchL1 {
     const PACKED: bool = false;
     #[inline(always)]
-    fn ask_ahead(at: *const f32) {
-        simd::prefetch(at.wrapping_add(16 * PANEL));
+    fn prefetch(at: *const f32) {
+        simd::prefetch_l1(at.wrapping_add(16 * PANEL));
     }
 }
 
-/// Panels asked for 16 KB ahead into the second-level cache (measured with AVX2 on Zen 3, four rows on one core: 14–16 GB/s
-/// streaming this way, 12.5–14 with `Near` before).
-struct Far;
+/// Prefetches panels into the second-level cache, 16 KB ahead (measured with AVX2 on Zen 3, four rows on one core: 14–16 GB/s
+/// streaming this way, 12.5–14 with `PrefetchL1`).
+struct PrefetchL2;
 
-impl Access for Far {
+impl Access for PrefetchL2 {
     const PACKED: bool = false;
     #[inline(always)]
-    fn ask_ahead(at: *const f32) {
-        simd::prefetch_far(at.wrapping_add(128 * PANEL));
+    fn prefetch(at: *const f32) {
+        simd::prefetch_l2(at.wrapping_add(128 * PANEL));
     }
 }
 
@@ -262,7 +262,7 @@ impl Access for Far {
 /// The piece's pointers must be valid for MR rows, k and NV whole vectors.
 #[inline(always)]
 unsafe fn micro<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: Piece) {
-    // Safety: every access lies in the rows, vectors and k that the caller vouches for.
+    // Safety: every access is inside the rows, vectors and k that the caller guarantees.
     unsafe {
         let mut acc = [[s.splat(0.0); NV]; MR];
         if t.add {
@@ -308,7 +308,7 @@ unsafe fn multiply_add<S: Simd, A: Access, const MR: usize, const NV: usize>(
         for (v, vector) in vectors.iter_mut().enumerate() {
             let from = b.add(v / 2 * t.b_panel + v % 2 * LANES);
             *vector = s.load_ptr(from);
-            A::ask_ahead(from);
+            A::prefetch(from);
         }
         for (r, acc) in acc.iter_mut().enumerate() {
             let x = s.splat(*a.add(if A::PACKED { r } else { r * t.a_row }));
@@ -325,7 +325,7 @@ unsafe fn multiply_add<S: Simd, A: Access, const MR: usize, const NV: usize>(
 /// As for `micro`, with `t.columns` columns of C.
 #[inline(always)]
 unsafe fn micro_edge<S: Simd, A: Access, const MR: usize, const NV: usize>(s: S, t: Piece) {
-    // Safety: the caller vouches for `columns` columns of MR rows; the buffer holds NV vectors of each.
+    // Safety: the caller guarantees `columns` columns of MR rows; the buffer holds NV vectors of each.
     unsafe {
         if t.columns >= NV * LANES {
             return micro::<S, A, MR, NV>(s, t);
@@ -365,7 +365,7 @@ unsafe fn strip<S: Simd, A: Access, const MR: usize, const WIDE: usize, const NA
         column += WIDE * LANES;
     }
     while column < t.columns {
-        // Safety: passed on; a vector beyond the last column still lies in the last, whole panel.
+        // Safety: passed on; a vector beyond the last column is still inside the last, whole panel.
         unsafe { micro_edge::<S, A, MR, NARROW>(s, at(column)) };
         column += NARROW * LANES;
     }
@@ -422,29 +422,29 @@ fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
     (i * size + i.min(longer), size + usize::from(i < longer))
 }
 
-/// A tile of `product`: `rows` rows × `piece.columns` columns.
+/// A tile of `matmul`: `rows` rows × `piece.columns` columns.
 struct Tile {
     piece: Piece,
     rows: usize,
-    /// Few rows and a large right factor.
+    /// Few rows and a large right operand.
     streams: bool,
 }
 
-impl Kernel for Tile {
+impl WithSimd for Tile {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Piece { columns, k, .. } = self.piece;
         // Not with AVX-512, where it has not been measured.
         if !self.streams || S::REGISTERS >= 32 {
-            return self.part::<S, Near>(s, max_rows::<S>(), 0..columns, 0..k);
+            return self.part::<S, PrefetchL1>(s, max_rows::<S>(), 0..columns, 0..k);
         }
-        // Panel by panel, so that B is read from memory once and in order, however many row blocks there are.
+        // Panel by panel, so that B is read from memory once and in order for any number of row blocks.
         let most = if self.rows <= STREAM_PAIRS { 2 } else { max_rows::<S>() };
         for column in (0..columns).step_by(PANEL) {
             for first in (0..k).step_by(STREAM_DEPTH) {
                 let (columns, k) = (column..columns.min(column + PANEL), first..k.min(first + STREAM_DEPTH));
-                self.part::<S, Far>(s, most, columns, k);
+                self.part::<S, PrefetchL2>(s, most, columns, k);
             }
         }
     }
@@ -458,7 +458,7 @@ impl Tile {
         let blocks = self.rows.div_ceil(most);
         for i in 0..blocks {
             let (first, rows) = part(self.rows, blocks, i);
-            // Safety: `product` made the piece from slices of these sizes.
+            // Safety: `matmul` made the piece from slices of these sizes.
             unsafe {
                 let part = Piece {
                     a: piece.a.add(first * piece.a_row + k.start),
@@ -475,7 +475,7 @@ impl Tile {
     }
 }
 
-/// Runs tiles 0..count, on threads where the work is worth it.
+/// Runs tiles 0..count, on several threads if `parallel`.
 fn each_tile(count: usize, parallel: bool, tile: impl Fn(usize) + Send + Sync) {
     if parallel {
         team::each(count, tile);
@@ -485,9 +485,9 @@ fn each_tile(count: usize, parallel: bool, tile: impl Fn(usize) + Send + Sync) {
 }
 
 /// `c = a · b`, or `c += a · b` with `add`: a is [m, b.k], c is [m, b.n].
-pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
+pub fn matmul(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     let (n, k) = (b.n, b.k);
-    assert!(c.len() == m * n && a.len() == m * k, "product: slices of other sizes");
+    assert!(c.len() == m * n && a.len() == m * k, "matmul: slices of other sizes");
     if m == 0 || n == 0 {
         return;
     }
@@ -497,7 +497,7 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
     let panels = n.div_ceil(PANEL);
     let mut group = (TILE_WORK / (TILE_ROWS.min(m) * k * PANEL).max(1)).clamp(1, panels);
     if parallel && row_tiles == 1 {
-        // Few rows: what counts is that every thread streams its share of B.
+        // With few rows, every thread must stream its share of B.
         group = group.min(panels.div_ceil(2 * team::threads()));
     }
     let column_tiles = panels.div_ceil(group);
@@ -523,8 +523,8 @@ pub fn product(c: &mut [f32], a: &[f32], b: &Panels, m: usize, add: bool) {
 }
 
 /// `c += aᵀ · b`, the k rows of both added in order: a is [k, m], b is [k, n], c is [m, n].
-pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [usize; 3]) {
-    assert!(c.len() == m * n && a.len() == k * m && b.len() == k * n, "add_transposed_product: slices of other sizes");
+pub fn add_transposed_matmul(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [usize; 3]) {
+    assert!(c.len() == m * n && a.len() == k * m && b.len() == k * n, "add_transposed_matmul: slices of other sizes");
     if m == 0 || n == 0 {
         return;
     }
@@ -533,7 +533,7 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
     let (mut row_tiles, mut column_tiles) = (m.div_ceil(GRADIENT_TILE[0]), panels.div_ceil(GRADIENT_TILE[1]));
     let threads = team::threads();
     if parallel && !(row_tiles * column_tiles).is_multiple_of(threads) && row_tiles * column_tiles < 4 * threads {
-        // As much for every thread, cut across the side that costs less to pack twice.
+        // Equal work for every thread, cut along the side that costs less to pack twice.
         if m >= n {
             row_tiles = row_tiles.next_multiple_of(threads).min(m);
         } else {
@@ -555,7 +555,7 @@ pub fn add_transposed_product(c: &mut [f32], a: &[f32], b: &[f32], [k, m, n]: [u
     });
 }
 
-/// A tile of `add_transposed_product`: `rows` rows of C from `row` on × `panels` panels of columns from `panel` on.
+/// A tile of `add_transposed_matmul`: `rows` rows of C from `row` on × `panels` panels of columns from `panel` on.
 struct TransposedTile<'a> {
     c: *mut f32,
     a: &'a [f32],
@@ -574,11 +574,11 @@ struct TransposedTile<'a> {
 }
 
 thread_local! {
-    /// Packed pieces of both factors of a weight gradient; grows to the largest tile and stays.
+    /// Packed pieces of both operands of a weight gradient; grows to the largest tile and stays.
     static SCRATCH: RefCell<(Vec<PanelRow>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-impl Kernel for TransposedTile<'_> {
+impl WithSimd for TransposedTile<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -589,7 +589,7 @@ impl Kernel for TransposedTile<'_> {
 }
 
 impl TransposedTile<'_> {
-    /// Adds rows `first..first + depth` of the factors.
+    /// Adds rows `first..first + depth` of the operands.
     #[inline(always)]
     fn add_block<S: Simd>(&mut self, s: S, first: usize, depth: usize) {
         let b_block = &self.b[first * self.n..(first + depth) * self.n];
@@ -608,7 +608,7 @@ impl TransposedTile<'_> {
                     a_row: 1,
                     b: self.b_packed[p * depth..].as_ptr().cast(),
                     b_panel: 0,
-                    // Safety: rows and columns of this tile, which `add_transposed_product` cut from C.
+                    // Safety: rows and columns of this tile, which `add_transposed_matmul` cut from C.
                     c: unsafe { self.c.add(at * self.n + p * PANEL) },
                     c_row: self.n,
                     columns,
@@ -622,8 +622,8 @@ impl TransposedTile<'_> {
     }
 }
 
-/// Speed of the micro-kernel on one thread with everything in the first-level cache, in GFLOP/s: what products of this
-/// machine are measured against. Takes about 20 ms.
+/// Speed of the micro-kernel on one thread with everything in the first-level cache, in GFLOP/s: the peak that matmuls
+/// on this machine are compared with. Takes about 20 ms.
 pub fn peak_gflops() -> f64 {
     const K: usize = 128;
     let mut b = Panels { rows: vec![ZERO_ROW; K], n: PANEL, k: K };
@@ -638,14 +638,14 @@ pub fn peak_gflops() -> f64 {
     timed.fold(0.0, f64::max)
 }
 
-/// 200 products of 12 rows with one panel.
+/// 200 matmuls of 12 rows with one panel.
 struct Peak<'a> {
     a: &'a [f32],
     b: &'a Panels,
     c: &'a mut [f32],
 }
 
-impl Kernel for Peak<'_> {
+impl WithSimd for Peak<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -1,17 +1,17 @@
-//! Products with a weight matrix on the CPU.
+//! Matmuls with a weight matrix on the CPU.
 
 use std::sync::OnceLock;
 
 use super::Cpu;
-use super::gemm::{Panels, add_transposed_product, product};
+use super::gemm::{Panels, add_transposed_matmul, matmul};
 use crate::ops::linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
 use crate::ops::{Check, OpError, OpResult};
 
-/// A weight matrix packed for products.
+/// A weight matrix packed for matmuls.
 pub struct PackedWeight {
     /// Wᵀ, [in, out] in panels of outputs
     forward: Panels,
-    /// W, [out, in] in panels of inputs: made by the first gradient that asks for it, so a model that only infers has none
+    /// W, [out, in] in panels of inputs: built by the first gradient that needs it, so a model that only infers has none
     backward: OnceLock<Panels>,
 }
 
@@ -20,15 +20,15 @@ impl PackedWeight {
         LinearSizes { out_features: self.forward.n, in_features: self.forward.k }
     }
 
-    /// The right factor of `x · Wᵀ`.
+    /// The right operand of `x · Wᵀ`.
     pub(super) fn forward(&self) -> &Panels {
         &self.forward
     }
 
-    /// The right factor of `d_out · W`.
+    /// The right operand of `d_out · W`.
     pub(super) fn backward(&self) -> Result<&Panels, OpError> {
         if self.backward.get().is_none() {
-            // When two threads come here at once, one of two equal copies is dropped.
+            // If two threads get here at once, one of two equal copies is dropped.
             let _ = self.backward.set(self.forward.transposed()?);
         }
         Ok(self.backward.get().expect("set above"))
@@ -63,21 +63,21 @@ impl Linear for Cpu {
     fn linear_forward(&self, args: LinearForward<'_, Self>) -> OpResult {
         args.check()?;
         args.weight.check("linear_forward", args.sizes)?;
-        product(args.out, args.x, &args.weight.forward, args.rows, false);
+        matmul(args.out, args.x, &args.weight.forward, args.rows, false);
         Ok(())
     }
 
     fn linear_backward_input(&self, args: LinearBackwardInput<'_, Self>) -> OpResult {
         args.check()?;
         args.weight.check("linear_backward_input", args.sizes)?;
-        product(args.d_x, args.d_out, args.weight.backward()?, args.rows, args.accumulate);
+        matmul(args.d_x, args.d_out, args.weight.backward()?, args.rows, args.accumulate);
         Ok(())
     }
 
     fn linear_backward_weight(&self, args: LinearBackwardWeight<'_, Self>) -> OpResult {
         args.check()?;
         let LinearSizes { out_features, in_features } = args.sizes;
-        add_transposed_product(args.d_weight, args.d_out, args.x, [args.rows, out_features, in_features]);
+        add_transposed_matmul(args.d_weight, args.d_out, args.x, [args.rows, out_features, in_features]);
         Ok(())
     }
 }

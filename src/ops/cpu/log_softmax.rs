@@ -1,9 +1,9 @@
-//! Log-softmax of one row of logits at a temperature: the routine that the head and the sampler share.
+//! Log-softmax of one row of logits at a temperature: the routine that the LM head and the sampler share.
 //!
 //! Both must record the same bits for the same logits, so the scaled logit, the order of the sum and the formula of the
-//! log-probability live here and nowhere else.
+//! log-probability are written here alone.
 
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 
 /// Logits summed in f32 before the total moves on to f64. A row of 151,936 keeps seven digits this way.
 const BLOCK: usize = 64 * LANES;
@@ -11,8 +11,7 @@ const BLOCK: usize = 64 * LANES;
 /// Below this difference to the largest logit, `Simd::exp` is 0.
 const FAR_BELOW: f32 = -87.3;
 
-/// What softmax(z / T) of a row amounts to. All are not numbers where a logit is not a number or is +∞, and where every
-/// logit is −∞.
+/// The numbers that softmax(z / T) of a row depends on. All are NaN if a logit is NaN or +∞, or if every logit is −∞.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stats {
     /// The largest scaled logit z / T.
@@ -27,7 +26,7 @@ impl Stats {
     /// The log-probability of a logit of this row, taken at the same inverse temperature.
     #[inline(always)]
     pub fn logprob(&self, logit: f32, inverse_temperature: f32) -> f32 {
-        // The difference to the largest logit first: likely tokens keep their digits.
+        // The difference to the largest logit first, so that likely tokens keep their digits.
         (logit * inverse_temperature - self.max) - self.ln_sum
     }
 
@@ -38,17 +37,17 @@ impl Stats {
     }
 }
 
-/// [`log_softmax_stats`] at the machine's level.
+/// [`log_softmax_stats`] at the machine's SIMD level.
 pub fn stats(logits: &[f32], inverse_temperature: f32) -> Stats {
-    simd::run(StatsKernel { logits, inverse_temperature })
+    simd::run(LogSoftmaxStats { logits, inverse_temperature })
 }
 
-struct StatsKernel<'a> {
+struct LogSoftmaxStats<'a> {
     logits: &'a [f32],
     inverse_temperature: f32,
 }
 
-impl Kernel for StatsKernel<'_> {
+impl WithSimd for LogSoftmaxStats<'_> {
     type Output = Stats;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Stats {
@@ -73,7 +72,7 @@ pub fn log_softmax_stats<S: Simd>(s: S, logits: &[f32], inverse_temperature: f32
     Stats { max, ln_sum: ln_sum as f32, entropy: (ln_sum - weighted / sum) as f32 }
 }
 
-/// The largest scaled logit; any number at all where one of them is not a number.
+/// The largest scaled logit; undefined if one of them is NaN.
 #[inline(always)]
 fn largest<S: Simd>(s: S, logits: &[f32], scale: S::V) -> f32 {
     let mut max = [s.splat(f32::NEG_INFINITY); 4];
@@ -99,7 +98,7 @@ fn exp_sums<S: Simd>(s: S, block: &[f32], scale: S::V, max: f32) -> (f32, f32) {
         let d = s.sub(s.mul(z, scale), max);
         let e = s.exp(d);
         sum[i % 2] = s.add(sum[i % 2], e);
-        // A logit of −∞ must add 0, not 0·∞; this order of operands lets what is not a number through.
+        // A logit of −∞ must add 0, not 0·∞; this order of operands lets NaN through.
         weighted[i % 2] = s.mul_add(e, s.max(far, d), weighted[i % 2]);
     }
     (s.sum(s.add(sum[0], sum[1])), s.sum(s.add(weighted[0], weighted[1])))
@@ -129,9 +128,9 @@ mod tests {
         for len in [1, 5, 16, 17, 63, 512, 1024, 1025, 5000, 151_936] {
             for temperature in [1.0f32, 0.7, 2.0] {
                 let (logits, inverse) = (row(len), 1.0 / temperature);
-                let got = run_at(Level::Portable, StatsKernel { logits: &logits, inverse_temperature: inverse });
+                let got = run_at(Level::Portable, LogSoftmaxStats { logits: &logits, inverse_temperature: inverse });
                 for level in Level::available() {
-                    assert_eq!(run_at(level, StatsKernel { logits: &logits, inverse_temperature: inverse }), got);
+                    assert_eq!(run_at(level, LogSoftmaxStats { logits: &logits, inverse_temperature: inverse }), got);
                 }
                 let (logprobs, entropy) = exact(&logits, f64::from(temperature));
                 assert!(

@@ -1,4 +1,4 @@
-//! Buffers of the CPU. They begin at a cache line, and large ones lie on large pages: streaming weights then takes one address
+//! Buffers of the CPU. They begin at a cache line, and large ones are on large pages: streaming weights then takes one address
 //! translation in 2 MiB instead of one in 4 KiB, and the processor's prefetchers do not stop at every page (measured: 45 GB/s
 //! instead of 28 on two cores).
 
@@ -9,10 +9,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::tensor::DeviceError;
 
-/// Bytes from which asking is worth it.
+/// Buffers of fewer bytes than this do not gain from large pages.
 const LARGE: usize = 4 << 20;
 
-/// A buffer of numbers that begins at a cache line: where a row is whole vectors long, none of them lies across two lines.
+/// A buffer of numbers that begins at a cache line: if a row is whole vectors long, none of them crosses two lines.
 pub struct Aligned<T> {
     lines: Vec<Line>,
     len: usize,
@@ -42,7 +42,7 @@ impl<T: Pod> Aligned<T> {
         Ok(Self { lines, len, of: PhantomData })
     }
 
-    /// Makes room for `len` elements; what was there stays, what is new is zero or of an earlier size.
+    /// Makes room for `len` elements. Old elements stay; new ones are zero or left from an earlier, larger size.
     pub fn resize(&mut self, len: usize) {
         let () = Self::FITS;
         let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
@@ -72,7 +72,7 @@ fn out_of_memory<T>(len: usize) -> DeviceError {
     DeviceError(format!("out of memory: could not allocate {len} elements of {} bytes", size_of::<T>()))
 }
 
-/// A buffer of `len` copies of `value`, on large pages where it is large and the system offers them.
+/// A buffer of `len` copies of `value`, on large pages if it is large and the system offers them.
 pub fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>, DeviceError> {
     let mut buffer: Vec<T> = Vec::new();
     buffer.try_reserve_exact(len).map_err(|_| out_of_memory::<T>(len))?;
@@ -81,15 +81,15 @@ pub fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>, DeviceError> {
     Ok(buffer)
 }
 
-/// A buffer of zeros whose pages come when they are first written, by whichever thread writes them: for what several threads
-/// fill. Large pages where the system offers them.
+/// A buffer of zeros whose pages are allocated when they are first written, by the thread that writes them: for what several
+/// threads fill. Large pages where the system offers them.
 pub fn untouched_zeros(len: usize) -> Vec<f32> {
     let buffer = vec![0.0; len];
     prefer_large_pages(&buffer);
     buffer
 }
 
-/// Asks before the memory is first touched, which is when pages are chosen.
+/// Advises the system before the memory is first touched, which is when pages are chosen.
 #[cfg(target_os = "linux")]
 fn prefer_large_pages<T>(buffer: &Vec<T>) {
     const PAGE: usize = 4096;
@@ -100,7 +100,7 @@ fn prefer_large_pages<T>(buffer: &Vec<T>) {
     let start = (buffer.as_ptr() as usize).next_multiple_of(PAGE);
     let end = (buffer.as_ptr() as usize + bytes) / PAGE * PAGE;
     // Safety: whole pages inside memory that this vector owns; the advice changes which pages back it, never what it
-    // holds. A refusal leaves everything as it was, so the result is not looked at.
+    // holds. A refusal changes nothing, so the result is ignored.
     unsafe {
         libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE);
     }

@@ -5,8 +5,8 @@ pub mod attention;
 mod embedding;
 pub mod gemm;
 mod global_norm;
-pub mod head;
 pub mod linear;
+pub mod lm_head;
 pub mod log_softmax;
 pub(crate) mod memory;
 mod parallel;
@@ -24,7 +24,7 @@ use std::ops::Range;
 use crate::tensor::{Device, DeviceError, Element};
 use memory::Aligned;
 
-/// Bytes that one program can hope to keep in a third-level cache that it shares with others.
+/// Bytes of a shared third-level cache that one program can expect to keep.
 const CACHE: usize = 12 << 20;
 
 /// The CPU: memory is the heap, views are slices.
@@ -54,7 +54,7 @@ impl Device for Cpu {
     }
 
     fn view_two<'a, T: Element>(&self, buffer: &'a mut Aligned<T>, ranges: [Range<usize>; 2]) -> [&'a mut [T]; 2] {
-        buffer.get_disjoint_mut(ranges).expect("two stretches inside the buffer that do not overlap")
+        buffer.get_disjoint_mut(ranges).expect("two ranges inside the buffer that do not overlap")
     }
 
     fn write<T: Element>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
@@ -71,8 +71,8 @@ impl Device for Cpu {
         rayon::current_num_threads()
     }
 
-    /// Where weights stay in the third-level cache, keys and values should too; larger weights come from memory in any case, and
-    /// the more sequences share them the better.
+    /// If weights stay in the third-level cache, keys and values should too. Larger weights come from memory in any case, so
+    /// more sequences should share each read.
     fn kv_cache_budget(&self, weights: usize) -> usize {
         if weights <= CACHE / 2 { CACHE - weights } else { usize::MAX }
     }
@@ -98,7 +98,7 @@ impl crate::ops::Backend for Cpu {
         "CPU".into()
     }
 
-    fn product_gflops(&self) -> Result<f64, crate::ops::OpError> {
+    fn matmul_gflops(&self) -> Result<f64, crate::ops::OpError> {
         // One thread's peak, times the threads: cores share no multiply-add units.
         Ok(gemm::peak_gflops() * rayon::current_num_threads() as f64)
     }

@@ -5,7 +5,7 @@ use super::team;
 /// Elements below which a loop stays on the caller's thread: waking another costs more.
 pub const SERIAL_ELEMENTS: usize = 16_384;
 
-/// Calls `f(first_row, rows)` for stretches of rows of a [rows, cols] buffer that cover it.
+/// Calls `f(first_row, rows)` for row ranges that cover a [rows, cols] buffer.
 pub fn for_row_blocks(out: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     if out.is_empty() || cols == 0 {
         return;

@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::shared::SharedMut;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNormRopeForward};
 use crate::ops::{Check, OpResult};
@@ -76,7 +76,7 @@ impl QkNormRope for Cpu {
     }
 }
 
-/// Positions must lie in the table and rows in the pool, each row once.
+/// Positions must be in the table and rows in the pool, each row once.
 fn check_indices(op: &'static str, positions: &[u32], kv_rows: &[u32], sizes: &HeadSizes) -> OpResult {
     let check = Check(op);
     for (token, (position, row)) in positions.iter().zip(kv_rows).enumerate() {
@@ -87,7 +87,7 @@ fn check_indices(op: &'static str, positions: &[u32], kv_rows: &[u32], sizes: &H
             format!("`kv_rows[{token}]` must be below {}, got {row}", sizes.pool_rows)
         })?;
     }
-    // Ascending rows, the usual case, need no search for doubles.
+    // Ascending rows, the usual case, need no search for duplicates.
     if !kv_rows.is_sorted_by(|a, b| a < b) {
         let mut rows = kv_rows.to_vec();
         rows.sort_unstable();
@@ -115,10 +115,10 @@ struct Forward<'a> {
     tokens: std::ops::Range<usize>,
 }
 
-impl Kernel for Forward<'_> {
+impl WithSimd for Forward<'_> {
     type Output = ();
 
-    /// The usual lengths of a head by name, so that loops over it are unrolled.
+    /// The usual head sizes as constants, so that loops over them are unrolled.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.sizes.head_dim {
@@ -159,7 +159,7 @@ impl Forward<'_> {
     }
 }
 
-/// [`norm_rotate`] of heads that lie one behind the other.
+/// [`norm_rotate`] of consecutive heads.
 #[inline(always)]
 fn norm_rotate_heads<S: Simd>(
     s: S,
@@ -200,13 +200,13 @@ fn norm_rotate<S: Simd>(s: S, to: &mut [f32], x: &[f32], weight: &[f32], rope: &
     inverse
 }
 
-/// Sixteen elements, or the fewer that are left of half a head.
+/// Sixteen elements, or fewer at the end of half a head.
 #[inline(always)]
 fn load<S: Simd>(s: S, from: &[f32]) -> S::V {
     if from.len() >= LANES { s.load(from) } else { s.load_part(from, 0.0) }
 }
 
-/// Sixteen elements, or the fewer that are left of half a head.
+/// Sixteen elements, or fewer at the end of half a head.
 #[inline(always)]
 fn store<S: Simd>(s: S, to: &mut [f32], v: S::V) {
     if to.len() >= LANES { s.store(to, v) } else { s.store_part(to, v) }
@@ -236,7 +236,7 @@ struct Backward<'a> {
     first: usize,
 }
 
-impl Kernel for Backward<'_> {
+impl WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -253,21 +253,21 @@ impl Kernel for Backward<'_> {
             let inv_rms = &inv_rms[token * normed_heads..][..normed_heads];
             let pool = kv_rows[token] as usize * kv_heads * dim;
             for head in 0..normed_heads {
-                let place = head * dim..(head + 1) * dim;
+                let range = head * dim..(head + 1) * dim;
                 let (d_out, weight, d_weight) = if head < q_heads {
                     (&d_q[(token * q_heads + head) * dim..][..dim], q_weight, &mut *d_q_weight)
                 } else {
                     (&d_k_pool[pool + (head - q_heads) * dim..][..dim], k_weight, &mut *d_k_weight)
                 };
-                let head_args = HeadBackward { d_out, x: &row[place.clone()], weight, rope, inverse: inv_rms[head] };
-                head_args.run(s, &mut d_row[place], d_weight);
+                let head_args = HeadBackward { d_out, x: &row[range.clone()], weight, rope, inverse: inv_rms[head] };
+                head_args.run(s, &mut d_row[range], d_weight);
             }
             d_row[normed_heads * dim..].copy_from_slice(&d_v_pool[pool..][..kv_heads * dim]);
         }
     }
 }
 
-/// One head of one token: back through the rotation, then through the norm.
+/// One head of one token: the backward pass of the rotation, then of the norm.
 struct HeadBackward<'a> {
     d_out: &'a [f32],
     x: &'a [f32],

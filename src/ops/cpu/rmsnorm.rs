@@ -1,7 +1,7 @@
 //! RMSNorm on the CPU: a row at a time, sums in sixteen lanes.
 
 use super::Cpu;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::OpResult;
 use crate::ops::rmsnorm::{RmsNorm, RmsNormBackward, RmsNormForward};
@@ -67,24 +67,24 @@ struct Forward<'a> {
     epsilon: f32,
 }
 
-impl Kernel for Forward<'_> {
+impl WithSimd for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let cols = self.cols;
         for (row, inverse) in self.inv_rms.iter_mut().enumerate() {
-            let place = row * cols..(row + 1) * cols;
-            let x = &self.x[place.clone()];
+            let range = row * cols..(row + 1) * cols;
+            let x = &self.x[range.clone()];
             let (squares, x) = match &mut self.sum {
                 None => (sum_of_squares(s, x), x),
                 Some((sum, delta)) => {
-                    let sum = &mut sum[place.clone()];
-                    (add_and_square(s, sum, x, &delta[place.clone()]), &*sum)
+                    let sum = &mut sum[range.clone()];
+                    (add_and_square(s, sum, x, &delta[range.clone()]), &*sum)
                 }
             };
             *inverse = 1.0 / (squares / cols as f32 + self.epsilon).sqrt();
-            scale(s, &mut self.out[place], x, *inverse, self.weight);
+            scale(s, &mut self.out[range], x, *inverse, self.weight);
         }
     }
 }
@@ -150,15 +150,15 @@ struct Backward<'a> {
     overwrite: bool,
 }
 
-impl Kernel for Backward<'_> {
+impl WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { d_sum, d_weight, d_out, sum, inv_rms, weight, cols, overwrite } = self;
         for (row, inverse) in inv_rms.iter().copied().enumerate() {
-            let place = row * cols..(row + 1) * cols;
-            let (d_sum, d_out, sum) = (&mut d_sum[place.clone()], &d_out[place.clone()], &sum[place]);
+            let range = row * cols..(row + 1) * cols;
+            let (d_sum, d_out, sum) = (&mut d_sum[range.clone()], &d_out[range.clone()], &sum[range]);
             let mut lanes = s.splat(0.0);
             for ((d, x), w) in d_out.chunks(LANES).zip(sum.chunks(LANES)).zip(weight.chunks(LANES)) {
                 let (d, x, w) = (s.load_part(d, 0.0), s.load_part(x, 0.0), s.load_part(w, 0.0));

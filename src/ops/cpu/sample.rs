@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::log_softmax::{Stats, log_softmax_stats};
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::OpResult;
 use crate::ops::sample::{Draw, Sample, Sampler, Sampling};
@@ -33,7 +33,7 @@ struct Row<'a> {
     draw: &'a Draw,
 }
 
-impl Kernel for Row<'_> {
+impl WithSimd for Row<'_> {
     /// (token, its log-probability)
     type Output = (u32, f32);
 
@@ -74,7 +74,7 @@ fn argmax(values: impl Iterator<Item = f32>) -> u32 {
 /// −ln(−ln u) of one token, with the bits that `gumbel_argmax` gives it.
 fn gumbel(stream: Stream, position: u32, id: u32) -> f32 {
     struct One(f32);
-    impl Kernel for One {
+    impl WithSimd for One {
         type Output = f32;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> f32 {
@@ -121,8 +121,8 @@ fn gumbel_argmax<S: Simd>(s: S, logits: &[f32], inverse: f32, draw: &Draw) -> u3
         }
         let largest = s.max_lane(lanes);
         if largest > best {
-            let place = values.iter().position(|value| *value == largest).expect("the largest is one of them");
-            (best, at) = (largest, (group * TOKENS + place) as u32);
+            let lane = values.iter().position(|value| *value == largest).expect("the largest is one of them");
+            (best, at) = (largest, (group * TOKENS + lane) as u32);
         }
     }
     at
@@ -139,7 +139,7 @@ fn kept_tokens(logits: &[f32], inverse: f32, stats: &Stats, sampling: &Sampling)
     }
     let probability = |id: u32| f64::from(stats.logprob(logits[id as usize], inverse)).exp();
     if sampling.top_p < 1.0 {
-        // The mass is that of the tokens top-k has kept, as if they were the whole vocabulary.
+        // The mass is taken over the tokens that top-k has kept, as if they were the whole vocabulary.
         kept.sort_unstable_by(by_rank);
         let mass: f64 = kept.iter().map(|id| probability(*id)).sum();
         let mut sum = 0.0;

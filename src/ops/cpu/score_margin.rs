@@ -1,4 +1,4 @@
-//! Score margins on the CPU: some hundred judgements a step, so one thread, plainly.
+//! Score margins on the CPU: a few hundred judgements a step, so plain code on one thread.
 
 use super::Cpu;
 use crate::ops::OpResult;
@@ -6,7 +6,7 @@ use crate::ops::score_margin::{
     ABSENT, AdvantageNorm, MarginKind, PreferenceReward, RewardShape, SCORE_MAX, ScoreMargin, ScoreMargins, VALID,
 };
 
-/// Parts of one: the resolution of scores.
+/// Steps in a score of 1: the resolution of scores.
 const UNIT: f64 = 1000.0;
 
 impl ScoreMargins for Cpu {
@@ -111,7 +111,7 @@ struct Moments {
 }
 
 impl Moments {
-    /// Sums run over sorted values: the same bits in whatever order the rewards stand. Equal rewards have a deviation of
+    /// Sums run over sorted values: the same bits in any order of the rewards. Equal rewards have a deviation of
     /// exactly 0: a sum of up to 2²⁹ equal 24-bit values, and so its quotient, is exact in 53 bits.
     fn of(rewards: &[f32], state: &[u32]) -> Self {
         let mut sorted: Vec<f32> =

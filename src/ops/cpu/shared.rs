@@ -1,8 +1,8 @@
-//! One output that many tasks write, each its own places.
+//! One output that many tasks write, each its own elements.
 
 use std::marker::PhantomData;
 
-/// A writable buffer shared by tasks that agree on who writes where.
+/// A writable buffer shared by tasks that write disjoint ranges.
 #[derive(Clone, Copy)]
 pub struct SharedMut<'a> {
     start: *mut f32,
@@ -10,7 +10,7 @@ pub struct SharedMut<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-// Safety: the pointer stands for the exclusive borrow it was made from; `slice` makes its callers promise disjoint places.
+// Safety: the pointer comes from an exclusive borrow that lives as long; callers of `slice` promise disjoint ranges.
 unsafe impl Send for SharedMut<'_> {}
 unsafe impl Sync for SharedMut<'_> {}
 
@@ -19,7 +19,7 @@ impl<'a> SharedMut<'a> {
         Self { start: buffer.as_mut_ptr(), len: buffer.len(), lifetime: PhantomData }
     }
 
-    /// `len` elements from `offset` on; panics when they lie outside.
+    /// `len` elements from `offset` on; panics if they are outside.
     ///
     /// # Safety
     /// While the slice lives, no other slice of this buffer may hold one of its elements.

@@ -1,7 +1,7 @@
 //! SwiGLU on the CPU.
 
 use super::Cpu;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
 use crate::ops::OpResult;
 use crate::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
@@ -54,7 +54,7 @@ struct Forward<'a> {
     cols: usize,
 }
 
-impl Kernel for Forward<'_> {
+impl WithSimd for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -90,7 +90,7 @@ fn gradients<S: Simd>(s: S, d: S::V, g: S::V, u: S::V) -> (S::V, S::V) {
     (s.mul(s.mul(d, u), slope), s.mul(d, s.mul(g, sig)))
 }
 
-impl Kernel for Backward<'_> {
+impl WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]

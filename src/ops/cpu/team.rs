@@ -1,8 +1,8 @@
 //! Pieces of an op on several threads, without a thread going to sleep between two small ops.
 //!
-//! A rayon thread that finds no work sleeps within microseconds, and waking it takes some fifty: more than many an op of
-//! decoding. So a run of small ops is wrapped in [`together`]: until it is over, the pool's other threads stand by and
-//! take pieces of whatever [`each`] hands out, about 0.3 µs after it does. Outside of a team, pieces go through rayon.
+//! A rayon thread that finds no work sleeps within microseconds, and waking it takes about fifty: more than many ops of
+//! decoding. So a run of small ops is wrapped in [`together`]: until it ends, the pool's other threads spin and take pieces
+//! of each [`each`], about 0.3 µs after it starts. Outside of a team, pieces go through rayon.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
@@ -12,9 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use rayon::Yield;
 use rayon::prelude::*;
 
-/// Looks at the notice before rayon is asked for other work, and before the processor is offered to other programs.
-const LOOKS: u32 = 64;
-const LOOKS_BEFORE_YIELD: u32 = 4096;
+/// Polls of the job before looking for rayon's other work, and before yielding the processor to other programs.
+const POLLS_BEFORE_RAYON: u32 = 64;
+const POLLS_BEFORE_YIELD: u32 = 4096;
 
 thread_local! {
     /// How [`each`] runs on this thread.
@@ -29,7 +29,7 @@ enum Mode {
     Alone,
 }
 
-/// Sets the mode of this thread until it goes.
+/// Sets the mode of this thread until it is dropped.
 struct ModeGuard(Mode, PhantomData<*const ()>);
 
 impl ModeGuard {
@@ -44,8 +44,8 @@ impl Drop for ModeGuard {
     }
 }
 
-/// Calls `f` for pieces 0..count, in any order, on all threads that are there. What a piece computes must not depend on
-/// the others.
+/// Calls `f` for pieces 0..count, in any order, on all available threads. A piece must not depend on the
+/// others.
 pub fn each(count: usize, f: impl Fn(usize) + Send + Sync) {
     match MODE.get() {
         Mode::Lead(team) if count > 1 => {
@@ -57,7 +57,7 @@ pub fn each(count: usize, f: impl Fn(usize) + Send + Sync) {
     }
 }
 
-/// Calls `f` for every item, as [`each`] does for numbers: for pieces that come with their own part of the output.
+/// Like [`each`], for items instead of numbers: for pieces that own their part of the output.
 pub fn each_of<T: Send>(items: impl IntoIterator<Item = T>, f: impl Fn(T) + Send + Sync) {
     if matches!(MODE.get(), Mode::Alone) {
         return items.into_iter().for_each(f);
@@ -74,8 +74,8 @@ pub fn threads() -> usize {
     if matches!(MODE.get(), Mode::Alone) { 1 } else { rayon::current_num_threads() }
 }
 
-/// Rows of a piece of an op that treats rows alike: all of them where there are too few to hand out, and less than `most`
-/// where helpers stand by; `rows` ≥ 1.
+/// Rows of a piece of an op that treats all rows alike: all of them if there are too few to share, and less than `most` if
+/// helpers are waiting; `rows` ≥ 1.
 pub fn piece_rows(rows: usize, most: usize) -> usize {
     if is_awake() && rows >= 16 {
         rows.div_ceil(2 * threads()).min(most)
@@ -86,18 +86,18 @@ pub fn piece_rows(rows: usize, most: usize) -> usize {
     }
 }
 
-/// Whether helpers stand by, so that a small piece of work is worth handing out.
+/// Whether helpers are waiting, so that sharing a small piece of work pays off.
 pub fn is_awake() -> bool {
     matches!(MODE.get(), Mode::Lead(_))
 }
 
-/// Runs `work` with every `each` in it on this thread: for work that is itself a piece of something parallel.
+/// Runs `work` with every `each` in it on this thread alone: for work that is itself a piece of something parallel.
 pub fn alone<R>(work: impl FnOnce() -> R) -> R {
     let _mode = ModeGuard::enter(Mode::Alone);
     work()
 }
 
-/// Runs `work` while the pool's other threads stand by for its pieces.
+/// Runs `work` while the pool's other threads wait for its pieces.
 pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let threads = rayon::current_num_threads();
     if threads == 1 || !matches!(MODE.get(), Mode::Rayon) {
@@ -106,15 +106,15 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let team = Team::default();
     rayon::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|_| team.stand_by());
+            scope.spawn(|_| team.help());
         }
-        let _over = SetOnDrop(&team.over);
+        let _ended = SetOnDrop(&team.ended);
         let _mode = ModeGuard::enter(Mode::Lead(&team));
         work()
     })
 }
 
-/// Sets its flag when it goes, by a panic too: threads that stand by for ever would hang the program.
+/// Sets its flag when it is dropped, also by a panic: threads that wait for ever would hang the program.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -123,103 +123,103 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// What the leader hands out: a closure, behind pointers because it lives on the leader's stack.
+/// The leader's job: a closure, behind pointers because it lives on the leader's stack.
 #[derive(Clone, Copy)]
-struct Notice {
+struct Job {
     call: unsafe fn(*const (), usize),
     closure: *const (),
     count: usize,
 }
 
-/// A leader and those who stand by. The notice may be read by a thread that is inside, and is changed only when nobody is.
+/// A leader and its helpers. The job is read only by threads that are inside, and changed only when none is.
 #[derive(Default)]
 struct Team {
-    /// Twice the number of the notice, plus 1 while it is open, above; threads inside in the lower half.
+    /// Upper half: twice the number of the job, plus 1 while it is open. Lower half: threads inside.
     state: AtomicU64,
-    /// The next piece that nobody has taken.
+    /// The next piece to take.
     next: AtomicUsize,
-    notice: UnsafeCell<Option<Notice>>,
-    over: AtomicBool,
+    job: UnsafeCell<Option<Job>>,
+    ended: AtomicBool,
 }
 
-// Safety: `notice` is written by the leader while the state is closed with nobody inside, and read only inside.
+// Safety: `job` is written by the leader while the state is closed and no thread inside, and read only inside.
 unsafe impl Sync for Team {}
 
-const NOTICE: u64 = 1 << 32;
+const JOB: u64 = 1 << 32;
 
 impl Team {
-    /// Runs all pieces of `f`, with whoever comes to help; they have left when this returns, by a panic too.
+    /// Runs all pieces of `f`, with any helpers that come. All have left when this returns, also by a panic.
     fn share<F: Fn(usize) + Sync>(&self, count: usize, f: &F) {
         unsafe fn call<F: Fn(usize)>(closure: *const (), piece: usize) {
             // Safety: `closure` is the `f` of the `share` that is waiting for this call.
             let f = unsafe { &*closure.cast::<F>() };
             f(piece);
         }
-        // Safety: closed, and the last `share` waited until nobody was inside.
-        unsafe { *self.notice.get() = Some(Notice { call: call::<F>, closure: std::ptr::from_ref(f).cast(), count }) };
+        // Safety: closed, and the last `share` waited until no thread was inside.
+        unsafe { *self.job.get() = Some(Job { call: call::<F>, closure: std::ptr::from_ref(f).cast(), count }) };
         self.next.store(0, Ordering::Relaxed);
-        self.state.fetch_add(NOTICE, Ordering::Release);
+        self.state.fetch_add(JOB, Ordering::Release);
         let _closes = Closes(self);
-        self.take_pieces(Notice { call: call::<F>, closure: std::ptr::from_ref(f).cast(), count });
+        self.take_pieces(Job { call: call::<F>, closure: std::ptr::from_ref(f).cast(), count });
     }
 
-    fn take_pieces(&self, notice: Notice) {
+    fn take_pieces(&self, job: Job) {
         loop {
             let piece = self.next.fetch_add(1, Ordering::Relaxed);
-            if piece >= notice.count {
+            if piece >= job.count {
                 return;
             }
-            // Safety: the closure is alive: `share` leaves only when nobody is inside.
-            unsafe { (notice.call)(notice.closure, piece) };
+            // Safety: the closure is alive: `share` returns only when no thread is inside.
+            unsafe { (job.call)(job.closure, piece) };
         }
     }
 
-    /// Takes pieces of every notice until all is over.
-    fn stand_by(&self) {
-        let (mut seen, mut looks) = (0, 0);
-        while !self.over.load(Ordering::Acquire) {
+    /// Takes pieces of every job until the team ends.
+    fn help(&self) {
+        let (mut seen, mut polls) = (0, 0);
+        while !self.ended.load(Ordering::Acquire) {
             let state = self.state.load(Ordering::Acquire);
-            let open = (state / NOTICE) % 2 == 1;
-            if open && state / NOTICE != seen {
-                // Inside only if the notice is still this one and open.
+            let open = (state / JOB) % 2 == 1;
+            if open && state / JOB != seen {
+                // Inside only if the job is still this one and open.
                 if self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     let _leaves = Leaves(self);
-                    seen = state / NOTICE;
-                    // Safety: inside, so nobody writes it.
-                    let notice = unsafe { *self.notice.get() }.expect("an open notice");
+                    seen = state / JOB;
+                    // Safety: inside, so no thread writes it.
+                    let job = unsafe { *self.job.get() }.expect("an open job");
                     let _mode = ModeGuard::enter(Mode::Alone);
-                    self.take_pieces(notice);
-                    looks = 0;
+                    self.take_pieces(job);
+                    polls = 0;
                 }
             } else {
-                looks += 1;
-                wait(looks);
+                polls += 1;
+                wait(polls);
             }
         }
     }
 }
 
-/// One look without a notice: now and then through rayon's queues, for work that came another way.
-fn wait(looks: u32) {
-    if !looks.is_multiple_of(LOOKS) {
+/// One poll without a job: from time to time it looks through rayon's queues, for work from elsewhere.
+fn wait(polls: u32) {
+    if !polls.is_multiple_of(POLLS_BEFORE_RAYON) {
         std::hint::spin_loop();
-    } else if rayon::yield_now() != Some(Yield::Executed) && looks.is_multiple_of(LOOKS_BEFORE_YIELD) {
+    } else if rayon::yield_now() != Some(Yield::Executed) && polls.is_multiple_of(POLLS_BEFORE_YIELD) {
         std::thread::yield_now();
     }
 }
 
-/// Closes the notice, then waits until nobody is inside.
+/// Closes the job, then waits until no thread is inside.
 struct Closes<'a>(&'a Team);
 
 impl Drop for Closes<'_> {
     fn drop(&mut self) {
-        // After a panic nobody shall begin another piece.
+        // After a panic no thread may begin another piece.
         self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
-        let mut state = self.0.state.fetch_add(NOTICE, Ordering::AcqRel) + NOTICE;
-        let mut looks = 0u32;
-        while !state.is_multiple_of(NOTICE) {
-            looks += 1;
-            if looks.is_multiple_of(LOOKS_BEFORE_YIELD) {
+        let mut state = self.0.state.fetch_add(JOB, Ordering::AcqRel) + JOB;
+        let mut polls = 0u32;
+        while !state.is_multiple_of(JOB) {
+            polls += 1;
+            if polls.is_multiple_of(POLLS_BEFORE_YIELD) {
                 std::thread::yield_now()
             } else {
                 std::hint::spin_loop()
@@ -229,7 +229,7 @@ impl Drop for Closes<'_> {
     }
 }
 
-/// Leaves the notice, by a panic too.
+/// Leaves the job, also by a panic.
 struct Leaves<'a>(&'a Team);
 
 impl Drop for Leaves<'_> {

@@ -1,5 +1,5 @@
-//! AdamW on CUDA: one launch for all tensors. The host neither waits for the norm nor sends anything but the launch itself, once
-//! the table of tensors is on the device.
+//! AdamW on CUDA: one launch for all tensors. Once the table of tensors is on the device, the host sends only the
+//! launch and never waits for the norm.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use crate::tensor::{Device, View};
 /// weight decay.
 type Row = [u32; 8];
 
-/// The table of the latest call, on the device. A step's tensors are those of the step before, so it is sent once.
+/// The table of the latest call, on the device. Every step has the same tensors, so it is uploaded once.
 struct Table {
     rows: Vec<Row>,
     buffer: Buffer<u32>,
@@ -21,7 +21,7 @@ struct Table {
 
 type Latest = Mutex<Option<Table>>;
 
-/// Rows of all tensors that have elements, and the number of blocks that they take.
+/// Rows of all tensors that have elements, and the number of blocks they take.
 fn rows(tensors: &mut [Tensor<'_, Cuda>]) -> Result<(Vec<Row>, usize), OpError> {
     let mut blocks = 0;
     let mut rows = Vec::with_capacity(tensors.len());

@@ -58,7 +58,7 @@ impl Embedding for Cuda {
         let (from_first, from_start) = (from_first.argument(), from_start.argument());
         let (tokens_count, vocab_count) = (Argument::count(tokens), Argument::count(vocab));
         let arguments = [from_first, from_start, ids.argument(), tokens_count, vocab_count];
-        // Safety: both tables have `vocab` elements, zeros, and ids beyond that are left out.
+        // Safety: both tables have `vocab` elements, zeros, and larger ids are skipped.
         unsafe {
             self.launch(&kernels::EMBEDDING_OCCURRENCES_U32, grid(tokens.div_ceil(THREADS as usize)), arguments)
         }?;

@@ -1,4 +1,4 @@
-//! The global norm on CUDA: parts by blocks, then the root of their sum. Nobody waits for it here.
+//! The global norm on CUDA: partial sums by blocks, then the root of their sum. The host does not wait for it.
 
 use super::Cuda;
 use crate::cuda::{Argument, Grid, kernels};

@@ -1,4 +1,4 @@
-//! Products with a weight matrix on CUDA: a bf16 copy of the weight, products by cuBLASLt with f32 sums.
+//! Matmuls with a weight matrix on CUDA: a bf16 copy of the weight, matmuls by cuBLASLt with f32 sums.
 
 use half::bf16;
 
@@ -30,7 +30,7 @@ impl RoundedWeight {
         })
     }
 
-    /// Where it begins, for kernels that write many copies and find them in a table.
+    /// Its address, for kernels that write many copies and find them in a table.
     pub(super) fn address(&mut self) -> u64 {
         match self.values.argument() {
             Argument::Pointer(address) => address,

@@ -1,13 +1,13 @@
-//! The CUDA backend: bf16 in memory, f32 in registers; one launcher an op: check the contract, pick the grid, launch.
+//! The CUDA backend: bf16 in memory, f32 in registers; one launcher for each op: check the contract, choose the grid, launch.
 //!
-//! Kernels are in `kernels/NAME.cu`, whose head says what is fused, what the order of sums is, and the floor in bytes.
+//! Kernels are in `kernels/NAME.cu`, whose first lines say what is fused, the order of sums, and the floor in bytes.
 
 mod adamw;
 mod attention;
 mod embedding;
 mod global_norm;
-mod head;
 mod linear;
+mod lm_head;
 mod peak;
 mod qk_norm_rope;
 mod rmsnorm;
@@ -28,21 +28,21 @@ impl From<CudaError> for OpError {
 /// Sizes that kernels count in `int`.
 const COUNT_MAX: usize = i32::MAX as usize;
 
-/// Blocks of a kernel whose threads take turns over `work` items, one a thread at a time: eight for each multiprocessor of an
-/// H100 (132) at most. It depends on the work alone, so a kernel that sums by blocks has the same sums on every device.
+/// Blocks of a kernel whose threads loop over `work` items: at most eight for each of an H100's 132 multiprocessors. It depends
+/// on the work alone, so a kernel that sums by blocks has the same sums on every device.
 fn blocks_for(work: usize, threads: usize) -> usize {
     work.div_ceil(threads).min(8 * 132)
 }
 
 impl super::Backend for Cuda {
-    /// The number of rows may change the algorithm of a product, and decoding splits attention over the keys.
+    /// The number of rows may change the algorithm of a matmul, and decoding splits attention over the keys.
     const ROLLOUTS_EQUAL_TRAINING: bool = false;
 
     fn name(&self) -> String {
         Cuda::name(self).to_owned()
     }
 
-    fn product_gflops(&self) -> Result<f64, OpError> {
-        peak::product_gflops(self)
+    fn matmul_gflops(&self) -> Result<f64, OpError> {
+        peak::matmul_gflops(self)
     }
 }

@@ -1,4 +1,4 @@
-//! The speed of matrix products alone on this device: what "% of peak" is quoted against.
+//! The speed of matmuls alone on this device: what "% of peak" is quoted against.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::ops::OpError;
 use crate::random::Stream;
 use crate::tensor::{Device, DeviceError};
 
-/// Sizes of the square products, each eight times the work of the one before.
+/// Sizes of the square matmuls, each eight times the work of the one before.
 const SIZES: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];
-/// Seconds from which a measurement is long enough; a larger product would tell no more.
+/// A measurement of this many seconds is long enough; a larger matmul would not be faster.
 const LONG_ENOUGH_S: f64 = 0.02;
-/// Products of one measurement: the first of a shape is not timed.
+/// Matmuls of one measurement: the first of a shape is not timed.
 const REPEATS: usize = 10;
 
-/// Random numbers that are drawn for an operand; it repeats them. A prime, so that the rows of a matrix differ.
+/// Random numbers drawn for an operand, which repeats them. A prime, so that the rows of a matrix differ.
 const DRAWN: usize = 262_147;
 
 /// Normal random numbers: with zeros, which toggle no bits, a card keeps a higher clock and reads 13 % too fast.
@@ -26,8 +26,8 @@ fn operand(cuda: &Cuda, len: usize, stream: Stream) -> Result<Buffer<bf16>, Devi
     cuda.repeated(len, &drawn)
 }
 
-/// GFLOP/s of the largest square bf16 product that is worth the wait.
-pub(super) fn product_gflops(cuda: &Cuda) -> Result<f64, OpError> {
+/// GFLOP/s of the first square bf16 matmul that takes long enough to measure.
+pub(super) fn matmul_gflops(cuda: &Cuda) -> Result<f64, OpError> {
     let mut best = 0.0f64;
     for size in SIZES {
         let len = size * size;

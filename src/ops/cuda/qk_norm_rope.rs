@@ -10,13 +10,13 @@ const HEAD_DIM_MAX: usize = kernels::QK_NORM_ROPE_HEAD_DIM_MAX as usize;
 const WARP: usize = 32;
 /// Columns of a lane: eight, and the eight they rotate with.
 const COLS_PER_LANE: usize = 16;
-/// Tokens from which a warp each is enough to fill the device; fewer are spread over four warps each.
+/// From this many tokens on, one warp each fills the device; fewer are spread over four warps each.
 const TOKENS_MANY: usize = 2048;
-/// Most blocks of the backward pass, which each write a row of partial sums. It does not depend on the device, so neither do
-/// the sums.
+/// At most this many blocks in the backward pass; each writes a row of partial sums. The same on every device, so that the
+/// sums are too.
 const BLOCKS_MAX: usize = 256;
 
-/// How threads are dealt out.
+/// The layout of threads.
 struct Layout {
     /// (lanes of a group, groups) of a block
     threads: (u32, u32),
@@ -79,7 +79,7 @@ impl QkNormRope for Cuda {
             Argument::F32(args.epsilon),
         ];
         // Safety: the order is the kernel's; `args.check` holds all views to their sizes, and the kernel checks positions and
-        // rows. Distinct rows, which the contract asks for, keep writes apart.
+        // rows. The contract requires distinct rows, so writes are disjoint.
         unsafe { self.launch(&kernels::QK_NORM_ROPE_FORWARD_BF16, grid, arguments) }?;
         Ok(())
     }

@@ -10,8 +10,8 @@ const COLS_MAX: usize = kernels::RMSNORM_COLS_MAX as usize;
 const COLS_PER_WARP: usize = kernels::RMSNORM_COLS_PER_WARP as usize;
 const WARP: usize = 32;
 
-/// Most blocks of a launch: about two for each multiprocessor of an A100 (108) or H100 (132). Each reads the weight once and, in
-/// the backward pass, writes a row of partial sums. It does not depend on the device, so neither do the sums.
+/// At most this many blocks: about two for each multiprocessor of an A100 (108) or H100 (132). Each reads the weight once and,
+/// in the backward pass, writes a row of partial sums. The same on every device, so that the sums are too.
 const BLOCKS_MAX: usize = 256;
 
 /// Elements that a thread moves at once.
@@ -101,7 +101,7 @@ impl RmsNorm for Cuda {
     }
 }
 
-/// `d_weight[cols] += Σ parts[blocks, cols]`, in a fixed order: what blocks have summed over their rows.
+/// `d_weight[cols] += Σ parts[blocks, cols]`, in a fixed order: the partial sums of all blocks.
 pub(super) fn add_parts(
     cuda: &Cuda,
     mut d_weight: ViewMut<'_, f32>,

@@ -1,4 +1,4 @@
-//! Sampling on CUDA: a block a draw. How each one is drawn goes to the device as one small array.
+//! Sampling on CUDA: one block for each draw. The parameters of all draws go to the device as one small array.
 
 use super::{COUNT_MAX, Cuda};
 use crate::cuda::{Argument, Grid, kernels};

@@ -16,7 +16,7 @@ const _: () = assert!(
     "kernels/score_margin.cu and the contract agree",
 );
 
-/// Most blocks of a launch; more pairs are taken in turns.
+/// At most this many blocks; with more pairs, a block takes several.
 const BLOCKS_MAX: usize = 65_536;
 
 impl ScoreMargins for Cuda {
@@ -30,19 +30,19 @@ impl ScoreMargins for Cuda {
         if pairs == 0 {
             return Ok(());
         }
-        let places = 2 * pairs * n;
+        let slots = 2 * pairs * n;
         // The kernel sorts a whole batch in an array of a power of two.
-        let batch_places = places.next_power_of_two();
-        Check("score_margin").that(batch_places <= COUNT_MAX, || format!("{places} places are too many for CUDA"))?;
+        let batch_slots = slots.next_power_of_two();
+        Check("score_margin").that(batch_slots <= COUNT_MAX, || format!("{slots} slots are too many for CUDA"))?;
 
         let per_pair = kernels::SCORE_MARGIN_THREADS_PER_PAIR;
         // One block can wait for all of its rewards; many blocks cannot wait for each other.
         let whole_batch = norm == AdvantageNorm::Batch;
         let (blocks, threads) =
             if whole_batch { (1, kernels::SCORE_MARGIN_THREADS_MAX) } else { (pairs.min(BLOCKS_MAX), per_pair) };
-        // f64 has no place among the element types: two words each.
+        // f64 is not one of the element types, so each takes two words.
         let mut side_mean = if whole_batch { Some(self.scratch::<u32>(2 * 2 * pairs)?) } else { None };
-        let mut batch_keys = if whole_batch { Some(self.scratch::<u32>(batch_places)?) } else { None };
+        let mut batch_keys = if whole_batch { Some(self.scratch::<u32>(batch_slots)?) } else { None };
         let scratch = |buffer: Option<&mut crate::cuda::Buffer<u32>>| buffer.map_or(Argument::NULL, |b| b.argument());
 
         let PreferenceReward { shape, margin } = preference;
@@ -71,7 +71,7 @@ impl ScoreMargins for Cuda {
             penalty.argument(),
             scratch(side_mean.as_mut()),
             scratch(batch_keys.as_mut()),
-            Argument::count(batch_places),
+            Argument::count(batch_slots),
             Argument::count(pairs),
             Argument::count(n),
             Argument::F32(low),
@@ -83,7 +83,7 @@ impl ScoreMargins for Cuda {
         ];
         let grid = Grid { blocks, threads: (threads, 1), dynamic_shared_bytes: 0 };
         // Safety: the order is the kernel's; `args.check` holds all views to [pairs, 2, n] or [pairs, 2], and the scratch of a
-        // whole batch has the sizes that the kernel's comment asks for.
+        // whole batch has the sizes that the kernel's comment requires.
         unsafe { self.launch(&kernels::SCORE_MARGIN_F32, grid, arguments) }?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! SwiGLU on CUDA: a thread for eight neighbouring columns.
+//! SwiGLU on CUDA: one thread for eight neighbouring columns.
 
 use super::{COUNT_MAX, Cuda, blocks_for};
 use crate::cuda::{Argument, Grid, kernels};

@@ -23,12 +23,12 @@ fn run(start: usize, len: usize) -> Run {
     Run { start: start as u32, len: len as u32 }
 }
 
-/// What both sides read: the CPU's forward pass, its output rounded as the device holds it.
+/// The inputs of both sides: the CPU's forward pass, with the output rounded as on the device.
 struct Inputs {
     d_out: Vec<f32>,
     out: Vec<f32>,
     log_sum_exp: Vec<f32>,
-    /// What the pools' gradients start from.
+    /// The initial gradients of the pools.
     start: Vec<f32>,
 }
 
@@ -90,7 +90,7 @@ fn on_cpu(case: &Case, from: &Inputs) -> [Vec<f32>; 3] {
     [d_q, d_k, d_v]
 }
 
-/// For each place of each gradient, Σ of the magnitudes of its terms, in f64: first as they are (p and d_s are rounded to bf16,
+/// For each index of each gradient, Σ of the magnitudes of its terms, in f64: first as they are (p and d_s are rounded to bf16,
 /// relative to themselves), then with d_s as if d_out·v and delta did not cancel (they are sums in f32).
 fn magnitudes(case: &Case, from: &Inputs) -> [Vec<[f64; 2]>; 3] {
     let AttentionSizes { q_heads, kv_heads, head_dim: dim, scale, .. } = case.sizes;
@@ -113,15 +113,15 @@ fn magnitudes(case: &Case, from: &Inputs) -> [Vec<[f64; 2]>; 3] {
                 let out = &from.out[at.clone()];
                 let (delta, delta_size) = (dot(d_out, out), size(d_out, out));
                 for key in &rows[..segment.keys - segment.queries.len() + i + 1] {
-                    let place = (key * kv_heads + head / (q_heads / kv_heads)) * dim;
-                    let (k, v) = (&case.k[place..place + dim], &case.v[place..place + dim]);
+                    let index = (key * kv_heads + head / (q_heads / kv_heads)) * dim;
+                    let (k, v) = (&case.k[index..index + dim], &case.v[index..index + dim]);
                     let p = (dot(q, k) * f64::from(scale) - f64::from(from.log_sum_exp[row])).exp();
                     let d_s = [p * (dot(d_out, v) - delta).abs(), p * (size(d_out, v) + delta_size)];
                     for which in 0..2 {
                         for d in 0..dim {
                             d_q[at.start + d][which] += d_s[which] * f64::from(scale * k[d].abs());
-                            d_k[place + d][which] += d_s[which] * f64::from(scale * q[d].abs());
-                            d_v[place + d][which] += p * f64::from(d_out[d].abs());
+                            d_k[index + d][which] += d_s[which] * f64::from(scale * q[d].abs());
+                            d_v[index + d][which] += p * f64::from(d_out[d].abs());
                         }
                     }
                 }
@@ -141,15 +141,15 @@ fn assert_right(device: &Cuda, what: &str, case: Case) {
         // The result is rounded once, and so is the weight of every term (p, or d_s). Before that p errs by the f32 roundings of
         // its score, of ex2 and of log_sum_exp, d_s by those of two sums over the head; terms are summed in f32.
         let sums = (16.0 * case.sizes.head_dim as f64 + 4.0 * (keys * case.sizes.q_heads) as f64) * F32;
-        assert_within(&format!("{device:?} {what}: {name}"), &got[i], &expected[i], |place| {
-            let [terms, apart] = sizes[i][place];
-            BF16 * (f64::from(expected[i][place].abs()) + terms) + sums * apart + 1e-30
+        assert_within(&format!("{device:?} {what}: {name}"), &got[i], &expected[i], |index| {
+            let [terms, apart] = sizes[i][index];
+            BF16 * (f64::from(expected[i][index].abs()) + terms) + sums * apart + 1e-30
         });
     }
     assert_eq!(got, on(device, &case, &from), "{what}: the same bits every time");
 }
 
-/// A prompt with its own queries and samples of it, and a sequence beside them.
+/// A prompt with its own queries and samples of it, and another sequence.
 pub fn assert_gradients_are_the_cpus(device: &Cuda, heads: Heads, prompt: usize, samples: &[usize], other: usize) {
     let mut segments = SegmentTable::default();
     segments.push(prompt, [run(0, prompt)]);
@@ -186,7 +186,7 @@ fn lengths_around_the_tiles_are_the_cpus() {
 fn chunks_shared_prompts_and_overlapping_runs_are_the_cpus() {
     let heads = (4, 2, 64);
     for device in devices() {
-        // Queries after keys that came earlier: the second chunk of a prefill, in two runs that lie apart.
+        // Queries after keys that came earlier: the second chunk of a prefill, in two separate runs.
         let mut segments = SegmentTable::default();
         segments.push(40, [run(100, 37), run(0, 40)]);
         assert_right(device, "a later chunk", Case::new(heads, 140, segments));
@@ -209,7 +209,7 @@ fn chunks_shared_prompts_and_overlapping_runs_are_the_cpus() {
 }
 
 #[test]
-fn large_scores_and_a_scale_of_their_own_are_the_cpus() {
+fn large_scores_and_another_scale_are_the_cpus() {
     for device in devices() {
         let mut case = Case::packed((2, 1, 32), &[70]);
         case.sizes.scale *= 3.0;
@@ -219,14 +219,14 @@ fn large_scores_and_a_scale_of_their_own_are_the_cpus() {
 }
 
 #[test]
-fn rows_that_no_segment_names_stay_and_batch_mates_change_nothing() {
+fn rows_outside_all_segments_stay_and_other_sequences_change_nothing() {
     let (heads, lengths) = ((4, 2, 32), [20, 75, 3]);
     let together = for_device(Case::packed(heads, &lengths));
     let from = inputs(&together);
     let (q_row, kv_row) = (heads.0 * heads.2, heads.1 * heads.2);
     for device in devices() {
         let all = on(device, &together, &from);
-        // The second sequence alone, at the same place of the pool.
+        // The second sequence alone, at the same index of the pool.
         let mut segments = SegmentTable::default();
         segments.push(75, [run(20, 75)]);
         let (queries, own) = (20 * q_row..95 * q_row, 20 * kv_row..95 * kv_row);
@@ -250,7 +250,7 @@ fn rows_that_no_segment_names_stay_and_batch_mates_change_nothing() {
 }
 
 #[test]
-fn no_queries_are_no_work_and_other_widths_are_refused() {
+fn an_empty_batch_is_fine_and_other_widths_are_refused() {
     let device = &devices()[0];
     let case = Case::new((2, 1, 32), 4, SegmentTable::default());
     let from = inputs(&case);

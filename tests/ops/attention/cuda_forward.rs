@@ -19,7 +19,7 @@ type Output = (Vec<f32>, Vec<f32>);
 /// Queries and keys of the segments of a case.
 pub type Lengths<'a> = &'a [(usize, usize)];
 
-/// Sequences of these lengths whose keys lie in shuffled pages. Pool rows that no segment names are NaN.
+/// Sequences of these lengths whose keys are in shuffled pages. Pool rows outside all segments are NaN.
 fn paged(heads: Heads, lengths: Lengths<'_>, page: usize) -> Case {
     let pages: usize = lengths.iter().map(|(_, keys)| keys.div_ceil(page)).sum();
     let mut free = Stream::new(9).permutation(pages + 1);
@@ -31,7 +31,7 @@ fn paged(heads: Heads, lengths: Lengths<'_>, page: usize) -> Case {
     for_device(Case::new(heads, (pages + 1) * page, segments))
 }
 
-/// Rounds the inputs, and spoils pool rows that no segment names: they must never be read.
+/// Rounds the inputs, and sets pool rows outside all segments to NaN: they must never be read.
 fn for_device(mut case: Case) -> Case {
     let row = case.sizes.kv_heads * case.sizes.head_dim;
     let mut named = vec![false; case.sizes.pool_rows];
@@ -74,7 +74,7 @@ fn on(device: &Cuda, case: &Case) -> Output {
     output
 }
 
-/// By the kernel without tensor cores; the table is made here, not by the launcher.
+/// With the kernel without tensor cores; the table is built here, not by the launcher.
 fn plainly(device: &Cuda, case: &Case) -> Output {
     let (mut table, mut key_rows) = (Vec::new(), Vec::new());
     for segment in case.segments.segments() {
@@ -104,9 +104,9 @@ fn plainly(device: &Cuda, case: &Case) -> Output {
     (widen(&download(device, &out)), download(device, &sums))
 }
 
-/// What rounding may do to each output and to each log Σ exp, beyond the rounding of the output itself.
+/// Bounds of the rounding errors of each output and each log Σ exp, beyond the rounding of the output itself.
 struct Bounds {
-    /// Σ p |v| of each output: what a relative error of the weights is relative to.
+    /// Σ p |v| of each output: the scale of a relative error of the weights.
     size: Vec<f32>,
     /// Relative error of a weight of each row (query, head), which is the absolute one of its score.
     score: Vec<f64>,
@@ -150,7 +150,7 @@ impl Bounds {
     }
 }
 
-/// Against the CPU and against the plain kernel, which is itself held to the CPU.
+/// Against the CPU and against the plain kernel, which is itself compared with the CPU.
 fn assert_right(what: &str, case: &Case) {
     assert_right_on(devices(), what, case);
 }
@@ -161,7 +161,7 @@ fn assert_right_on(devices: &[Cuda], what: &str, case: &Case) {
     for device in devices {
         let what = format!("{what}, {:?}, {device:?}", case.sizes);
         let (got, plain) = (on(device, case), plainly(device, case));
-        // Outputs are rounded to bf16, and so are probabilities before they meet V: half an ulp, relative, each.
+        // Outputs are rounded to bf16, and so are probabilities before the matmul with V: half an ulp, relative, each.
         bounds.assert(&format!("{what}, CPU"), &got, &cpu, BF16, BF16);
         bounds.assert(&format!("{what}, plain kernel and CPU"), &plain, &cpu, 0.0, BF16);
         bounds.assert(&format!("{what}, plain kernel"), &got, &plain, BF16, 2.0 * BF16);
@@ -193,7 +193,7 @@ fn packed_sequences_equal_the_cpus() {
 fn chunks_and_pages_equal_the_cpus() {
     for heads in [(5, 1, 32), (4, 2, 64), (2, 1, 128)] {
         assert_right("chunks", &paged(heads, &[(40, 170), (17, 17), (130, 200), (20, 64), (64, 65)], 16));
-        // A warp whose first row sees all keys of a tile but the last: the least that needs the mask.
+        // A warp whose first row sees all keys of a tile but the last: the smallest case that needs the mask.
         assert_right("chunks after 62 and 30 keys", &paged(heads, &[(40, 102), (70, 100)], 16));
     }
 }
@@ -227,7 +227,7 @@ fn decoding_equals_the_cpus() {
 }
 
 #[test]
-fn a_group_that_a_block_of_decoding_cannot_hold_goes_by_tiles() {
+fn a_group_too_large_for_a_block_of_decoding_uses_tiles() {
     assert_right("group of 24", &paged((24, 1, 32), &[(1, 70), (3, 9)], 16));
 }
 
@@ -248,7 +248,7 @@ fn large_scores_stay_right() {
         let mut case = paged(heads, &[(150, 150), (1, 400), (3, 20)], 16);
         case.q.iter_mut().for_each(|q| *q *= 30.0);
         assert_right("scores × 30", &for_device(case.clone()));
-        // Scores that rise with the position: every tile brings a new maximum, and all before it fades.
+        // Scores that rise with the position: every tile has a new maximum, and everything before it becomes negligible.
         let row = heads.1 * heads.2;
         for segment in case.segments.segments() {
             let rows =
@@ -312,7 +312,7 @@ fn prefill_in_chunks_has_the_bits_of_prefill_at_once() {
 }
 
 #[test]
-fn what_is_no_number_shows_only_where_it_is_seen() {
+fn nan_shows_only_where_it_is_seen() {
     for device in devices() {
         for (lengths, key) in [([(150, 150), (20, 20)], 100), ([(2, 150), (2, 30)], 149)] {
             let mut case = paged((2, 1, 64), &lengths, 160);
@@ -331,7 +331,7 @@ fn what_is_no_number_shows_only_where_it_is_seen() {
 }
 
 #[test]
-fn no_queries_are_no_work_and_limits_are_named() {
+fn an_empty_batch_is_fine_and_limits_are_named() {
     for device in devices() {
         assert!(on(device, &Case::packed((4, 2, 32), &[])).0.is_empty());
         assert!(on(device, &paged((2, 1, 32), &[(0, 5)], 16)).0.is_empty());

@@ -1,11 +1,11 @@
-//! The op `attention` written plainly in f64, with bounds of the rounding errors that the op may make.
+//! A plain f64 version of the op `attention`, with bounds of the rounding errors that the op may make.
 
 use patarm::ops::attention::{AttentionSizes, SegmentTable};
 
 /// Half an ulp of 1.
 const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// The same inputs in f64, and the op written plainly.
+/// The same inputs in f64, and a plain version of the op.
 pub struct Exact {
     pub sizes: AttentionSizes,
     pub segments: SegmentTable,
@@ -14,13 +14,13 @@ pub struct Exact {
     pub v: Vec<f64>,
 }
 
-/// One (query, head): its row of q, and where the keys that it sees begin in the pools.
+/// One (query, head): its row of q, and the offsets of the keys that it sees in the pools.
 struct ExactRow {
     row: usize,
     keys: Vec<usize>,
 }
 
-/// A number and the sum of the sizes of the terms it was made of, which bounds its rounding errors.
+/// A sum, and the sum of the magnitudes of its terms, which bounds its rounding errors.
 pub type Bounded = Vec<(f64, f64)>;
 
 fn dot(a: &[f64], b: &[f64]) -> (f64, f64) {

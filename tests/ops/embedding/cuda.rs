@@ -9,7 +9,7 @@ use patarm::tensor::Device;
 use crate::cuda_device::{devices, download, narrow, rounded, upload, widen};
 use crate::numbers::{bits, normal};
 
-/// (vocabulary, width, tokens): one of each, odd widths, wider than a warp's columns, ids that occur often and seldom.
+/// (vocabulary, width, tokens): one of each, odd widths, wider than a warp's columns, ids that occur often and rarely.
 const SIZES: [(usize, usize, usize); 6] =
     [(1, 3, 9), (7, 5, 1), (11, 17, 400), (3, 264, 70), (40, 257, 65), (5000, 8, 300)];
 
@@ -74,7 +74,7 @@ pub fn assert_has_the_cpus_bits(device: &Cuda, (vocab, hidden, tokens): (usize, 
 }
 
 #[test]
-fn an_id_outside_the_vocabulary_shows_and_harms_nothing() {
+fn an_id_outside_the_vocabulary_gives_nan_and_harms_nothing_else() {
     let (vocab, hidden, ids) = (3, 8, [1u32, 3, u32::MAX, 2]);
     let (table, d_out) = (normal(1, vocab * hidden), rounded(&normal(2, 4 * hidden)));
     for device in devices() {
@@ -88,7 +88,7 @@ fn an_id_outside_the_vocabulary_shows_and_harms_nothing() {
 }
 
 #[test]
-fn no_tokens_are_no_work() {
+fn an_empty_batch_is_fine() {
     let device = &devices()[0];
     let table = normal(1, 6);
     assert!(forward(device, &table, &[], 2).is_empty());

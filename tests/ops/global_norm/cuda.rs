@@ -10,7 +10,7 @@ use crate::numbers::normal;
 const TILE: usize = kernels::GLOBAL_NORM_TILE as usize;
 const BLOCKS_MAX: usize = kernels::GLOBAL_NORM_BLOCKS_MAX as usize;
 
-/// The gradient starts `offset` elements into its buffer and ends with it; what lies before it would show.
+/// The gradient starts `offset` elements into its buffer and ends with it; reading elements before it would show.
 fn norm(device: &Cuda, gradient: &[f32], offset: usize) -> f64 {
     let buffer = upload(device, &[&vec![f32::NAN; offset], gradient].concat());
     let mut norm = upload(device, &[f64::NAN]);
@@ -19,8 +19,8 @@ fn norm(device: &Cuda, gradient: &[f32], offset: usize) -> f64 {
     download(device, &norm)[0]
 }
 
-/// Sums of squares in f64 in another order: no cancellation, so the relative error is at most the number of roundings that one
-/// square meets on both sides, half of it in the root. Here four of each load of a thread, a load of each tile of a block, two of
+/// Sums of squares in f64 in another order: no cancellation, so the relative error is at most the number of roundings of one
+/// square on both sides, half of it in the root. Here four of each load of a thread, a load of each tile of a block, two of
 /// pairs, 5 + 8 of a block, 32 + 5 of all; there 2048 of a lane, 8, and one of each chunk of 16,384.
 fn bound(len: usize) -> f64 {
     let here = 4 * len.div_ceil(TILE * BLOCKS_MAX) + 2 + 13 + 37;
@@ -40,17 +40,18 @@ pub fn assert_is_the_cpus(device: &Cuda, len: usize, offset: usize) {
 #[test]
 fn the_norm_is_the_cpus() {
     for device in devices() {
-        // None, each rest of a load, a load of every thread, a tile and what is next to it, tiles of several blocks and a rest.
+        // Empty, each remainder of a load, a load of every thread, a tile and what is next to it, tiles of several blocks and a
+        // remainder.
         for len in [0, 1, 2, 3, 4, 5, 1023, 1024, 1027, TILE - 1, TILE, TILE + 1, TILE + 6, 5 * TILE, 73 * TILE + 1093]
         {
             assert_is_the_cpus(device, len, 0);
         }
-        // Squares that f32 cannot hold.
+        // Squares too large for f32.
         assert!((norm(device, &[3e30, 4e30], 0) / 5e30 - 1.0).abs() < 1e-6);
     }
 }
 
-/// Each block takes a second tile, and one of them takes the rest. On one of the devices only: it takes seconds.
+/// Each block takes a second tile, and one of them the remainder. On one of the devices only: it takes seconds.
 #[test]
 fn more_tiles_than_blocks_are_the_cpus() {
     let device = devices().last().unwrap();
@@ -89,12 +90,12 @@ fn every_element_counts_once() {
         for len in [7, 1030, TILE + 5] {
             for offset in [0, 1] {
                 // Alone, each has its square.
-                for place in [0, 1, 2, 3, 4, 5, len / 2, len - 3, len - 2, len - 1] {
+                for index in [0, 1, 2, 3, 4, 5, len / 2, len - 3, len - 2, len - 1] {
                     let mut gradient = vec![0.0; len];
-                    gradient[place] = 3.0;
-                    assert_eq!(norm(device, &gradient, offset), 3.0, "{place} of {len}, {offset} on");
+                    gradient[index] = 3.0;
+                    assert_eq!(norm(device, &gradient, offset), 3.0, "{index} of {len}, {offset} on");
                 }
-                // All together are as many as there are.
+                // The sum over all ones is their number.
                 assert_eq!(norm(device, &vec![1.0; len], offset), (len as f64).sqrt());
             }
         }
@@ -102,13 +103,13 @@ fn every_element_counts_once() {
 }
 
 #[test]
-fn what_is_not_a_number_shows_wherever_it_stands() {
+fn nan_and_infinity_show_at_any_index() {
     for device in devices() {
-        for place in [0, 8, 3999, 4096, 4100] {
+        for index in [0, 8, 3999, 4096, 4100] {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut gradient = normal(1, 4101);
-                gradient[place] = bad;
-                assert!(!norm(device, &gradient, 0).is_finite(), "{bad} at {place}");
+                gradient[index] = bad;
+                assert!(!norm(device, &gradient, 0).is_finite(), "{bad} at {index}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Products on the CUDA device against f64, on inputs that bf16 holds exactly.
+//! Matmuls on the CUDA device against f64, on inputs that bf16 holds exactly.
 
 use half::bf16;
 use patarm::cuda::Cuda;
@@ -62,21 +62,21 @@ impl Case {
         [widen(&download(device, &out)), widen(&download(device, &d_x)), download(device, &d_weight)]
     }
 
-    /// The same in f64 with the weight rounded as products read it, and Σ|a·b| of each place.
+    /// The same in f64 with the weight rounded as matmuls read it, and Σ|a·b| for each index.
     fn exact(&self, start: f64) -> [Vec<(f64, f64)>; 3] {
         let LinearSizes { out_features: n, in_features: k } = self.sizes;
         let (x, d, w) = (&self.x, &self.d_out, rounded(&self.master));
-        let place = |i: usize, cols: usize| (i / cols, i % cols);
+        let index = |i: usize, cols: usize| (i / cols, i % cols);
         let out = |i| {
-            let (r, o) = place(i, n);
+            let (r, o) = index(i, n);
             sum(0.0, (0..k).map(|c| (x[r * k + c], w[o * k + c])))
         };
         let d_x = |i| {
-            let (r, c) = place(i, k);
+            let (r, c) = index(i, k);
             sum(start, (0..n).map(|o| (d[r * n + o], w[o * k + c])))
         };
         let d_weight = |i| {
-            let (o, c) = place(i, k);
+            let (o, c) = index(i, k);
             sum(start, (0..self.rows).map(|r| (d[r * n + o], x[r * k + c])))
         };
         let all = |len: usize, f: &(dyn Fn(usize) -> (f64, f64) + Sync)| (0..len).into_par_iter().map(f).collect();
@@ -93,18 +93,18 @@ fn sum(start: f64, terms: impl Iterator<Item = (f32, f32)>) -> (f64, f64) {
 }
 
 #[test]
-fn products_are_those_of_f64_within_their_roundings() {
+fn matmuls_agree_with_f64_within_their_roundings() {
     for device in devices() {
         for size in SIZES {
             for accumulate in [false, true] {
-                assert_products_are_those_of_f64(device, size, accumulate);
+                assert_matmuls_agree_with_f64(device, size, accumulate);
             }
         }
     }
 }
 
 /// `size`: (rows, outputs, inputs).
-pub fn assert_products_are_those_of_f64(device: &Cuda, size: (usize, usize, usize), accumulate: bool) {
+pub fn assert_matmuls_agree_with_f64(device: &Cuda, size: (usize, usize, usize), accumulate: bool) {
     let case = Case::new(size);
     let got = case.run(device, 0.5, accumulate);
     let mut exact = case.exact(0.5);
@@ -115,10 +115,10 @@ pub fn assert_products_are_those_of_f64(device: &Cuda, size: (usize, usize, usiz
     let roundings = [BF16, BF16, 0.0];
     for (i, name) in ["out", "d_x", "d_weight"].into_iter().enumerate() {
         let expected: Vec<f32> = exact[i].iter().map(|(value, _)| *value as f32).collect();
-        // A sum of k products in f32 in any order, one more for what was there, and one rounding of the result.
+        // A sum of k products in f32 in any order, one more for the initial value, and one rounding of the result.
         let sums = (terms[i] + 2) as f64 * f64::from(f32::EPSILON);
-        assert_within(&format!("{device:?} {size:?} {name}"), &got[i], &expected, |place| {
-            let (value, size) = exact[i][place];
+        assert_within(&format!("{device:?} {size:?} {name}"), &got[i], &expected, |index| {
+            let (value, size) = exact[i][index];
             value.abs() * roundings[i] + sums * size
         });
     }
@@ -126,8 +126,8 @@ pub fn assert_products_are_those_of_f64(device: &Cuda, size: (usize, usize, usiz
 }
 
 #[test]
-fn weights_are_rounded_to_nearest_even_and_keep_what_is_no_number() {
-    // 1 + 2⁻⁸ lies half-way and goes to the even 1; 1 + 3·2⁻⁸ goes to 1 + 2⁻⁶; the largest f32 is beyond bf16.
+fn weights_are_rounded_to_nearest_even_and_keep_nan() {
+    // 1 + 2⁻⁸ is half-way and rounds to the even 1; 1 + 3·2⁻⁸ rounds to 1 + 2⁻⁶; the largest f32 is beyond bf16.
     let master =
         [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 / 3.0, f32::MAX, f32::NAN, f32::NEG_INFINITY, 0.0, -0.0, 2.0];
     let sizes = LinearSizes { out_features: master.len(), in_features: 1 };
@@ -142,10 +142,10 @@ fn weights_are_rounded_to_nearest_even_and_keep_what_is_no_number() {
         let (x, out_view) = (device.view(&x, 0..1), device.view_mut(&mut out, 0..master.len()));
         device.linear_forward(LinearForward { out: out_view, x, weight: &weight, rows: 1, sizes }).unwrap();
         let got = widen(&download(device, &out));
-        for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let same = got.to_bits() == *expected || got.is_nan() && f32::from_bits(*expected).is_nan();
             // A sum that starts at zero loses the sign of zero.
-            assert!(same || *got == 0.0 && f32::from_bits(*expected) == 0.0, "{place}: {got} for {}", master[place]);
+            assert!(same || *got == 0.0 && f32::from_bits(*expected) == 0.0, "{index}: {got} for {}", master[index]);
         }
     }
 }

@@ -23,7 +23,7 @@ const CASES: [((usize, usize, usize), usize); 7] = [
     ((1, 1, 512), 5),
 ];
 
-/// As the device holds it. Every second token is so small that epsilon is as large as its mean square.
+/// Rounded as on the device. Every second token is so small that epsilon is as large as its mean square.
 fn case(heads: (usize, usize, usize), tokens: usize) -> Case {
     let mut case = Case::new(heads, tokens);
     let cols = case.sizes.qkv_cols();
@@ -199,7 +199,7 @@ fn a_token_has_the_same_bits_alone_and_when_warps_take_whole_tokens() {
 }
 
 #[test]
-fn indices_outside_their_tables_show_and_harm_nothing() {
+fn indices_outside_their_tables_give_nan_and_harm_nothing_else() {
     let mut bad = case((2, 1, 32), 3);
     let good = bad.clone();
     bad.positions[0] = bad.sizes.rope_rows as u32;
@@ -220,7 +220,7 @@ fn indices_outside_their_tables_show_and_harm_nothing() {
 }
 
 #[test]
-fn no_tokens_are_no_work_and_heads_that_are_too_wide_are_refused() {
+fn an_empty_batch_is_fine_and_too_wide_heads_are_refused() {
     let device = &devices()[0];
     assert!(forward(device, &case((2, 1, 32), 0)).q.is_empty());
     let wide = case((1, 1, 528), 1);

@@ -146,8 +146,8 @@ pub fn assert_backward_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) 
         let what = |name: &str| format!("{name} of {rows}×{cols}, overwrite {overwrite}");
         // Before they cancel, the terms of d_sum are as large as this; the row's sum errs by its roundings.
         let products = |row: usize| {
-            let place = row * cols..(row + 1) * cols;
-            place.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
+            let range = row * cols..(row + 1) * cols;
+            range.map(|i| f64::from((d_out[i] * weight[i % cols] * x[i]).abs())).sum::<f64>()
         };
         let row_sums: Vec<f64> = (0..rows).map(products).collect();
         let terms = |i: usize| {
@@ -197,7 +197,7 @@ fn a_frozen_weight_changes_no_gradient_of_the_stream() {
 }
 
 #[test]
-fn nan_and_infinity_go_where_they_go_on_the_cpu() {
+fn nan_and_infinity_spread_as_on_the_cpu() {
     for device in devices() {
         let cols = 70;
         let mut x = rounded(&normal(1, 6 * cols));
@@ -218,7 +218,7 @@ fn nan_and_infinity_go_where_they_go_on_the_cpu() {
         let d_out = rounded(&normal(2, x.len()));
         let [d_sum, d_weight] = backward(device, &delta, &d_out, &x, &inv_rms, &weight, true);
         let (e_sum, e_weight) = super::backward(&delta, &d_out, &x, &inv_rms, &weight, true);
-        // The row of zeros has inv_rms = 1000: terms of some thousands.
+        // The row of zeros has inv_rms = 1000: terms of a few thousand.
         assert_within("d_sum", &d_sum, &e_sum, |i| 1.01 * BF16 * f64::from(e_sum[i].abs()) + 1e-5);
         assert_within("d_weight", &d_weight, &e_weight, |col| 1e-5 * f64::from(e_weight[col].abs()) + 1e-5);
     }
@@ -246,7 +246,7 @@ fn a_row_has_the_same_bits_in_any_batch_at_any_alignment_and_in_every_run() {
 }
 
 #[test]
-fn no_rows_are_no_work_and_too_wide_rows_are_refused() {
+fn an_empty_batch_is_fine_and_too_wide_rows_are_refused() {
     for device in devices() {
         let none = forward(device, &[], None, &[1.0; 8], 0);
         assert!(none.out.is_empty());

@@ -30,12 +30,12 @@ const SAMPLINGS: [Sampling; 16] = [
     Sampling { temperature: 1.3, top_k: 12, top_p: 0.9, min_p: 0.05 },
 ];
 
-/// Logits of `rows` rows, their spread that of a language model's.
+/// Logits of `rows` rows, with the spread of a language model's.
 fn logits(seed: u64, rows: usize, vocab: usize) -> Vec<f32> {
     normal(seed, rows * vocab).iter().map(|x| 3.0 * x).collect()
 }
 
-/// Every row another rollout, and `samplings` in turns.
+/// Every row is another rollout; `samplings` are repeated over the rows.
 fn draws(samplings: &[Sampling], count: usize) -> Vec<Draw> {
     let draw = |i: usize| Draw {
         row: i as u32,
@@ -68,8 +68,8 @@ fn draw(device: &Cuda, logits: &[f32], vocab: usize, draws: &[Draw]) -> (Vec<u32
 
 /// The same token and, within its roundings, the same log-probability as on the CPU.
 ///
-/// A token may differ where the two best sums lie within rounding of each other: g errs by some 4 ulp of 16 at most, 4e-6,
-/// on each side. Of the few hundred draws here none is that near (the gaps are about exponential with mean 1).
+/// A token may differ if the two best sums are within rounding of each other: g errs by at most about 4 ulp of 16, 4e-6,
+/// on each side. Of the few hundred draws here none is that close (the gaps are about exponential with mean 1).
 fn assert_is_the_cpus(device: &Cuda, logits: &[f32], vocab: usize, draws: &[Draw]) {
     let (ids, logprobs) = draw(device, logits, vocab, draws);
     let (expected_ids, expected) = super::draw(logits, vocab, draws);
@@ -87,7 +87,7 @@ fn assert_is_the_cpus(device: &Cuda, logits: &[f32], vocab: usize, draws: &[Draw
     });
 }
 
-/// A draw of each row, with every way to draw in turns.
+/// A draw of each row, cycling through all ways to draw.
 pub fn assert_rows_draw_as_on_the_cpu(device: &Cuda, rows: usize, vocab: usize) {
     assert_is_the_cpus(device, &logits(vocab as u64, rows, vocab), vocab, &draws(&SAMPLINGS, rows));
 }
@@ -109,7 +109,7 @@ fn every_way_to_draw_gives_the_cpus_token() {
     }
 }
 
-/// Filters that leave the same token whatever the noise show their boundary: the sets kept, token by token.
+/// The sets that the filters keep, compared token by token.
 #[test]
 fn the_filters_keep_exactly_what_they_keep_on_the_cpu() {
     let vocab = 300;
@@ -133,9 +133,9 @@ fn position_for(stream: Stream, id: u32) -> u32 {
     (0..).find(|position| (0..id).all(|other| noise(*position, other) < noise(*position, id))).unwrap()
 }
 
-/// Of equal logits the last one kept is drawn where it has the largest noise, and the one behind it is not.
+/// Of equal logits, the last one kept is drawn if it has the largest noise, and the next one never is.
 #[test]
-fn the_boundary_lies_where_it_lies() {
+fn the_boundary_among_equal_logits_is_exact() {
     let stream = Stream::new(7).fold(1);
     let keep = |top_k: u32, top_p: f32| Sampling { top_k, top_p, ..PLAIN };
     // (vocabulary, how, tokens kept); more equal logits than the list of a bin has room for, and fewer.
@@ -170,7 +170,7 @@ fn temperature_zero_takes_the_first_of_the_largest() {
     }
 }
 
-/// Tokens far below the likeliest win by their number: none may be passed over.
+/// Tokens far below the likeliest win because they are many: none may be skipped.
 #[test]
 fn unlikely_tokens_win_as_often_as_they_should() {
     let vocab = 50_000;
@@ -214,7 +214,7 @@ fn of_equal_logits_the_lower_ids_are_kept() {
     }
 }
 
-/// What the filters keep by a full sort in f64; masses of top-p here are far from their goals or exact.
+/// The tokens that the filters keep, by a full sort in f64; masses of top-p here are far from their goals or exact.
 fn kept(row: &[f32], sampling: &Sampling) -> Vec<u32> {
     let mut order: Vec<u32> = (0..row.len() as u32).collect();
     order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
@@ -270,7 +270,7 @@ fn rollouts_and_positions_draw_from_their_own_numbers() {
 }
 
 #[test]
-fn forbidden_tokens_are_never_drawn_and_what_is_not_a_number_shows() {
+fn forbidden_tokens_are_never_drawn_and_nan_shows() {
     let vocab = 1001;
     for device in devices() {
         let all = draws(&SAMPLINGS, SAMPLINGS.len());
@@ -329,7 +329,7 @@ fn a_draw_has_the_same_bits_in_any_batch_at_any_alignment_and_in_every_run() {
     }
 }
 
-/// The log-probability does not know of the filters.
+/// The log-probability does not depend on the filters.
 #[test]
 fn log_probabilities_are_those_of_the_whole_vocabulary() {
     let vocab = 300;
@@ -347,7 +347,7 @@ fn log_probabilities_are_those_of_the_whole_vocabulary() {
 }
 
 #[test]
-fn no_rows_are_no_work_and_too_large_a_vocabulary_is_refused() {
+fn an_empty_batch_is_fine_and_too_large_a_vocabulary_is_refused() {
     for device in devices() {
         assert_eq!(draw(device, &[], 10, &[]), (vec![], vec![]));
         let vocab = (1 << 22) + 1;

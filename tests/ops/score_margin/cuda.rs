@@ -11,7 +11,7 @@ use patarm::tensor::Device;
 use super::{Case, GRADED, every_way};
 use crate::cuda_device::{devices, download, upload};
 
-/// What [`Case::run`] does, on the device.
+/// [`Case::run`] on the device.
 fn run(device: &Cuda, case: &mut Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {
     let (sides, size) = (2 * case.pairs, 2 * case.pairs * case.n);
     let floats = [&case.means, &case.delta, &case.par, &case.reward, &case.advantage];
@@ -73,8 +73,8 @@ fn assert_equal_on(device: &Cuda, case: &Case, shape: RewardShape, margin: Margi
     run(device, &mut ours, shape, margin, norm);
     assert_eq!(ours.valid_count, cpu.valid_count);
     for ((name, got), (_, expected)) in outputs(&ours).into_iter().zip(outputs(&cpu)) {
-        for (place, (g, e)) in got.iter().zip(&expected).enumerate() {
-            let what = || format!("{name}[{place}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
+        for (slot, (g, e)) in got.iter().zip(&expected).enumerate() {
+            let what = || format!("{name}[{slot}] of {}×2×{}, {margin:?}, {norm:?}", case.pairs, case.n);
             assert_eq!(g.to_bits(), e.to_bits(), "{device:?}: {}: expected {e}, got {g}", what());
         }
     }
@@ -90,7 +90,7 @@ fn equals_the_cpu_for_uneven_groups() {
     }
 }
 
-/// Rewards of many sizes, so that every sum rounds, and in every order of its terms to something else.
+/// Rewards of many magnitudes, so that every sum rounds, and to a different result in every order.
 #[test]
 fn sums_that_round_equal_the_cpus() {
     for (key, (pairs, n)) in [(1, ROLLOUTS_MAX), (9, 16)].into_iter().enumerate() {

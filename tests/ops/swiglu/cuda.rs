@@ -17,7 +17,7 @@ const FLUSHED: f64 = 1e-35;
 /// One number, odd widths, whole chunks, more chunks than one block has threads.
 const SIZES: [(usize, usize); 6] = [(1, 1), (2, 5), (3, 17), (1, 8), (7, 96), (40, 136)];
 
-/// Of all three: rows start `offset` elements into their buffers. (out, d_gate_up)
+/// Rows of all three start `offset` elements into their buffers. (out, d_gate_up)
 fn run(device: &Cuda, gate_up: &[f32], d_out: &[f32], cols: usize, offset: usize) -> [Vec<f32>; 2] {
     let (rows, size) = (d_out.len() / cols, d_out.len());
     let padded = |values: &[f32]| upload(device, &[vec![bf16::NAN; offset], narrow(values)].concat());
@@ -47,8 +47,8 @@ pub fn assert_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) {
     let d_out = rounded(&normal(2, rows * cols));
     let [out, d_gate_up] = run(device, &gate_up, &d_out, cols, 0);
     let (e_out, e_gradient) = (super::forward(&gate_up, cols), super::backward(&d_out, &gate_up, cols));
-    // One rounding to bf16; a handful in f32 and an exponential within 2 ulp on either side. The two terms of silu′
-    // cancel near its zero: before that d_gate is at most |d·up|·(1 + |gate|). Beyond a gate of −88, where the sigmoid is
+    // One rounding to bf16; a few in f32 and an exponential within 2 ulp on either side. The two terms of silu′
+    // cancel near its zero; before that, d_gate is at most |d·up|·(1 + |gate|). Beyond a gate of −88, where the sigmoid is
     // below 1e-38, the device's is 0.
     let what = |name: &str| format!("{name} of {rows}×{cols}");
     assert_within(&what("out"), &out, &e_out, |i| (BF16 + 16.0 * F32) * f64::from(e_out[i].abs()) + FLUSHED);
@@ -62,7 +62,7 @@ pub fn assert_is_the_cpus(device: &Cuda, (rows, cols): (usize, usize)) {
 }
 
 #[test]
-fn what_is_not_a_number_stays_in_its_place() {
+fn nan_stays_at_its_index() {
     let cols = 8;
     let mut gate_up = rounded(&normal(1, 4 * cols));
     (gate_up[2], gate_up[cols + 5]) = (f32::NAN, f32::INFINITY);
@@ -77,7 +77,7 @@ fn what_is_not_a_number_stays_in_its_place() {
 }
 
 #[test]
-fn an_empty_batch_is_no_work() {
+fn an_empty_batch_is_fine() {
     let [out, d_gate_up] = run(&devices()[0], &[], &[], 8, 0);
     assert!(out.is_empty() && d_gate_up.is_empty());
 }

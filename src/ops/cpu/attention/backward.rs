@@ -3,16 +3,16 @@
 //! With P = exp(S − log Σ exp S) recomputed, D = Σ_d d_out · out a row: dV += Pᵀ·d_out, dP = d_out·Vᵀ,
 //! dS = P ∘ (dP − D) · scale, dQ = dS·K, dK += dSᵀ·Q.
 //!
-//! Keys are taken in panels that stay in cache while all rows (query, head) that see them pass by.
+//! Keys are taken in panels that stay in cache while all rows (query, head) that see them are processed.
 
 use std::cell::RefCell;
 
-use super::tile::{Block, ROWS, add_weighted, key_offsets, rows_together, sums_in_registers, turn};
+use super::tile::{Block, ROWS, add_weighted, key_offsets, rows_together, sums_in_registers, transpose};
 use crate::ops::attention::{AttentionBackward, AttentionSizes, Segment, SegmentTable};
 use crate::ops::cpu::Cpu;
 use crate::ops::cpu::memory::Aligned;
 use crate::ops::cpu::shared::SharedMut;
-use crate::ops::cpu::simd::{self, Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{self, LANES, Simd, WithSimd};
 use crate::ops::cpu::team;
 
 /// Keys of a panel.
@@ -27,7 +27,7 @@ struct Scratch {
     v_blocks: Aligned<Block>,
     /// D of every row (query, head) of the segment
     delta: Vec<f32>,
-    /// [PANEL, head_dim] each: the panel's own sums
+    /// [PANEL, head_dim] each: sums of the panel
     d_k: Aligned<f32>,
     d_v: Aligned<f32>,
     /// [ROWS, head_dim]
@@ -92,7 +92,7 @@ struct SegmentBackward<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for SegmentBackward<'_> {
+impl WithSimd for SegmentBackward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -113,8 +113,8 @@ impl Kernel for SegmentBackward<'_> {
             delta.push(dot(s, &shared.d_out[at..][..dim], &shared.out[at..][..dim]));
         }
         for (start, offsets) in (0..).step_by(PANEL).zip(offsets.chunks(PANEL)) {
-            turn(k, offsets, dim, k_blocks);
-            turn(v, offsets, dim, v_blocks);
+            transpose(k, offsets, dim, k_blocks);
+            transpose(v, offsets, dim, v_blocks);
             for sums in [&mut *d_k, &mut *d_v] {
                 sums.resize(offsets.len() * dim);
                 sums.fill(0.0);
@@ -204,9 +204,9 @@ impl Panel<'_> {
             let blocks = at / LANES * q[0].len()..(at / LANES + 1) * q[0].len();
             let (k_blocks, v_blocks) = (&self.k_blocks[blocks.clone()], &self.v_blocks[blocks]);
             let (scores, d_p) = if 2 * R <= sums_in_registers::<S>() {
-                two_products(s, q, k_blocks, d_out, v_blocks)
+                two_dots(s, q, k_blocks, d_out, v_blocks)
             } else {
-                (products(s, q, k_blocks), products(s, d_out, v_blocks))
+                (dots_in_order(s, q, k_blocks), dots_in_order(s, d_out, v_blocks))
             };
             let scale = s.splat(shared.sizes.scale);
             for r in 0..R {
@@ -229,7 +229,7 @@ impl Panel<'_> {
             if self.start == 0 { d_q.fill(0.0) } else { d_q.copy_from_slice(so_far) }
         }
         let weights: [&[f32]; R] = std::array::from_fn(|r| &d_s[r][..keys]);
-        // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
+        // Safety: `key_offsets` accepts only whole rows of the pool, and this head is a part of a row.
         unsafe { add_weighted(s, weights, self.k.as_ptr(), &self.offsets[..keys], dim, d_q) };
         for (d_q, index) in d_q.chunks_exact(dim).zip(index) {
             // Safety: as above.
@@ -243,7 +243,7 @@ impl Panel<'_> {
 
 /// Dot products of `R` vectors with sixteen others: chains over elements.
 #[inline(always)]
-fn products<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], block: &[Block]) -> [S::V; R] {
+fn dots_in_order<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], block: &[Block]) -> [S::V; R] {
     let x = x.map(|x| &x[..block.len()]);
     let mut sums = [s.splat(0.0); R];
     for (c, keys) in block.iter().enumerate() {
@@ -257,9 +257,9 @@ fn products<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], block: &[Blo
     sums
 }
 
-/// Two [`products`] at once: twice the chains under way.
+/// Two [`dots_in_order`] at once: twice as many chains at a time.
 #[inline(always)]
-fn two_products<S: Simd, const R: usize>(
+fn two_dots<S: Simd, const R: usize>(
     s: S,
     a: [&[[f32; LANES]]; R],
     a_block: &[Block],

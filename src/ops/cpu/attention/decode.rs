@@ -1,22 +1,22 @@
-//! The forward pass of queries by themselves, as in decoding: all key heads in one pass over a query's keys and one over its
-//! values, which are read as they lie. What bounds it is memory.
+//! The forward pass of single queries, as in decoding: all key heads in one pass over a query's keys and one over its values,
+//! both read in memory order. It is bound by memory.
 
-use super::forward::{Scratch, Shared, Task};
+use super::task::{Scratch, Shared, Task};
 use super::tile::{Softmax, add_weighted, key_offsets, rows_together};
 use crate::ops::attention::AttentionSizes;
-use crate::ops::cpu::simd::{Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{LANES, Simd, WithSimd};
 
-/// Keys that all heads read before the next ones: whole blocks of sixteen.
+/// Keys that all heads use before the next keys are read: whole blocks of sixteen.
 const KEYS: usize = 64;
 
-/// A task of one query. Its three passes are functions of their own, so that each has all registers.
+/// A task of one query. Its three passes are separate functions, so that each has all registers.
 pub struct OneForward<'a> {
     pub task: &'a Task<'a>,
     pub shared: &'a Shared<'a>,
     pub scratch: &'a mut Scratch,
 }
 
-impl Kernel for OneForward<'_> {
+impl WithSimd for OneForward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -30,7 +30,7 @@ impl Kernel for OneForward<'_> {
         // Rows of `scores` and `sums` are these heads.
         let heads = task.kv_heads.start * group..task.kv_heads.end * group;
         let padded = seen.next_multiple_of(LANES);
-        // Past the end the first key stands in: the softmax overwrites its score.
+        // The padding repeats the first key; the softmax overwrites its scores.
         offsets.resize(padded, offsets[0]);
         scores.resize(heads.len() * padded);
         let row = task.segment.queries.start * q_heads;
@@ -77,10 +77,10 @@ struct Scores<'a> {
     scores: &'a mut [f32],
 }
 
-impl Kernel for Scores<'_> {
+impl WithSimd for Scores<'_> {
     type Output = ();
 
-    /// The usual lengths of a head by name, so that loops over it are unrolled.
+    /// The usual head sizes as constants, so that loops over them are unrolled.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.dim / LANES {
@@ -103,7 +103,7 @@ impl Scores<'_> {
                 let keys = keys[first..].as_ptr();
                 for (q, scores) in q.chunks_exact(dim).zip(scores.chunks_exact_mut(padded)) {
                     let (q, scores) = (&q.as_chunks().0[..chunks], &mut scores[at..at + offsets.len()]);
-                    // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
+                    // Safety: `key_offsets` accepts only whole rows of the pool, and this head is a part of a row.
                     unsafe { s.dots(q, keys, offsets, scale, scores) };
                 }
             }
@@ -125,7 +125,7 @@ struct Values<'a> {
     sums: &'a mut [f32],
 }
 
-impl Kernel for Values<'_> {
+impl WithSimd for Values<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -184,7 +184,7 @@ impl Rows<'_> {
             *weights = &self.weights[(head + r) * self.padded + self.at..][..self.offsets.len()];
         }
         let sums = &mut sums[head * self.dim..(head + R) * self.dim];
-        // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
+        // Safety: `key_offsets` accepts only whole rows of the pool, and this head is a part of a row.
         unsafe { add_weighted(s, weights, self.values, self.offsets, self.dim, sums) };
         R
     }

@@ -1,54 +1,32 @@
 //! The forward pass: a task is a tile of queries of one segment and one key head, or a query by itself (`decode.rs`).
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use super::decode::OneForward;
+use super::task::{Scratch, Shared, Task};
 use super::tile::{
-    Block, ROWS, Softmax, add_weighted, dots, dots_by_pairs, key_offsets, rows_together, sums_in_registers, turn,
+    Block, ROWS, Softmax, add_weighted, dots, dots_by_pairs, key_offsets, rows_together, sums_in_registers, transpose,
 };
-use crate::ops::attention::{AttentionForward, AttentionSizes, Segment, SegmentTable};
+use crate::ops::attention::{AttentionForward, AttentionSizes};
 use crate::ops::cpu::Cpu;
-use crate::ops::cpu::memory::Aligned;
 use crate::ops::cpu::shared::SharedMut;
-use crate::ops::cpu::simd::{self, Kernel, LANES, Level, Simd};
+use crate::ops::cpu::simd::{self, LANES, Level, Simd, WithSimd};
 use crate::ops::cpu::team;
 
-/// Queries of one task: many enough that turning the keys is cheap beside using them.
+/// Queries of one task: many enough that transposing the keys costs little next to using them.
 const TILE: usize = 128;
 /// Multiply-adds below which a task list stays on the caller's thread.
 const SERIAL_WORK: u64 = 200_000;
-/// The same inside a team, whose helpers are awake.
+/// The same inside a team, whose helper threads are awake.
 const SERIAL_WORK_TOGETHER: u64 = 20_000;
-
-#[derive(Default)]
-pub struct Scratch {
-    pub offsets: Vec<usize>,
-    blocks: Aligned<Block>,
-    /// [ROWS or heads, keys padded]
-    pub scores: Aligned<f32>,
-    /// [ROWS or heads, head_dim]
-    pub sums: Aligned<f32>,
-    /// [heads]
-    pub inverse: Vec<f32>,
-}
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One tile of queries of a segment: one key head, or several where the segment is one query.
-pub struct Task<'a> {
-    pub segment: &'a Segment,
-    /// First query of the tile, counted from the segment's first, and how many.
-    first: usize,
-    queries: usize,
-    pub kv_heads: Range<usize>,
-}
-
 pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     let AttentionForward { out, log_sum_exp, q, k_pool, v_pool, segments, sizes } = args;
-    // Where there are queries enough for everyone, one takes all heads: rows of the pools are then read as they lie.
+    // If there are enough queries for all threads, a task takes all heads of its query: rows of the pools are then read in order.
     let together = if segments.segments().len() >= 4 * team::threads() { sizes.kv_heads } else { 1 };
     let mut tasks = Vec::new();
     for segment in segments.segments() {
@@ -87,20 +65,9 @@ pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     if team::threads() == 1 || segments.pairs() * (sizes.q_heads * sizes.head_dim) as u64 <= serial {
         run(&tasks);
     } else {
-        let stretches: Vec<_> = tasks.chunks(tasks.len().div_ceil(8 * team::threads())).collect();
-        team::each(stretches.len(), |i| run(stretches[i]));
+        let chunks: Vec<_> = tasks.chunks(tasks.len().div_ceil(8 * team::threads())).collect();
+        team::each(chunks.len(), |i| run(chunks[i]));
     }
-}
-
-/// Inputs and outputs that all tasks see; a task writes the rows (its queries, the heads of its key head) alone.
-pub struct Shared<'a> {
-    pub out: SharedMut<'a>,
-    pub log_sum_exp: Option<SharedMut<'a>>,
-    pub q: &'a [f32],
-    pub k_pool: &'a [f32],
-    pub v_pool: &'a [f32],
-    pub segments: &'a SegmentTable,
-    pub sizes: AttentionSizes,
 }
 
 struct TileForward<'a> {
@@ -109,7 +76,7 @@ struct TileForward<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for TileForward<'_> {
+impl WithSimd for TileForward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -132,7 +99,7 @@ impl Kernel for TileForward<'_> {
             v: &shared.v_pool[task.kv_heads.start * dim..],
         };
         let count = task.queries * rows.group;
-        turn(rows.k, rows.offsets, dim, blocks);
+        transpose(rows.k, rows.offsets, dim, blocks);
         scores.resize(ROWS * keys.next_multiple_of(LANES));
         sums.resize(ROWS * dim);
         let mut first = 0;
@@ -205,9 +172,9 @@ impl Rows<'_> {
         let sums = &mut sums[..R * dim];
         sums.fill(0.0);
         let weights: [&[f32]; R] = std::array::from_fn(|r| &scores[r * padded..][..padded]);
-        // Keys that all rows see, then the few that only later ones do: what is hidden is never touched.
+        // First the keys that all rows see, then the few that only later rows see: masked keys are never read.
         let (of_all, offsets) = (weights.map(|w| &w[..seen[0]]), &self.offsets[..seen[0]]);
-        // Safety: `key_offsets` lets whole rows of the pool through alone, and this head is a part of a row.
+        // Safety: `key_offsets` accepts only whole rows of the pool, and this head is a part of a row.
         unsafe { add_weighted(s, of_all, self.v.as_ptr(), offsets, dim, sums) };
         for (k, offset) in self.offsets.iter().enumerate().take(seen[R - 1]).skip(seen[0]) {
             let value = &self.v[*offset..][..dim];
@@ -226,7 +193,7 @@ impl Rows<'_> {
     }
 }
 
-/// `sums += weight · value`: one more link of the chains that `add_weighted` began.
+/// `sums += weight · value`: continues the chains that `add_weighted` began.
 #[inline(always)]
 fn add_scaled<S: Simd>(s: S, weight: f32, value: &[f32], sums: &mut [f32]) {
     for (sum, value) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(value.as_chunks::<LANES>().0) {
@@ -235,7 +202,7 @@ fn add_scaled<S: Simd>(s: S, weight: f32, value: &[f32], sums: &mut [f32]) {
     }
 }
 
-/// Scores [R, padded] of `R` rows against turned keys.
+/// Scores [R, padded] of `R` rows against transposed keys.
 struct Scores<'a, const R: usize> {
     q: [&'a [[f32; LANES]]; R],
     blocks: &'a [Block],
@@ -243,7 +210,7 @@ struct Scores<'a, const R: usize> {
     scores: &'a mut [f32],
 }
 
-impl<const R: usize> Kernel for Scores<'_, R> {
+impl<const R: usize> WithSimd for Scores<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -252,8 +219,8 @@ impl<const R: usize> Kernel for Scores<'_, R> {
         let (padded, scale) = (scores.len() / R, s.splat(scale));
         for (at, keys) in (0..padded).step_by(LANES).zip(blocks.chunks_exact(q[0].len())) {
             let mut r = 0;
-            // Four chains a row where the registers hold four rows of them, else two chains of two rows: keys are loaded once
-            // for all.
+            // Four chains a row if the registers hold four rows of them, otherwise two chains of two rows. Keys are loaded once
+            // for all rows.
             while 4 * 4 <= sums_in_registers::<S>() && r + 4 <= R {
                 let dots = dots(s, [q[r], q[r + 1], q[r + 2], q[r + 3]], keys);
                 for i in 0..4 {

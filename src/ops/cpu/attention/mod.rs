@@ -1,13 +1,14 @@
 //! Attention on the CPU.
 //!
-//! The bit rule: every sum runs over keys in the order of their index in the sequence, and no sum knows how many queries
-//! are computed at a time or where keys lie. A score adds its sixteen lanes (element d of a head belongs to lane d mod 16)
-//! by the tree of `Simd::sum`; the exponentials of a row are added in sixteen lanes by key index mod 16, then by the
+//! The bit rule: every sum runs over keys in the order of their index in the sequence, and no sum depends on how many queries
+//! are computed at a time or on the keys' pool rows. A score adds its sixteen lanes (element d of a head belongs to lane d mod
+//! 16) by the tree of `Simd::sum`; the exponentials of a row are added in sixteen lanes by key index mod 16, then by the
 //! tree; an output element is one chain of fused multiply-adds over keys.
 
 mod backward;
 mod decode;
 mod forward;
+mod task;
 mod tile;
 
 use crate::ops::OpResult;

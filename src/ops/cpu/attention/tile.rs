@@ -1,22 +1,22 @@
-//! Small products that both directions share: rows (query, head) against blocks of sixteen keys, and weighted sums of
+//! Loops that both directions share: dot products of rows (query, head) with blocks of sixteen keys, and weighted sums of
 //! keys or values.
 //!
 //! Arithmetic stays in plain loops: a closure that the compiler does not inline would lose the level's instructions.
 
 use crate::ops::attention::{Segment, SegmentTable};
 use crate::ops::cpu::memory::Aligned;
-use crate::ops::cpu::simd::{Kernel, LANES, Simd};
+use crate::ops::cpu::simd::{LANES, Simd, WithSimd};
 
 /// Rows (query, head) that are computed together, at most.
 pub const ROWS: usize = 8;
 
-/// Vectors of sums that a loop may keep: half the registers, the other half is for what is added to them.
+/// Vectors of sums that a loop may keep: half the registers. The other half is for the operands.
 pub const fn sums_in_registers<S: Simd>() -> usize {
     S::REGISTERS / 2
 }
 
-/// How many of `left` rows the next pass takes: as many as it has registers for one vector of sums each. With AVX2 that is six,
-/// as in the micro-kernel of products: twelve registers of sums, two of keys, one of the row.
+/// How many of `left` rows the next pass takes: as many as there are registers for one vector of sums each. With AVX2 that is
+/// six, as in the micro-kernel of matmuls: twelve registers of sums, two of keys, one of the row.
 #[inline(always)]
 pub fn rows_together<S: Simd>(left: usize) -> usize {
     match left {
@@ -27,24 +27,25 @@ pub fn rows_together<S: Simd>(left: usize) -> usize {
         _ => 1,
     }
 }
-/// Sixteen elements of a head for sixteen keys: element d of key k stands at 16·d + k.
+
+/// Sixteen elements of a head for sixteen keys: element d of key k is at 16·d + k.
 pub type Block = [f32; LANES * LANES];
 
-/// Where every key of a segment begins in the pools, in the order of the sequence; a pool row has `stride` elements, and a
+/// Offset of every key of a segment in the pools, in the order of the sequence; a pool row has `stride` elements, and a
 /// pool `len`.
 pub fn key_offsets(table: &SegmentTable, segment: &Segment, stride: usize, len: usize, offsets: &mut Vec<usize>) {
     offsets.clear();
     for run in table.runs(segment) {
         let rows = run.start as usize..run.start as usize + run.len as usize;
-        assert!(rows.end * stride <= len, "{run:?} lies outside of the pool");
+        assert!(rows.end * stride <= len, "{run:?} is outside of the pool");
         offsets.extend((rows.start * stride..rows.end * stride).step_by(stride));
     }
 }
 
-/// The vectors of `dim` elements at `offsets`, turned into blocks [keys/16][dim/16]; missing keys of the last are zeros.
-pub fn turn(values: &[f32], offsets: &[usize], dim: usize, out: &mut Aligned<Block>) {
+/// The vectors of `dim` elements at `offsets`, transposed into blocks [keys/16][dim/16]; missing keys of the last are zeros.
+pub fn transpose(values: &[f32], offsets: &[usize], dim: usize, out: &mut Aligned<Block>) {
     let chunks = dim / LANES;
-    // Every place is written below, save those of missing keys.
+    // Every element is written below, except those of missing keys.
     out.resize(offsets.len().div_ceil(LANES) * chunks);
     for (offsets, blocks) in offsets.chunks(LANES).zip(out.chunks_exact_mut(chunks)) {
         if offsets.len() < LANES {
@@ -62,14 +63,14 @@ pub fn turn(values: &[f32], offsets: &[usize], dim: usize, out: &mut Aligned<Blo
 }
 
 /// Dot products of `R` vectors with sixteen keys, each by the order of `Simd::sum`: lane l takes elements
-/// d ≡ l mod 16 in a chain, then the tree over lanes. Four chains a row are under way at a time.
+/// d ≡ l mod 16 in a chain, then the tree over lanes. Four chains a row run at the same time.
 #[inline(always)]
 pub fn dots<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block]) -> [S::V; R] {
     let even = sums(s, four_lanes(s, x, keys, 0), four_lanes(s, x, keys, 2));
     sums(s, even, sums(s, four_lanes(s, x, keys, 1), four_lanes(s, x, keys, 3)))
 }
 
-/// [`dots`] with two chains a row under way at a time: for twice the rows in as many registers.
+/// [`dots`] with two chains a row at a time, for twice the rows in the same number of registers.
 #[inline(always)]
 pub fn dots_by_pairs<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block]) -> [S::V; R] {
     let even = sums(s, two_lanes(s, x, keys, 0), two_lanes(s, x, keys, 4));
@@ -79,7 +80,7 @@ pub fn dots_by_pairs<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], key
     sums(s, even, odd)
 }
 
-/// Lanes l, l + 4, l + 8 and l + 12 of the dot products, and their branch of the tree.
+/// Lanes l, l + 4, l + 8 and l + 12 of the dot products, summed by the tree.
 #[inline(always)]
 fn four_lanes<S: Simd, const R: usize>(s: S, x: [&[[f32; LANES]]; R], keys: &[Block], lane: usize) -> [S::V; R] {
     let [a, b, c, d] = lanes(s, x, keys, lane);
@@ -205,13 +206,13 @@ pub struct Softmax<'a> {
     pub scores: &'a mut [f32],
     /// Scores of each row that count; the rest become zeros.
     pub seen: &'a [usize],
-    /// 1 / Σ exp(score − max) of each row, what is still to be multiplied with
+    /// 1 / Σ exp(score − max) of each row, which the caller multiplies with
     pub inverse: &'a mut [f32],
     /// log Σ exp(score) of each row
     pub log_sum_exp: &'a mut [f32],
 }
 
-impl Kernel for Softmax<'_> {
+impl WithSimd for Softmax<'_> {
     type Output = ();
 
     /// All maxima before all exponentials: the next row's need not wait for the last row's sum.
@@ -224,7 +225,7 @@ impl Kernel for Softmax<'_> {
             scores[*seen..].fill(f32::NEG_INFINITY);
             let mut lanes = s.splat(f32::NEG_INFINITY);
             for part in scores.as_chunks::<LANES>().0 {
-                // A score that is not a number may slip through here; it shows in the sum below.
+                // A NaN may get lost here; it shows in the sum below.
                 lanes = s.max(lanes, s.load(part));
             }
             *max = s.max_lane(lanes);

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! struct Scale<'a> { x: &'a mut [f32], by: f32 }
-//! impl Kernel for Scale<'_> {
+//! impl WithSimd for Scale<'_> {
 //!     type Output = ();
 //!     #[inline(always)]
 //!     fn run<S: Simd>(self, s: S) { /* s.load(..), s.mul(..) */ }
@@ -13,9 +13,9 @@
 //! ```
 //!
 //! Every operation is exactly rounded (`mul_add` rounds once at every level), and [`Simd::sum`] adds lanes in one fixed
-//! tree, so a result never depends on the level. Keep kernels `#[inline(always)]`, all the way down: the instructions of
-//! a level may only be used inside the one function that enables them. A closure is a function of its own that nothing
-//! forces to be inlined: keep vector work out of closures (`from_fn` and `for_each` too), or every instruction is a call.
+//! tree, so a result never depends on the level. Keep inner loops `#[inline(always)]`, all the way down: the instructions of
+//! a level may only be used inside the one function that enables them. A closure is a separate function that need not be
+//! inlined: keep vector work out of closures (`from_fn` and `for_each` too), or every instruction is a call.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -73,34 +73,34 @@ pub fn level() -> Level {
 }
 
 /// An inner loop, generic over the level it runs at.
-pub trait Kernel {
+pub trait WithSimd {
     type Output;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs a kernel at the machine's level.
+/// Runs an inner loop at the machine's level.
 #[inline]
-pub fn run<K: Kernel>(kernel: K) -> K::Output {
-    run_at(level(), kernel)
+pub fn run<F: WithSimd>(f: F) -> F::Output {
+    run_at(level(), f)
 }
 
-/// Runs a kernel at a given level, which must be one of [`Level::available`]: for tests of bit-equality.
+/// Runs an inner loop at a given level, which must be one of [`Level::available`]: for tests of bit-equality.
 #[inline]
-pub fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
+pub fn run_at<F: WithSimd>(level: Level, f: F) -> F::Output {
     match level {
         // Safety: `Level::available` found the instructions on this machine, and `level` is one of those.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        Level::Avx512 => unsafe { x86::run_avx512(f) },
         // Safety: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
-        _ => kernel.run(Portable),
+        Level::Avx2 => unsafe { x86::run_avx2(f) },
+        _ => f.run(Portable),
     }
 }
 
-/// Asks for the cache line at `at` ahead of its use. Any address will do: nothing is read.
+/// Prefetches the cache line at `at` into the first-level cache. Any address is valid: nothing is read.
 #[inline(always)]
-pub fn prefetch(at: *const f32) {
+pub fn prefetch_l1(at: *const f32) {
     // Safety: a hint, which no address makes fault; SSE is part of x86-64.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -110,9 +110,9 @@ pub fn prefetch(at: *const f32) {
     let _ = at;
 }
 
-/// The same, into the second-level cache.
+/// Prefetches into the second-level cache.
 #[inline(always)]
-pub fn prefetch_far(at: *const f32) {
+pub fn prefetch_l2(at: *const f32) {
     // Safety: as above.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -128,17 +128,17 @@ pub trait Simd: Copy {
     /// Vectors of sixteen lanes that the registers hold.
     const REGISTERS: usize;
 
-    /// Runs a kernel at this level as a function of its own: the constants of what surrounds it hold none of its registers.
-    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+    /// Runs an inner loop at this level as a separate function, so that the caller's constants hold none of its registers.
+    fn call<F: WithSimd>(self, f: F) -> F::Output;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32]) -> Self::V;
     fn store(self, to: &mut [f32], v: Self::V);
     /// # Safety
-    /// Sixteen f32 must be readable at `from`; no alignment is asked for.
+    /// Sixteen f32 must be readable at `from`; no alignment is needed.
     unsafe fn load_ptr(self, from: *const f32) -> Self::V;
     /// # Safety
-    /// Sixteen f32 must be writable at `to`; no alignment is asked for.
+    /// Sixteen f32 must be writable at `to`; no alignment is needed.
     unsafe fn store_ptr(self, to: *mut f32, v: Self::V);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -146,12 +146,12 @@ pub trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// a·b + c, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger of each lane; `b` where either is not a number.
+    /// The larger of each lane; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller of each lane; `b` where either is not a number.
+    /// The smaller of each lane; `b` if either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
-    /// `value` where `x >= limit` or either is not a number, else 0.
+    /// `value` if `x >= limit` or either is NaN, otherwise 0.
     fn zero_below(self, value: Self::V, x: Self::V, limit: Self::V) -> Self::V;
     /// The bits of `p` plus (the bits of `t` shifted left by 23): p · 2ⁿ where t = n + 1.5·2²³.
     fn add_exponent(self, p: Self::V, t: Self::V) -> Self::V;
@@ -185,8 +185,8 @@ pub trait Simd: Copy {
     }
 
     /// Scaled dot products of a vector with rows of its length: `out[i]` is of the row that begins `offsets[i]` after `from`.
-    /// Each is a product and then a chain of multiply-adds a lane, the tree of [`sum`](Self::sum), and the scale. Rows are taken
-    /// sixteen at a time: `offsets` and `out` have whole blocks of them.
+    /// Each lane is one multiplication and then a chain of multiply-adds, then the tree of [`sum`](Self::sum), and the scale.
+    /// Rows are taken sixteen at a time: `offsets` and `out` have whole blocks of them.
     ///
     /// # Safety
     /// As many f32 as `x` has must be readable from `from` plus every offset on.
@@ -203,7 +203,7 @@ pub trait Simd: Copy {
         }
     }
 
-    /// The largest lane, found in the tree of `sum`; of two lanes the one behind where either is not a number.
+    /// The largest lane, found in the tree of `sum`; of two lanes the later one if either is NaN.
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
         fn larger(a: f32, b: f32) -> f32 {
@@ -221,7 +221,7 @@ pub trait Simd: Copy {
     #[inline(always)]
     fn exp(self, x: Self::V) -> Self::V {
         let limit = self.splat(-87.3);
-        // This order of operands lets what is not a number through.
+        // This order of operands lets NaN through.
         let clamped = self.min(self.splat(88.3), self.max(limit, x));
         let magic = self.splat(12_582_912.0);
         let t = self.mul_add(clamped, self.splat(std::f32::consts::LOG2_E), magic);
@@ -269,8 +269,8 @@ impl Simd for Portable {
     const REGISTERS: usize = 4;
 
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
+    fn call<F: WithSimd>(self, f: F) -> F::Output {
+        f.run(self)
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -286,12 +286,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_ptr(self, from: *const f32) -> Self::V {
-        // Safety: the caller vouches for sixteen readable f32.
+        // Safety: the caller guarantees sixteen readable f32.
         unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store_ptr(self, to: *mut f32, v: Self::V) {
-        // Safety: the caller vouches for sixteen writable f32.
+        // Safety: the caller guarantees sixteen writable f32.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -355,7 +355,7 @@ mod tests {
         ln: bool,
     }
 
-    impl Kernel for Unary<'_> {
+    impl WithSimd for Unary<'_> {
         type Output = Vec<f32>;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Vec<f32> {
@@ -383,7 +383,7 @@ mod tests {
 
     struct Lanes([f32; LANES]);
 
-    impl Kernel for Lanes {
+    impl WithSimd for Lanes {
         /// (sum, largest)
         type Output = (f32, f32);
         #[inline(always)]
@@ -404,7 +404,7 @@ mod tests {
             lanes
         };
         for lanes in (0..64).flat_map(|i| [numbers(i), with_nan(i), numbers(i).map(|x| x * 0.0)]) {
-            // Which bits stand for what is not a number is left open.
+            // The bits of a NaN are left open.
             let bits = |(sum, largest): (f32, f32)| [sum, largest].map(|x| if x.is_nan() { 0 } else { x.to_bits() });
             let reference = run_at(Level::Portable, Lanes(lanes));
             if !lanes.iter().any(|x| x.is_nan()) {
@@ -422,7 +422,7 @@ mod tests {
         offsets: &'a [usize],
     }
 
-    impl Kernel for Dots<'_> {
+    impl WithSimd for Dots<'_> {
         type Output = Vec<f32>;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Vec<f32> {

@@ -3,37 +3,37 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, SQRT_HALF_BITS, Simd};
+use super::{LANES, SQRT_HALF_BITS, Simd, WithSimd};
 
 /// # Safety
 /// The machine must have AVX-512F, AVX2 and FMA.
 #[target_feature(enable = "avx512f,avx2,fma")]
 #[inline(never)]
-pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+pub unsafe fn run_avx512<F: WithSimd>(f: F) -> F::Output {
+    f.run(Avx512(()))
 }
 
 /// # Safety
 /// The machine must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
-pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+pub unsafe fn run_avx2<F: WithSimd>(f: F) -> F::Output {
+    f.run(Avx2(()))
 }
 
-/// One 512-bit register. Made by `run_avx512` alone, so whoever holds one runs on a machine that has the instructions.
+/// One 512-bit register. Only `run_avx512` makes one, so code that holds one runs on a machine with these instructions.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
-// Safety of every block below: an `Avx512` exists only inside `run_avx512`; memory is checked or vouched for by the
+// Safety of every block below: an `Avx512` exists only inside `run_avx512`; memory is checked, or guaranteed by the
 // caller of an unsafe method.
 impl Simd for Avx512 {
     type V = __m512;
     const REGISTERS: usize = 32;
 
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        unsafe { run_avx512(kernel) }
+    fn call<F: WithSimd>(self, f: F) -> F::Output {
+        unsafe { run_avx512(f) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -160,13 +160,13 @@ fn sum_each_avx512(v: [__m512; LANES]) -> __m512 {
         });
         let low = _mm512_shuffle_ps::<0b10_00_10_00>(c[0], c[1]);
         let high = _mm512_shuffle_ps::<0b11_01_11_01>(c[0], c[1]);
-        // Vectors now stand in the order 0 2 1 3 | 8 10 9 11 | 4 6 5 7 | 12 14 13 15: back to 0 … 15.
+        // Vectors are now in the order 0 2 1 3 | 8 10 9 11 | 4 6 5 7 | 12 14 13 15: back to 0 … 15.
         let order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
         _mm512_permutexvar_ps(order, _mm512_add_ps(low, high))
     }
 }
 
-/// Two 256-bit registers. Made by `run_avx2` alone.
+/// Two 256-bit registers. Only `run_avx2` makes one.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
@@ -183,8 +183,8 @@ impl Simd for Avx2 {
     const REGISTERS: usize = 8;
 
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        unsafe { run_avx2(kernel) }
+    fn call<F: WithSimd>(self, f: F) -> F::Output {
+        unsafe { run_avx2(f) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Pair {
@@ -269,7 +269,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dots(self, x: &[[f32; LANES]], from: *const f32, offsets: &[usize], scale: f32, out: &mut [f32]) {
-        // Two loops: in one, the long way from a row to its sum keeps the processor from working on enough rows at a time.
+        // Two loops: in a single one, the long latency from a row to its sum limits how many rows the processor overlaps.
         let mut folded = [[[0.0f32; 8]; 4]; 8];
         for (offsets, out) in offsets.chunks(64).zip(out.chunks_mut(64)) {
             for (offsets, folded) in offsets.as_chunks().0.iter().zip(&mut folded) {

@@ -1,46 +1,17 @@
 //! The backward pass: delta of every row, the gradient of q by tiles of queries, those of keys and values by tiles of pool rows.
 
-use super::key_tiles::KeyTiles;
-use super::segments::{DeviceSegments, query_tiles};
+use super::key_tiles::BackwardLists;
+use super::segments::DeviceSegments;
 use super::{COUNT_MAX, Cuda, check};
 use crate::cuda::kernels::{self, Kernel};
-use crate::cuda::{Argument, Buffer, Grid};
-use crate::ops::attention::{AttentionBackward, AttentionSizes, SegmentTable};
-use crate::ops::{Check, OpError, OpResult};
-use crate::tensor::Device;
+use crate::cuda::{Argument, Grid};
+use crate::ops::attention::{AttentionBackward, AttentionSizes};
+use crate::ops::{Check, OpResult};
 
-const QUERIES: usize = kernels::ATTENTION_BACKWARD_Q_QUERIES as usize;
-const KEYS: usize = kernels::ATTENTION_BACKWARD_KV_KEYS as usize;
 const Q_THREADS: u32 = kernels::ATTENTION_BACKWARD_Q_THREADS;
 const KV_THREADS: u32 = kernels::ATTENTION_BACKWARD_KV_THREADS;
 /// Elements that a thread moves at once.
 const CHUNK: usize = 8;
-
-/// The work of the backward pass for a table, on the device.
-pub(super) struct BackwardLists {
-    /// [query_tiles, 2]
-    query_tiles: Buffer<u32>,
-    query_tile_count: usize,
-    /// [key_tiles, 4]
-    key_tiles: Buffer<u32>,
-    key_tile_count: usize,
-    /// [users, 2]
-    users: Buffer<u32>,
-}
-
-impl BackwardLists {
-    pub fn new(cuda: &Cuda, table: &SegmentTable) -> Result<Self, OpError> {
-        let query_tiles = query_tiles(table, QUERIES, |_| true);
-        let KeyTiles { tiles, users } = KeyTiles::new(table, KEYS);
-        Ok(Self {
-            query_tile_count: query_tiles.len() / 2,
-            query_tiles: cuda.upload(&query_tiles)?,
-            key_tile_count: tiles.len() / 4,
-            key_tiles: cuda.upload(&tiles)?,
-            users: cuda.upload(&users)?,
-        })
-    }
-}
 
 /// The kernels of one head_dim, and the shared memory of their blocks.
 struct Kernels {

@@ -1,5 +1,5 @@
-//! The forward pass: segments of many queries by tiles of queries, segments of few by splits of the keys. Which way a segment
-//! goes depends on its own queries alone.
+//! The forward pass: segments of many queries by tiles of queries, segments of few by splits of the keys. The choice
+//! depends on the segment's own queries alone.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ struct Shared {
     key_rows: Argument,
 }
 
-/// The segments on the device, and the work that they are.
+/// The segments and the lists of blocks on the device.
 pub(super) fn prepare(
     cuda: &Cuda,
     segments: &SegmentTable,
@@ -141,8 +141,8 @@ fn decode(cuda: &Cuda, kernels: &Kernels, s: Shared, lists: &ForwardLists, sizes
         return Ok(());
     }
     check_blocks(blocks.max(joins))?;
-    let mut parts = cuda.scratch::<f32>(lists.places * q_heads * head_dim)?;
-    let mut stats = cuda.scratch::<f32>(lists.places * q_heads * 2)?;
+    let mut parts = cuda.scratch::<f32>(lists.partials * q_heads * head_dim)?;
+    let mut stats = cuda.scratch::<f32>(lists.partials * q_heads * 2)?;
     let arguments = [
         s.out,
         s.log_sum_exp,
@@ -160,7 +160,7 @@ fn decode(cuda: &Cuda, kernels: &Kernels, s: Shared, lists: &ForwardLists, sizes
     ];
     let threads = (kernels::ATTENTION_DECODE_THREADS, 1);
     let grid = Grid { blocks, threads, dynamic_shared_bytes: kernels.decode_shared as usize };
-    // Safety: as above; splits name places of the scratch only.
+    // Safety: as above; splits name only partial results inside the scratch.
     unsafe { cuda.launch(kernels.decode, grid, arguments) }?;
     if joins == 0 {
         return Ok(());
@@ -175,7 +175,7 @@ fn decode(cuda: &Cuda, kernels: &Kernels, s: Shared, lists: &ForwardLists, sizes
         Argument::count(q_heads),
     ];
     let blocks = joins.div_ceil((kernels::ATTENTION_DECODE_THREADS / WARP) as usize);
-    // Safety: as above; the launch before wrote all places.
+    // Safety: as above; the launch before wrote all partial results.
     unsafe { cuda.launch(kernels.join, Grid { blocks, threads, dynamic_shared_bytes: 0 }, arguments) }?;
     Ok(())
 }

@@ -1,9 +1,42 @@
-//! The backward pass by keys: stretches of pool rows, each with all segments that have them among their keys. Every row lies in
-//! one stretch, so one block writes it, and its contributions have an order.
+//! The blocks of attention's backward pass. By keys they are tiles of pool rows, each with all segments that have them among
+//! their keys. Every row is in one tile, so one block writes it and adds its contributions in a fixed order.
 
 use std::collections::BTreeSet;
 
+use super::lists::query_tiles;
+use crate::cuda::{Buffer, Cuda, kernels};
+use crate::ops::OpError;
 use crate::ops::attention::{Segment, SegmentTable};
+use crate::tensor::Device;
+
+const QUERIES: usize = kernels::ATTENTION_BACKWARD_Q_QUERIES as usize;
+const KEYS: usize = kernels::ATTENTION_BACKWARD_KV_KEYS as usize;
+
+/// Lists of blocks on the device, and their lengths.
+pub(super) struct BackwardLists {
+    /// [query_tiles, 2]
+    pub query_tiles: Buffer<u32>,
+    pub query_tile_count: usize,
+    /// [key_tiles, 4]
+    pub key_tiles: Buffer<u32>,
+    pub key_tile_count: usize,
+    /// [users, 2]
+    pub users: Buffer<u32>,
+}
+
+impl BackwardLists {
+    pub fn new(cuda: &Cuda, table: &SegmentTable) -> Result<Self, OpError> {
+        let query_tiles = query_tiles(table, QUERIES, |_| true);
+        let KeyTiles { tiles, users } = KeyTiles::new(table, KEYS);
+        Ok(Self {
+            query_tile_count: query_tiles.len() / 2,
+            query_tiles: cuda.upload(&query_tiles)?,
+            key_tile_count: tiles.len() / 4,
+            key_tiles: cuda.upload(&tiles)?,
+            users: cuda.upload(&users)?,
+        })
+    }
+}
 
 /// Flat lists for the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,13 +56,13 @@ struct Named {
     key: usize,
 }
 
-/// A tile before it has its place.
+/// A tile before the tiles are sorted.
 struct Tile {
     start: usize,
     rows: usize,
-    /// Of the first row.
+    /// Users of the first row.
     users: Users,
-    /// Queries that go by.
+    /// Queries that see the tile, summed over its users.
     work: usize,
 }
 
@@ -37,7 +70,7 @@ impl KeyTiles {
     /// Tiles of up to `tile` rows.
     pub fn new(table: &SegmentTable, tile: usize) -> Self {
         let mut tiles: Vec<Tile> = Vec::new();
-        for (start, end, users) in stretches(&named_runs(table)) {
+        for (start, end, users) in shared_ranges(&named_runs(table)) {
             for first in (start..end).step_by(tile) {
                 let users: Users = users.iter().map(|(segment, key)| (*segment, key + first - start)).collect();
                 let work = users.iter().map(|(segment, key)| queries_that_see(&table.segments()[*segment], *key)).sum();
@@ -74,11 +107,11 @@ fn named_runs(table: &SegmentTable) -> Vec<Named> {
     named
 }
 
-/// Who has a row among their keys, in the order of segments: (segment, index of the row among its keys).
+/// The segments that have a row among their keys, in order: (segment, index of the row among its keys).
 type Users = Vec<(usize, usize)>;
 
-/// (first row, row after the last, users of the first) of the largest stretches whose rows all have the same users.
-fn stretches(named: &[Named]) -> Vec<(usize, usize, Users)> {
+/// (first row, row after the last, users of the first) of the largest ranges whose rows all have the same users.
+fn shared_ranges(named: &[Named]) -> Vec<(usize, usize, Users)> {
     let cuts: BTreeSet<usize> = named.iter().flat_map(|run| [run.start, run.end]).collect();
     let cuts: Vec<usize> = cuts.into_iter().collect();
     let (mut open, mut coming): (Vec<&Named>, _) = (Vec::new(), named.iter().peekable());

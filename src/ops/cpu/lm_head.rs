@@ -1,26 +1,27 @@
-//! The language-model head on the CPU: logits of a chunk of rows at a time, each row's loss, and in its place its gradient.
+//! The LM head on the CPU: logits of a chunk of rows at a time, each row's loss, and its gradient in the memory of
+//! the logits.
 //!
-//! A row's logits are the product that `linear` computes and its log-softmax the routine that the sampler uses, so a
-//! log-probability is the same bits while decoding, scoring and training. Gradients of the weight add rows in order, so
+//! A row's logits come from the matmul of `linear` and its log-softmax from the routine of the sampler, so a log-probability
+//! has the same bits while decoding, scoring and training. Gradients of the weight add rows in order, so
 //! no result depends on the size of a chunk.
 
 use std::cell::RefCell;
 
 use super::Cpu;
-use super::gemm::{add_transposed_product, product};
+use super::gemm::{add_transposed_matmul, matmul};
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::memory::Aligned;
 use super::parallel::for_row_blocks;
-use super::simd::{self, Kernel, LANES, Simd};
+use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
-use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, TokenLoss};
 use crate::ops::linear::LinearSizes;
+use crate::ops::lm_head::{LmHead, LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
 use crate::ops::{Check, OpResult};
 
 /// Logits of a chunk by default, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
 const CHUNK_LOGITS: usize = 4 << 20;
-/// Rows of a chunk: at most 512, where a small vocabulary's chunk stays in the cache; at least 32, where a large one's
-/// weight is read from memory once in 32 rows and the product is no longer bound by that.
+/// Rows of a chunk: at most 512, so that a small vocabulary's chunk stays in the cache; at least 32, so that
+/// a large weight is read from memory once for 32 rows and no longer bounds the matmul.
 const CHUNK_ROWS: (usize, usize) = (32, 512);
 /// Logits below which a row pass stays on the calling thread: about 20 µs of work.
 const SERIAL_LOGITS: usize = 1 << 14;
@@ -36,8 +37,8 @@ struct Scratch {
     logits: Aligned<f32>,
 }
 
-/// Lends this thread's scratch. It is taken out, not borrowed: a worker that waits for a product may meanwhile run
-/// another call of the head, which then starts from an empty one.
+/// Calls `f` with this thread's scratch. It is moved out, not borrowed: a worker that waits for a matmul may meanwhile run
+/// another call of the LM head, which then starts from an empty scratch.
 fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     let mut scratch = SCRATCH.take();
     let result = f(&mut scratch);
@@ -50,24 +51,24 @@ fn chunk_rows(vocab: usize) -> usize {
     (CHUNK_LOGITS / vocab.max(1)).clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
 }
 
-impl Head for Cpu {
-    /// By what the caches like; memory is the system's.
-    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize {
+impl LmHead for Cpu {
+    /// Chosen for the caches; memory is not a limit.
+    fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize {
         chunk_rows(sizes.out_features)
     }
 
-    fn head_check_chunk(&self, chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
-        Check("head_loss").that(chunk_rows > 0, || "a chunk must have 1 row or more".into())
+    fn lm_head_check_chunk(&self, chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
+        Check("lm_head_loss").that(chunk_rows > 0, || "a chunk must have 1 row or more".into())
     }
 
-    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
+    fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult {
         args.check()?;
-        let HeadEmbedding { out, weight, ids, sizes } = args;
-        weight.check("head_embedding", sizes)?;
+        let LmHeadEmbedding { out, weight, ids, sizes } = args;
+        weight.check("lm_head_embedding", sizes)?;
         let LinearSizes { out_features: vocab, in_features: width } = sizes;
         if let Some(at) = ids.iter().position(|id| *id as usize >= vocab) {
             let reason = || format!("`ids[{at}]` must be below the vocabulary of {vocab}, got {}", ids[at]);
-            Check("head_embedding").that(false, reason)?;
+            Check("lm_head_embedding").that(false, reason)?;
         }
         for_row_blocks(out, width, |first, rows| {
             for (row, id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
@@ -77,26 +78,26 @@ impl Head for Cpu {
         Ok(())
     }
 
-    fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
+    fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult {
         args.check()?;
-        args.weight.check("head_logits", args.sizes)?;
-        check_rows(Check("head_logits"), args.rows, args.tokens)?;
+        args.weight.check("lm_head_logits", args.sizes)?;
+        check_rows(Check("lm_head_logits"), args.rows, args.tokens)?;
         let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
         let step = chunk_rows(vocab);
         with_scratch(|scratch| {
             for (rows, out) in args.rows.chunks(step).zip(args.out.chunks_mut((step * vocab).max(1))) {
                 let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
-                product(out, hidden, args.weight.forward(), rows.len(), false);
+                matmul(out, hidden, args.weight.forward(), rows.len(), false);
             }
         });
         Ok(())
     }
 
     /// The result does not depend on the size of a chunk.
-    fn head_loss(&self, mut args: HeadLoss<'_, Self>) -> OpResult {
-        let check = Check("head_loss");
+    fn lm_head_loss(&self, mut args: LmHeadLoss<'_, Self>) -> OpResult {
+        let check = Check("lm_head_loss");
         args.check()?;
-        args.weight.check("head_loss", args.sizes)?;
+        args.weight.check("lm_head_loss", args.sizes)?;
         check_rows(check, args.rows, args.tokens)?;
         check_distinct(check, args.rows)?;
         let vocab = args.sizes.out_features;
@@ -128,7 +129,7 @@ fn check_distinct(check: Check, rows: &[u32]) -> OpResult {
     check.that(rows.is_sorted_by(|a, b| a < b), || "argument `rows` must be ascending and distinct".into())
 }
 
-/// Rows of `from` [_, width] one after the other; no copy where they already lie so.
+/// The given rows of `from` [_, width], gathered; not copied if they are already consecutive.
 fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize) -> &'a [f32] {
     let first = rows.first().map_or(0, |row| *row as usize);
     if rows.iter().enumerate().all(|(i, row)| *row as usize == first + i) {
@@ -139,14 +140,14 @@ fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize)
     to
 }
 
-/// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
-fn chunk(args: &mut HeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
+/// Selected rows `first..first + count`: logits, losses and, with `gradient`, gradients.
+fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
     let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
     let (rows, range) = (&args.rows[first..first + count], first..first + count);
     scratch.logits.resize(count * vocab);
     let logits = &mut *scratch.logits;
     let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
-    product(logits, hidden, args.weight.forward(), count, false);
+    matmul(logits, hidden, args.weight.forward(), count, false);
     let losses = Losses {
         gradient: args.gradient.as_ref(),
         targets: &args.targets[range.clone()],
@@ -156,7 +157,7 @@ fn chunk(args: &mut HeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut
     losses.rows(logits, &mut args.logprob[range.clone()], &mut args.entropy[range.clone()], &mut args.loss[range]);
     let Some(gradient) = &mut args.gradient else { return Ok(()) };
     if let Some(d_weight) = &mut gradient.d_weight {
-        add_transposed_product(d_weight, logits, hidden, [count, vocab, width]);
+        add_transposed_matmul(d_weight, logits, hidden, [count, vocab, width]);
     }
     scatter_d_hidden(gradient.d_hidden, logits, rows, args.weight.backward()?, &mut scratch.hidden);
     Ok(())
@@ -173,19 +174,19 @@ fn scatter_d_hidden(
     let width = weight.n;
     let (first, last) = (rows[0] as usize, rows[rows.len() - 1] as usize);
     if last - first + 1 == rows.len() {
-        product(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
+        matmul(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
         return;
     }
     scratch.resize(rows.len() * width, 0.0);
-    product(scratch, d_logits, weight, rows.len(), false);
+    matmul(scratch, d_logits, weight, rows.len(), false);
     for (row, from) in rows.iter().zip(scratch.chunks_exact(width)) {
         d_hidden[*row as usize * width..][..width].copy_from_slice(from);
     }
 }
 
-/// What the rows of a chunk need to become losses and gradients.
+/// Inputs that turn the logits of a chunk into losses and gradients.
 struct Losses<'a, 'g> {
-    gradient: Option<&'a HeadGradient<'g, Cpu>>,
+    gradient: Option<&'a LmHeadGradient<'g, Cpu>>,
     targets: &'a [u32],
     /// The chunk's first row among the selected ones
     first: usize,
@@ -203,12 +204,12 @@ impl Losses<'_, '_> {
         if logits.len() < SERIAL_LOGITS {
             logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss).enumerate().for_each(row);
         } else {
-            let stretch = SERIAL_LOGITS.div_ceil(vocab);
-            let outs = logprob.chunks_mut(stretch).zip(entropy.chunks_mut(stretch)).zip(loss.chunks_mut(stretch));
-            let parts = logits.chunks_mut(stretch * vocab).zip(outs).enumerate();
+            let step = SERIAL_LOGITS.div_ceil(vocab);
+            let outs = logprob.chunks_mut(step).zip(entropy.chunks_mut(step)).zip(loss.chunks_mut(step));
+            let parts = logits.chunks_mut(step * vocab).zip(outs).enumerate();
             team::each_of(parts, |(part, (logits, ((logprob, entropy), loss)))| {
                 let rows = logits.chunks_exact_mut(vocab).zip(logprob).zip(entropy).zip(loss);
-                rows.enumerate().for_each(|(i, rest)| row((part * stretch + i, rest)));
+                rows.enumerate().for_each(|(i, rest)| row((part * step + i, rest)));
             });
         }
     }
@@ -227,7 +228,7 @@ impl Losses<'_, '_> {
             }
         };
         let weight = gradient.row_weight[i];
-        // A masked row has no gradient even where its loss is not finite.
+        // A masked row has no gradient, even if its loss is not finite.
         (value, if weight == 0.0 { 0.0 } else { weight * slope })
     }
 }
@@ -239,7 +240,7 @@ struct Row<'a, 'l, 'g> {
     logits: &'a mut [f32],
 }
 
-impl Kernel for Row<'_, '_, '_> {
+impl WithSimd for Row<'_, '_, '_> {
     type Output = [f32; 3];
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> [f32; 3] {
@@ -290,13 +291,13 @@ mod tests {
         let targets: Vec<u32> = (0..n as u32).map(|i| i * 31 % 70).collect();
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
         let (mut d_hidden, mut d_weight) = (vec![0.5; hidden.len()], values(sizes.len()));
-        let gradient = HeadGradient {
+        let gradient = LmHeadGradient {
             d_hidden: &mut d_hidden[..],
             d_weight: Some(&mut d_weight[..]),
             row_weight: &hidden[..n],
             loss: TokenLoss::CrossEntropy,
         };
-        let args = HeadLoss {
+        let args = LmHeadLoss {
             logprob: &mut logprob[..],
             entropy: &mut entropy[..],
             loss: &mut loss[..],
@@ -310,7 +311,7 @@ mod tests {
             chunk_rows: step,
             sizes,
         };
-        Cpu.head_loss(args).unwrap();
+        Cpu.lm_head_loss(args).unwrap();
         vec![logprob, entropy, loss, d_hidden, d_weight]
     }
 

@@ -1,49 +1,50 @@
-//! The language-model head on CUDA: logits of a chunk of rows by cuBLASLt, one kernel for their losses and gradients in the
-//! logits' place, and two products back.
+//! The LM head on CUDA: logits of a chunk of rows by cuBLASLt, one kernel for their losses and for gradients
+//! in the memory of the logits, and two matmuls for the backward pass.
 //!
-//! Memory beyond the arguments: the logits of one chunk, whose bf16 gradient takes no more, and twice its rows of `hidden` in
-//! bf16. How many rows a chunk has is the caller's argument; [`chunk_rows`] says what suits a card.
+//! Memory beyond the arguments: the logits of one chunk, whose bf16 gradient reuses them, and twice its rows of `hidden` in bf16.
+//! The caller chooses the rows of a chunk; [`chunk_rows`] is the default for a card.
 
 use half::bf16;
 
 use super::{COUNT_MAX, Cuda};
 use crate::cuda::{Argument, Buffer, Grid, Matmul, Operand, View, ViewMut, kernels};
-use crate::ops::head::{Head, HeadEmbedding, HeadGradient, HeadLogits, HeadLoss, KlEstimator, TokenLoss};
+use crate::loss::grpo::KlEstimator;
 use crate::ops::linear::LinearSizes;
+use crate::ops::lm_head::{LmHead, LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
 use crate::ops::{Check, OpResult};
 use crate::tensor::{Device, View as _};
 
 /// Rows of a chunk, at least and at most; between them a multiple of [`TILE_ROWS`].
 ///
-/// The f32 gradient of the weight is read and written once a chunk: 8 · vocab · hidden bytes, beside 6 · rows · vocab · hidden
-/// flops, a third of them in the product that adds to it. Taking 790 TFLOP/s of bf16 products and 4.3 TB/s of memory for an
-/// H200, that product takes as long as its traffic at 8 / 4.3e12 · 790e12 / 2 = 735 rows, for any vocabulary and any width.
-/// With 440 rows (what 256 MiB of logits hold for Qwen3) the traffic takes 1.7 times as long as the product. With 4096 rows
-/// it takes 18 %: more rows gain little, and these take 2.5 GB. For Qwen3's 151,936 tokens, calculated from these two rates,
-/// which are not every card's, and [`MEMORY_SHARE`]:
+/// The f32 gradient of the weight is read and written once a chunk: 8 · vocab · hidden bytes, next to 6 · rows · vocab · hidden
+/// flops, a third of them in the matmul that adds to it. Assuming 790 TFLOP/s of bf16 matmuls and 4.3 TB/s of memory for an
+/// H200, that matmul takes as long as its traffic at 8 / 4.3e12 · 790e12 / 2 = 735 rows, for any vocabulary and any width.
+/// With 440 rows (what 256 MiB of logits hold for Qwen3) the traffic takes 1.7 times as long as the matmul. With 4096 rows
+/// it takes 18 %: more rows gain little, and these take 2.5 GB. For Qwen3's 151,936 tokens, calculated from these two rates
+/// (other cards differ) and [`MEMORY_SHARE`]:
 ///
-/// | card | rows | logits | 0.6b: traffic, product a chunk | 8b: traffic, product a chunk |
+/// | card | rows | logits | 0.6b: traffic, matmul of a chunk | 8b: traffic, matmul of a chunk |
 /// |---|---|---|---|---|
-/// | before, any | 440 | 0.27 GB | 0.29 ms, 0.17 ms | 1.16 ms, 0.69 ms |
+/// | any, 256 MiB | 440 | 0.27 GB | 0.29 ms, 0.17 ms | 1.16 ms, 0.69 ms |
 /// | 24 GB | 1280 | 0.78 GB | 0.29 ms, 0.50 ms | 1.16 ms, 2.02 ms |
 /// | 80 GB, 141 GB | 4096 | 2.49 GB | 0.29 ms, 1.61 ms | 1.16 ms, 6.45 ms |
 const CHUNK_ROWS: (usize, usize) = (16, 4096);
 /// The logits of a chunk take at most this part of a card's memory: 1/32.
 const MEMORY_SHARE: usize = 32;
-/// Rows of the tile of a product, so that no chunk but the last has a tile that is not full.
+/// Rows of a matmul's tile, so that only the last chunk has a tile that is not full.
 const TILE_ROWS: usize = 128;
-const VOCAB_MAX: usize = kernels::HEAD_VOCAB_MAX as usize;
+const VOCAB_MAX: usize = kernels::LM_HEAD_VOCAB_MAX as usize;
 
-/// Rows of a chunk that suit a card with `memory_bytes` in all: see [`CHUNK_ROWS`].
+/// The default rows of a chunk on a card with `memory_bytes` in all: see [`CHUNK_ROWS`].
 fn chunk_rows(memory_bytes: usize, vocab: usize) -> usize {
     let rows = memory_bytes / MEMORY_SHARE / (size_of::<f32>() * vocab.max(1));
     let rows = if rows < TILE_ROWS { rows } else { rows / TILE_ROWS * TILE_ROWS };
     rows.clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
 }
 
-/// Refuses chunks that a card with `memory_bytes` in all can never work with.
+/// Refuses chunks that can never fit on a card with `memory_bytes` in all.
 fn check_chunk(chunk_rows: usize, memory_bytes: usize, sizes: LinearSizes) -> OpResult {
-    let check = Check("head_loss");
+    let check = Check("lm_head_loss");
     check.that((1..=COUNT_MAX).contains(&chunk_rows), || {
         format!("a chunk must have 1 to {COUNT_MAX} rows, got {chunk_rows}")
     })?;
@@ -70,7 +71,7 @@ fn check_sizes(op: &'static str, rows: usize, tokens: usize, sizes: LinearSizes)
     check.that(rows.max(tokens) <= COUNT_MAX, || format!("{rows} rows of {tokens} tokens are too many for CUDA"))
 }
 
-/// Where rows of hidden states lie.
+/// The rows of hidden states to copy.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     rows: View<'a, u32>,
@@ -82,7 +83,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     fn grid(count: usize) -> Grid {
-        Grid { blocks: count, threads: (kernels::HEAD_COPY_THREADS, 1), dynamic_shared_bytes: 0 }
+        Grid { blocks: count, threads: (kernels::LM_HEAD_COPY_THREADS, 1), dynamic_shared_bytes: 0 }
     }
 
     /// `to[i] = hidden[rows[first + i]]` for `count` rows.
@@ -107,7 +108,7 @@ impl Rows<'_> {
         ];
         // Safety: a block writes row i of `to` and reads row `rows[first + i]` of `hidden`, if it is below `tokens`; asserted
         // above.
-        Ok(unsafe { cuda.launch(&kernels::HEAD_GATHER_BF16, Self::grid(count), arguments) }?)
+        Ok(unsafe { cuda.launch(&kernels::LM_HEAD_GATHER_BF16, Self::grid(count), arguments) }?)
     }
 
     /// `to[rows[first + i]] = from[i]` for `count` rows.
@@ -122,26 +123,26 @@ impl Rows<'_> {
             Argument::count(tokens),
             Argument::count(width),
         ];
-        // Safety: `to` is `d_hidden`, checked to hold `tokens` rows; the kernel leaves out what is not below.
-        Ok(unsafe { cuda.launch(&kernels::HEAD_SCATTER_BF16, Self::grid(count), arguments) }?)
+        // Safety: `to` is `d_hidden`, checked to hold `tokens` rows; the kernel skips rows that are not below that.
+        Ok(unsafe { cuda.launch(&kernels::LM_HEAD_SCATTER_BF16, Self::grid(count), arguments) }?)
     }
 }
 
-impl Head for Cuda {
-    fn head_chunk_rows(&self, sizes: LinearSizes) -> usize {
+impl LmHead for Cuda {
+    fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize {
         chunk_rows(self.memory_bytes(), sizes.out_features)
     }
 
-    fn head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult {
+    fn lm_head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult {
         check_chunk(chunk_rows, self.memory_bytes(), sizes)
     }
 
-    /// An id that is not below the vocabulary gets a row that is no numbers, as from `embedding_forward`.
-    fn head_embedding(&self, args: HeadEmbedding<'_, Self>) -> OpResult {
+    /// An id that is not below the vocabulary gets a row of NaN, as from `embedding_forward`.
+    fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult {
         args.check()?;
-        let HeadEmbedding { out, weight, ids, sizes } = args;
-        let (count, weight) = (ids.len(), weight.view("head_embedding", self, sizes)?);
-        check_sizes("head_embedding", count, 0, sizes)?;
+        let LmHeadEmbedding { out, weight, ids, sizes } = args;
+        let (count, weight) = (ids.len(), weight.view("lm_head_embedding", self, sizes)?);
+        check_sizes("lm_head_embedding", count, 0, sizes)?;
         if count == 0 {
             return Ok(());
         }
@@ -149,12 +150,12 @@ impl Head for Cuda {
         Rows { rows: ids, tokens, width, ascending: false }.gather(self, out, weight, 0, count)
     }
 
-    /// A row that is not below `tokens` gets logits that are no numbers: looking at `rows` would wait for the device.
-    fn head_logits(&self, args: HeadLogits<'_, Self>) -> OpResult {
+    /// A row that is not below `tokens` gets logits of NaN: checking `rows` would wait for the device.
+    fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult {
         args.check()?;
-        let HeadLogits { out, hidden, weight, rows, tokens, sizes } = args;
-        let (count, weight) = (rows.len(), weight.view("head_logits", self, sizes)?);
-        check_sizes("head_logits", count, tokens, sizes)?;
+        let LmHeadLogits { out, hidden, weight, rows, tokens, sizes } = args;
+        let (count, weight) = (rows.len(), weight.view("lm_head_logits", self, sizes)?);
+        check_sizes("lm_head_logits", count, tokens, sizes)?;
         if count == 0 {
             return Ok(());
         }
@@ -173,13 +174,13 @@ impl Head for Cuda {
         })?)
     }
 
-    /// What the CPU refuses but only the device can see makes a row's results no numbers: a row that is not below `tokens` or
-    /// not above the one before, a target that is not below the vocabulary.
-    fn head_loss(&self, mut args: HeadLoss<'_, Self>) -> OpResult {
+    /// Mistakes that the CPU backend refuses but only the device can see make a row's results NaN: a row that is not below
+    /// `tokens` or not above the one before, a target that is not below the vocabulary.
+    fn lm_head_loss(&self, mut args: LmHeadLoss<'_, Self>) -> OpResult {
         args.check()?;
         let (selected, LinearSizes { out_features: vocab, in_features: width }) = (args.selected(), args.sizes);
-        let weight = args.weight.view("head_loss", self, args.sizes)?;
-        check_sizes("head_loss", selected, args.tokens, args.sizes)?;
+        let weight = args.weight.view("lm_head_loss", self, args.sizes)?;
+        check_sizes("lm_head_loss", selected, args.tokens, args.sizes)?;
         if let Some(gradient) = &mut args.gradient {
             self.clear(gradient.d_hidden.reborrow())?;
         }
@@ -201,7 +202,7 @@ impl Head for Cuda {
 
 /// Memory of one chunk.
 struct Scratch {
-    /// [rows, vocab]; the gradient, when it is there, at the start of each row.
+    /// [rows, vocab]; the gradient is at the start of each row.
     logits: Buffer<f32>,
     /// [rows, hidden], gathered
     hidden: Buffer<bf16>,
@@ -209,10 +210,10 @@ struct Scratch {
     d_hidden: Option<Buffer<bf16>>,
 }
 
-/// Selected rows `first..first + count`: logits, losses and, where asked for, gradients.
+/// Selected rows `first..first + count`: logits, losses and, with `gradient`, gradients.
 fn chunk(
     cuda: &Cuda,
-    args: &mut HeadLoss<'_, Cuda>,
+    args: &mut LmHeadLoss<'_, Cuda>,
     weight: View<'_, bf16>,
     scratch: &mut Scratch,
     first: usize,
@@ -261,7 +262,7 @@ fn chunk(
 /// Log-probabilities, entropies and losses of a chunk; with a gradient, its logits become ∂/∂logits in bf16.
 fn losses(
     cuda: &Cuda,
-    args: &mut HeadLoss<'_, Cuda>,
+    args: &mut LmHeadLoss<'_, Cuda>,
     logits: &mut Buffer<f32>,
     first: usize,
     count: usize,
@@ -270,16 +271,16 @@ fn losses(
     assert!(first + count <= args.selected() && count * vocab <= cuda.len(logits));
     let row_weight = args.gradient.as_ref().map_or(Argument::NULL, |gradient| gradient.row_weight.argument());
     let (grpo, [old, reference, advantages]) = match &args.gradient {
-        Some(HeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages }, .. }) => {
+        Some(LmHeadGradient { loss: TokenLoss::Grpo { loss, old_logprob, reference_logprob, advantages }, .. }) => {
             let optional = |view: &Option<View<'_, f32>>| view.map_or(Argument::NULL, |view| view.argument());
             (Some(*loss), [optional(old_logprob), optional(reference_logprob), advantages.argument()])
         }
         _ => (None, [Argument::NULL; 3]),
     };
     let kl = grpo.map_or(0, |loss| match loss.kl {
-        KlEstimator::K1 => kernels::HEAD_KL_K1,
-        KlEstimator::K2 => kernels::HEAD_KL_K2,
-        KlEstimator::K3 => kernels::HEAD_KL_K3,
+        KlEstimator::K1 => kernels::LM_HEAD_KL_K1,
+        KlEstimator::K2 => kernels::LM_HEAD_KL_K2,
+        KlEstimator::K3 => kernels::LM_HEAD_KL_K3,
     });
     let arguments = [
         args.logprob.argument(),
@@ -299,10 +300,10 @@ fn losses(
         Argument::U32(kl),
         Argument::F32(grpo.map_or(0.0, |loss| loss.kl_coefficient)),
     ];
-    let grid = Grid { blocks: count, threads: (kernels::HEAD_LOSS_THREADS, 1), dynamic_shared_bytes: 0 };
-    // Safety: the order is the kernel's; `args.check` holds all arrays to one number a selected row (`advantages`: two), of which
-    // the chunk's are there and its logits too, as asserted above.
-    Ok(unsafe { cuda.launch(&kernels::HEAD_LOSS_F32, grid, arguments) }?)
+    let grid = Grid { blocks: count, threads: (kernels::LM_HEAD_LOSS_THREADS, 1), dynamic_shared_bytes: 0 };
+    // Safety: the order is the kernel's; `args.check` holds all arrays to one number for each selected row (`advantages`: two).
+    // The assertion above covers the chunk's rows and logits.
+    Ok(unsafe { cuda.launch(&kernels::LM_HEAD_LOSS_F32, grid, arguments) }?)
 }
 
 #[cfg(test)]
@@ -332,13 +333,13 @@ mod tests {
         let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| cuda.zeros::<f32>(n).unwrap());
         let mut d_hidden = cuda.upload(&vec![bf16::ONE; TOKENS * WIDTH]).unwrap();
         let mut d_weight = cuda.upload(&vec![0.25f32; SIZES.len()]).unwrap();
-        let gradient = HeadGradient {
+        let gradient = LmHeadGradient {
             d_hidden: cuda.view_mut(&mut d_hidden, 0..TOKENS * WIDTH),
             d_weight: Some(cuda.view_mut(&mut d_weight, 0..SIZES.len())),
             row_weight: cuda.view(&row_weight, 0..n),
             loss: TokenLoss::CrossEntropy,
         };
-        let args = HeadLoss {
+        let args = LmHeadLoss {
             logprob: cuda.view_mut(&mut logprob, 0..n),
             entropy: cuda.view_mut(&mut entropy, 0..n),
             loss: cuda.view_mut(&mut loss, 0..n),
@@ -352,7 +353,7 @@ mod tests {
             chunk_rows: step,
             sizes: SIZES,
         };
-        cuda.head_loss(args).unwrap();
+        cuda.lm_head_loss(args).unwrap();
         let read = |buffer: &Buffer<f32>| cuda.download(cuda.view(buffer, 0..cuda.len(buffer))).unwrap();
         let d_hidden = cuda.download(cuda.view(&d_hidden, 0..TOKENS * WIDTH)).unwrap();
         let d_hidden = d_hidden.iter().map(|x| x.to_f32()).collect();
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_chunk_does_not_show() {
+    fn the_size_of_a_chunk_changes_results_by_rounding_alone() {
         cuda_emulator::load().unwrap();
         let cuda = Cuda::open(0, Emulation::Allowed).unwrap();
         let scattered: Vec<u32> = (0..100).filter(|row| row % 7 != 3).collect();
@@ -370,12 +371,12 @@ mod tests {
             for step in [1, 8, 13, 74] {
                 let parts = outputs(&cuda, step, &rows);
                 assert_eq!(parts, outputs(&cuda, step, &rows), "{step} rows a chunk, run to run");
-                // Products may add in another order, by some 2⁻²⁰ of numbers near 1; a gradient by a logit, at most 1, may then
-                // round to the next bf16, 2⁻⁸ away, and so may its product.
+                // Matmuls may add in another order, by about 2⁻²⁰ of numbers near 1; a gradient by a logit, at most 1, may then
+                // round to the next bf16, 2⁻⁸ away, and so may the sums made of it.
                 let bounds = [2e-6, 2e-5, 2e-6, 1.0 / 64.0, 1.0 / 64.0];
                 for (i, bound) in bounds.into_iter().enumerate() {
-                    for (place, (part, whole)) in parts[i].iter().zip(&whole[i]).enumerate() {
-                        assert!((part - whole).abs() <= bound, "{step} rows a chunk: {i} [{place}]: {part} {whole}");
+                    for (index, (part, whole)) in parts[i].iter().zip(&whole[i]).enumerate() {
+                        assert!((part - whole).abs() <= bound, "{step} rows a chunk: {i} [{index}]: {part} {whole}");
                     }
                 }
             }
@@ -404,9 +405,9 @@ mod tests {
     fn what_a_device_chooses_does_not_depend_on_what_is_free() {
         cuda_emulator::load().unwrap();
         let cuda = Cuda::open(0, Emulation::Allowed).unwrap();
-        let before = cuda.head_chunk_rows(QWEN3);
+        let before = cuda.lm_head_chunk_rows(QWEN3);
         let _held = cuda.scratch::<f32>(4 << 20).unwrap();
-        assert_eq!(cuda.head_chunk_rows(QWEN3), before);
+        assert_eq!(cuda.lm_head_chunk_rows(QWEN3), before);
         assert_eq!(before, chunk_rows(cuda.memory_bytes(), QWEN3.out_features));
     }
 

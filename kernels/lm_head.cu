@@ -1,5 +1,5 @@
-// The head's losses: log-probability, entropy and loss of each row of a chunk of logits, and their gradient in the logits' place.
-// The two products around it are cuBLASLt's; rows of `hidden` are gathered for them and scattered after them here.
+// The losses of the LM head: log-probability, entropy and loss of each row of a chunk of logits, and their gradient in the
+// logits' memory. The matmuls before and after are cuBLASLt's; rows of `hidden` are gathered and scattered for them here.
 //
 //   logprob = log softmax(z/T)[target];  loss = -logprob, or with r = exp(logprob - old) and d = reference - logprob
 //   (without `old` r = 1: old is this logprob itself, as a constant; without `reference` d = 0)
@@ -8,36 +8,36 @@
 //   d_logits = row_weight * dloss/dlogprob * (onehot(target) - softmax(z/T)) / T
 //
 // Shapes: logits [chunk rows, vocab] f32; logprob, entropy, loss, targets, row_weight, old, reference [selected], advantages
-// [selected, 2], of which the chunk's begin at `first`; d_logits bf16: a row lies at the start of its own logits' memory,
-// 2 * vocab elements apart.
+// [selected, 2], the chunk's beginning at `first`; d_logits bf16: each row at the start of its own logits' memory, so rows
+// are 2 * vocab elements apart.
 // Precision: f32, rounded once to bf16. Order of sums: common/log_softmax.cuh; a row's bits depend on the row alone.
-// A logit that is NaN or +inf makes logprob, entropy, loss and gradient of its row NaN, and so does a target that is no token. A
-// row of weight 0 has gradient 0 whatever its loss.
+// A logit that is NaN or +inf makes logprob, entropy, loss and gradient of its row NaN, and so does a target outside the
+// vocabulary. A row of weight 0 has gradient 0 for any loss.
 //
 // Floor in bytes: 4 * vocab a row to score it, 10 * vocab with its gradient: two reads, because a row is larger than shared
-// memory, and one write. Nothing is moved beyond it but some 100 bytes of numbers a row. A row of weight 0 is not read again.
+// memory, and one write. Beyond it, only about 100 bytes of numbers a row. A row of weight 0 is not read again.
 
 #include "common/bf16.cuh"
 #include "common/export.cuh"
 #include "common/log_softmax.cuh"
 
-EXPORT(unsigned, HEAD_LOSS_THREADS, ROW_THREADS);
+EXPORT(unsigned, LM_HEAD_LOSS_THREADS, ROW_THREADS);
 // Columns are counted in `int`, a few strips beyond the last.
-EXPORT(unsigned, HEAD_VOCAB_MAX, 1u << 30);
+EXPORT(unsigned, LM_HEAD_VOCAB_MAX, 1u << 30);
 // Values of `kl`.
-EXPORT(unsigned, HEAD_KL_K1, 1);
-EXPORT(unsigned, HEAD_KL_K2, 2);
-EXPORT(unsigned, HEAD_KL_K3, 3);
+EXPORT(unsigned, LM_HEAD_KL_K1, 1);
+EXPORT(unsigned, LM_HEAD_KL_K2, 2);
+EXPORT(unsigned, LM_HEAD_KL_K3, 3);
 
-// A loss and its derivative by the log-probability.
+// A loss and its derivative with respect to the log-probability.
 struct Loss {
     float value;
     float slope;
 };
 
 __device__ __forceinline__ Loss kl_loss(unsigned kl, float d) {
-    if (kl == HEAD_KL_K1) return {-d, 1.0f};
-    if (kl == HEAD_KL_K2) return {0.5f * d * d, -d};
+    if (kl == LM_HEAD_KL_K1) return {-d, 1.0f};
+    if (kl == LM_HEAD_KL_K2) return {0.5f * d * d, -d};
     const float growth = expm1f(d);
     return {growth - d, -growth};
 }
@@ -49,16 +49,16 @@ struct Grpo {
     float kl_coefficient;
 };
 
-// min(r * A, clip(r) * A), and its derivative by log r.
+// min(r * A, clip(r) * A), and its derivative with respect to log r.
 __device__ __forceinline__ Loss surrogate(float ratio, float clipped, float advantage) {
     const float plain = ratio * advantage, capped = clipped * advantage;
-    // Where the clipped branch is the smaller one, the token has no gradient through the ratio.
+    // If the clipped branch is the smaller one, the token has no gradient through the ratio.
     return plain <= capped ? Loss{plain, plain} : Loss{capped, 0.0f};
 }
 
 __device__ __forceinline__ Loss grpo_loss(const Grpo &grpo, float logprob, float old, float reference, float2 advantages) {
     const float ratio = expf(logprob - old);
-    // Not fminf and fmaxf: these would make a number of a ratio that is none.
+    // Not fminf and fmaxf: these would replace a NaN ratio by a bound.
     const float clipped = ratio < grpo.ratio_min ? grpo.ratio_min : ratio > grpo.ratio_max ? grpo.ratio_max : ratio;
     const Loss a = surrogate(ratio, clipped, advantages.x), b = surrogate(ratio, clipped, advantages.y);
     const Loss kl = kl_loss(grpo.kl, reference - logprob);
@@ -66,7 +66,7 @@ __device__ __forceinline__ Loss grpo_loss(const Grpo &grpo, float logprob, float
             fmaf(grpo.kl_coefficient, kl.slope, -(a.slope + b.slope))};
 }
 
-// Four elements of a gradient in their place, or as many as the row has.
+// Stores four elements of a gradient, or fewer at the end of the row.
 __device__ __forceinline__ void store_four(bf16 *row, int first, const float4 &four, int vocab, bool whole) {
     const unsigned pairs[2] = {pack(four.x, four.y), pack(four.z, four.w)};
     if (whole) {
@@ -98,9 +98,9 @@ __device__ __forceinline__ float4 gradient_of(const float4 &four, const RowStats
 
 // Each logit becomes factor * (onehot(target) - softmax(z/T)), as bf16 at the start of the row's memory.
 //
-// Span s of the gradient lies where spans s/2 and below of the logits lay. Nobody may write it before all threads have read
-// those: all meet between reading and writing spans 0, 1, 2, 4, 8 ..., so that whoever writes span s knows that at least spans up
-// to s/2 have been read by all.
+// Span s of the gradient overwrites spans s/2 and below of the logits, so no thread may write it before all threads have read
+// those. A barrier between reading and writing spans 0, 1, 2, 4, 8 ... ensures that, when span s is written, all have read at
+// least the spans up to s/2.
 __device__ __forceinline__ void write_gradient(float *logits, const Row &row, const RowStats &stats, int target,
                                                float inverse_temperature, float factor) {
     bf16 *const gradient = reinterpret_cast<bf16 *>(logits);
@@ -124,15 +124,15 @@ __device__ __forceinline__ void write_gradient(float *logits, const Row &row, co
 // One block of ROW_THREADS threads for each row of the chunk. `row_weight` null: no gradient. `advantages` null: cross-entropy.
 // `old` or `reference` null: this row's own log-probability.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
-    head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
+    lm_head_loss_f32(float *logprob, float *entropy, float *loss, float *logits, const unsigned *targets,
                   const float *row_weight, const float *old, const float *reference, const float *advantages, int first,
                   int vocab, float inverse_temperature, float ratio_min, float ratio_max, unsigned kl,
                   float kl_coefficient) {
     float *const own = logits + static_cast<size_t>(blockIdx.x) * vocab;
     const Row row(own, vocab);
-    const size_t place = static_cast<size_t>(first) + blockIdx.x;
+    const size_t index = static_cast<size_t>(first) + blockIdx.x;
     RowStats stats = row_stats(row, inverse_temperature);
-    unsigned target = targets[place];
+    unsigned target = targets[index];
     if (target >= vocab) {
         target = 0;
         stats = {NAN, NAN, NAN};
@@ -141,56 +141,56 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     Loss result = {-chosen, -1.0f};
     if (advantages != nullptr) {
         const Grpo grpo = {ratio_min, ratio_max, kl, kl_coefficient};
-        const float2 both = make_float2(advantages[2 * place], advantages[2 * place + 1]);
-        result = grpo_loss(grpo, chosen, old != nullptr ? old[place] : chosen,
-                           reference != nullptr ? reference[place] : chosen, both);
+        const float2 both = make_float2(advantages[2 * index], advantages[2 * index + 1]);
+        result = grpo_loss(grpo, chosen, old != nullptr ? old[index] : chosen,
+                           reference != nullptr ? reference[index] : chosen, both);
     }
     if (threadIdx.x == 0) {
-        logprob[place] = chosen;
-        entropy[place] = stats.entropy;
-        loss[place] = result.value;
+        logprob[index] = chosen;
+        entropy[index] = stats.entropy;
+        loss[index] = result.value;
     }
     if (row_weight == nullptr) return;
-    const float weight = row_weight[place];
-    // A masked row has no gradient even where its loss is not finite.
+    const float weight = row_weight[index];
+    // A masked row has no gradient, even if its loss is not finite.
     const float factor = weight == 0.0f ? 0.0f : weight * result.slope * inverse_temperature;
     write_gradient(own, row, stats, target, inverse_temperature, factor);
 }
 
-EXPORT(unsigned, HEAD_COPY_THREADS, 128);
+EXPORT(unsigned, LM_HEAD_COPY_THREADS, 128);
 
-// Whether the selected row `place` is one that can be read, and for gradients written by one block alone.
-__device__ __forceinline__ bool is_row(const unsigned *rows, int place, int tokens, int ascending) {
-    return rows[place] < tokens && (!ascending || place == 0 || rows[place - 1] < rows[place]);
+// Whether selected row `index` exists and, with `ascending`, is written by one block alone.
+__device__ __forceinline__ bool is_row(const unsigned *rows, int index, int tokens, int ascending) {
+    return rows[index] < tokens && (!ascending || index == 0 || rows[index - 1] < rows[index]);
 }
 
 __device__ __forceinline__ void copy_row(bf16 *__restrict__ to, const bf16 *__restrict__ from, int width) {
     const bool aligned = (reinterpret_cast<size_t>(to) | reinterpret_cast<size_t>(from)) % sizeof(uint4) == 0;
     const int chunks = aligned ? width / CHUNK : 0;
-    for (int i = threadIdx.x; i < chunks; i += HEAD_COPY_THREADS) {
+    for (int i = threadIdx.x; i < chunks; i += LM_HEAD_COPY_THREADS) {
         reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(from)[i];
     }
-    for (int i = chunks * CHUNK + threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = from[i];
+    for (int i = chunks * CHUNK + threadIdx.x; i < width; i += LM_HEAD_COPY_THREADS) to[i] = from[i];
 }
 
-// gathered[i] = hidden[rows[first + i]], a block a row; NaN for a row that is not there, or with `ascending` out of order, so
-// that the mistake shows in every number made of it. Moves the floor: 4 * width bytes a row.
-extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
-    head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
+// gathered[i] = hidden[rows[first + i]], a block for each row; NaN for a row that does not exist, or with `ascending` is out of
+// order, so that the mistake shows in every result. Moves the floor: 4 * width bytes a row.
+extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
+    lm_head_gather_bf16(bf16 *gathered, const bf16 *hidden, const unsigned *rows, int first, int tokens, int width,
                      int ascending) {
-    const int place = first + blockIdx.x;
+    const int index = first + blockIdx.x;
     bf16 *const to = gathered + static_cast<size_t>(blockIdx.x) * width;
-    if (is_row(rows, place, tokens, ascending)) {
-        copy_row(to, hidden + static_cast<size_t>(rows[place]) * width, width);
+    if (is_row(rows, index, tokens, ascending)) {
+        copy_row(to, hidden + static_cast<size_t>(rows[index]) * width, width);
     } else {
-        for (int i = threadIdx.x; i < width; i += HEAD_COPY_THREADS) to[i] = __ushort_as_bfloat16(0x7fff);
+        for (int i = threadIdx.x; i < width; i += LM_HEAD_COPY_THREADS) to[i] = __ushort_as_bfloat16(0x7fff);
     }
 }
 
-// d_hidden[rows[first + i]] = gathered[i], a block a row; what is no row in ascending order is left out.
-extern "C" __global__ void __launch_bounds__(HEAD_COPY_THREADS)
-    head_scatter_bf16(bf16 *d_hidden, const bf16 *gathered, const unsigned *rows, int first, int tokens, int width) {
-    const int place = first + blockIdx.x;
-    if (!is_row(rows, place, tokens, true)) return;
-    copy_row(d_hidden + static_cast<size_t>(rows[place]) * width, gathered + static_cast<size_t>(blockIdx.x) * width, width);
+// d_hidden[rows[first + i]] = gathered[i], a block for each row; rows that do not exist or are out of order are skipped.
+extern "C" __global__ void __launch_bounds__(LM_HEAD_COPY_THREADS)
+    lm_head_scatter_bf16(bf16 *d_hidden, const bf16 *gathered, const unsigned *rows, int first, int tokens, int width) {
+    const int index = first + blockIdx.x;
+    if (!is_row(rows, index, tokens, true)) return;
+    copy_row(d_hidden + static_cast<size_t>(rows[index]) * width, gathered + static_cast<size_t>(blockIdx.x) * width, width);
 }

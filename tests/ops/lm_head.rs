@@ -1,10 +1,11 @@
-//! Tests of the op `head`: against f64 and finite differences, and its promise that log-probabilities never change bits.
+//! Tests of the op `lm_head`: against f64 and finite differences, and its promise that log-probabilities never change bits.
 
 #[cfg(has_cuda)]
 pub mod cuda;
 
-use patarm::ops::head::*;
+use patarm::loss::grpo::{GrpoLoss, KlEstimator};
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::*;
 use patarm::ops::{Cpu, OpError};
 
 use super::linear::{bits, prepared, values, with_threads};
@@ -12,7 +13,7 @@ use super::linear::{bits, prepared, values, with_threads};
 const TOKENS: usize = 90;
 const SIZES: LinearSizes = LinearSizes { out_features: 45, in_features: 20 };
 
-/// Inputs of a head call; outputs are made by `run`.
+/// Inputs of a call; `run` makes the outputs.
 #[derive(Clone)]
 struct Case {
     sizes: LinearSizes,
@@ -33,7 +34,7 @@ struct Grpo {
     reference: Vec<f32>,
     /// [selected, 2]
     advantages: Vec<f32>,
-    /// Not given to the op: `old`, and `reference` where the KL term is off. They are then the call's own log-probabilities.
+    /// `old`, and `reference` if the KL term is off, are not given to the op. It then uses the call's own log-probabilities.
     own: bool,
 }
 
@@ -84,7 +85,7 @@ impl Case {
         self
     }
 
-    /// As before the first update of a step: the policy's log-probabilities are `logprob`, and the op is not given them.
+    /// As in the first update of a step: the old log-probabilities are `logprob`, and the op is not given them.
     fn own(mut self, kl_coefficient: f32, logprob: &[f32]) -> Self {
         let g = self.grpo.as_mut().expect("a case of GRPO");
         (g.loss.kl_coefficient, g.own, g.old) = (kl_coefficient, true, logprob.to_vec());
@@ -94,7 +95,7 @@ impl Case {
         self
     }
 
-    /// The same with everything given.
+    /// The same with all optional inputs given.
     fn given(&self) -> Self {
         let mut given = self.clone();
         given.grpo.as_mut().expect("a case of GRPO").own = false;
@@ -121,13 +122,13 @@ impl Case {
             },
         };
         let (d_hidden, d_weight) = (&mut out.d_hidden[..], &mut out.d_weight[..]);
-        let gradient = gradient.then(|| HeadGradient {
+        let gradient = gradient.then(|| LmHeadGradient {
             d_hidden,
             d_weight: Some(d_weight),
             row_weight: &self.row_weight[..],
             loss: loss(),
         });
-        Cpu.head_loss(HeadLoss {
+        Cpu.lm_head_loss(LmHeadLoss {
             logprob: &mut out.logprob,
             entropy: &mut out.entropy,
             loss: &mut out.loss,
@@ -138,7 +139,7 @@ impl Case {
             targets: &self.targets,
             temperature: self.temperature,
             tokens: self.tokens,
-            chunk_rows: Cpu.head_chunk_rows(self.sizes),
+            chunk_rows: Cpu.lm_head_chunk_rows(self.sizes),
             sizes: self.sizes,
         })
         .unwrap();
@@ -149,7 +150,7 @@ impl Case {
         let mut out = vec![0.0; rows.len() * self.sizes.out_features];
         let weight = prepared(&self.master, self.sizes);
         let (hidden, tokens, sizes) = (&self.hidden[..], self.tokens, self.sizes);
-        Cpu.head_logits(HeadLogits { out: &mut out, hidden, weight: &weight, rows, tokens, sizes }).unwrap();
+        Cpu.lm_head_logits(LmHeadLogits { out: &mut out, hidden, weight: &weight, rows, tokens, sizes }).unwrap();
         out
     }
 
@@ -203,7 +204,7 @@ fn values_equal_f64() {
         let out = case.run(true);
         for i in 0..case.rows.len() {
             let (logprob, entropy, loss) = case.exact(i);
-            // Logits up to √20/T with 20 roundings, then a handful: 1e-5 is ten times what f32 leaves.
+            // Logits up to √20/T with 20 roundings, then a handful: 1e-5 is ten times the error of f32.
             assert!((f64::from(out.logprob[i]) - logprob).abs() < 1e-5, "logprob[{i}]");
             assert!((f64::from(out.entropy[i]) - entropy).abs() < 1e-5, "entropy[{i}]");
             assert!((f64::from(out.loss[i]) - loss).abs() < 3e-5, "loss[{i}] {} {loss}", out.loss[i]);
@@ -239,7 +240,7 @@ fn gradients_equal_finite_differences() {
             };
             (at(H) - at(-H)) / f64::from(2.0 * H)
         };
-        // `h` moves exactly: numbers below 2 are multiples of 2⁻²³.
+        // Adding `h` is exact: numbers below 2 are multiples of 2⁻²³.
         for at in (0..case.hidden.len()).step_by(37) {
             let want = slope(&|c, h| c.hidden[at] += h);
             assert!((f64::from(out.d_hidden[at]) - want).abs() < 2e-5, "d_hidden[{at}] = {}, {want}", out.d_hidden[at]);
@@ -274,13 +275,13 @@ fn the_weight_gradient_accumulates_and_may_be_left_out() {
         let before = d_weight.clone();
         let (mut d_weight, mut d_hidden) = (d_weight, vec![0.5; case.hidden.len()]);
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
-        let gradient = HeadGradient {
+        let gradient = LmHeadGradient {
             d_hidden: &mut d_hidden[..],
             d_weight: d_weight.as_deref_mut(),
             row_weight: &case.row_weight[..],
             loss: TokenLoss::CrossEntropy,
         };
-        Cpu.head_loss(HeadLoss {
+        Cpu.lm_head_loss(LmHeadLoss {
             logprob: &mut logprob,
             entropy: &mut entropy,
             loss: &mut loss,
@@ -327,12 +328,12 @@ fn rows_of_the_weight_are_those_of_the_master_weight() {
         let last = sizes.out_features as u32 - 1;
         let ids = [3, 0, last, 3, 31, 32];
         let mut out = vec![0.5; ids.len() * width];
-        Cpu.head_embedding(HeadEmbedding { out: &mut out, weight: &weight, ids: &ids, sizes }).unwrap();
+        Cpu.lm_head_embedding(LmHeadEmbedding { out: &mut out, weight: &weight, ids: &ids, sizes }).unwrap();
         for (row, id) in out.chunks(width).zip(ids) {
             assert_eq!(bits(row), bits(&master[id as usize * width..][..width]), "row {id}");
         }
         let beyond = [last + 1; 6];
-        let result = Cpu.head_embedding(HeadEmbedding { out: &mut out, weight: &weight, ids: &beyond, sizes });
+        let result = Cpu.lm_head_embedding(LmHeadEmbedding { out: &mut out, weight: &weight, ids: &beyond, sizes });
         assert!(result.unwrap_err().to_string().contains("ids[0]"));
     }
 }
@@ -345,11 +346,11 @@ fn costs_count_what_moves_once_a_chunk_and_once_a_row() {
     let weight = prepared(&case.master, case.sizes);
     let cost = |chunk_rows: usize, d_hidden: Option<&mut [f32]>, d_weight: Option<&mut [f32]>| {
         let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| vec![0.0; 60]);
-        let args = HeadLoss::<Cpu> {
+        let args = LmHeadLoss::<Cpu> {
             logprob: &mut logprob,
             entropy: &mut entropy,
             loss: &mut loss,
-            gradient: d_hidden.map(|d_hidden| HeadGradient {
+            gradient: d_hidden.map(|d_hidden| LmHeadGradient {
                 d_hidden,
                 d_weight,
                 row_weight: &case.row_weight[..],
@@ -412,12 +413,12 @@ fn a_row_has_the_same_bits_in_any_batch_and_as_its_logits() {
     assert_eq!(bits(&all[100 * 600..103 * 600]), bits(&some));
 }
 
-/// Several draws from one row, in any order: as many copies of its logits.
+/// Several draws from one row, in any order, get as many copies of its logits.
 #[test]
 fn logits_may_be_of_rows_in_any_order_and_again() {
     let case = Case::small(1.0);
     let columns = SIZES.out_features;
-    // The first and the last of these lie as far apart as in a contiguous run.
+    // The first and the last of these are as far apart as in a contiguous run.
     for rows in [vec![5, 9, 7], vec![9, 8, 7], vec![4, 4, 4], vec![3, 2]] {
         let together = case.logits(&rows);
         for (row, got) in rows.iter().zip(together.chunks(columns)) {
@@ -453,7 +454,7 @@ fn the_vocabulary_of_qwen3_works() {
 }
 
 #[test]
-fn what_is_not_a_number_is_never_made_finite() {
+fn nan_is_never_made_finite() {
     let mut case = Case::small(1.0);
     let bad = 7;
     case.hidden[case.rows[bad] as usize * 20] = f32::NAN;
@@ -480,7 +481,7 @@ fn wrong_arguments_are_named() {
     let hidden = values(TOKENS * 20, 2);
     let run = |n: usize, hidden: &[f32], rows: &[u32], targets: &[u32], temperature: f32, sizes| {
         let [mut logprob, mut entropy, mut loss] = [vec![0.0; n], vec![0.0; 2], vec![0.0; 2]];
-        Cpu.head_loss(HeadLoss {
+        Cpu.lm_head_loss(LmHeadLoss {
             logprob: &mut logprob,
             entropy: &mut entropy,
             loss: &mut loss,
@@ -514,7 +515,7 @@ fn wrong_arguments_are_named() {
     let mut out = vec![0.0; 45];
     let logits = |out: &mut [f32], rows: &[u32]| {
         let (weight, hidden) = (&weight, &hidden[..]);
-        Cpu.head_logits(HeadLogits { out, hidden, weight, rows, tokens: TOKENS, sizes: SIZES })
+        Cpu.lm_head_logits(LmHeadLogits { out, hidden, weight, rows, tokens: TOKENS, sizes: SIZES })
     };
     named(logits(&mut out[1..], &[1]), "out");
     named(logits(&mut out, &[90]), "rows");

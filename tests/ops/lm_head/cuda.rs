@@ -1,11 +1,12 @@
-//! The head on the CUDA device against the CPU's, on inputs that bf16 holds exactly.
+//! The LM head on the CUDA device against the CPU's, on inputs that bf16 holds exactly.
 
 use half::bf16;
 use patarm::cuda::Cuda;
+use patarm::loss::grpo::KlEstimator;
 use patarm::ops::OpResult;
 use patarm::ops::embedding::{Embedding, EmbeddingForward};
-use patarm::ops::head::*;
 use patarm::ops::linear::{Linear, LinearSizes};
+use patarm::ops::lm_head::*;
 use patarm::tensor::Device;
 use rayon::prelude::*;
 
@@ -19,7 +20,7 @@ const F32: f64 = 1.0 / 16_777_216.0;
 const ESTIMATORS: [KlEstimator; 3] = [KlEstimator::K1, KlEstimator::K2, KlEstimator::K3];
 
 impl Case {
-    /// With inputs that the device holds exactly; GRPO's come after it.
+    /// With inputs that the device holds exactly; call `grpo` after this.
     fn narrowed(mut self) -> Self {
         (self.hidden, self.master) = (rounded(&self.hidden), rounded(&self.master));
         self
@@ -32,7 +33,7 @@ impl Case {
         weight
     }
 
-    /// As `run`, on the device: the weight's gradient starts at zero, or without `d_weight` stays there.
+    /// As `run`, on the device: the weight's gradient starts at zero, and without `d_weight` stays zero.
     fn run_on(&self, device: &Cuda, gradient: bool, d_weight: bool) -> Out {
         let (weight, n) = (self.device_weight(device), self.rows.len());
         let [mut logprob, mut entropy, mut loss] = [(); 3].map(|()| upload(device, &vec![f32::NAN; n]));
@@ -50,13 +51,13 @@ impl Case {
             },
             _ => TokenLoss::CrossEntropy,
         };
-        let gradient = gradient.then(|| HeadGradient {
+        let gradient = gradient.then(|| LmHeadGradient {
             d_hidden: device.view_mut(&mut d_hidden, 0..self.hidden.len()),
             d_weight: d_weight.then(|| device.view_mut(&mut d_master, 0..self.master.len())),
             row_weight: device.view(&row_weight, 0..n),
             loss: token_loss,
         });
-        let result: OpResult = device.head_loss(HeadLoss::<Cuda> {
+        let result: OpResult = device.lm_head_loss(LmHeadLoss::<Cuda> {
             logprob: device.view_mut(&mut logprob, 0..n),
             entropy: device.view_mut(&mut entropy, 0..n),
             loss: device.view_mut(&mut loss, 0..n),
@@ -67,7 +68,7 @@ impl Case {
             targets: device.view(&targets, 0..n),
             temperature: self.temperature,
             tokens: self.tokens,
-            chunk_rows: device.head_chunk_rows(self.sizes),
+            chunk_rows: device.lm_head_chunk_rows(self.sizes),
             sizes: self.sizes,
         });
         result.unwrap();
@@ -84,7 +85,7 @@ impl Case {
         let (weight, len) = (self.device_weight(device), rows.len() * self.sizes.out_features);
         let (hidden, rows) = (upload(device, &narrow(&self.hidden)), upload(device, rows));
         let mut out = upload(device, &vec![9.0f32; len]);
-        let result: OpResult = device.head_logits(HeadLogits::<Cuda> {
+        let result: OpResult = device.lm_head_logits(LmHeadLogits::<Cuda> {
             out: device.view_mut(&mut out, 0..len),
             hidden: device.view(&hidden, 0..self.hidden.len()),
             weight: &weight,
@@ -96,7 +97,7 @@ impl Case {
         download(device, &out)
     }
 
-    /// Of selected row `i` in f64: how far off a logit over the temperature may be, and the gradient by logits.
+    /// For selected row `i` in f64: the error bound of a scaled logit, and the gradient by logits.
     fn row(&self, i: usize) -> RowBounds {
         let (width, temperature) = (self.sizes.in_features, f64::from(self.temperature));
         let x = &self.hidden[self.rows[i] as usize * width..][..width];
@@ -123,14 +124,14 @@ impl Case {
         }
     }
 
-    /// ∂loss/∂logprob, and the sum of its parts' sizes, which bounds it and the growth of its error.
+    /// ∂loss/∂logprob, and the sum of its parts' magnitudes, which bounds it and the growth of its error.
     fn slope(&self, i: usize, logprob: f64) -> (f64, f64) {
         let Some(g) = &self.grpo else { return (-1.0, 1.0) };
         let [old, reference] = [g.old[i], g.reference[i]].map(f64::from);
         let [low, high, beta] = [g.loss.clip_low, g.loss.clip_high, g.loss.kl_coefficient].map(f64::from);
         let (ratio, d) = ((logprob - old).exp(), reference - logprob);
         for edge in [1.0 - low, 1.0 + high] {
-            assert!((ratio - edge).abs() > 1e-4, "row {i}: too near to the clip to tell which side it is on");
+            assert!((ratio - edge).abs() > 1e-4, "row {i}: too close to the clip bound to know the side");
         }
         let (mut surrogate, mut size) = (0.0, 0.0);
         for a in g.advantages[2 * i..][..2].iter().copied().map(f64::from) {
@@ -171,13 +172,13 @@ fn assert_is_the_cpus(device: &Cuda, case: &Case) {
     assert_within(&what("entropy"), &got.entropy, &expected.entropy, |i| {
         2.0 * nats * (2.0 * rows[i].logit + sums) + 16.0 * F32 * nats
     });
-    // Losses are no steeper than `steepness` before the row's weight; their own roundings are some ulp of their parts.
+    // Losses are no steeper than `steepness` before the row's weight; their own roundings are a few ulp of their parts.
     let weight = |i: usize| f64::from(case.row_weight[i].abs()).max(f64::MIN_POSITIVE) / f64::from(case.temperature);
     let steepness =
         |i: usize| case.slope(i, f64::from(expected.logprob[i])).1.max(rows[i].steepness / weight(i)).max(1.0);
     assert_within(&what("loss"), &got.loss, &expected.loss, |i| steepness(i) * (1.01 * logprob(i) + 16.0 * F32));
 
-    // A gradient by a logit is rounded to bf16 once, and is off by what its slope and its softmax are off.
+    // A gradient by a logit is rounded to bf16 once, and has the errors of its slope and its softmax.
     let d_logit = |row: &RowBounds, v: usize| {
         let off = 4.0 * (2.0 * row.logit + sums + 32.0 * F32 * nats);
         (BF16 * row.slope.abs() + off * row.steepness) * row.shape[v].abs()
@@ -185,7 +186,7 @@ fn assert_is_the_cpus(device: &Cuda, case: &Case) {
     let mut by_token = vec![None; case.tokens];
     case.rows.iter().enumerate().for_each(|(i, row)| by_token[*row as usize] = Some(i));
     let bounds: Vec<Vec<f64>> = rows.par_iter().map(|row| (0..vocab).map(|v| d_logit(row, v)).collect()).collect();
-    // Gradients by the product's operands are sums of these times the other operand, whose sizes add up.
+    // Gradients by the matmul's operands are sums of these times the other operand, whose magnitudes add up.
     let add = |sums: &mut [f64], bound: f64, operand: &[f32]| {
         sums.iter_mut().zip(operand).for_each(|(sum, x)| *sum += bound * f64::from(x.abs()));
     };
@@ -235,9 +236,9 @@ fn losses_and_gradients_are_the_cpus() {
     }
 }
 
-/// Odd and even widths, more columns than a round of the block, one token, one row of one token, vocabularies of Qwen3.
+/// Odd and even widths, more columns than an iteration of the block, one token, one row of one token, vocabularies of Qwen3.
 #[test]
-fn any_size_will_do() {
+fn any_size_works() {
     for device in devices() {
         for (vocab, width, tokens) in
             [(1000, 32, 40), (1001, 24, 9), (9001, 8, 3), (1, 4, 3), (7, 3, 1), (30_000, 8, 2)]
@@ -256,7 +257,7 @@ fn any_size_will_do() {
 
 /// All four branches: advantages of both signs, on both sides of both bounds, which are not the same distance from 1.
 #[test]
-fn each_side_of_the_clip_is_on_its_side() {
+fn each_side_of_the_clip_bounds_is_right() {
     let case = Case::small(1.0).narrowed();
     let logprob = case.run(false).logprob;
     for device in devices() {
@@ -271,7 +272,7 @@ fn each_side_of_the_clip_is_on_its_side() {
 }
 
 #[test]
-fn rows_without_weight_count_for_nothing_and_others_keep_theirs() {
+fn rows_without_weight_change_nothing_for_other_rows() {
     for device in devices() {
         let mut case = Case::small(0.9).narrowed().grpo(KlEstimator::K3);
         let masked = [4, 5, 31];
@@ -292,11 +293,11 @@ fn rows_without_weight_count_for_nothing_and_others_keep_theirs() {
         fewer.row_weight = keep(&case.row_weight);
         let g = fewer.grpo.as_mut().unwrap();
         (g.old, g.reference) = (keep(&g.old), keep(&g.reference));
-        let places = (0..case.rows.len()).filter(|i| !masked.contains(i));
-        g.advantages = places.flat_map(|i| g.advantages[2 * i..][..2].to_vec()).collect();
+        let unmasked = (0..case.rows.len()).filter(|i| !masked.contains(i));
+        g.advantages = unmasked.flat_map(|i| g.advantages[2 * i..][..2].to_vec()).collect();
         assert_is_the_cpus(device, &fewer);
         let without = fewer.run_on(device, true, true);
-        // The product may add in another order for another number of rows.
+        // The matmul may add in another order for another number of rows.
         let near = |x: &[f32]| {
             let largest = x.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
             move |_| (BF16 + 1e-4) * largest
@@ -327,7 +328,7 @@ fn scoring_is_the_same_numbers_and_a_frozen_weight_stays() {
     }
 }
 
-/// What a scoring pass would have given, without one: the same bits.
+/// The same bits as with the results of a scoring pass, without that pass.
 #[test]
 fn old_log_probabilities_that_are_not_given_are_the_calls_own() {
     for device in devices() {
@@ -343,7 +344,7 @@ fn old_log_probabilities_that_are_not_given_are_the_calls_own() {
     }
 }
 
-/// The embedding of a tied model, from the head's copy of it: what the lookup in the master weights gives.
+/// The embedding of a tied model, from the LM head's copy of it, equals the lookup in the master weights.
 #[test]
 fn rows_of_the_weight_are_the_embedding_of_the_master_weight() {
     for device in devices() {
@@ -356,8 +357,8 @@ fn rows_of_the_weight_are_the_embedding_of_the_master_weight() {
             let size = tokens * hidden;
             let [mut out, mut expected] = [(); 2].map(|()| upload(device, &vec![bf16::ONE; size]));
             let ids = device.view(&ids, 0..tokens);
-            let args = HeadEmbedding::<Cuda> { out: device.view_mut(&mut out, 0..size), weight: &weight, ids, sizes };
-            device.head_embedding(args).unwrap();
+            let args = LmHeadEmbedding::<Cuda> { out: device.view_mut(&mut out, 0..size), weight: &weight, ids, sizes };
+            device.lm_head_embedding(args).unwrap();
             let (to, table) = (device.view_mut(&mut expected, 0..size), device.view(&master, 0..sizes.len()));
             device.embedding_forward(EmbeddingForward::<Cuda> { out: to, table, ids, tokens, hidden, vocab }).unwrap();
             let [out, expected] = [&out, &expected].map(|x| bits(&widen(&download(device, x))));
@@ -397,9 +398,9 @@ fn logits_are_of_rows_in_any_order_and_again() {
     }
 }
 
-/// What the CPU refuses and the host cannot see here.
+/// Mistakes that the CPU refuses and the host cannot see here.
 #[test]
-fn what_is_not_a_number_or_not_there_shows_in_its_row_alone() {
+fn nan_and_missing_rows_show_in_their_own_row_alone() {
     for device in devices() {
         let clean = Case::small(1.0).narrowed().grpo(KlEstimator::K3);
         let good = clean.run_on(device, true, true);
@@ -432,7 +433,7 @@ fn what_is_not_a_number_or_not_there_shows_in_its_row_alone() {
         for wrong in [TOKENS as u32, u32::MAX, clean.rows[bad - 1], 0] {
             let mut case = clean.clone();
             case.rows[bad] = wrong;
-            // The row behind one that is too large is not above it.
+            // The row after one that is too large is not above it.
             let next = if wrong >= TOKENS as u32 { &[bad, bad + 1][..] } else { &[bad] };
             let d_hidden = check(&case, next);
             assert!(d_hidden.iter().all(|d| d.is_finite()), "no row of the hidden states is that row's");
@@ -448,7 +449,7 @@ fn wrong_sizes_are_named() {
     let (hidden, rows) = (upload(device, &narrow(&case.hidden)), upload(device, &[1u32]));
     let mut out = upload(device, &values(45, 1));
     let mut run = |columns: usize, sizes: LinearSizes| {
-        device.head_logits(HeadLogits::<Cuda> {
+        device.lm_head_logits(LmHeadLogits::<Cuda> {
             out: device.view_mut(&mut out, 0..columns),
             hidden: device.view(&hidden, 0..case.hidden.len()),
             weight: &weight,
