@@ -53,8 +53,8 @@
 //!
 //! # Where to put the next thing
 //!
-//! - **A trainer goes** into one file in `src/train/` (`impl Trainer`, its metrics with their charts), one in `src/commands/`, and a
-//!   line in `src/commands/report.rs`. Its loss, if it is not one of tokens, is a [`train::token_loss::Objective`].
+//! - **A trainer goes** into one file in `src/train/` (`impl Trainer`, its metrics with their charts), one in `src/commands/`,
+//!   and a line in `src/commands/report.rs`. Its loss, if it is not one of tokens, is a [`train::token_loss::Objective`].
 //! - **A kernel**: `kernels/NAME.cu` (see `kernels/README.md`), its launcher in `src/ops/cuda/NAME.rs`, its tests against the CPU
 //!   in `tests/ops/NAME/cuda.rs`, a launch in `tests/ops/smoke.rs`.
 //! - **An op**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add

@@ -29,7 +29,8 @@ die() {
 }
 
 need() {
-    command -v "$1" >/dev/null || die "$1 is missing: it comes with the CUDA toolkit (or as nsight-systems, nsight-compute); add it to PATH"
+    command -v "$1" >/dev/null ||
+        die "$1 is missing: it comes with the CUDA toolkit (or as nsight-systems, nsight-compute); add it to PATH"
 }
 
 # Sets `found` to an executable of this project: beside the script, else what cargo builds.
@@ -139,8 +140,9 @@ collect() {
     ncu --clock-control none --kernel-name "$kernel" --launch-skip "$skip" --launch-count "$count" --kill yes \
         --force-overwrite --export "$report" "${ask[@]}" "$@" >"$report.log" 2>&1 || true
     if grep -q ERR_NVGPUCTRPERM "$report.log"; then
-        die "this machine lets administrators alone read the GPU's counters (ERR_NVGPUCTRPERM): run this as root, give the container
-CAP_SYS_ADMIN, or ask for the driver to be loaded with NVreg_RestrictProfilingToAdminUsers=0. 'profile.sh table' needs none of it."
+        die "this machine lets administrators alone read the GPU's counters (ERR_NVGPUCTRPERM): run this as root, give the
+container CAP_SYS_ADMIN, or ask for the driver to be loaded with NVreg_RestrictProfilingToAdminUsers=0.
+'profile.sh table' needs none of it."
     fi
     [ -f "$report.ncu-rep" ] || return 1
     ncu --import "$report.ncu-rep" --page raw --csv --print-units base >"$report.csv" 2>>"$report.log" || return 1

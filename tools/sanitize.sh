@@ -57,14 +57,15 @@ mkdir -p "$out"
 export PATARM_TEST_DEVICE=gpu
 
 # A program for each group, because libtest orders by name what it is given; and a fault takes only its own group along.
-GROUPS_BY_WORTH=('^attention::' '^(head|sample)::' '^(linear|qk_norm_rope|rmsnorm)::' '.')
+GROUPS_BY_WORTH=('(^|::)attention::' '(^|::)(lm_head|sample)::' '(^|::)(linear|qk_norm_rope|rmsnorm)::' '.')
 TOOLS=(memcheck racecheck initcheck synccheck)
 # racecheck is the slowest by far.
 declare -A WEIGHT=([memcheck]=3 [racecheck]=4 [initcheck]=2 [synccheck]=1)
 declare -A OPTIONS=([memcheck]="--report-api-errors no" [racecheck]="--racecheck-report all" [initcheck]="" [synccheck]="")
 
 # What a tool prints when it finds something; of a program that was stopped there is no exit code and no summary.
-FOUND='========= (ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]|Invalid |Misaligned|Uninitialized |(Error|Warning): (Race|Potential)|Barrier error|Illegal)'
+FOUND='========= (ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]|Invalid |Misaligned|Uninitialized '
+FOUND+='|(Error|Warning): (Race|Potential)|Barrier error|Illegal)'
 
 # Tests that are not marked as ignored: those need more memory or time than a sanitizer leaves.
 ignored=$("$binary" --list --ignored 2>/dev/null | sed -n 's/: test$//p')

@@ -274,7 +274,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measur
             for ids in part {
                 let first = batch.tokens();
                 batch.push_sequence(ids);
-                ids[1..].iter().enumerate().for_each(|(place, id)| targets.push(first + place, *id));
+                ids[1..].iter().enumerate().for_each(|(position, id)| targets.push(first + position, *id));
             }
             let weights = vec![1.0 / tokens as f32; targets.rows.len()];
             let objective = TokenObjective {

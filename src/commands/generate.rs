@@ -22,7 +22,7 @@ use crate::tokenizer::{RenderOptions, Tokenizer};
 /// Complete a prompt.
 ///
 /// The prompt is taken as it is; with --chat it is the user's turn in the model's own chat template. Temperature 0 takes
-/// the most probable token at every place. Log-probabilities are of softmax(logits / temperature) over the whole
+/// the most probable token at every position. Log-probabilities are of softmax(logits / temperature) over the whole
 /// vocabulary, before top-k, top-p and min-p.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {

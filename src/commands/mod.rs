@@ -64,7 +64,7 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> anyhow::Result<T> 
         .install(work)
 }
 
-/// A flag that the first Ctrl-C sets, so that work ends at the next safe place; the second ends the program at once.
+/// A flag that the first Ctrl-C sets, so that work ends at the next safe point; the second ends the program at once.
 fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = flag.clone();
@@ -72,7 +72,7 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping at the next safe place; press Ctrl-C again to stop at once");
+        eprintln!("stopping at the next safe point; press Ctrl-C again to stop at once");
     })?;
     Ok(flag)
 }

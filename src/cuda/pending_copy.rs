@@ -1,4 +1,5 @@
-//! Copies from the device to the host that run asynchronously: each goes to page-locked memory, and an event says when it is done.
+//! Copies from the device to the host that run asynchronously: each goes to page-locked memory, and an event says when it is
+//! done.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -257,5 +257,4 @@ struct Results {
 }
 
 #[cfg(test)]
-#[path = "manager_tests.rs"]
 mod tests;

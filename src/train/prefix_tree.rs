@@ -1,13 +1,12 @@
-//! Micro-batches of sequences that begin alike: what they have in common is computed once and trained once, with the weight
-//! of all of them.
+//! Micro-batches of sequences with a common prefix: the prefix is computed and trained once, with the weight of all of them.
 //!
-//! A place of a sequence is an input token with the token that is to be predicted there, if one is. Sequences of one tree
-//! share the stretch of places on which they agree, as they share a prompt: the n judgements of one response, the beginning
-//! that the prompts of a pair's two responses have in common, and what judgements say alike before they part. They part one
-//! token before they differ: a row predicts one token, so the last token of a prompt belongs to every completion's own run.
+//! A position of a sequence is an input token with the token to predict there, if there is one. Sequences of one tree share
+//! the positions on which they agree: the prompt of the n judgements of one response, the common prefix of the prompts of a
+//! pair's two responses, and what judgements have in common before they differ. Sharing ends one token before they differ,
+//! because a row predicts one token: the last token of a prompt belongs to each completion.
 //!
-//! Nothing is approximated: a token's hidden state depends on the tokens before it alone, so the gradient is that of the
-//! sequences one by one, up to the order of its sums.
+//! Nothing is approximated: a token's hidden state depends only on the tokens before it, so the gradient is the sum of the
+//! gradients of the single sequences, up to the order of summation.
 
 use std::ops::Range;
 
@@ -17,7 +16,7 @@ use crate::model::{Batch, Qwen3};
 use crate::ops::Backend;
 use crate::ops::attention::Run;
 
-/// Places that must agree before sequences share them, unless they end there: keeps attention's segments from becoming very
+/// Positions that must agree before sequences share them, unless they end there: keeps attention's segments from becoming very
 /// short (the demo's judgements: 16 tokens instead of 13, for 5 % more tokens).
 const SHORTEST_SHARED: usize = 8;
 
@@ -31,7 +30,7 @@ pub struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
-    /// Places: all tokens but the last, which is only predicted.
+    /// Positions: all tokens but the last, which is only predicted.
     fn len(&self) -> usize {
         self.prompt.len() + self.completion.len() - 1
     }
@@ -40,13 +39,13 @@ impl Sequence<'_> {
         self.prompt.get(at).copied().unwrap_or_else(|| self.completion[at - self.prompt.len()])
     }
 
-    /// What is to be predicted at a place of the sequence.
+    /// The token to predict at a position of the sequence.
     fn target(&self, at: usize) -> Option<u32> {
         (at + 1).checked_sub(self.prompt.len()).map(|next| self.completion[next])
     }
 
     /// `None` beyond the last.
-    fn place(&self, at: usize) -> Option<(u32, Option<u32>)> {
+    fn position(&self, at: usize) -> Option<(u32, Option<u32>)> {
         (at < self.len()).then(|| (self.token(at), self.target(at)))
     }
 }
@@ -54,16 +53,16 @@ impl Sequence<'_> {
 /// One of the sequences, and which target rows of the micro-batch are the tokens of its completion.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Its place in the list that was packed.
+    /// Its index in the list that was packed.
     pub sequence: usize,
     /// In order.
-    stretches: Vec<Range<usize>>,
+    spans: Vec<Range<usize>>,
 }
 
 impl Member {
     /// Target rows, one a token of the completion.
     pub fn rows(&self) -> impl Iterator<Item = usize> {
-        self.stretches.iter().cloned().flatten()
+        self.spans.iter().cloned().flatten()
     }
 }
 
@@ -139,7 +138,7 @@ fn add_part(
 }
 
 /// Places `at` of all `members`, which agree there; those before belong to `parent` and its parents.
-struct Stretch {
+struct Span {
     parent: Option<usize>,
     at: Range<usize>,
     members: Vec<usize>,
@@ -150,39 +149,39 @@ struct Tree<'a> {
     sequences: &'a [Sequence<'a>],
     members: Range<usize>,
     /// Parents before their children.
-    stretches: Vec<Stretch>,
+    spans: Vec<Span>,
 }
 
 impl<'a> Tree<'a> {
     fn of(sequences: &'a [Sequence<'a>], members: Range<usize>) -> Self {
-        let mut tree = Self { sequences, members: members.clone(), stretches: Vec::new() };
+        let mut tree = Self { sequences, members: members.clone(), spans: Vec::new() };
         tree.grow(members.collect(), None, 0, 0);
         tree
     }
 
     fn tokens(&self) -> usize {
-        self.stretches.iter().map(|stretch| stretch.at.len()).sum()
+        self.spans.iter().map(|span| span.at.len()).sum()
     }
 
-    /// Adds the stretches of `members`, one or more that agree before place `at`, from place `from` on.
+    /// Adds the spans of `members`, one or more that agree before position `at`, from position `from` on.
     fn grow(&mut self, members: Vec<usize>, mut parent: Option<usize>, mut from: usize, mut at: usize) {
         let sequences = self.sequences;
-        let place = |member: usize, at: usize| sequences[member].place(at);
+        let position = |member: usize, at: usize| sequences[member].position(at);
         let leader = members[0];
-        while place(leader, at).is_some() && members.iter().all(|m| place(*m, at) == place(leader, at)) {
+        while position(leader, at).is_some() && members.iter().all(|m| position(*m, at) == position(leader, at)) {
             at += 1;
         }
-        let ended = members.iter().all(|m| place(*m, at).is_none());
+        let ended = members.iter().all(|m| position(*m, at).is_none());
         if from < at && (ended || at - from >= SHORTEST_SHARED) {
-            self.stretches.push(Stretch { parent, at: from..at, members: members.clone() });
-            (parent, from) = (Some(self.stretches.len() - 1), at);
+            self.spans.push(Span { parent, at: from..at, members: members.clone() });
+            (parent, from) = (Some(self.spans.len() - 1), at);
         }
         if ended {
             return;
         }
         let mut parts: Vec<Vec<usize>> = Vec::new();
         for member in members {
-            match parts.iter_mut().find(|part| place(part[0], at) == place(member, at)) {
+            match parts.iter_mut().find(|part| position(part[0], at) == position(member, at)) {
                 Some(part) => part.push(member),
                 None => parts.push(vec![member]),
             }
@@ -193,10 +192,10 @@ impl<'a> Tree<'a> {
     fn add_to(&self, micro: &mut MicroBatch) {
         let MicroBatch { batch, targets, members } = micro;
         let first_member = members.len();
-        members.extend(self.members.clone().map(|sequence| Member { sequence, stretches: Vec::new() }));
-        // The runs of every stretch's sequence up to its own end.
-        let mut runs: Vec<Vec<Run>> = Vec::with_capacity(self.stretches.len());
-        for Stretch { parent, at, members: owners } in &self.stretches {
+        members.extend(self.members.clone().map(|sequence| Member { sequence, spans: Vec::new() }));
+        // The runs of every span's sequence up to its own end.
+        let mut runs: Vec<Vec<Run>> = Vec::with_capacity(self.spans.len());
+        for Span { parent, at, members: owners } in &self.spans {
             let sequence = &self.sequences[owners[0]];
             let mut path = parent.map_or_else(Vec::new, |parent| runs[parent].clone());
             let ids: Vec<u32> = at.clone().map(|at| sequence.token(at)).collect();
@@ -210,7 +209,7 @@ impl<'a> Tree<'a> {
             }
             let rows = first_target..targets.rows.len();
             for owner in owners.iter().filter(|_| !rows.is_empty()) {
-                members[first_member + owner - self.members.start].stretches.push(rows.clone());
+                members[first_member + owner - self.members.start].spans.push(rows.clone());
             }
         }
     }
@@ -262,7 +261,7 @@ mod tests {
         assert_eq!(batch.tokens(), 10 + 10 + 2 + 1 + 2 + 1);
         let predicted = |m: &Member| m.rows().map(|row| targets.ids[row]).collect::<Vec<u32>>();
         assert_eq!(members.iter().map(predicted).collect::<Vec<_>>(), all);
-        assert_eq!(members[1].stretches, members[2].stretches);
+        assert_eq!(members[1].spans, members[2].spans);
     }
 
     #[test]

@@ -189,8 +189,8 @@ pub fn micro_batches(examples: &[Example], capacity: usize) -> Result<Vec<(Batch
         let (batch, targets) = batches.last_mut().expect("never empty");
         let first = batch.tokens();
         batch.push_sequence(&example.ids[..last]);
-        for place in (0..last).filter(|place| example.mask[place + 1]) {
-            targets.push(first + place, example.ids[place + 1]);
+        for position in (0..last).filter(|position| example.mask[position + 1]) {
+            targets.push(first + position, example.ids[position + 1]);
         }
     }
     batches.retain(|(batch, _)| batch.tokens() > 0);

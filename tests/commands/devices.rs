@@ -1,33 +1,33 @@
 //! `--device` and `doctor`: what is said of devices that are there, and of those that are not.
 
-use crate::world::World;
+use crate::common::cli::CliFixture;
 
 #[test]
 fn a_device_that_does_not_exist_is_named() {
-    let world = World::new();
+    let fixture = CliFixture::new();
     let generate = ["generate", "--model", "model", "--prompt", "x", "--max-new-tokens", "2", "--device"];
     let with = |device: &'static str| [&generate[..], &[device]].concat();
-    world.fail(&with("gpu"), &["--device", "gpu", "cuda:N"]);
+    fixture.fail(&with("gpu"), &["--device", "gpu", "cuda:N"]);
     #[cfg(has_cuda)]
     if !std::path::Path::new("/proc/driver/nvidia").exists() {
-        world.fail(&with("cuda"), &["--device cuda:0", "no CUDA driver", "libcuda is not installed"]);
+        fixture.fail(&with("cuda"), &["--device cuda:0", "no CUDA driver", "libcuda is not installed"]);
     }
     #[cfg(not(has_cuda))]
-    world.fail(&with("cuda"), &["--device cuda:0", "built without nvcc", "tools/install-nvcc"]);
+    fixture.fail(&with("cuda"), &["--device cuda:0", "built without nvcc", "tools/install-nvcc"]);
 }
 
 #[test]
 fn doctor_never_fails_and_says_what_is_missing() {
-    let world = World::new();
-    let lines = world.succeed(&["doctor"]).out;
+    let fixture = CliFixture::new();
+    let lines = fixture.succeed(&["doctor"]).out;
     assert!(lines.contains("processor") && lines.contains("CUDA kernels"), "{lines}");
-    let json = world.succeed(&["doctor", "--json"]).out;
+    let json = fixture.succeed(&["doctor", "--json"]).out;
     let findings: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
     assert!(findings.len() >= 5 && findings.iter().all(|f| f["fine"].is_boolean()), "{json}");
     // Where cuBLASLt lies, or where it was looked for.
     #[cfg(has_cuda)]
     {
-        let said = world.run_with(&["doctor", "--json"], &[("LD_LIBRARY_PATH", "/nowhere/at/all")]).out;
+        let said = fixture.run_with(&["doctor", "--json"], &[("LD_LIBRARY_PATH", "/nowhere/at/all")]).out;
         let findings: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
         let blas = findings.iter().find(|f| f["what"] == "cuBLASLt").unwrap();
         let words: &[&str] = match blas["fine"].as_bool().unwrap() {
@@ -43,13 +43,13 @@ mod emulated {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::runs::timeless;
-    use crate::world::Outcome;
+    use crate::commands::runs::timeless;
+    use crate::common::cli::Outcome;
 
     #[test]
     fn doctor_lists_the_devices_and_what_they_can_run() {
-        let world = World::new();
-        let lines = world.succeed(&["doctor", "--emulated"]).out;
+        let fixture = CliFixture::new();
+        let lines = fixture.succeed(&["doctor", "--emulated"]).out;
         for words in [
             "Emulated A100",
             "Emulated H100",
@@ -61,13 +61,13 @@ mod emulated {
         ] {
             assert!(lines.contains(words), "{words:?} is missing in:\n{lines}");
         }
-        let old = world.run_with(&["doctor", "--emulated"], &[("PATARM_EMULATOR_TARGET", "75")]).out;
+        let old = fixture.run_with(&["doctor", "--emulated"], &[("PATARM_EMULATOR_TARGET", "75")]).out;
         assert!(old.contains("✗ device cuda:0") && old.contains("PATARM_CUDA_ARCH=75"), "{old}");
     }
 
     #[test]
     fn every_device_that_cannot_work_has_an_error_of_its_own() {
-        let world = World::new();
+        let fixture = CliFixture::new();
         let generate =
             ["generate", "--model", "model", "--prompt", "x", "--max-new-tokens", "2", "--device", "emulated"];
         for (setting, value, words) in [
@@ -81,7 +81,7 @@ mod emulated {
                 &["out of device memory", "more contiguous bytes are needed for", "Allocated", "weights"],
             ),
         ] {
-            let outcome = world.run_with(&generate, &[(setting, value)]);
+            let outcome = fixture.run_with(&generate, &[(setting, value)]);
             assert!(!outcome.ok && !outcome.err.contains("panicked"), "{setting}={value}: {}", outcome.err);
             for word in words {
                 assert!(outcome.err.contains(word), "{setting}={value}: {word:?} is missing in: {}", outcome.err);
@@ -99,12 +99,12 @@ mod emulated {
 
     #[test]
     fn a_timeline_reads_like_the_model() {
-        let world = World::new();
+        let fixture = CliFixture::new();
         let listener = listener();
         let sft = ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "run", "--set", "sft.steps=2"];
         let steps = ["--set", "sft.examples_per_step=2", "--device", "emulated"];
         let variables = [("NVTX_INJECTION64_PATH", listener.to_str().unwrap()), ("PATARM_EMULATOR_STATS", "1")];
-        let outcome = world.run_with(&[&sft[..], &steps].concat(), &variables);
+        let outcome = fixture.run_with(&[&sft[..], &steps].concat(), &variables);
         assert!(outcome.ok, "{}", outcome.err);
         for line in
             ["range layer 0 attention: 2", "range layer 1 mlp backward: 2", "range head loss: 2", "range optimizer: 2"]
@@ -122,7 +122,7 @@ mod emulated {
     /// The head runs once after every forward pass that scores or trains.
     #[test]
     fn the_one_update_of_a_step_needs_no_scoring_pass_before_it() {
-        let world = World::new();
+        let fixture = CliFixture::new();
         let listener = listener();
         let variables = [("NVTX_INJECTION64_PATH", listener.to_str().unwrap()), ("PATARM_EMULATOR_STATS", "1")];
         let rl = [
@@ -150,7 +150,7 @@ mod emulated {
             ] {
                 args.extend(["--set", setting]);
             }
-            let outcome = world.run_with(&args, &variables);
+            let outcome = fixture.run_with(&args, &variables);
             assert!(outcome.ok, "{}", outcome.err);
             ["reference log-probabilities", "old log-probabilities", "update", "head loss"]
                 .map(|r| entered(&outcome, r))
@@ -158,25 +158,25 @@ mod emulated {
         // The step fits one micro-batch: a pass of the reference and one of the update; two updates are scored first.
         assert_eq!(run("one", "rl.updates_per_step=1"), [1, 0, 1, 2]);
         assert_eq!(run("two", "rl.updates_per_step=2"), [1, 1, 2, 4]);
-        let line: serde_json::Value = serde_json::from_str(world.read("one/metrics.jsonl").trim()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(fixture.read("one/metrics.jsonl").trim()).unwrap();
         assert!(line["mismatch_max"].is_number() && line["mismatch_kl"].is_number(), "{line}");
     }
 
     /// The chunk of the LM head changes the order of sums: a resumed run takes it from config.toml, whatever card it is on.
     #[test]
     fn a_resumed_run_keeps_its_chunk_of_the_lm_head() {
-        let world = World::new();
+        let fixture = CliFixture::new();
         let run = |out: &str, steps: &str, more: &[&str], memory: &str| {
             let mut args = vec!["sft", "--model", "model", "--data", "sft.jsonl", "--device", "emulated", "--out", out];
             for setting in [steps, "sft.examples_per_step=2", "sft.micro_batch_tokens=256", "sft.max_length=256"] {
                 args.extend(["--set", setting]);
             }
             args.extend(["--set", "sft.decay=constant", "--set", "sft.learning_rate=1e-2"]);
-            let outcome = world.run_with(&[&args, more].concat(), &[("PATARM_EMULATOR_MEMORY", memory)]);
+            let outcome = fixture.run_with(&[&args, more].concat(), &[("PATARM_EMULATOR_MEMORY", memory)]);
             assert!(outcome.ok, "{}", outcome.err);
         };
         let chunk = |out: &str| {
-            let config: toml::Table = world.read(&format!("{out}/config.toml")).parse().unwrap();
+            let config: toml::Table = fixture.read(&format!("{out}/config.toml")).parse().unwrap();
             config["run"]["lm_head_chunk_rows"].as_integer().unwrap()
         };
         let (small, large) = ("80000000", "1000000000");
@@ -184,14 +184,14 @@ mod emulated {
         run("parts", "sft.steps=1", &["--set", "run.lm_head_chunk_rows=8"], small);
         run("parts", "sft.steps=2", &["--resume"], large);
         run("chosen", "sft.steps=2", &[], small);
-        let metrics = |out: &str| timeless(&world.read(&format!("{out}/metrics.jsonl")));
+        let metrics = |out: &str| timeless(&fixture.read(&format!("{out}/metrics.jsonl")));
         assert_eq!((chunk("whole"), chunk("parts")), (8, 8));
         assert!(chunk("chosen") > 100 && chunk("chosen") < 4096, "{}", chunk("chosen"));
         assert_eq!(metrics("whole"), metrics("parts"));
         assert_ne!(metrics("whole"), metrics("chosen"), "a test that cannot see the chunk shows nothing");
         let other =
             ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "parts", "--resume", "--device", "emulated"];
-        world.fail(
+        fixture.fail(
             &[&other[..], &["--set", "run.lm_head_chunk_rows=16"]].concat(),
             &["run.lm_head_chunk_rows = 16", "begun with 8"],
         );
@@ -199,23 +199,24 @@ mod emulated {
 
     #[test]
     fn a_chunk_of_the_lm_head_that_cannot_work_is_refused_before_weights_are_read() {
-        let world = World::new();
-        std::fs::remove_file(world.path("model/model.safetensors")).unwrap();
+        let fixture = CliFixture::new();
+        std::fs::remove_file(fixture.path("model/model.safetensors")).unwrap();
         for (command, data) in [("sft", "sft.jsonl"), ("rl", "train_pairs.jsonl")] {
             let args = [command, "--model", "model", "--data", data, "--out", "run", "--device", "emulated"];
             let refused = ["--set", "run.lm_head_chunk_rows=1000000000"];
-            world.fail(&[&args[..], &refused].concat(), &["run.lm_head_chunk_rows = 1000000000 cannot work", "in all"]);
+            fixture
+                .fail(&[&args[..], &refused].concat(), &["run.lm_head_chunk_rows = 1000000000 cannot work", "in all"]);
         }
-        assert!(!world.path("run").exists(), "nothing is begun");
+        assert!(!fixture.path("run").exists(), "nothing is begun");
     }
 
     #[test]
     fn the_same_command_gives_the_same_greedy_tokens_on_cpu_and_device() {
-        let world = World::new();
+        let fixture = CliFixture::new();
         let generate =
             ["generate", "--model", "model", "--prompt", "repeat", "--max-new-tokens", "8", "--json", "--device"];
         let tokens = |device: &'static str| {
-            let out = world.succeed(&[&generate[..], &[device]].concat()).out;
+            let out = fixture.succeed(&[&generate[..], &[device]].concat()).out;
             serde_json::from_str::<serde_json::Value>(&out).unwrap()["token_ids"].clone()
         };
         let on_cpu = tokens("cpu");

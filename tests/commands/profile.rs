@@ -1,10 +1,10 @@
 //! `bench --profile`: every launch of a step stands in the table once, and the CPU says that it has none.
 
-use crate::world::World;
+use crate::common::cli::CliFixture;
 
 #[test]
 fn a_cpu_has_no_device_time() {
-    World::new().fail(&["bench", "train", "--profile"], &["--profile", "--device cuda", "perf"]);
+    CliFixture::new().fail(&["bench", "train", "--profile"], &["--profile", "--device cuda", "perf"]);
 }
 
 #[cfg(has_cuda)]
@@ -32,9 +32,9 @@ mod emulated {
     ];
 
     /// Launches of each kernel in a whole process, and its report.
-    fn bench(world: &World, what: &str, more: &[&str]) -> (BTreeMap<String, i64>, serde_json::Value) {
+    fn bench(fixture: &CliFixture, what: &str, more: &[&str]) -> (BTreeMap<String, i64>, serde_json::Value) {
         let args = [&["bench", what, "--device", "emulated", "--json"], &SIZES[..], more].concat();
-        let outcome = world.run_with(&args, &[("PATARM_EMULATOR_STATS", "1"), ("PATARM_EMULATOR_CHECKS", "0")]);
+        let outcome = fixture.run_with(&args, &[("PATARM_EMULATOR_STATS", "1"), ("PATARM_EMULATOR_CHECKS", "0")]);
         assert!(outcome.ok, "{}", outcome.err);
         let launches = |line: &str| {
             let mut words = line.split_whitespace();
@@ -55,10 +55,10 @@ mod emulated {
     /// A run more has the launches of one run; a profile has them too, kernel by kernel.
     #[track_caller]
     fn every_launch_stands_there_once(what: &str, phases: &[&str]) {
-        let world = World::new();
-        let (one, plain) = bench(&world, what, &["--runs", "1"]);
-        let (two, _) = bench(&world, what, &["--runs", "2"]);
-        let (profiled, report) = bench(&world, what, &["--runs", "1", "--profile"]);
+        let fixture = CliFixture::new();
+        let (one, plain) = bench(&fixture, what, &["--runs", "1"]);
+        let (two, _) = bench(&fixture, what, &["--runs", "2"]);
+        let (profiled, report) = bench(&fixture, what, &["--runs", "1", "--profile"]);
         let of_a_run = difference(&two, &one);
         let rows = report["profile"].as_array().unwrap();
         let mut of_the_profile: BTreeMap<String, i64> = BTreeMap::new();
@@ -109,9 +109,9 @@ mod emulated {
 
     #[test]
     fn the_table_says_what_it_is_and_what_it_is_not() {
-        let world = World::new();
+        let fixture = CliFixture::new();
         let args = [&["bench", "train", "--device", "emulated", "--runs", "1", "--profile"], &SIZES[..]].concat();
-        let out = world.succeed(&args).out;
+        let out = fixture.succeed(&args).out;
         for words in ["emulated: counts, not speed", "device idle or launch-bound", "wall time is no speed", "µs/call"]
         {
             assert!(out.contains(words), "{words:?} is missing in:\n{out}");

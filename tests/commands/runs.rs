@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::Value;
 
-use crate::world::{World, shared_data};
+use crate::common::cli::{CliFixture, shared_data};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -44,29 +44,29 @@ const RL: &[&str] = &[
 
 #[test]
 fn generate_prints_ids_text_and_log_probabilities() {
-    let world = World::new();
+    let fixture = CliFixture::new();
     let args = ["generate", "--model", "model", "--prompt", "repeat these", "--max-new-tokens", "5", "--json"];
-    let greedy = world.succeed(&args).out;
+    let greedy = fixture.succeed(&args).out;
     let line = &lines(&greedy)[0];
     let count = line["token_ids"].as_array().unwrap().len();
     assert!((1..=5).contains(&count) && line["logprobs"].as_array().unwrap().len() == count, "{line}");
     assert!(line["logprobs"].as_array().unwrap().iter().all(|p| p.as_f64().unwrap() <= 0.0));
     assert!(["length", "stop"].contains(&line["finish_reason"].as_str().unwrap()));
-    assert_eq!(greedy, world.succeed(&args).out);
+    assert_eq!(greedy, fixture.succeed(&args).out);
     let sampled = [&args[..], &["--temperature", "1", "--samples", "3", "--chat", "--logits", "logits.json"]].concat();
-    assert_eq!(lines(&world.succeed(&sampled).out).len(), 3);
-    let logits: Value = serde_json::from_str(&world.read("logits.json")).unwrap();
+    assert_eq!(lines(&fixture.succeed(&sampled).out).len(), 3);
+    let logits: Value = serde_json::from_str(&fixture.read("logits.json")).unwrap();
     assert_eq!(logits["ids"].as_array().unwrap().len(), logits["logits"].as_array().unwrap().len());
 }
 
 #[test]
 fn judge_gives_every_response_a_row_and_failures_no_number() {
-    let world = World::new();
-    world.write(
+    let fixture = CliFixture::new();
+    fixture.write(
         "rows.jsonl",
         "{\"prompt\": \"p\", \"response\": \"r <|im_end|>\"}\n{\"prompt\": \"q\", \"response\": \"s\"}\n",
     );
-    world.succeed(&[
+    fixture.succeed(&[
         "judge",
         "--model",
         "model",
@@ -80,7 +80,7 @@ fn judge_gives_every_response_a_row_and_failures_no_number() {
         "6",
         "--texts",
     ]);
-    let rows = lines(&world.read("out.jsonl"));
+    let rows = lines(&fixture.read("out.jsonl"));
     assert_eq!(rows.len(), 2);
     for row in rows {
         // Random weights write no judgement: every vote fails, and the score is null, not 0.
@@ -93,54 +93,55 @@ fn judge_gives_every_response_a_row_and_failures_no_number() {
 
 /// A judge that writes one judgement, and what it was trained with: its own prompt, and scores up to 5. Answers with the
 /// judgement's score.
-fn strict_judge(world: &World) -> f64 {
+fn strict_judge(fixture: &CliFixture) -> f64 {
     let score = |row: &Value| -> f64 {
         let (_, answer) = row["messages"][1]["content"].as_str().unwrap().rsplit_once("<answer>").unwrap();
         answer.trim_end_matches("</answer>").trim().parse().unwrap()
     };
-    let rows = lines(&world.read("sft.jsonl"));
+    let rows = lines(&fixture.read("sft.jsonl"));
     let row = rows.iter().find(|row| (6.0..10.0).contains(&score(row))).unwrap();
-    world.write("one.jsonl", &row.to_string());
-    world.write("own.toml", "template = \"{{ prompt }}\\n{{ response }}\"\ntasks.chat.rubrics = \"short\"\n");
+    fixture.write("one.jsonl", &row.to_string());
+    fixture.write("own.toml", "template = \"{{ prompt }}\\n{{ response }}\"\ntasks.chat.rubrics = \"short\"\n");
     let steps = ["--set", "sft.steps=80", "--set", "sft.examples_per_step=1", "--set", "sft.learning_rate=1e-2"];
     let way = ["--set", "reward.verdict.max=5", "--set", "data.rubrics=own.toml"];
-    world.succeed(&[&["sft", "--model", "model", "--data", "one.jsonl", "--out", "strict"][..], &steps, &way].concat());
+    fixture
+        .succeed(&[&["sft", "--model", "model", "--data", "one.jsonl", "--out", "strict"][..], &steps, &way].concat());
     let (prompt, response) = row["messages"][0]["content"].as_str().unwrap().split_once('\n').unwrap();
-    world.write("rows.jsonl", &serde_json::json!({ "prompt": prompt, "response": response }).to_string());
+    fixture.write("rows.jsonl", &serde_json::json!({ "prompt": prompt, "response": response }).to_string());
     score(row)
 }
 
 #[test]
 fn a_trained_judge_is_read_as_it_was_trained_without_a_flag() {
-    let world = World::new();
-    let score = strict_judge(&world);
+    let fixture = CliFixture::new();
+    let score = strict_judge(&fixture);
     let judge = ["judge", "--model", "strict/model", "--input", "rows.jsonl", "--temperature", "0"];
     // The built-in prompt would not fit.
     let judge = [&judge[..], &["--max-prompt-tokens", "80", "--max-new-tokens", "100"]].concat();
-    let outcome = world.succeed(&judge);
+    let outcome = fixture.succeed(&judge);
     let row = &lines(&outcome.out)[0];
     assert_eq!((&row["votes"][0]["verdict"], &row["score"]), (&"out_of_range".into(), &Value::Null), "{row}");
     assert!(!outcome.err.contains("note:"), "{}", outcome.err);
 
-    let outcome = world.succeed(&[&judge[..], &["--set", "verdict.max=10", "--thinking=false"]].concat());
+    let outcome = fixture.succeed(&[&judge[..], &["--set", "verdict.max=10", "--thinking=false"]].concat());
     assert_eq!(lines(&outcome.out)[0]["score"], score, "{}", outcome.out);
     assert!(outcome.err.contains("verdict.max: 5.0 there, 10.0 here"), "{}", outcome.err);
-    world.fail(&[&judge[..], &["--set", "verdict.maximum=10"]].concat(), &["verdict.maximum", "did you mean `max`"]);
-    world.fail(&[&judge[..], &["--set", "verdict.max=0"]].concat(), &["min < max"]);
+    fixture.fail(&[&judge[..], &["--set", "verdict.maximum=10"]].concat(), &["verdict.maximum", "did you mean `max`"]);
+    fixture.fail(&[&judge[..], &["--set", "verdict.max=0"]].concat(), &["min < max"]);
 
     // A directory that carries nothing is judged with what is built in, and that is said.
-    std::fs::remove_file(world.path("strict/model/judge.toml")).unwrap();
-    let outcome = world.succeed(&judge);
+    std::fs::remove_file(fixture.path("strict/model/judge.toml")).unwrap();
+    let outcome = fixture.succeed(&judge);
     assert!(outcome.err.contains("has no judge.toml"), "{}", outcome.err);
     assert!(lines(&outcome.out)[0]["skipped"].as_str().unwrap().contains("more than 80"), "{}", outcome.out);
 }
 
 #[test]
 fn a_judge_that_is_trained_on_keeps_its_way_of_judging() {
-    let world = World::new();
-    strict_judge(&world);
+    let fixture = CliFixture::new();
+    strict_judge(&fixture);
     let rl = ["rl", "--model", "strict/model", "--data", "train_pairs.jsonl", "--set", "rl.steps=1"];
-    let chat: String = world
+    let chat: String = fixture
         .read("train_pairs.jsonl")
         .lines()
         .map(|line| {
@@ -149,23 +150,23 @@ fn a_judge_that_is_trained_on_keeps_its_way_of_judging() {
             format!("{row}\n")
         })
         .collect();
-    world.write("train_pairs.jsonl", &chat);
+    fixture.write("train_pairs.jsonl", &chat);
     let small = &RL[RL.iter().position(|word| *word == "--set").unwrap()..];
-    let carried = world.succeed(&[&rl[..], small, &["--out", "on"]].concat());
+    let carried = fixture.succeed(&[&rl[..], small, &["--out", "on"]].concat());
     assert!(!carried.err.contains("note:"), "{}", carried.err);
-    assert_eq!(world.read("on/model/judge.toml"), world.read("strict/model/judge.toml"));
-    assert!(world.read("on/config.toml").contains("max = 5.0"));
+    assert_eq!(fixture.read("on/model/judge.toml"), fixture.read("strict/model/judge.toml"));
+    assert!(fixture.read("on/config.toml").contains("max = 5.0"));
     let other = ["--out", "other", "--rubrics", "rubrics.toml", "--set", "reward.verdict.max=9"];
-    let other = world.succeed(&[&rl[..], small, &other].concat());
+    let other = fixture.succeed(&[&rl[..], small, &other].concat());
     for part in ["verdict.max: 5.0 there, 9.0 here", "prompt.template differs"] {
         assert!(other.err.contains(part), "{part}: {}", other.err);
     }
-    assert!(world.read("other/model/judge.toml").contains("max = 9.0"));
+    assert!(fixture.read("other/model/judge.toml").contains("max = 9.0"));
 }
 
 #[test]
 fn sft_leaves_a_model_and_a_resumed_run_is_the_run() {
-    let world = World::new();
+    let fixture = CliFixture::new();
     let args = |out, steps| {
         [
             "sft",
@@ -183,44 +184,44 @@ fn sft_leaves_a_model_and_a_resumed_run_is_the_run() {
     };
     // The rate is constant: the two runs differ in their number of steps until the second is resumed.
     let constant = ["--set", "sft.decay=constant", "--set", "sft.learning_rate=1e-3"];
-    world.succeed(&[&args("whole", "sft.steps=6")[..], &constant].concat());
-    world.succeed(&[&args("parts", "sft.steps=3")[..], &constant].concat());
-    world.succeed(&[&args("parts", "sft.steps=6")[..], &constant, &["--resume"]].concat());
-    assert_eq!(timeless(&world.read("whole/metrics.jsonl")), timeless(&world.read("parts/metrics.jsonl")));
-    let model = |run: &str| std::fs::read(world.path(&format!("{run}/model/model.safetensors"))).unwrap();
+    fixture.succeed(&[&args("whole", "sft.steps=6")[..], &constant].concat());
+    fixture.succeed(&[&args("parts", "sft.steps=3")[..], &constant].concat());
+    fixture.succeed(&[&args("parts", "sft.steps=6")[..], &constant, &["--resume"]].concat());
+    assert_eq!(timeless(&fixture.read("whole/metrics.jsonl")), timeless(&fixture.read("parts/metrics.jsonl")));
+    let model = |run: &str| std::fs::read(fixture.path(&format!("{run}/model/model.safetensors"))).unwrap();
     assert_eq!(model("whole"), model("parts"));
-    world.succeed(&["generate", "--model", "whole/model", "--prompt", "a", "--max-new-tokens", "1"]);
-    world.fail(&args("whole", "sft.steps=6"), &["holds a run already", "--resume"]);
-    let page = world.succeed(&["report", "whole"]).out;
-    assert!(std::fs::read_to_string(page.trim().replace("whole", world.path("whole").to_str().unwrap())).is_ok());
+    fixture.succeed(&["generate", "--model", "whole/model", "--prompt", "a", "--max-new-tokens", "1"]);
+    fixture.fail(&args("whole", "sft.steps=6"), &["holds a run already", "--resume"]);
+    let page = fixture.succeed(&["report", "whole"]).out;
+    assert!(std::fs::read_to_string(page.trim().replace("whole", fixture.path("whole").to_str().unwrap())).is_ok());
 }
 
 #[test]
 fn rl_measures_a_mismatch_of_zero_and_a_resumed_run_is_the_run() {
-    let world = World::new();
+    let fixture = CliFixture::new();
     let run = |out, steps, more: &[&str]| {
-        world.succeed(&[RL, &["--out", out, "--set", steps, "--set", "rl.learning_rate=1e-3"], more].concat());
+        fixture.succeed(&[RL, &["--out", out, "--set", steps, "--set", "rl.learning_rate=1e-3"], more].concat());
     };
     run("whole", "rl.steps=4", &[]);
     run("parts", "rl.steps=2", &["--threads", "1"]);
     run("parts", "rl.steps=4", &["--resume"]);
-    let whole = timeless(&world.read("whole/metrics.jsonl"));
+    let whole = timeless(&fixture.read("whole/metrics.jsonl"));
     assert_eq!(whole.len(), 4);
     assert!(whole.iter().all(|line| line["mismatch_max"] == 0.0), "{whole:?}");
-    assert_eq!(whole, timeless(&world.read("parts/metrics.jsonl")));
+    assert_eq!(whole, timeless(&fixture.read("parts/metrics.jsonl")));
 }
 
 #[test]
 fn public_pairs_and_the_real_tokenizer_train_a_small_random_model() {
     let Some(data) = shared_data() else { return };
-    let world = World::new();
+    let fixture = CliFixture::new();
     let packed = std::fs::File::open(data.join("qwen3_tokenizer/tokenizer.json.gz")).unwrap();
     let mut tokenizer = String::new();
     flate2::read::GzDecoder::new(packed).read_to_string(&mut tokenizer).unwrap();
-    std::fs::create_dir(world.path("qwen")).unwrap();
-    world.write("qwen/tokenizer.json", &tokenizer);
+    std::fs::create_dir(fixture.path("qwen")).unwrap();
+    fixture.write("qwen/tokenizer.json", &tokenizer);
     for name in ["tokenizer_config.json", "chat_template.jinja"] {
-        std::fs::copy(data.join("qwen3_tokenizer").join(name), world.path("qwen").join(name)).unwrap();
+        std::fs::copy(data.join("qwen3_tokenizer").join(name), fixture.path("qwen").join(name)).unwrap();
     }
     for (index, file) in ["gsm8k/derived_math_pairs.jsonl", "llamafactory_dpo/dpo_en_demo.json"].iter().enumerate() {
         let file = data.join(file);
@@ -230,7 +231,7 @@ fn public_pairs_and_the_real_tokenizer_train_a_small_random_model() {
         let chosen =
             ["sft", "--target", "chosen", "--out", &sft, "--set", "sft.steps=2", "--set", "sft.examples_per_step=2"];
         let short = ["--set", "sft.max_length=512", "--set", "sft.micro_batch_tokens=512"];
-        world.succeed(&[&chosen[..], &source, &short].concat());
+        fixture.succeed(&[&chosen[..], &source, &short].concat());
         let judge =
             ["rl", "--out", &rl, "--set", "rl.steps=2", "--set", "rl.pairs_per_step=2", "--set", "rl.rollouts=2"];
         let small = [
@@ -243,8 +244,8 @@ fn public_pairs_and_the_real_tokenizer_train_a_small_random_model() {
             "--set",
             "rl.max_running=4",
         ];
-        world.succeed(&[&judge[..], &source, &small].concat());
-        let metrics = lines(&world.read(&format!("{rl}/metrics.jsonl")));
+        fixture.succeed(&[&judge[..], &source, &small].concat());
+        let metrics = lines(&fixture.read(&format!("{rl}/metrics.jsonl")));
         assert!(metrics.len() == 2 && metrics.iter().all(|line| line["mismatch_max"] == 0.0), "{metrics:?}");
     }
 }

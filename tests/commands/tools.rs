@@ -35,7 +35,10 @@ for word in "$@"; do
     previous=$word
 done
 case "$STUB_MODE: $*" in
-    refused:*) echo "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU Performance Counters"; exit 1 ;;
+    refused:*)
+        echo "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU Performance Counters"
+        exit 1
+        ;;
     unknown:*--metrics*) echo '==ERROR== Failed to find metric sm__inst_executed_pipe_tensor_op_hmma.avg'; exit 1 ;;
     nothing:*) echo '==WARNING== No kernels were profiled.'; exit 0 ;;
 esac
@@ -45,13 +48,19 @@ exit 9
 "#;
 
 /// As `ncu --page raw --csv` writes it: names, units, a line for each launch; notes may stand before.
-const RAW: &str = r#"==PROF== Connected to process 42
-"ID","Process ID","Process Name","Host Name","Kernel Name","dram__bytes_read.sum","dram__throughput.avg.pct_of_peak_sustained_elapsed","l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum","launch__registers_per_thread","smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio","smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio"
+const RAW: &str = concat!(
+    "==PROF== Connected to process 42\n",
+    r#""ID","Process ID","Process Name","Host Name","Kernel Name","dram__bytes_read.sum","#,
+    r#""dram__throughput.avg.pct_of_peak_sustained_elapsed","l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum","#,
+    r#""launch__registers_per_thread","smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio","#,
+    r#""smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio""#,
+    r#"
 "","","","","","byte","%","","register/thread","inst","inst"
 "0","42","kernels","127.0.0.1","attention_forward_128_bf16","1,048,576","61.50","12","168","4.25","0.50"
 "1","42","kernels","127.0.0.1","attention_forward_128_bf16","1,048,832","60.25","12","168","4.75","0.75"
 "2","42","kernels","127.0.0.1","attention_forward_128_bf16","1,048,320","59.00","12","168","4.00","0.25"
-"#;
+"#
+);
 
 const SANITIZER: &str = r#"
 tool=$2
@@ -66,7 +75,11 @@ for test in $tests; do
     echo ok
 done
 case "$STUB_MODE: $tool" in
-    race:*racecheck) case "$tests" in *lm_head::*) echo '========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)'; exit 3 ;; esac ;;
+    race:*racecheck)
+        case "$tests" in
+            *lm_head::*) echo '========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)'; exit 3 ;;
+        esac
+        ;;
     failing:*) echo '========= ERROR SUMMARY: 0 errors'; exit 101 ;;
 esac
 echo '========= ERROR SUMMARY: 0 errors'

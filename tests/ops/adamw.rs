@@ -9,7 +9,7 @@ use patarm::ops::adamw::{AdamW, AdamWStep, Prepared, Tensor};
 use patarm::ops::linear::{Linear, LinearBackwardInput, LinearForward, LinearSizes};
 use patarm::ops::{Cpu, OpResult};
 
-use crate::numbers::{assert_near, bits, normal, on_threads, refused};
+use crate::ops::numbers::{assert_near, bits, normal, on_threads, refused};
 
 /// A tensor's range, weight decay, and sizes if it has a prepared weight.
 type TensorSpec = (Range<usize>, f32, Option<LinearSizes>);

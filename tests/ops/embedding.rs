@@ -7,7 +7,7 @@ use patarm::ops::Cpu;
 use patarm::ops::embedding::{Embedding, EmbeddingBackward, EmbeddingForward};
 use patarm::random::Stream;
 
-use crate::numbers::{bits, normal, on_threads, refused};
+use crate::ops::numbers::{bits, normal, on_threads, refused};
 
 fn backward(start: &[f32], d_out: &[f32], ids: &[u32], hidden: usize) -> Vec<f32> {
     let mut d_table = start.to_vec();

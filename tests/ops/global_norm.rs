@@ -6,7 +6,7 @@ pub mod cuda;
 use patarm::ops::Cpu;
 use patarm::ops::global_norm::{GlobalNorm, Norm};
 
-use crate::numbers::{normal, on_threads, refused};
+use crate::ops::numbers::{normal, on_threads, refused};
 
 fn norm(gradient: &[f32]) -> f64 {
     let mut norm = [f64::NAN];

@@ -3,8 +3,8 @@
 
 use patarm::cuda::Cuda;
 
-use crate::attention::{Heads, cuda_backward, cuda_forward};
-use crate::{adamw, embedding, global_norm, linear, lm_head, qk_norm_rope, rmsnorm, sample, score_margin, swiglu};
+use crate::ops::attention::{Heads, cuda_backward, cuda_forward};
+use crate::ops::{adamw, embedding, global_norm, linear, lm_head, qk_norm_rope, rmsnorm, sample, score_margin, swiglu};
 
 /// The sizes of a call of each op.
 pub struct ModelSizes {

@@ -6,7 +6,7 @@ pub mod cuda;
 use patarm::ops::Cpu;
 use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
 
-use crate::numbers::{assert_near, bits, normal, on_threads, refused};
+use crate::ops::numbers::{assert_near, bits, normal, on_threads, refused};
 
 const EPSILON: f32 = 1e-6;
 

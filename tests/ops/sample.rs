@@ -8,7 +8,7 @@ use patarm::ops::cpu::log_softmax;
 use patarm::ops::sample::{Draw, Sample, Sampler, Sampling};
 use patarm::random::Stream;
 
-use crate::numbers::{normal, on_threads, refused};
+use crate::ops::numbers::{normal, on_threads, refused};
 
 fn draw(logits: &[f32], vocab: usize, draws: &[Draw]) -> (Vec<u32>, Vec<f32>) {
     let (mut ids, mut logprobs) = (vec![0u32; draws.len()], vec![0.0f32; draws.len()]);

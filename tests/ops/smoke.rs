@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use patarm::cuda::{Cuda, kernels};
 
-use crate::attention::{cuda_backward, cuda_forward};
-use crate::cuda_device::open_devices;
-use crate::model_sizes::SMALL;
-use crate::{embedding, rmsnorm, swiglu};
+use crate::common::devices::open_devices;
+use crate::ops::attention::{cuda_backward, cuda_forward};
+use crate::ops::model_sizes::SMALL;
+use crate::ops::{embedding, rmsnorm, swiglu};
 
 /// `op => what it runs on a device`: the small sizes, and cases that they do not reach (unaligned rows, other widths of heads).
 macro_rules! smoke {

@@ -6,7 +6,7 @@ pub mod cuda;
 use patarm::ops::Cpu;
 use patarm::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 
-use crate::numbers::{assert_near, bits, normal, on_threads, refused};
+use crate::ops::numbers::{assert_near, bits, normal, on_threads, refused};
 
 fn forward(gate_up: &[f32], cols: usize) -> Vec<f32> {
     let rows = gate_up.len() / (2 * cols);

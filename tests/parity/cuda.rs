@@ -7,11 +7,11 @@ use patarm::model::Batch;
 use patarm::ops::Cpu;
 use patarm::train::{Loss, TokenObjective};
 
-use crate::cuda_device::devices;
-use crate::generation::generate;
-use crate::golden::{Golden, assert_near, assert_near_l2, ids};
-use crate::model::{assert_gradients, learner, logits, one_sequence, packed, shared_prefix};
-use crate::optimizer::{
+use crate::common::devices::devices;
+use crate::parity::generation::generate;
+use crate::parity::golden::{Golden, assert_near, assert_near_l2, ids};
+use crate::parity::model::{assert_gradients, learner, logits, one_sequence, packed, shared_prefix};
+use crate::parity::optimizer::{
     a_gradient_that_is_not_finite_leaves_no_trace, ten_steps, updates_leave_no_prepared_weight_behind,
 };
 

@@ -5,7 +5,7 @@ use patarm::ops::{Backend, Cpu};
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, FinishReason, PromptGroup, SampleRequest};
 
-use crate::golden::{Golden, floats, ids};
+use crate::parity::golden::{Golden, floats, ids};
 
 /// The golden's prompt with as many greedy tokens as the golden has.
 pub fn generate<B: Backend>(backend: &B, golden: &Golden) -> Completion {

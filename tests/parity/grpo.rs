@@ -5,7 +5,7 @@ use patarm::ops::Cpu;
 use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::ops::lm_head::{LmHead, LmHeadGradient, LmHeadLoss, TokenLoss};
 
-use crate::golden::{Golden, assert_near, ids};
+use crate::parity::golden::{Golden, assert_near, ids};
 
 #[test]
 fn losses_and_gradients_are_those_of_autograd() {

@@ -6,7 +6,7 @@ use patarm::optimizer::AdamWConfig;
 use patarm::train::prefix_tree::{Sequence, pack};
 use patarm::train::{Learner, Loss, Targets, TokenObjective};
 
-use crate::golden::{Golden, assert_near, assert_near_l2, floats, ids};
+use crate::parity::golden::{Golden, assert_near, assert_near_l2, floats, ids};
 
 /// Logits of all rows of a batch.
 pub fn logits<B: Backend>(model: &Qwen3<B>, batch: &Batch) -> Vec<f32> {

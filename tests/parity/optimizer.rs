@@ -4,8 +4,8 @@ use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
 use patarm::train::{Learner, Loss, TokenObjective};
 
-use crate::golden::{Golden, floats};
-use crate::model::{learner, one_sequence, packed};
+use crate::parity::golden::{Golden, floats};
+use crate::parity::model::{learner, one_sequence, packed};
 
 /// Losses and gradient norms before each of ten steps on the packed golden, and the loss after them.
 pub fn ten_steps<B: Backend>(backend: &B, golden: &Golden) -> (Vec<(f64, f64)>, f64) {

@@ -8,8 +8,9 @@ use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleReque
 use patarm::train::prefix_tree::{self, Sequence};
 use patarm::train::{Scorer, Targets};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
-use crate::world::model;
+use crate::common::suite::model;
 
 const VOCAB: usize = 61;
 
@@ -73,7 +74,11 @@ fn recorded(completions: &[Vec<Completion>]) -> Vec<f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/proptest-regressions/equality.txt"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn decoding_equals_the_training_forward_bit_for_bit(

@@ -5,7 +5,7 @@ use patarm::model::{Batch, Qwen3};
 use patarm::ops::{Backend, Cpu};
 use patarm::train::{Scorer, Targets};
 
-use crate::world::config;
+use crate::common::suite::config;
 
 const VOCAB: usize = 61;
 
@@ -38,13 +38,13 @@ fn scores_as_its_model<B: Backend>(backend: &B) {
 fn a_frozen_model_scores_as_its_model() {
     scores_as_its_model(&Cpu);
     #[cfg(has_cuda)]
-    crate::cuda_device::devices().iter().for_each(scores_as_its_model);
+    crate::common::devices::devices().iter().for_each(scores_as_its_model);
 }
 
 #[test]
 #[should_panic(expected = "a frozen model has no master weights")]
 fn a_frozen_model_has_no_master_weights() {
-    crate::world::model(&Cpu, VOCAB, 1).frozen().unwrap().master();
+    crate::common::suite::model(&Cpu, VOCAB, 1).frozen().unwrap().master();
 }
 
 /// By the device's own table: bf16 matrices, f32 norms and rotary positions, and an embedding in f32 only where it is no head.
@@ -54,7 +54,7 @@ fn a_frozen_model_holds_no_master_weights_of_its_matrices() {
     use patarm::cuda::{Cuda, Emulation};
     use patarm::tensor::Device;
 
-    crate::cuda_device::devices();
+    crate::common::devices::devices();
     for tied in [true, false] {
         // A device of its own: nobody else's buffers are in its table.
         let device = Cuda::open(0, Emulation::Allowed).unwrap();

@@ -9,7 +9,7 @@ use patarm::train::sft::{Example, micro_batches};
 use patarm::train::trajectory::{Inputs, Rows};
 use patarm::train::{Learner, Loss, TokenObjective};
 
-use crate::world::model;
+use crate::common::suite::model;
 
 const VOCAB: usize = 61;
 

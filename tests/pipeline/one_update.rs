@@ -13,7 +13,7 @@ use patarm::train::rl::{RlContext, RlPlan, StepOutcome, rl_step};
 use patarm::train::trajectory::{Inputs, Rows};
 use patarm::train::{Guard, Learner, Loss, Scorer, TokenObjective};
 
-use crate::world::{World, model, rl_settings};
+use crate::common::suite::{SuiteFixture, model, rl_settings};
 
 /// Less than two pairs need.
 const CAPACITY: usize = 96;
@@ -22,8 +22,8 @@ fn settings() -> RlSettings {
     RlSettings { updates_per_step: 1, pairs_per_step: 2, rollouts: 2, max_new_tokens: 8, ..rl_settings() }
 }
 
-fn learner<B: Backend>(backend: &B, world: &World) -> Learner<B> {
-    Learner::new(world.model(backend), AdamWConfig::default(), CAPACITY).unwrap()
+fn learner<B: Backend>(backend: &B, fixture: &SuiteFixture) -> Learner<B> {
+    Learner::new(fixture.model(backend), AdamWConfig::default(), CAPACITY).unwrap()
 }
 
 fn bits<B: Backend>(learner: &Learner<B>) -> Vec<u32> {
@@ -32,22 +32,22 @@ fn bits<B: Backend>(learner: &Learner<B>) -> Vec<u32> {
 }
 
 /// What `rl_step` makes of a fresh learner, and what it says.
-fn step<B: Backend>(backend: &B, world: &World) -> (StepOutcome, Vec<u32>) {
+fn step<B: Backend>(backend: &B, fixture: &SuiteFixture) -> (StepOutcome, Vec<u32>) {
     let (settings, reward) = (settings(), RewardSettings::default());
     // Random weights write no verdict, so advantages are 0 and the pull to another model is what is learned.
-    let other = model(backend, world.model(&Cpu).config.vocab_size, 8);
+    let other = model(backend, fixture.model(&Cpu).config.vocab_size, 8);
     let reference = other.frozen().unwrap();
     let plan = RlPlan {
         settings: &settings,
         reward: &reward,
-        judge: &world.judge,
+        judge: &fixture.judge,
         schedule: settings.schedule(),
         seed: 9,
         stop: None,
     };
     let limits = EngineLimits::for_lengths(settings.max_prompt_tokens, settings.max_new_tokens, settings.max_running);
     let folder = tempfile::tempdir().unwrap();
-    let mut learner = learner(backend, world);
+    let mut learner = learner(backend, fixture);
     let mut context = RlContext {
         reference: Some(&reference),
         engine: &mut Engine::new(&learner.model, limits).unwrap(),
@@ -55,20 +55,20 @@ fn step<B: Backend>(backend: &B, world: &World) -> (StepOutcome, Vec<u32>) {
         guard: &mut Guard::new(folder.path().to_path_buf(), 1),
         learner: &mut learner,
     };
-    let outcome = rl_step(&mut context, world, &plan, &mut Progress::default()).unwrap();
+    let outcome = rl_step(&mut context, fixture, &plan, &mut Progress::default()).unwrap();
     (outcome, bits(&learner))
 }
 
-/// A fresh learner after an update on a step's trajectories, with the old log-probabilities of a scoring pass if `scored`, and how
-/// far that pass is from decoding.
+/// A fresh learner after an update on a step's trajectories, with the old log-probabilities of a scoring pass if `scored`, and
+/// how far that pass is from decoding.
 fn update<B: Backend>(
     backend: &B,
-    world: &World,
+    fixture: &SuiteFixture,
     step: &StepOutcome,
     scored: bool,
     advantage: impl Fn(usize) -> f32,
 ) -> (Vec<u32>, f64) {
-    let (settings, mut learner, trajectories) = (settings(), learner(backend, world), &step.trajectories);
+    let (settings, mut learner, trajectories) = (settings(), learner(backend, fixture), &step.trajectories);
     let mut scorer = Scorer::new(&learner.model, CAPACITY).unwrap();
     let sequences: Vec<Sequence<'_>> = (trajectories.iter())
         .map(|t| Sequence {
@@ -118,12 +118,12 @@ fn update<B: Backend>(
 }
 
 fn one_update_is_the_update_of_two_passes<B: Backend>(backend: &B, mismatch_limit: f64) {
-    let world = World::new();
-    let (outcome, weights) = step(backend, &world);
+    let fixture = SuiteFixture::new();
+    let (outcome, weights) = step(backend, &fixture);
     assert!(outcome.trajectories.iter().all(|t| t.old_logprobs.is_none()), "nobody scored them");
     assert!(outcome.metrics.clip_share == 0.0 && outcome.metrics.kl_mean > 0.0, "{:?}", outcome.metrics);
     let rewarded = |i: usize| outcome.trajectories[i].rewarded.advantage;
-    let (two_passes, mismatch) = update(backend, &world, &outcome, true, rewarded);
+    let (two_passes, mismatch) = update(backend, &fixture, &outcome, true, rewarded);
     assert!(weights == two_passes, "two passes give other weights");
     // What the scoring pass was for as well: the update's own numbers say how far decoding was from training.
     assert!(
@@ -133,9 +133,9 @@ fn one_update_is_the_update_of_two_passes<B: Backend>(backend: &B, mismatch_limi
     );
     // The same where advantages are not 0.
     let drawn = |i: usize| [0.7, -1.3, 0.4, -0.2][i % 4];
-    let (two_passes, _) = update(backend, &world, &outcome, true, drawn);
-    assert!(two_passes == update(backend, &world, &outcome, false, drawn).0, "two passes give other weights");
-    assert!(two_passes != weights && weights != bits(&learner(backend, &world)), "something was learned");
+    let (two_passes, _) = update(backend, &fixture, &outcome, true, drawn);
+    assert!(two_passes == update(backend, &fixture, &outcome, false, drawn).0, "two passes give other weights");
+    assert!(two_passes != weights && weights != bits(&learner(backend, &fixture)), "something was learned");
 }
 
 #[test]
@@ -146,5 +146,5 @@ fn one_update_is_that_of_two_passes_on_the_cpu() {
 #[cfg(has_cuda)]
 #[test]
 fn one_update_is_that_of_two_passes_on_cuda() {
-    one_update_is_the_update_of_two_passes(&crate::cuda_device::devices()[0], 0.5);
+    one_update_is_the_update_of_two_passes(&crate::common::devices::devices()[0], 0.5);
 }

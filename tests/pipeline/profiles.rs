@@ -8,8 +8,8 @@ use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleReque
 use patarm::tensor::{Device, ProfileDetail};
 use patarm::train::{Learner, Loss, Targets, TokenObjective};
 
-use crate::cuda_device::devices;
-use crate::world::model;
+use crate::common::devices::devices;
+use crate::common::suite::model;
 
 const VOCAB: usize = 61;
 

@@ -5,8 +5,8 @@ use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 
-use crate::cuda_device::devices;
-use crate::world::model;
+use crate::common::devices::devices;
+use crate::common::suite::model;
 
 const VOCAB: usize = 61;
 

@@ -12,7 +12,7 @@ use patarm::train::sft::{SftPlan, sft_step};
 use patarm::train::{Guard, Learner, Scorer};
 use serde_json::Value;
 
-use crate::world::{World, rl_settings};
+use crate::common::suite::{SuiteFixture, rl_settings};
 
 /// A metrics line without what a clock measured.
 fn timeless(metrics: &impl serde::Serialize) -> Value {
@@ -57,30 +57,30 @@ fn assert_resumes<B: Backend>(
 }
 
 fn sft_resumes<B: Backend>(backend: &B, steps: usize) {
-    let world = World::new();
+    let fixture = SuiteFixture::new();
     let schedule = Schedule { peak: 1e-2, warmup: 5, decay: Decay::Cosine, total: 13, floor: 0.1 };
     let plan = SftPlan { steps: 13, examples_per_step: 5, schedule };
     assert_resumes(
         "sft",
         steps,
-        || Learner::new(world.model(backend), AdamWConfig::default(), 256).unwrap(),
+        || Learner::new(fixture.model(backend), AdamWConfig::default(), 256).unwrap(),
         |learner, progress, folder| {
             let mut guard = Guard::new(folder.to_path_buf(), 1);
-            timeless(&sft_step(learner, &world, &plan, &mut guard, progress).unwrap())
+            timeless(&sft_step(learner, &fixture, &plan, &mut guard, progress).unwrap())
         },
     );
 }
 
 /// `mismatch`: how far log-probabilities of decoding may be from those of training.
 fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
-    let world = World::new();
+    let fixture = SuiteFixture::new();
     let settings = rl_settings();
     let reward = RewardSettings::default();
-    let reference = world.model(backend).frozen().unwrap();
+    let reference = fixture.model(backend).frozen().unwrap();
     let plan = RlPlan {
         settings: &settings,
         reward: &reward,
-        judge: &world.judge,
+        judge: &fixture.judge,
         schedule: settings.schedule(),
         seed: 9,
         stop: None,
@@ -91,7 +91,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
     assert_resumes(
         "rl",
         steps,
-        || Learner::new(world.model(backend), AdamWConfig::default(), 256).unwrap(),
+        || Learner::new(fixture.model(backend), AdamWConfig::default(), 256).unwrap(),
         |learner, progress, folder| {
             let mut guard = Guard::new(folder.to_path_buf(), 1);
             let mut context = RlContext {
@@ -101,7 +101,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
                 scorer: &mut scorer,
                 guard: &mut guard,
             };
-            let metrics = rl_step(&mut context, &world, &plan, progress).unwrap().metrics;
+            let metrics = rl_step(&mut context, &fixture, &plan, progress).unwrap().metrics;
             assert!(metrics.mismatch_max <= mismatch, "{metrics:?}");
             timeless(&metrics)
         },
@@ -123,16 +123,16 @@ fn rl_resumes_bit_equal_and_decoding_matches_training_in_every_step() {
 #[test]
 fn both_resume_bit_equal_on_cuda() {
     // One target each and few steps: an emulated step takes seconds.
-    let devices = crate::cuda_device::devices();
+    let devices = crate::common::devices::devices();
     sft_resumes(&devices[devices.len() - 1], 3);
     rl_resumes(&devices[0], 2, 0.5);
 }
 
 #[test]
 fn a_damaged_or_foreign_checkpoint_is_refused() {
-    let world = World::new();
+    let fixture = SuiteFixture::new();
     let folder = tempfile::tempdir().unwrap();
-    let learner = || Learner::new(world.model(&Cpu), AdamWConfig::default(), 64).unwrap();
+    let learner = || Learner::new(fixture.model(&Cpu), AdamWConfig::default(), 64).unwrap();
     let state = RunState { stage: "sft".into(), seed: 1, progress: Progress::default(), updates: 0 };
     let saved = checkpoint::save(folder.path(), &state, &Cpu, &learner().arenas()).unwrap();
     let file = saved.join("state.safetensors");
@@ -141,7 +141,7 @@ fn a_damaged_or_foreign_checkpoint_is_refused() {
     std::fs::write(&file, &bytes).unwrap();
     let message = checkpoint::load(&saved, &Cpu, &mut learner().arenas_mut()).unwrap_err().to_string();
     assert!(message.contains("state.safetensors") && message.contains("hash"), "{message}");
-    let mut other = Learner::new(crate::world::model(&Cpu, 61, 1), AdamWConfig::default(), 64).unwrap();
+    let mut other = Learner::new(crate::common::suite::model(&Cpu, 61, 1), AdamWConfig::default(), 64).unwrap();
     let message = checkpoint::load(&saved, &Cpu, &mut other.arenas_mut()).unwrap_err().to_string();
     assert!(message.contains("another model"), "{message}");
     // A folder without a manifest is not a checkpoint: what a kill in the middle of writing leaves behind.

@@ -9,8 +9,8 @@ use patarm::rollout::{Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::train::sft::{SftPlan, sft_step};
 use patarm::train::{Guard, Learner};
 
-use crate::cuda_device::devices;
-use crate::world::{World, model};
+use crate::common::devices::devices;
+use crate::common::suite::{SuiteFixture, model};
 
 /// A separate device, so that no other test waits for it.
 fn open() -> Cuda {
@@ -27,16 +27,16 @@ fn synchronisations(device: &Cuda, step: impl FnOnce()) -> u64 {
 
 #[test]
 fn a_training_step_waits_for_its_losses_and_for_the_norm() {
-    let (device, world) = (open(), World::new());
+    let (device, fixture) = (open(), SuiteFixture::new());
     let schedule = Schedule { peak: 1e-2, warmup: 5, decay: Decay::Cosine, total: 13, floor: 0.1 };
     let plan = SftPlan { steps: 2, examples_per_step: 5, schedule };
     let folder = tempfile::tempdir().unwrap();
     for capacity in [1024, 256] {
-        let mut learner = Learner::new(world.model(&device), AdamWConfig::default(), capacity).unwrap();
+        let mut learner = Learner::new(fixture.model(&device), AdamWConfig::default(), capacity).unwrap();
         let mut guard = Guard::new(folder.path().to_path_buf(), 1);
         let mut progress = Progress::default();
         let step = || {
-            sft_step(&mut learner, &world, &plan, &mut guard, &mut progress).unwrap();
+            sft_step(&mut learner, &fixture, &plan, &mut guard, &mut progress).unwrap();
         };
         assert_eq!(synchronisations(&device, step), 2, "micro-batches of up to {capacity} tokens");
     }

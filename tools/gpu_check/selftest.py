@@ -65,7 +65,8 @@ if "--json" in sys.argv and "--bench" in sys.argv:
     rows = [dict(op="rmsnorm forward", sizes="8 × 4", off=False), dict(op="adamw", sizes="9", off=True)]
     open(sys.argv[sys.argv.index("--json") + 1], "w").write("".join(json.dumps(r) + "\\n" for r in rows))
 elif "bench" in sys.argv:
-    print(json.dumps(dict(tokens_per_s=100.0, percent_of_gemm_peak=10.0, step_ms=4.0, run_ms=9.0, profile=[dict(phase='forward', op='rmsnorm', calls=2, device_ms=1.5, share=0.6)])))
+    profile = [dict(phase="forward", op="rmsnorm", calls=2, device_ms=1.5, share=0.6)]
+    print(json.dumps(dict(tokens_per_s=100.0, percent_of_gemm_peak=10.0, step_ms=4.0, run_ms=9.0, profile=profile)))
 else:
     print("✓ fine  yes")
 """

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
-use super::world::World;
+use super::suite::DemoSuite;
 use super::{DemoArgs, MODEL, SFT_MODEL};
 use crate::commands::pretrained::{self, Pretrained};
 use crate::commands::report::CONTENTS;
@@ -56,14 +56,14 @@ struct Summary {
 
 pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicBool) -> anyhow::Result<()> {
     let settings = settings(args, from)?;
-    let world = World::new(args.score_noise, &settings, JudgeSettings::read(&from.join(MODEL))?)?;
+    let suite = DemoSuite::new(args.score_noise, &settings, JudgeSettings::read(&from.join(MODEL))?)?;
     let out = Path::new(&settings.run.out);
     super::prepare_folder(out)?;
     let mut run = RunFolder::create(out, &settings)?;
-    let mut checks = vec![accuracy(backend, &world, &settings, &from.join(MODEL), stop)?];
+    let mut checks = vec![accuracy(backend, &suite, &settings, &from.join(MODEL), stop)?];
     let taught = from.join(SFT_MODEL);
-    checks.extend(rollouts(backend, &world, &settings, &taught, stop)?);
-    checks.extend(training(backend, &world, &settings, &taught, &mut run, stop)?);
+    checks.extend(rollouts(backend, &suite, &settings, &taught, stop)?);
+    checks.extend(training(backend, &suite, &settings, &taught, &mut run, stop)?);
     backend.wait()?;
     let summary = Summary { device: backend.name(), checks, stages: serde_json::Map::new() };
     let mut table = TextTable::new(["check", "CPU", &summary.device, "expected", ""]);
@@ -104,13 +104,13 @@ fn load<B: Backend>(backend: &B, folder: &Path, settings: &Settings) -> anyhow::
 /// One sampled judgement a side, strictly higher: the share of right pairs must agree within two standard errors.
 fn accuracy<B: Backend>(
     backend: &B,
-    world: &World,
+    suite: &DemoSuite,
     settings: &Settings,
     judge: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<Check> {
-    let cpu = world.evaluate(&load(&Cpu, judge, settings)?, settings, 1, stop)?.accuracy;
-    let device = world.evaluate(&load(backend, judge, settings)?, settings, 1, stop)?.accuracy;
+    let cpu = suite.evaluate(&load(&Cpu, judge, settings)?, settings, 1, stop)?.accuracy;
+    let device = suite.evaluate(&load(backend, judge, settings)?, settings, 1, stop)?.accuracy;
     let pairs = settings.eval.pairs as f64;
     // Of a share between the two, at least as if one pair were wrong: at 0 and 1 the formula knows no error at all.
     let share = (0.5 * (cpu + device)).clamp(1.0 / pairs, 1.0 - 1.0 / pairs);
@@ -127,16 +127,16 @@ fn accuracy<B: Backend>(
 /// The CPU's rollouts, read by both: rewards by the one op, log-probabilities by a scoring pass.
 fn rollouts<B: Backend>(
     backend: &B,
-    world: &World,
+    suite: &DemoSuite,
     settings: &Settings,
     judge: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<[Check; 3]> {
     let (cpu_model, model) = (load(&Cpu, judge, settings)?, load(backend, judge, settings)?);
-    let pairs: Vec<JudgePair> = (0..SHARED_PAIRS as u64).map(|cursor| world.pair(cursor)).collect();
-    let how = world.judge_sampling(settings, SHARED_ROLLOUTS);
-    let mut engine = world.engine(&cpu_model, settings)?;
-    let judged = world.judge.judge_pairs(&mut engine, &cpu_model, &how, &pairs, Some(stop), |_| {})?;
+    let pairs: Vec<JudgePair> = (0..SHARED_PAIRS as u64).map(|cursor| suite.pair(cursor)).collect();
+    let how = suite.judge_sampling(settings, SHARED_ROLLOUTS);
+    let mut engine = suite.engine(&cpu_model, settings)?;
+    let judged = suite.judge.judge_pairs(&mut engine, &cpu_model, &how, &pairs, Some(stop), |_| {})?;
     let (rewards, capacity) = (&settings.reward, settings.rl.micro_batch_tokens);
     let here = reward(&Cpu, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
     let there = reward(backend, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
@@ -195,7 +195,7 @@ fn score<B: Backend>(
 /// SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there.
 fn training<B: Backend>(
     backend: &B,
-    world: &World,
+    suite: &DemoSuite,
     settings: &Settings,
     judge: &Path,
     run: &mut RunFolder,
@@ -206,17 +206,17 @@ fn training<B: Backend>(
     let mut cpu_run = RunFolder::create(&cpu_folder, settings)?;
     let mut guard = Guard::new(run.path().to_path_buf(), settings.run.patience);
     let mut cpu = Learner::new(load(&Cpu, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
-    if world.run_sft(&mut cpu, settings, &mut cpu_run, &mut guard, stop)? == Outcome::Stopped {
+    if suite.run_sft(&mut cpu, settings, &mut cpu_run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let mut learner =
         Learner::new(load(backend, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
-    if world.run_sft(&mut learner, settings, run, &mut guard, stop)? == Outcome::Stopped {
+    if suite.run_sft(&mut learner, settings, run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let reference = learner.model.frozen()?;
     let mut learner = Learner::new(learner.model, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
-    if world.run_rl(&mut learner, &reference, settings, run, &mut guard, stop)? == Outcome::Stopped {
+    if suite.run_rl(&mut learner, &reference, settings, run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let losses = column(run.path(), "sft", "loss")?;

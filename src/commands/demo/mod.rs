@@ -2,7 +2,7 @@
 //! SFT on a noisy teacher's judgements, RL with the Preference-Aware Reward, and evaluation on held-out pairs.
 
 mod compare;
-mod world;
+mod suite;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -30,7 +30,7 @@ use crate::train::run::Outcome;
 use crate::train::run_folder::RunFolder;
 use crate::train::sft::SFT;
 use crate::train::{Guard, Learner};
-use world::World;
+use suite::DemoSuite;
 
 /// Watch a judge learn, from random weights, on this machine.
 ///
@@ -115,36 +115,36 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
-    let world = World::new(args.score_noise, settings, None)?;
+    let suite = DemoSuite::new(args.score_noise, settings, None)?;
     let out = Path::new(&settings.run.out);
     prepare_folder(out)?;
-    let (config, weights) = world.model(settings)?;
+    let (config, weights) = suite.model(settings)?;
     let settings = &for_device(backend, settings, false, &config)?;
     let mut run = RunFolder::create(out, settings)?;
 
     let mut model = Qwen3::new(backend, config, &weights, settings.model.context)?;
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let mut stages = Stages::new();
-    stages.add(UNTRAINED, world.evaluate(&model, settings, VOTES, stop)?);
+    stages.add(UNTRAINED, suite.evaluate(&model, settings, VOTES, stop)?);
 
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
-    if world.run_sft(&mut learner, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
+    if suite.run_sft(&mut learner, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
     }
-    pretrained::export(&out.join(SFT_MODEL), &learner.model, world.judge.tokenizer(), world.judge.settings())?;
-    stages.add(SFT.key, world.evaluate(&learner.model, settings, VOTES, stop)?);
+    pretrained::export(&out.join(SFT_MODEL), &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
+    stages.add(SFT.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.frozen()?;
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
-    if world.run_rl(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
+    if suite.run_rl(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
     }
-    stages.add(RL.key, world.evaluate(&learner.model, settings, VOTES, stop)?);
+    stages.add(RL.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let folder = out.join(MODEL);
-    pretrained::export(&folder, &learner.model, world.judge.tokenizer(), world.judge.settings())?;
+    pretrained::export(&folder, &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
     let summary = Summary {
         wall_s: start.elapsed().as_secs_f64(),
         seed: args.seed,

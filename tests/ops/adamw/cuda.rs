@@ -7,8 +7,8 @@ use patarm::ops::linear::{Linear, LinearSizes};
 use patarm::tensor::Device;
 
 use super::{HALVED, State, TensorSpec, UNCLIPPED, matrix, odd_tensors, plain};
-use crate::cuda_device::{devices, download, upload};
-use crate::numbers::{bits, normal, refused};
+use crate::common::devices::{devices, download, upload};
+use crate::ops::numbers::{bits, normal, refused};
 
 type Copy = <Cuda as Linear>::Weight;
 

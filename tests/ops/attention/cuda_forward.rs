@@ -6,8 +6,8 @@ use patarm::ops::OpResult;
 use patarm::tensor::Device;
 
 use super::*;
-use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
-use crate::numbers::refused;
+use crate::common::devices::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::ops::numbers::refused;
 
 /// Half a unit in the last place of bf16, and of f32.
 const BF16: f64 = 1.0 / 256.0;

@@ -6,8 +6,8 @@ use patarm::ops::embedding::{Embedding, EmbeddingBackward, EmbeddingForward};
 use patarm::random::Stream;
 use patarm::tensor::Device;
 
-use crate::cuda_device::{devices, download, narrow, rounded, upload, widen};
-use crate::numbers::{bits, normal};
+use crate::common::devices::{devices, download, narrow, rounded, upload, widen};
+use crate::ops::numbers::{bits, normal};
 
 /// (vocabulary, width, tokens): one of each, odd widths, wider than a warp's columns, ids that occur often and rarely.
 const SIZES: [(usize, usize, usize); 6] =

@@ -4,8 +4,8 @@ use patarm::cuda::{Cuda, kernels};
 use patarm::ops::global_norm::{GlobalNorm, Norm};
 use patarm::tensor::Device;
 
-use crate::cuda_device::{devices, download, upload};
-use crate::numbers::normal;
+use crate::common::devices::{devices, download, upload};
+use crate::ops::numbers::normal;
 
 const TILE: usize = kernels::GLOBAL_NORM_TILE as usize;
 const BLOCKS_MAX: usize = kernels::GLOBAL_NORM_BLOCKS_MAX as usize;
@@ -58,8 +58,8 @@ fn more_tiles_than_blocks_are_the_cpus() {
     assert_is_the_cpus(device, (BLOCKS_MAX + 3) * TILE + 1234, 0);
 }
 
-/// A load's elements are added from the first to the last, from wherever it starts: a one, then three squares just below half an ulp
-/// of it, which leave it as it is. Before the one, or added to each other, they would add an ulp.
+/// A load's elements are added from the first to the last, from wherever it starts: a one, then three squares just below half
+/// an ulp of it, which leave it as it is. Before the one, or added to each other, they would add an ulp.
 #[test]
 fn the_bits_do_not_depend_on_the_alignment() {
     let small = 1.05e-8;

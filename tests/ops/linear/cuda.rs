@@ -7,8 +7,8 @@ use patarm::tensor::Device;
 use rayon::prelude::*;
 
 use super::values;
-use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
-use crate::numbers::refused;
+use crate::common::devices::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::ops::numbers::refused;
 
 /// (rows, outputs, inputs): one of each, odd ones, more than a tile.
 const SIZES: [(usize, usize, usize); 6] =

@@ -11,8 +11,8 @@ use patarm::tensor::Device;
 use rayon::prelude::*;
 
 use super::{Case, Out, SIZES, TOKENS, cases, values};
-use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
-use crate::numbers::{bits, refused};
+use crate::common::devices::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::ops::numbers::{bits, refused};
 
 /// Half a unit in the last place of bf16 and of f32, relative to the value.
 const BF16: f64 = 1.0 / 256.0;

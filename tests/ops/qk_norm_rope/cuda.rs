@@ -7,7 +7,7 @@ use patarm::ops::qk_norm_rope::{HeadSizes, QkNormRope, QkNormRopeBackward, QkNor
 use patarm::tensor::Device;
 
 use super::{Case, EPSILON, Gradients, Outputs, UNIT, Upstream, bits};
-use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::common::devices::{assert_within, devices, download, narrow, rounded, upload, widen};
 
 /// Half a unit in the last place of bf16, relative to the value.
 const BF16: f64 = 1.0 / 256.0;

@@ -7,8 +7,8 @@ use patarm::ops::rmsnorm::{Residual, RmsNorm, RmsNormBackward, RmsNormForward};
 use patarm::tensor::Device;
 
 use super::EPSILON;
-use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
-use crate::numbers::{bits, normal, refused};
+use crate::common::devices::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::ops::numbers::{bits, normal, refused};
 
 /// Half a unit in the last place of bf16, and of f32.
 const BF16: f64 = 1.0 / 256.0;

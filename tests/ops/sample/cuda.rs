@@ -6,8 +6,8 @@ use patarm::ops::sample::{Draw, Sample, Sampler, Sampling};
 use patarm::random::{Stream, unit};
 use patarm::tensor::Device;
 
-use crate::cuda_device::{assert_within, devices, download, upload};
-use crate::numbers::{bits, normal, refused};
+use crate::common::devices::{assert_within, devices, download, upload};
+use crate::ops::numbers::{bits, normal, refused};
 
 const PLAIN: Sampling = Sampling::temperature(1.0);
 /// No filter, each filter, filters together, none that keeps everything, one that keeps a single token.

@@ -9,7 +9,7 @@ use patarm::random::Stream;
 use patarm::tensor::Device;
 
 use super::{Case, GRADED, every_way};
-use crate::cuda_device::{devices, download, upload};
+use crate::common::devices::{devices, download, upload};
 
 /// [`Case::run`] on the device.
 fn run(device: &Cuda, case: &mut Case, shape: RewardShape, margin: MarginKind, norm: AdvantageNorm) {

@@ -5,8 +5,8 @@ use patarm::cuda::Cuda;
 use patarm::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 use patarm::tensor::Device;
 
-use crate::cuda_device::{assert_within, devices, download, narrow, rounded, upload, widen};
-use crate::numbers::normal;
+use crate::common::devices::{assert_within, devices, download, narrow, rounded, upload, widen};
+use crate::ops::numbers::normal;
 
 /// Half a unit in the last place of bf16, and of f32.
 const BF16: f64 = 1.0 / 256.0;

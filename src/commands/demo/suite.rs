@@ -1,4 +1,4 @@
-//! The demo's world: the synthetic suite with its tokenizer and judge prompt, as a source of examples and pairs.
+//! The demo's suite: the synthetic suite with its tokenizer and judge prompt, as a source of examples and pairs.
 
 use std::sync::atomic::AtomicBool;
 
@@ -25,12 +25,12 @@ use crate::train::sft::{Example, ExampleSource, SftPlan, SftTrainer};
 use crate::train::{Guard, Learner, Scorer};
 
 /// The suite and the judge that reads it.
-pub struct World {
+pub struct DemoSuite {
     suite: Suite,
     pub judge: Judge,
 }
 
-impl World {
+impl DemoSuite {
     /// `way`: how an earlier demo's judge judges; `None`: with the suite's rubrics.
     pub fn new(score_noise: f64, settings: &Settings, way: Option<JudgeSettings>) -> anyhow::Result<Self> {
         let inner = synthetic::tokenizer().map_err(|e| anyhow::anyhow!("the demo's tokenizer cannot be made: {e}"))?;
@@ -150,21 +150,21 @@ impl World {
     }
 }
 
-impl ExampleSource for World {
+impl ExampleSource for DemoSuite {
     fn example(&self, cursor: u64) -> Example {
-        let lesson = self.suite.sft(cursor).expect("the suite grades its own responses");
-        let task = lesson.example.task.name();
-        let prompt = [Message::user(lesson.example.prompt.as_str())];
+        let row = self.suite.sft(cursor).expect("the suite grades its own responses");
+        let task = row.example.task.name();
+        let prompt = [Message::user(row.example.prompt.as_str())];
         let mut messages =
-            self.judge.messages(task, &prompt, &lesson.example.response).expect("the suite's tasks have rubrics");
-        messages.push(Message::assistant(lesson.judgement));
+            self.judge.messages(task, &prompt, &row.example.response).expect("the suite's tasks have rubrics");
+        messages.push(Message::assistant(row.judgement));
         let supervised =
             self.judge.tokenizer().encode_supervised(&messages, false).expect("the suite's text can be encoded");
         Example { ids: supervised.ids, mask: supervised.mask }
     }
 }
 
-impl PairSource for World {
+impl PairSource for DemoSuite {
     fn pair(&self, cursor: u64) -> JudgePair {
         self.judge_pair(self.suite.train_pair(cursor))
     }

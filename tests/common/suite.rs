@@ -1,4 +1,4 @@
-//! A tiny model and a tiny world to train it in.
+//! A tiny model and a tiny suite to train it on.
 
 use patarm::config::RlSettings;
 use patarm::data::Message;
@@ -32,12 +32,12 @@ pub fn model<B: Backend>(backend: &B, vocab: usize, seed: u64) -> Qwen3<B> {
 }
 
 /// The synthetic suite with its tokenizer and judge prompt.
-pub struct World {
+pub struct SuiteFixture {
     pub suite: Suite,
     pub judge: Judge,
 }
 
-impl World {
+impl SuiteFixture {
     pub fn new() -> Self {
         let inner = synthetic::tokenizer().unwrap();
         let template = CHAT_TEMPLATE.to_string();
@@ -52,18 +52,18 @@ impl World {
     }
 }
 
-impl ExampleSource for World {
+impl ExampleSource for SuiteFixture {
     fn example(&self, cursor: u64) -> Example {
-        let lesson = self.suite.sft(cursor).unwrap();
-        let prompt = [Message::user(lesson.example.prompt.as_str())];
-        let mut messages = self.judge.messages(lesson.example.task.name(), &prompt, &lesson.example.response).unwrap();
-        messages.push(Message::assistant(lesson.judgement));
+        let row = self.suite.sft(cursor).unwrap();
+        let prompt = [Message::user(row.example.prompt.as_str())];
+        let mut messages = self.judge.messages(row.example.task.name(), &prompt, &row.example.response).unwrap();
+        messages.push(Message::assistant(row.judgement));
         let encoded = self.judge.tokenizer().encode_supervised(&messages, false).unwrap();
         Example { ids: encoded.ids, mask: encoded.mask }
     }
 }
 
-impl PairSource for World {
+impl PairSource for SuiteFixture {
     fn pair(&self, cursor: u64) -> JudgePair {
         self.judge.encode_pair(self.suite.train_pair(cursor)).unwrap()
     }

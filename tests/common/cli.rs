@@ -9,7 +9,7 @@ use patarm::model::{Qwen3Config, directory};
 use patarm::tensor::DType;
 use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 
-pub struct World {
+pub struct CliFixture {
     folder: tempfile::TempDir,
 }
 
@@ -31,20 +31,20 @@ pub fn config(vocab: usize) -> Qwen3Config {
     config
 }
 
-impl World {
+impl CliFixture {
     /// `model/` with a tokenizer, `rubrics.toml`, and `sft.jsonl`, `train_pairs.jsonl`, `test_pairs.jsonl`.
     pub fn new() -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap() };
+        let fixture = Self { folder: tempfile::tempdir().unwrap() };
         let tokenizer = tokenizer();
         let config = config(tokenizer.vocab_size().next_multiple_of(16));
-        directory::save(&world.path("model"), &config, &random_weights(&config, 1), DType::F32).unwrap();
-        tokenizer.save(&world.path("model")).unwrap();
-        world.write("rubrics.toml", synthetic::RUBRICS);
+        directory::save(&fixture.path("model"), &config, &random_weights(&config, 1), DType::F32).unwrap();
+        tokenizer.save(&fixture.path("model")).unwrap();
+        fixture.write("rubrics.toml", synthetic::RUBRICS);
         let suite = Suite::new(SuiteConfig::default());
         let counts = Counts { sft: 20, train: 12, test: 4 };
         let message = |example: &synthetic::Example| format!("{}\n{}", example.prompt, example.response);
-        synthetic::write_jsonl(&suite, &world.path(""), counts, message).unwrap();
-        world
+        synthetic::write_jsonl(&suite, &fixture.path(""), counts, message).unwrap();
+        fixture
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -1,9 +1,0 @@
-//! The binary itself: what its commands leave behind, and what they say of bad input.
-
-mod bad_input;
-mod bench;
-mod devices;
-mod profile;
-mod runs;
-mod tools;
-mod world;

@@ -1,0 +1,17 @@
+//! Promises of the whole pipeline: decoding equals training bit for bit, splits do not matter, a resumed run is the run.
+
+mod common;
+
+mod pipeline {
+    mod equality;
+    mod frozen;
+    mod invariance;
+    mod one_update;
+    #[cfg(has_cuda)]
+    mod profiles;
+    #[cfg(has_cuda)]
+    mod replays;
+    mod resume;
+    #[cfg(has_cuda)]
+    mod synchronisations;
+}
