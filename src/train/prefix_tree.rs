@@ -137,7 +137,7 @@ fn add_part(
     Ok(())
 }
 
-/// Places `at` of all `members`, which agree there; those before belong to `parent` and its parents.
+/// Positions `at` of all `members`, which agree there; those before belong to `parent` and its parents.
 struct Span {
     parent: Option<usize>,
     at: Range<usize>,

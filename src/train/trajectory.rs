@@ -9,7 +9,7 @@ use crate::reward::{Rewarded, Rewards};
 
 /// A judgement with all that an update needs of it.
 pub struct Trajectory {
-    /// Place of the pair in the step, and role.
+    /// Index of the pair in the step, and role.
     pub pair: usize,
     pub role: Role,
     pub rollout: usize,
