@@ -34,8 +34,8 @@ pub struct RunSettings {
     pub keep_checkpoints: usize,
     /// The run stops after this many consecutive steps whose loss or gradient is not finite.
     pub patience: u32,
-    /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a resume
-    /// takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
+    /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
+    /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
     pub head_chunk_rows: usize,
 }
 
