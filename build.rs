@@ -179,7 +179,7 @@ fn fingerprint(nvcc: &Path, unit: &Unit, flags: &[String]) -> Result<String, Str
     while let Some(path) = open.pop() {
         let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
         (&path, &text).hash(&mut hasher);
-        let folder = path.parent().expect("a file lies in a folder");
+        let folder = path.parent().expect("every file is in a folder");
         let quoted = |line: &str| Some(line.trim().strip_prefix("#include \"")?.split_once('"')?.0.to_string());
         open.extend(
             text.lines().filter_map(quoted).map(|name| folder.join(name)).filter(|path| seen.insert(path.clone())),

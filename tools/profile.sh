@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Profiles the CUDA path on a GPU: device time by phase and op, the counters of one kernel (ncu), or a timeline (nsys).
-# Works in a checkout, and in the folder that tools/gpu-check packs, where the programs lie beside this script.
-# The GPU's clocks are left as they are.
+# Works in a checkout, and in the folder that tools/gpu-check packs, which has the programs next to this script.
+# It does not change the GPU's clocks.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -9,17 +9,17 @@ usage() {
     cat <<'TEXT'
 profile.sh table train|decode|rl [arguments of bench]        device time by phase and op (needs no profiler)
 profile.sh ncu KERNEL [options] [arguments of the kernel bench]
-                                                             the counters that matter of a few launches of a kernel
+                                                             the most useful counters of a few launches of a kernel
 profile.sh timeline train|decode|rl [arguments of bench]     a timeline (nsys), kernels by total time
 
-Options of ncu, before all others: --skip N    launches of the kernel that are not looked at first (default 3)
-                                   --count N   launches that are (default 3)
-                                   --out DIR   where the report goes (also for timeline; default: target/profiles, or
-                                               results/profiles beside a packed script)
+Options of ncu, before all others: --skip N    launches of the kernel to skip first (default 3)
+                                   --count N   launches to measure (default 3)
+                                   --out DIR   where to write the report (also for timeline; default: target/profiles, or
+                                               results/profiles next to a packed script)
 
 For example: profile.sh table decode --shape 0.6b --batch 64
              profile.sh ncu attention_forward_128_bf16 --shape 0.6b --only attention
-KERNEL is a name of benches/kernels.txt, or regex:… for others, such as cuBLASLt's.
+KERNEL is a name in benches/kernels.txt, or regex:… for other kernels, such as cuBLASLt's.
 TEXT
 }
 
@@ -30,14 +30,14 @@ die() {
 
 need() {
     command -v "$1" >/dev/null ||
-        die "$1 is missing: it comes with the CUDA toolkit (or as nsight-systems, nsight-compute); add it to PATH"
+        die "$1 is missing: it is part of the CUDA toolkit (or of nsight-systems, nsight-compute); add it to PATH"
 }
 
-# Sets `found` to an executable of this project: beside the script, else what cargo builds.
+# Sets `found` to an executable of this project: the one next to the script, or else the one that cargo builds.
 program() {
     found="$here/$1"
     [ -x "$found" ] && [ ! -d "$found" ] && return
-    command -v cargo >/dev/null || die "there is no $1 beside $0, and no cargo to build it"
+    command -v cargo >/dev/null || die "there is no $1 next to $0, and no cargo to build it"
     local build=(build --bin "$1")
     [ "$1" != kernels ] || build=(bench --bench kernels --no-run)
     found=$(cd "$here/.." && cargo "${build[@]}" $([ "$1" = kernels ] || echo --release) --message-format=json |
@@ -45,7 +45,7 @@ program() {
     [ -x "$found" ] || die "cargo built no $1"
 }
 
-# In the pack the script lies beside the program; in a checkout in tools/.
+# In a pack, the script is next to the program; in a checkout it is in tools/.
 if [ -x "$here/patarm-train" ]; then out="$here/results/profiles"; else out="$here/../target/profiles"; fi
 
 METRICS=(
@@ -73,7 +73,7 @@ for reason in barrier branch_resolving dispatch_stall drain imc_miss lg_throttle
     METRICS+=("smsp__average_warps_issue_stalled_${reason}_per_issue_active.ratio")
 done
 
-# The table of a raw page of ncu (CSV: names, units, a line for each launch).
+# Prints a table from a raw page of ncu (CSV: names, units, a line for each launch).
 counters_table() {
     python3 - "$1" "$(IFS=,; echo "${METRICS[*]}")" <<'PYTHON'
 import csv, sys
@@ -129,20 +129,20 @@ if len(missing) > len(wanted) // 2 and not stalls:
 PYTHON
 }
 
-# Collects: what to ask of ncu comes first, then "--", then the program. Sets `report`; fails when it holds no launch.
+# Runs ncu. Its options come first, then "--", then the program. Sets `report`; fails if it contains no launch.
 collect() {
     local ask=()
     while [ "$1" != -- ]; do ask+=("$1"); shift; done
     shift
     attempt=$((attempt + 1))
     report="$out/${kernel//[^A-Za-z0-9_]/_}-$started-$attempt"
-    # How the program ends does not matter: ncu stops it once it has seen enough.
+    # The program's exit status does not matter: ncu stops it after the last launch that it measures.
     ncu --clock-control none --kernel-name "$kernel" --launch-skip "$skip" --launch-count "$count" --kill yes \
         --force-overwrite --export "$report" "${ask[@]}" "$@" >"$report.log" 2>&1 || true
     if grep -q ERR_NVGPUCTRPERM "$report.log"; then
-        die "this machine lets administrators alone read the GPU's counters (ERR_NVGPUCTRPERM): run this as root, give the
-container CAP_SYS_ADMIN, or ask for the driver to be loaded with NVreg_RestrictProfilingToAdminUsers=0.
-'profile.sh table' needs none of it."
+        die "only administrators can read the GPU's counters on this machine (ERR_NVGPUCTRPERM): run this as root, give the
+container CAP_SYS_ADMIN, or have the driver loaded with NVreg_RestrictProfilingToAdminUsers=0.
+'profile.sh table' needs none of these."
     fi
     [ -f "$report.ncu-rep" ] || return 1
     ncu --import "$report.ncu-rep" --page raw --csv --print-units base >"$report.csv" 2>>"$report.log" || return 1
@@ -190,20 +190,20 @@ if [ "$mode" = timeline ]; then
 fi
 
 need python3
-python3 -c '' || die "python3 is there and does not run; it makes the table"
+python3 -c '' || die "python3 is installed but does not run; it prints the table"
 program kernels
 attempt=0
 started="$(date +%Y%m%d-%H%M%S)-$$"
 sections=(SpeedOfLight MemoryWorkloadAnalysis WarpStateStats Occupancy LaunchStats)
 if ! collect --metrics "$(IFS=,; echo "${METRICS[*]}")" -- "$found" --bench "$@"; then
-    echo "ncu does not take all of these metrics by name; trying its full set (slower):"
+    echo "this ncu does not accept all of these metrics; trying its full set (slower):"
     tail -n 3 "$report.log"
     if ! collect --set full -- "$found" --bench "$@"; then
-        echo "nor its full set; trying sections:"
+        echo "it does not accept the full set either; trying sections:"
         tail -n 3 "$report.log"
         collect $(printf -- '--section %s ' "${sections[@]}") -- "$found" --bench "$@" || {
             tail -n 20 "$report.log" >&2
-            die "ncu saw no launch of $kernel after the first $skip (--skip), or none of its counters; its words: $report.log"
+            die "ncu saw no launch of $kernel after the first $skip (--skip), or none of its counters; see its log: $report.log"
         }
     fi
 fi

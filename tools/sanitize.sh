@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of the CUDA ops on a GPU under compute-sanitizer: memory, races, uninitialised reads, barriers.
-# Works in a checkout, and in the folder that tools/gpu-check packs, where the test program lies beside this script.
+# Works in a checkout, and in the folder that tools/gpu-check packs, which has the test program next to this script.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -8,15 +8,15 @@ usage() {
     cat <<'TEXT'
 sanitize.sh [--minutes N] [--out DIR] [FILTER]
 
-All four tools of compute-sanitizer over the CUDA tests of the ops whose names contain FILTER (default: all), within N minutes
-(default 10). Each tool has its share of the time and takes the ops in order of worth: attention and the LM head first, which
-share memory between threads; what a tool had no time for is listed. Ends with 1 only when a tool found something, and with 2
-when nothing could be checked.
+Runs all four tools of compute-sanitizer on the CUDA tests of the ops whose names contain FILTER (default: all), within N minutes
+(default 10). Each tool gets a part of the time, and starts with the ops that share memory between threads: attention and the LM
+head. Tests that a tool had no time for are listed. The exit status is 1 only if a tool found something, and 2 if nothing could be
+checked.
 
-Limits: buffers lie in an arena, of which memcheck sees the chunks and not the buffers, so a write into the next buffer is no
-error to it (the emulator's checks find that one); initcheck knows memory as written for good.
+Limits: buffers are parts of an arena. memcheck knows the chunks of the arena but not the buffers, so it does not find a write into
+the next buffer (the emulator does); initcheck does not notice that a buffer was freed and reused without being written.
 For example: sanitize.sh --minutes 3 attention::cuda_backward
-Needs compute-sanitizer, which comes with the CUDA toolkit, and a GPU.
+Needs a GPU, and compute-sanitizer, which is part of the CUDA toolkit.
 TEXT
 }
 
@@ -39,16 +39,16 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-command -v compute-sanitizer >/dev/null || die "compute-sanitizer is missing: it comes with the CUDA toolkit; add it to PATH"
+command -v compute-sanitizer >/dev/null || die "compute-sanitizer is missing: it is part of the CUDA toolkit; add it to PATH"
 
 binary="$here/ops"
 if [ -x "$binary" ] && [ ! -d "$binary" ]; then
     export PATARM_ROOT="$here"
     : "${out:=$here/results/sanitizer}"
 else
-    command -v cargo >/dev/null || die "there is no program ops beside $0, and no cargo to build it"
+    command -v cargo >/dev/null || die "there is no program ops next to $0, and no cargo to build it"
     : "${out:=$here/../target/sanitizer}"
-    # The path of the test binary stands in the message that cargo prints for it.
+    # The path of the test binary is in cargo's message about it.
     binary=$(cd "$here/.." && cargo test --release --no-run --test ops --message-format=json 2>/dev/null |
         sed -n 's/.*"executable":"\([^"]*\/ops-[^"]*\)".*/\1/p' | tail -n 1)
     [ -x "$binary" ] || die "the tests do not build: run cargo test --release --no-run --test ops"
@@ -56,18 +56,18 @@ fi
 mkdir -p "$out"
 export PATARM_TEST_DEVICE=gpu
 
-# A program for each group, because libtest orders by name what it is given; and a fault takes only its own group along.
-GROUPS_BY_WORTH=('(^|::)attention::' '(^|::)(lm_head|sample)::' '(^|::)(linear|qk_norm_rope|rmsnorm)::' '.')
+# Each group runs in its own process, because libtest sorts tests by name, and so that a fault only ends its own group.
+GROUPS_BY_PRIORITY=('(^|::)attention::' '(^|::)(lm_head|sample)::' '(^|::)(linear|qk_norm_rope|rmsnorm)::' '.')
 TOOLS=(memcheck racecheck initcheck synccheck)
-# racecheck is the slowest by far.
+# racecheck is by far the slowest.
 declare -A WEIGHT=([memcheck]=3 [racecheck]=4 [initcheck]=2 [synccheck]=1)
 declare -A OPTIONS=([memcheck]="--report-api-errors no" [racecheck]="--racecheck-report all" [initcheck]="" [synccheck]="")
 
-# What a tool prints when it finds something; of a program that was stopped there is no exit code and no summary.
+# What a tool prints when it finds something. A program that was stopped has no exit code and no summary.
 FOUND='========= (ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]|Invalid |Misaligned|Uninitialized '
 FOUND+='|(Error|Warning): (Race|Potential)|Barrier error|Illegal)'
 
-# Tests that are not marked as ignored: those need more memory or time than a sanitizer leaves.
+# Ignored tests are left out: they need more memory or time than there is under a sanitizer.
 ignored=$("$binary" --list --ignored 2>/dev/null | sed -n 's/: test$//p')
 tests=$("$binary" --list 2>/dev/null | sed -n 's/: test$//p' | grep cuda | grep -F -- "$filter" |
     grep -vxF -- "${ignored:-:none:}" || true)
@@ -85,38 +85,38 @@ for tool in "${TOOLS[@]}"; do
     weights=$((weights - WEIGHT[$tool]))
     printf '\n== %s, %d s\n' "$tool" $((tool_end - SECONDS))
     rest="$tests" done_here=0 cut="" findings=0 failed=0
-    for group in "${GROUPS_BY_WORTH[@]}"; do
-        members=$(grep -E -- "$group" <<<"$rest" || true)
+    for group in "${GROUPS_BY_PRIORITY[@]}"; do
+        group_tests=$(grep -E -- "$group" <<<"$rest" || true)
         rest=$(grep -vE -- "$group" <<<"$rest" || true)
-        [ -n "$members" ] || continue
+        [ -n "$group_tests" ] || continue
         seconds=$((tool_end - SECONDS))
         if [ "$seconds" -lt 1 ]; then
-            cut+="$members"$'\n'
+            cut+="$group_tests"$'\n'
             continue
         fi
         log="$out/$tool-$(tr -cd 'a-z_' <<<"$group").log"
         status=0
         # shellcheck disable=SC2086 # options are words, and no test's name holds a space
         timeout --kill-after 10 "$seconds" compute-sanitizer --tool "$tool" ${OPTIONS[$tool]} --error-exitcode 3 \
-            "$binary" --exact $members --test-threads 1 >"$log" 2>&1 || status=$?
+            "$binary" --exact $group_tests --test-threads 1 >"$log" 2>&1 || status=$?
         ended=$(sed -n 's/^test \([^ ]*\) .*/\1/p' "$log")
-        # Of the test that was running when time was up there is a name and no result.
+        # The log has the name, but not the result, of the test that was running when time was up.
         [ "$status" != 124 ] && [ "$status" != 137 ] || ended=$(sed -n 's/^test \([^ ]*\) \.\.\. .*\(ok\|FAILED\)$/\1/p' "$log")
-        done_here=$((done_here + $(grep -cxF -- "$members" <<<"$ended" || true)))
-        cut+="$(grep -vxF -- "${ended:-:none:}" <<<"$members" || true)"$'\n'
+        done_here=$((done_here + $(grep -cxF -- "$group_tests" <<<"$ended" || true)))
+        cut+="$(grep -vxF -- "${ended:-:none:}" <<<"$group_tests" || true)"$'\n'
         if [ "$status" = 3 ] || grep -qE "$FOUND" "$log"; then
             findings=1
             grep -F '========= ' "$log" | head -n 40 || true
-            echo "all of it: $log"
+            echo "the full log: $log"
         elif [ "$status" != 0 ] && [ "$status" != 124 ] && [ "$status" != 137 ]; then
             failed=1
-            echo "ended with $status without a finding of $tool; its last words:"
+            echo "ended with $status, but $tool found nothing; the end of its log:"
             tail -n 5 "$log"
         fi
     done
     cut=$(sed '/^$/d' <<<"$cut")
     if [ -n "$cut" ]; then
-        printf 'not checked by %s, because its time was up or its program ended before: %d of %d tests:\n' \
+        printf 'not checked by %s, because its time was up or its program ended first: %d of %d tests:\n' \
             "$tool" "$(grep -c . <<<"$cut")" "$(grep -c . <<<"$tests")"
         sed 's/^/    /' <<<"$cut"
     fi
@@ -130,6 +130,6 @@ done
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"
-echo "what the tools said: $out"
+echo "logs of the tools: $out"
 [ "$found_something" = 0 ] || exit 1
 [ "$checked" -gt 0 ] || code=2 die "nothing was checked"

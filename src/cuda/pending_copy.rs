@@ -1,5 +1,4 @@
-//! Copies from the device to the host that run asynchronously: each goes to page-locked memory, and an event says when it is
-//! done.
+//! Asynchronous copies from the device to the host: each goes to page-locked memory, and an event says when it is done.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +12,7 @@ use crate::tensor::View as _;
 /// The smallest allocation of page-locked memory.
 const BYTES_MIN: usize = 4096;
 
-/// Page-locked memory to reuse. A copy whose result nobody wanted may still write to it; the order of the stream ends that
+/// Page-locked memory to reuse. A copy that was dropped without a wait may still write to it; the order of the stream ends that
 /// copy before the next one starts.
 #[derive(Default)]
 pub(super) struct PinnedPool {

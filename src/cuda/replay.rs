@@ -77,7 +77,7 @@ impl Cuda {
         Recording::begin(self.stream());
         let guard = RecordingGuard;
         let done = work();
-        let recording = Recording::end().expect("begun above");
+        let recording = Recording::end().expect("started above");
         drop(guard);
         let sent = match &done {
             Ok(()) => self.send_recorded(recording.commands),

@@ -246,7 +246,7 @@ fn counters_of_a_kernel_become_a_table() {
 fn metrics_that_ncu_does_not_know_cost_detail_and_not_the_result() {
     let ended = Pack::new(&["ncu"]).run("profile.sh", &["ncu", "attention_forward_128_bf16"], "unknown");
     assert_eq!(ended.code, Some(0), "{}", ended.said);
-    ended.says(&["does not take all of these metrics", "Failed to find metric", "full set", "1,048,576 byte"]);
+    ended.says(&["does not accept all of these metrics", "Failed to find metric", "full set", "1,048,576 byte"]);
     let collections = ended.calls_of("ncu", "--export");
     assert_eq!(collections.len(), 2, "{collections:#?}");
     assert!(collections.iter().all(|call| call.contains("--clock-control none")), "{collections:#?}");
@@ -258,7 +258,7 @@ fn what_ncu_refuses_is_said_in_plain_words() {
     let pack = Pack::new(&["ncu"]);
     let refused = pack.run("profile.sh", &["ncu", "adamw_f32"], "refused");
     assert_eq!(refused.code, Some(1), "{}", refused.said);
-    refused.says(&["administrators alone", "NVreg_RestrictProfilingToAdminUsers=0"]);
+    refused.says(&["only administrators", "NVreg_RestrictProfilingToAdminUsers=0"]);
     assert_eq!(refused.calls_of("ncu", "").len(), 1, "asking again is of no use");
     let nothing = pack.run("profile.sh", &["ncu", "no_such_kernel"], "nothing");
     assert_eq!(nothing.code, Some(1), "{}", nothing.said);
@@ -313,8 +313,7 @@ fn what_a_sanitizer_finds_ends_with_1_and_what_a_test_does_not() {
     race.says(&["synccheck: 5 of 5 tests, nothing found"]);
     let failing = pack.run("sanitize.sh", &[], "failing");
     assert_eq!(failing.code, Some(0), "{}", failing.said);
-    failing
-        .says(&["ended with 101 without a finding of memcheck", "nothing found (a program failed for another reason"]);
+    failing.says(&["ended with 101, but memcheck found nothing", "nothing found (a program failed for another reason"]);
 }
 
 #[test]

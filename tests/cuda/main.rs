@@ -66,7 +66,7 @@ fn a_machine_without_a_driver_says_so() {
 mod child {
     use super::*;
 
-    /// The test above runs this in a separate process. Alone it proves nothing: another test may have loaded the emulator.
+    /// The test above runs this separately. Alone it proves nothing, because another test may have loaded the emulator.
     #[test]
     fn opens_without_an_emulator() {
         match Cuda::open(0, Emulation::Allowed) {

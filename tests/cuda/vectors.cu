@@ -1,5 +1,4 @@
-// The functions of kernels/common/mma.cuh, each called by one warp, for tests/cuda/vectors.rs. The test loads vectors.ptx, which
-// comes from
+// The functions of kernels/common/mma.cuh, each called by one warp. tests/cuda/vectors.rs loads vectors.ptx, compiled by
 //
 //   nvcc -ptx -std=c++17 -arch=compute_80 -o tests/cuda/vectors.ptx tests/cuda/vectors.cu
 

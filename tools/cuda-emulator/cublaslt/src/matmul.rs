@@ -51,14 +51,14 @@ impl Job {
                 let c = load(memory, &problem.c, self.c, matrix, false)?;
                 sums.iter_mut().zip(&c).for_each(|(sum, c)| *sum = c.mul_add(self.beta, *sum));
             }
-            self.finish(memory, matrix, &mut sums)?;
+            self.apply_epilogue(memory, matrix, &mut sums)?;
             store(memory, &problem.d, self.d, matrix, &sums)?;
         }
         Ok(())
     }
 
     /// Bias and activation, in f32, before the only rounding.
-    fn finish(&self, memory: &MemoryTable, matrix: u64, sums: &mut [f32]) -> Result<(), MemoryFault> {
+    fn apply_epilogue(&self, memory: &MemoryTable, matrix: u64, sums: &mut [f32]) -> Result<(), MemoryFault> {
         let rows = self.problem.rows;
         if let Some((address, stride)) = self.problem.epilogue.bias {
             let bias = Operand { element: self.problem.d.element, rows, cols: 1, leading: rows, stride };
