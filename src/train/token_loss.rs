@@ -1,6 +1,6 @@
 //! What follows the forward pass of a micro-batch: the LM head with losses of single tokens.
 
-use crate::model::forward::HeadOutput;
+use crate::model::forward::LmHeadOutput;
 use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
 use crate::ops::head::{GrpoLoss, HeadGradient, TokenLoss};
 use crate::ops::{Backend, OpError};
@@ -157,7 +157,7 @@ fn head_pass<B: Backend>(
     let whole = |buffer| b.view(buffer, 0..b.len(buffer));
     let gradient = gradient.map(|(gradients, _, kind)| HeadGradient {
         d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
-        d_weight: Some(b.view_mut(&mut gradients.weights, model.table.head.range.clone())),
+        d_weight: model.lm_head().gradient(b, &mut gradients.weights),
         row_weight: whole(&weights),
         loss: match kind {
             Loss::CrossEntropy => TokenLoss::CrossEntropy,
@@ -169,12 +169,12 @@ fn head_pass<B: Backend>(
             },
         },
     });
-    let out = HeadOutput {
+    let out = LmHeadOutput {
         logprob: b.view_mut(&mut logprob, 0..n),
         entropy: b.view_mut(&mut entropy, 0..n),
         loss: b.view_mut(&mut loss, 0..n),
     };
-    model.head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
+    model.lm_head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
     let fetch = |buffer| b.fetch(b.view(buffer, 0..n));
     Ok(RowFetch { logprob: fetch(&logprob)?, entropy: fetch(&entropy)?, loss: fetch(&loss)? })
 }
