@@ -6,6 +6,7 @@
 mod cuda_device;
 mod equality;
 mod frozen;
+mod frozen_weights;
 mod invariance;
 mod one_update;
 #[cfg(has_cuda)]
