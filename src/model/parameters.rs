@@ -195,7 +195,7 @@ impl ParameterTable {
         self.parameters[self.parameters.partition_point(|parameter| parameter.offset < range.start)].trainable
     }
 
-    /// Whether training changes the embedding or a layer below `layer`: then a backward pass goes on below it.
+    /// Whether training changes the embedding or a layer below `layer`: if not, a backward pass can end at `layer`.
     pub fn trains_below(&self, layer: usize) -> bool {
         let trains_layer = |layer: &LayerTable| layer.ranges().into_iter().any(|range| self.trains(range));
         self.trains(&self.embedding.range) || self.layers[..layer].iter().any(trains_layer)

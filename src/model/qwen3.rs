@@ -117,6 +117,7 @@ impl<B: Backend> Qwen3<B> {
         })
     }
 
+    /// The matrix that gives logits.
     pub fn lm_head(&self) -> &Projection<B> {
         &self.lm_head
     }
@@ -236,11 +237,16 @@ mod tests {
                 let range = parameter.range();
                 let holds =
                     |tensor: &&Tensor<'_, Cpu>| tensor.range.start <= range.start && range.end <= tensor.range.end;
-                let homes: Vec<_> = tensors.iter().filter(holds).collect();
-                let [home] = homes[..] else { panic!("{} lies in {} tensors", parameter.name, homes.len()) };
-                assert_eq!(home.weight_decay, if parameter.shape.len() == 2 { 0.5 } else { 0.0 }, "{}", parameter.name);
+                let containing: Vec<_> = tensors.iter().filter(holds).collect();
+                let [tensor] = containing[..] else { panic!("{} is in {} tensors", parameter.name, containing.len()) };
+                assert_eq!(
+                    tensor.weight_decay,
+                    if parameter.shape.len() == 2 { 0.5 } else { 0.0 },
+                    "{}",
+                    parameter.name
+                );
             }
-            // All that `refresh` prepares: four matrices a layer and the head.
+            // All that `refresh` prepares: four matrices a layer and the LM head.
             let prepared = tensors.iter().filter(|tensor| tensor.prepared.is_some()).count();
             assert_eq!(prepared, 4 * config.num_hidden_layers + 1, "tied {tied}");
         }
