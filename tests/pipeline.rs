@@ -5,6 +5,7 @@ mod common;
 mod pipeline {
     mod equality;
     mod frozen;
+    mod frozen_weights;
     mod invariance;
     mod one_update;
     #[cfg(has_cuda)]

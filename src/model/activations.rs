@@ -1,5 +1,7 @@
 //! The table of every buffer a forward pass fills, with its shape.
 
+use std::ops::Range;
+
 use super::Qwen3Config;
 use crate::tensor::{Device, DeviceError};
 
@@ -31,20 +33,20 @@ pub struct LayerActivations<D: Device> {
 
 /// All buffers of a forward pass, for up to `capacity` tokens.
 ///
-/// A training pass keeps every layer; an inference pass uses one layer's buffers over and over. Stage s of the residual
-/// stream is the embedding for s = 0, after layer l's attention for s = 2l + 1, after its MLP for s = 2l + 2.
+/// A training pass keeps every layer; an inference pass has the buffers of one layer, and all layers write to them. Stage s of the
+/// residual stream is the embedding for s = 0, after layer l's attention for s = 2l + 1, after its MLP for s = 2l + 2.
 pub struct Activations<D: Device> {
     pub capacity: usize,
     pub(super) layers: Vec<LayerActivations<D>>,
-    /// [T, H] a stage: all 2·layers + 1 of them, or two in turn
+    /// [T, H] a stage: all 2·layers + 1 of them, or two that stages share alternately
     pub(super) residual: Vec<D::Buffer<D::Compute>>,
     /// [T, H], what a block adds to the residual stream
     pub delta: D::Buffer<D::Compute>,
-    /// [T, H], after the last norm: what the head reads
+    /// [T, H], after the last norm: what the LM head reads
     pub hidden: D::Buffer<D::Compute>,
     /// [T]
     pub final_inv_rms: D::Buffer<f32>,
-    /// [T] each: the batch on the device
+    /// [T] each: the batch's numbers on the device
     pub ids: D::Buffer<u32>,
     pub positions: D::Buffer<u32>,
     pub kv_rows: D::Buffer<u32>,
@@ -109,7 +111,11 @@ impl<D: Device> Activations<D> {
 /// Residual stages `stage − 1`, to be read, and `stage`, to be written.
 pub(super) fn two_stages<T>(residual: &mut [T], stage: usize) -> (&T, &mut T) {
     let count = residual.len();
-    let places = [(stage - 1) % count, stage % count];
-    let [before, after] = residual.get_disjoint_mut(places).expect("two stages or more");
+    let [before, after] = residual.get_disjoint_mut([(stage - 1) % count, stage % count]).expect("two stages or more");
     (before, after)
+}
+
+/// The elements of `rows` of a [_, cols] buffer.
+pub(super) fn elements(rows: &Range<usize>, cols: usize) -> Range<usize> {
+    rows.start * cols..rows.end * cols
 }

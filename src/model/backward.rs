@@ -1,21 +1,23 @@
-//! The backward pass, written out in the reverse order of the forward pass.
+//! The backward pass, written out over the ops in the reverse order of the forward pass.
 
+use std::ops::Range;
+
+use super::projection::ProjectionBackward;
 use super::qwen3::Qwen3;
 use super::{Activations, Batch, KvPool, Qwen3Config};
 use crate::ops::attention::AttentionBackward;
 use crate::ops::embedding::EmbeddingBackward;
-use crate::ops::linear::{LinearBackwardInput, LinearBackwardWeight};
 use crate::ops::qk_norm_rope::QkNormRopeBackward;
 use crate::ops::rmsnorm::RmsNormBackward;
 use crate::ops::swiglu::SwigluBackward;
 use crate::ops::{Backend, OpResult};
-use crate::tensor::{Device, DeviceError};
+use crate::tensor::{Device, DeviceError, Mut};
 
 /// Gradients of the weights, and the buffers a backward pass works in. T = tokens, H = hidden, I = intermediate.
 pub struct Gradients<D: Device> {
     /// [arena], accumulated over micro-batches until cleared
     pub weights: D::Buffer<f32>,
-    /// [T, H], of the model's last hidden state: where the loss puts its gradient
+    /// [T, H], of the model's last hidden state; the loss writes it
     pub d_hidden: D::Buffer<D::Compute>,
     /// [T, H], of the residual stream
     d_residual: D::Buffer<D::Compute>,
@@ -66,7 +68,8 @@ impl<D: Device> Gradients<D> {
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// Adds the gradients of all weights, given `grads.d_hidden` and a forward pass that kept its activations.
+    /// Adds the gradients of all weights that are trained, given `grads.d_hidden` and a forward pass that kept its activations.
+    /// Ends at the lowest weight that is trained.
     ///
     /// `pool` must be the pool of that forward pass and hold this batch alone: as many rows as the batch has tokens.
     pub fn backward(
@@ -81,7 +84,7 @@ impl<B: Backend> Qwen3<B> {
         let hidden = 0..t * c.hidden_size;
         b.rmsnorm_backward(RmsNormBackward {
             d_sum: b.view_mut(&mut grads.d_residual, hidden.clone()),
-            d_weight: Some(b.view_mut(&mut grads.weights, self.table.final_norm.clone())),
+            d_weight: self.norm_gradient(&self.table.final_norm, &mut grads.weights),
             d_out: b.view(&grads.d_hidden, hidden.clone()),
             sum: b.view(acts.residual(2 * c.num_hidden_layers), hidden.clone()),
             inv_rms: b.view(&acts.final_inv_rms, 0..t),
@@ -91,11 +94,17 @@ impl<B: Backend> Qwen3<B> {
             overwrite: true,
         })?;
         for layer in (0..c.num_hidden_layers).rev() {
+            if !self.table.trains_below(layer + 1) {
+                return Ok(());
+            }
             b.range(|| format!("layer {layer} mlp backward"), || self.mlp_backward(layer, t, acts, grads))?;
             b.range(
                 || format!("layer {layer} attention backward"),
                 || self.attention_block_backward(layer, batch, pool, acts, grads),
             )?;
+        }
+        if !self.table.trains(&self.table.embedding.range) {
+            return Ok(());
         }
         b.embedding_backward(EmbeddingBackward {
             d_table: b.view_mut(&mut grads.weights, self.table.embedding.range.clone()),
@@ -107,25 +116,25 @@ impl<B: Backend> Qwen3<B> {
         })
     }
 
+    /// The part of the gradients that belongs to a norm; `None` where it is frozen.
+    fn norm_gradient<'a>(&self, range: &Range<usize>, gradients: &'a mut B::Buffer<f32>) -> Option<Mut<'a, B, f32>> {
+        self.table.trains(range).then(|| self.backend.view_mut(gradients, range.clone()))
+    }
+
     fn mlp_backward(&self, layer: usize, t: usize, acts: &Activations<B>, grads: &mut Gradients<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
-        let (weights, places, saved) = (&self.layers[layer], &self.table.layers[layer], acts.layer(layer));
+        let (projections, table, saved) = (&self.layers[layer], &self.table.layers[layer], acts.layer(layer));
         let (hidden, inter) = (0..t * c.hidden_size, 0..t * c.intermediate_size);
-        b.linear_backward_weight(LinearBackwardWeight {
-            d_weight: b.view_mut(&mut grads.weights, places.down.range.clone()),
-            d_out: b.view(&grads.d_residual, hidden.clone()),
-            x: b.view(&saved.gated, inter.clone()),
-            rows: t,
-            sizes: places.down.sizes,
-        })?;
-        b.linear_backward_input(LinearBackwardInput {
-            d_x: b.view_mut(&mut grads.d_gated, inter.clone()),
-            d_out: b.view(&grads.d_residual, hidden.clone()),
-            weight: &weights.down,
-            rows: t,
-            sizes: places.down.sizes,
-            accumulate: false,
-        })?;
+        projections.down.backward(
+            b,
+            ProjectionBackward {
+                d_x: Some(&mut grads.d_gated),
+                d_weights: &mut grads.weights,
+                d_out: &grads.d_residual,
+                x: &saved.gated,
+                rows: t,
+            },
+        )?;
         b.swiglu_backward(SwigluBackward {
             d_gate_up: b.view_mut(&mut grads.d_gate_up, 0..2 * inter.end),
             d_out: b.view(&grads.d_gated, inter.clone()),
@@ -133,28 +142,23 @@ impl<B: Backend> Qwen3<B> {
             rows: t,
             cols: c.intermediate_size,
         })?;
-        b.linear_backward_weight(LinearBackwardWeight {
-            d_weight: b.view_mut(&mut grads.weights, places.gate_up.range.clone()),
-            d_out: b.view(&grads.d_gate_up, 0..2 * inter.end),
-            x: b.view(&saved.mlp_norm, hidden.clone()),
-            rows: t,
-            sizes: places.gate_up.sizes,
-        })?;
-        b.linear_backward_input(LinearBackwardInput {
-            d_x: b.view_mut(&mut grads.d_norm, hidden.clone()),
-            d_out: b.view(&grads.d_gate_up, 0..2 * inter.end),
-            weight: &weights.gate_up,
-            rows: t,
-            sizes: places.gate_up.sizes,
-            accumulate: false,
-        })?;
+        projections.gate_up.backward(
+            b,
+            ProjectionBackward {
+                d_x: Some(&mut grads.d_norm),
+                d_weights: &mut grads.weights,
+                d_out: &grads.d_gate_up,
+                x: &saved.mlp_norm,
+                rows: t,
+            },
+        )?;
         b.rmsnorm_backward(RmsNormBackward {
             d_sum: b.view_mut(&mut grads.d_residual, hidden.clone()),
-            d_weight: Some(b.view_mut(&mut grads.weights, places.mlp_norm.clone())),
+            d_weight: self.norm_gradient(&table.mlp_norm, &mut grads.weights),
             d_out: b.view(&grads.d_norm, hidden.clone()),
             sum: b.view(acts.residual(2 * layer + 1), hidden),
             inv_rms: b.view(&saved.mlp_inv_rms, 0..t),
-            weight: self.norm(&places.mlp_norm),
+            weight: self.norm(&table.mlp_norm),
             rows: t,
             cols: c.hidden_size,
             overwrite: false,
@@ -170,46 +174,40 @@ impl<B: Backend> Qwen3<B> {
         grads: &mut Gradients<B>,
     ) -> OpResult {
         let (b, c, t) = (&self.backend, &self.config, batch.tokens());
-        let (weights, places, saved) = (&self.layers[layer], &self.table.layers[layer], acts.layer(layer));
-        let (hidden, q) = (0..t * c.hidden_size, 0..t * c.q_dim());
-        b.linear_backward_weight(LinearBackwardWeight {
-            d_weight: b.view_mut(&mut grads.weights, places.o.range.clone()),
-            d_out: b.view(&grads.d_residual, hidden.clone()),
-            x: b.view(&saved.attention, q.clone()),
-            rows: t,
-            sizes: places.o.sizes,
-        })?;
-        b.linear_backward_input(LinearBackwardInput {
-            d_x: b.view_mut(&mut grads.d_attention, q),
-            d_out: b.view(&grads.d_residual, hidden.clone()),
-            weight: &weights.o,
-            rows: t,
-            sizes: places.o.sizes,
-            accumulate: false,
-        })?;
+        let (projections, table, saved) = (&self.layers[layer], &self.table.layers[layer], acts.layer(layer));
+        projections.o.backward(
+            b,
+            ProjectionBackward {
+                d_x: Some(&mut grads.d_attention),
+                d_weights: &mut grads.weights,
+                d_out: &grads.d_residual,
+                x: &saved.attention,
+                rows: t,
+            },
+        )?;
         self.attention_core_backward(layer, batch, pool, acts, grads)?;
-        b.linear_backward_weight(LinearBackwardWeight {
-            d_weight: b.view_mut(&mut grads.weights, places.qkv.range.clone()),
-            d_out: b.view(&grads.d_qkv, 0..t * c.qkv_dim()),
-            x: b.view(&saved.attention_norm, hidden.clone()),
-            rows: t,
-            sizes: places.qkv.sizes,
-        })?;
-        b.linear_backward_input(LinearBackwardInput {
-            d_x: b.view_mut(&mut grads.d_norm, hidden.clone()),
-            d_out: b.view(&grads.d_qkv, 0..t * c.qkv_dim()),
-            weight: &weights.qkv,
-            rows: t,
-            sizes: places.qkv.sizes,
-            accumulate: false,
-        })?;
+        let continues = self.table.trains(&table.attention_norm) || self.table.trains_below(layer);
+        projections.qkv.backward(
+            b,
+            ProjectionBackward {
+                d_x: continues.then_some(&mut grads.d_norm),
+                d_weights: &mut grads.weights,
+                d_out: &grads.d_qkv,
+                x: &saved.attention_norm,
+                rows: t,
+            },
+        )?;
+        if !continues {
+            return Ok(());
+        }
+        let hidden = 0..t * c.hidden_size;
         b.rmsnorm_backward(RmsNormBackward {
             d_sum: b.view_mut(&mut grads.d_residual, hidden.clone()),
-            d_weight: Some(b.view_mut(&mut grads.weights, places.attention_norm.clone())),
+            d_weight: self.norm_gradient(&table.attention_norm, &mut grads.weights),
             d_out: b.view(&grads.d_norm, hidden.clone()),
             sum: b.view(acts.residual(2 * layer), hidden),
             inv_rms: b.view(&saved.attention_inv_rms, 0..t),
-            weight: self.norm(&places.attention_norm),
+            weight: self.norm(&table.attention_norm),
             rows: t,
             cols: c.hidden_size,
             overwrite: false,
@@ -226,7 +224,7 @@ impl<B: Backend> Qwen3<B> {
         grads: &mut Gradients<B>,
     ) -> OpResult {
         let (b, c, t) = (&self.backend, &self.config, batch.tokens());
-        let (places, saved, kv) = (&self.table.layers[layer], acts.layer(layer), pool.layer(layer));
+        let (table, saved, kv) = (&self.table.layers[layer], acts.layer(layer), pool.layer(layer));
         let (q, k) = (0..t * c.q_dim(), 0..t * c.kv_dim());
         let heads = c.num_attention_heads;
         b.clear(b.view_mut(&mut grads.d_k, k.clone()))?;
@@ -244,20 +242,20 @@ impl<B: Backend> Qwen3<B> {
             segments: &batch.segments,
             sizes: self.attention_sizes(t),
         })?;
-        // Two norm weights are two disjoint stretches of one arena: split it between them.
-        let (first, second) = (places.q_norm.clone(), places.k_norm.clone());
-        let [d_q_weight, d_k_weight] = b.view_two(&mut grads.weights, [first, second]);
+        // Both gradients lie in one arena: `view_two` borrows it once for both.
+        let norms = [table.q_norm.clone(), table.k_norm.clone()];
+        let [d_q_weight, d_k_weight] = b.view_two(&mut grads.weights, norms);
         b.qk_norm_rope_backward(QkNormRopeBackward {
             d_qkv: b.view_mut(&mut grads.d_qkv, 0..t * c.qkv_dim()),
-            d_q_weight: Some(d_q_weight),
-            d_k_weight: Some(d_k_weight),
+            d_q_weight: self.table.trains(&table.q_norm).then_some(d_q_weight),
+            d_k_weight: self.table.trains(&table.k_norm).then_some(d_k_weight),
             d_q: b.view(&grads.d_q, q),
             d_k_pool: b.view(&grads.d_k, k.clone()),
             d_v_pool: b.view(&grads.d_v, k),
             qkv: b.view(&saved.qkv, 0..t * c.qkv_dim()),
             inv_rms: b.view(&saved.qk_inv_rms, 0..t * (heads + c.num_key_value_heads)),
-            q_weight: self.norm(&places.q_norm),
-            k_weight: self.norm(&places.k_norm),
+            q_weight: self.norm(&table.q_norm),
+            k_weight: self.norm(&table.k_norm),
             rope: b.view(&self.rope, 0..self.rope_rows * c.head_dim),
             positions: b.view(&acts.positions, 0..t),
             kv_rows: b.view(&acts.kv_rows, 0..t),

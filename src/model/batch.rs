@@ -1,4 +1,4 @@
-//! What one forward pass reads: tokens, where they stand, where their keys go, and which keys they see.
+//! What one forward pass reads: tokens, their positions, the pool rows of their keys and values, and which keys they attend to.
 
 use std::ops::Range;
 
@@ -25,14 +25,14 @@ impl Batch {
         self.ids.len()
     }
 
-    /// Says that rows before `first`, where a segment begins, are not read after the layers: the last layer computes their
-    /// keys and values and nothing else of them. Call it after the last token has been added.
+    /// Marks the rows before `first`, where a segment begins, as not read after the layers: of these, the last layer computes
+    /// only keys and values. Call it after the last token has been added.
     pub fn read_from(&mut self, first: usize) {
         self.first_read = first;
         self.read_segments = if first == 0 { SegmentTable::default() } else { self.segments.from_query(first) };
     }
 
-    /// The rows whose hidden state the layers leave behind.
+    /// The rows whose last hidden state is computed.
     pub fn read_rows(&self) -> Range<usize> {
         self.first_read..self.tokens()
     }
@@ -42,9 +42,9 @@ impl Batch {
         if self.first_read == 0 { &self.segments } else { &self.read_segments }
     }
 
-    /// Adds tokens that continue a sequence whose first `start` tokens lie in the runs `prefix` of the pool. Keys go to
-    /// the pool row of the token's own index in the batch: for a pool that holds just this batch.
-    /// Returns the run of the new tokens, for later tokens to see.
+    /// Adds tokens that continue a sequence whose first `start` tokens are in the runs `prefix` of the pool. Token i of the batch
+    /// gets pool row i: for a pool that holds only this batch. Returns the run of the new tokens, so that later tokens can attend
+    /// to them.
     pub fn push_own(&mut self, ids: &[u32], start: usize, prefix: &[Run]) -> Run {
         let run = Run { start: self.tokens() as u32, len: ids.len() as u32 };
         self.kv_rows.extend(run.start..run.start + run.len);
@@ -54,7 +54,7 @@ impl Batch {
         run
     }
 
-    /// A whole sequence on its own.
+    /// Adds a whole sequence, without a prefix.
     pub fn push_sequence(&mut self, ids: &[u32]) -> Run {
         self.push_own(ids, 0, &[])
     }

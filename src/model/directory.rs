@@ -56,7 +56,7 @@ pub fn save(directory: &Path, config: &Qwen3Config, weights: &[f32], dtype: DTyp
             "pad_token_id": config.pad_token_id,
         }),
     )?;
-    // Last: a directory with a config.json is a whole one.
+    // Written last: a directory with a config.json is complete.
     json("config.json", &config.to_json())
 }
 

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::activations::two_stages;
+use super::activations::{elements, two_stages};
 use super::qwen3::{EmbeddingTable, Qwen3};
 use super::{Activations, Batch, KvPool};
 use crate::ops::attention::{AttentionForward, AttentionSizes};
 use crate::ops::embedding::EmbeddingForward;
-use crate::ops::linear::LinearForward;
 use crate::ops::lm_head::{LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss};
 use crate::ops::qk_norm_rope::{HeadSizes, QkNormRopeForward};
 use crate::ops::rmsnorm::{Residual, RmsNormForward};
@@ -15,7 +14,7 @@ use crate::ops::swiglu::SwigluForward;
 use crate::ops::{Backend, OpResult};
 use crate::tensor::{Mut, Ref};
 
-/// Numbers of selected rows, as [`LmHeadLoss`] leaves them.
+/// Results of the selected rows, as [`LmHeadLoss`] writes them.
 pub struct LmHeadOutput<'a, B: Backend> {
     pub logprob: Mut<'a, B, f32>,
     pub entropy: Mut<'a, B, f32>,
@@ -23,14 +22,14 @@ pub struct LmHeadOutput<'a, B: Backend> {
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// Runs the layers over a batch. Keys and values go to `pool`; `acts.hidden` [tokens, hidden] is what the head reads: of
-    /// the batch's `read_rows`, which must be all where a backward pass is to follow.
+    /// Runs the layers over a batch. Keys and values go to `pool`; `acts.hidden` [tokens, hidden] is what the LM head
+    /// reads. Only the batch's `read_rows` are computed; a backward pass needs them to be all rows.
     pub fn forward(&self, batch: &Batch, pool: &mut KvPool<B>, acts: &mut Activations<B>) -> OpResult {
         self.load(batch, pool, acts)?;
         self.forward_loaded(batch, pool, acts)
     }
 
-    /// Gives the device all that [`Self::forward_loaded`] reads of a batch.
+    /// Copies to the device what [`Self::forward_loaded`] reads of a batch.
     pub fn load(&self, batch: &Batch, pool: &KvPool<B>, acts: &mut Activations<B>) -> OpResult {
         let (b, t) = (&self.backend, batch.tokens());
         assert!(t <= acts.capacity, "a batch of {t} tokens in activations for {}", acts.capacity);
@@ -45,7 +44,7 @@ impl<B: Backend> Qwen3<B> {
         b.attention_prepare(&batch.segments, &self.attention_sizes(pool.rows))
     }
 
-    /// [`Self::forward`] of the batch that was loaded last: work of the device alone, which can be replayed.
+    /// [`Self::forward`] of the batch that was loaded last. Nothing is copied from the host, so that it can be replayed.
     pub fn forward_loaded(&self, batch: &Batch, pool: &mut KvPool<B>, acts: &mut Activations<B>) -> OpResult {
         let (b, c, t) = (&self.backend, &self.config, batch.tokens());
         b.range(
@@ -65,7 +64,7 @@ impl<B: Backend> Qwen3<B> {
         )
     }
 
-    /// Rows that a layer works on once their keys and values are known.
+    /// Rows that a layer computes beyond their keys and values.
     fn rows(&self, layer: usize, batch: &Batch) -> Range<usize> {
         if layer + 1 == self.config.num_hidden_layers { batch.read_rows() } else { 0..batch.tokens() }
     }
@@ -79,8 +78,8 @@ impl<B: Backend> Qwen3<B> {
                 let (hidden, vocab) = (c.hidden_size, c.vocab_size);
                 b.embedding_forward(EmbeddingForward { out, table, ids, tokens: t, hidden, vocab })
             }
-            EmbeddingTable::LmHead(weight) => {
-                b.lm_head_embedding(LmHeadEmbedding { out, weight, ids, sizes: self.table.head.sizes })
+            EmbeddingTable::LmHead(lm_head) => {
+                b.lm_head_embedding(LmHeadEmbedding { out, weight: lm_head.weight(), ids, sizes: lm_head.sizes() })
             }
         }
     }
@@ -94,7 +93,7 @@ impl<B: Backend> Qwen3<B> {
         acts: &mut Activations<B>,
     ) -> OpResult {
         let (b, c, t) = (&self.backend, &self.config, batch.tokens());
-        let (weights, places) = (&self.layers[layer], &self.table.layers[layer]);
+        let (projections, table) = (&self.layers[layer], &self.table.layers[layer]);
         self.norm_into_attention(layer, t, acts)?;
         let pool_rows = pool.rows;
         let kv = pool.layer_mut(layer);
@@ -102,21 +101,15 @@ impl<B: Backend> Qwen3<B> {
         let Activations { layers, delta, positions, kv_rows, .. } = acts;
         let count = layers.len();
         let acts_layer = &mut layers[layer % count];
-        b.linear_forward(LinearForward {
-            out: b.view_mut(&mut acts_layer.qkv, 0..t * c.qkv_dim()),
-            x: b.view(&acts_layer.attention_norm, 0..t * c.hidden_size),
-            weight: &weights.qkv,
-            rows: t,
-            sizes: places.qkv.sizes,
-        })?;
+        projections.qkv.forward(b, &mut acts_layer.qkv, &acts_layer.attention_norm, &(0..t))?;
         b.qk_norm_rope_forward(QkNormRopeForward {
             q: b.view_mut(&mut acts_layer.q, 0..t * c.q_dim()),
             k_pool: b.view_mut(&mut kv.k, 0..pool_len),
             v_pool: b.view_mut(&mut kv.v, 0..pool_len),
             inv_rms: b.view_mut(&mut acts_layer.qk_inv_rms, 0..t * (c.num_attention_heads + c.num_key_value_heads)),
             qkv: b.view(&acts_layer.qkv, 0..t * c.qkv_dim()),
-            q_weight: self.norm(&places.q_norm),
-            k_weight: self.norm(&places.k_norm),
+            q_weight: self.norm(&table.q_norm),
+            k_weight: self.norm(&table.k_norm),
             rope: b.view(&self.rope, 0..self.rope_rows * c.head_dim),
             positions: b.view(positions, 0..t),
             kv_rows: b.view(kv_rows, 0..t),
@@ -128,21 +121,15 @@ impl<B: Backend> Qwen3<B> {
             return Ok(());
         }
         b.attention_forward(AttentionForward {
-            out: b.view_mut(&mut acts_layer.attention, of(&rows, c.q_dim())),
-            log_sum_exp: Some(b.view_mut(&mut acts_layer.log_sum_exp, of(&rows, c.num_attention_heads))),
-            q: b.view(&acts_layer.q, of(&rows, c.q_dim())),
+            out: b.view_mut(&mut acts_layer.attention, elements(&rows, c.q_dim())),
+            log_sum_exp: Some(b.view_mut(&mut acts_layer.log_sum_exp, elements(&rows, c.num_attention_heads))),
+            q: b.view(&acts_layer.q, elements(&rows, c.q_dim())),
             k_pool: b.view(&kv.k, 0..pool_len),
             v_pool: b.view(&kv.v, 0..pool_len),
             segments: if rows.start == 0 { &batch.segments } else { batch.read_segments() },
             sizes: self.attention_sizes(pool_rows),
         })?;
-        b.linear_forward(LinearForward {
-            out: b.view_mut(delta, of(&rows, c.hidden_size)),
-            x: b.view(&acts_layer.attention, of(&rows, c.q_dim())),
-            weight: &weights.o,
-            rows: rows.len(),
-            sizes: places.o.sizes,
-        })
+        projections.o.forward(b, delta, &acts_layer.attention, &rows)
     }
 
     fn norm_into_attention(&self, layer: usize, t: usize, acts: &mut Activations<B>) -> OpResult {
@@ -173,8 +160,8 @@ impl<B: Backend> Qwen3<B> {
     /// Stage 2·layer + 1: what attention added, norm, gate and up, SwiGLU, down projection into `delta`.
     fn mlp_block(&self, layer: usize, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
-        let (weights, places) = (&self.layers[layer], &self.table.layers[layer]);
-        let hidden = of(&rows, c.hidden_size);
+        let (projections, table) = (&self.layers[layer], &self.table.layers[layer]);
+        let hidden = elements(&rows, c.hidden_size);
         let Activations { layers, residual, delta, .. } = acts;
         let count = layers.len();
         let acts_layer = &mut layers[layer % count];
@@ -183,37 +170,25 @@ impl<B: Backend> Qwen3<B> {
             out: b.view_mut(&mut acts_layer.mlp_norm, hidden.clone()),
             inv_rms: b.view_mut(&mut acts_layer.mlp_inv_rms, rows.clone()),
             residual: Some(Residual { sum: b.view_mut(after, hidden.clone()), delta: b.view(delta, hidden.clone()) }),
-            x: b.view(before, hidden.clone()),
-            weight: self.norm(&places.mlp_norm),
+            x: b.view(before, hidden),
+            weight: self.norm(&table.mlp_norm),
             rows: rows.len(),
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
         })?;
-        b.linear_forward(LinearForward {
-            out: b.view_mut(&mut acts_layer.gate_up, of(&rows, 2 * c.intermediate_size)),
-            x: b.view(&acts_layer.mlp_norm, hidden.clone()),
-            weight: &weights.gate_up,
-            rows: rows.len(),
-            sizes: places.gate_up.sizes,
-        })?;
+        projections.gate_up.forward(b, &mut acts_layer.gate_up, &acts_layer.mlp_norm, &rows)?;
         b.swiglu_forward(SwigluForward {
-            out: b.view_mut(&mut acts_layer.gated, of(&rows, c.intermediate_size)),
-            gate_up: b.view(&acts_layer.gate_up, of(&rows, 2 * c.intermediate_size)),
+            out: b.view_mut(&mut acts_layer.gated, elements(&rows, c.intermediate_size)),
+            gate_up: b.view(&acts_layer.gate_up, elements(&rows, 2 * c.intermediate_size)),
             rows: rows.len(),
             cols: c.intermediate_size,
         })?;
-        b.linear_forward(LinearForward {
-            out: b.view_mut(delta, hidden),
-            x: b.view(&acts_layer.gated, of(&rows, c.intermediate_size)),
-            weight: &weights.down,
-            rows: rows.len(),
-            sizes: places.down.sizes,
-        })
+        projections.down.forward(b, delta, &acts_layer.gated, &rows)
     }
 
     fn final_norm(&self, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
-        let size = of(&rows, c.hidden_size);
+        let size = elements(&rows, c.hidden_size);
         let Activations { residual, delta, hidden, final_inv_rms, .. } = acts;
         let (before, after) = two_stages(residual, 2 * c.num_hidden_layers);
         b.rmsnorm_forward(RmsNormForward {
@@ -237,21 +212,21 @@ impl<B: Backend> Qwen3<B> {
         out: Mut<'a, B, f32>,
     ) -> OpResult {
         self.backend.range(
-            || "head logits".into(),
+            || "lm_head logits".into(),
             || {
                 self.backend.lm_head_logits(LmHeadLogits {
                     out,
                     hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
-                    weight: &self.head,
+                    weight: self.lm_head.weight(),
                     rows,
                     tokens,
-                    sizes: self.table.head.sizes,
+                    sizes: self.lm_head.sizes(),
                 })
             },
         )
     }
 
-    /// Log-probabilities (and with `gradient` the loss and its gradient) of targets at chosen rows of the last forward pass.
+    /// Log-probabilities of targets at chosen rows of the last forward pass, and with `gradient` the loss and its gradient.
     #[allow(clippy::too_many_arguments)]
     pub fn lm_head_loss<'a>(
         &'a self,
@@ -264,7 +239,7 @@ impl<B: Backend> Qwen3<B> {
         gradient: Option<LmHeadGradient<'a, B>>,
     ) -> OpResult {
         self.backend.range(
-            || "head loss".into(),
+            || "lm_head loss".into(),
             || {
                 self.backend.lm_head_loss(LmHeadLoss {
                     logprob: out.logprob,
@@ -272,13 +247,13 @@ impl<B: Backend> Qwen3<B> {
                     loss: out.loss,
                     gradient,
                     hidden: self.backend.view(&acts.hidden, 0..tokens * self.config.hidden_size),
-                    weight: &self.head,
+                    weight: self.lm_head.weight(),
                     rows,
                     targets,
                     temperature,
                     tokens,
                     chunk_rows: self.lm_head_chunk_rows,
-                    sizes: self.table.head.sizes,
+                    sizes: self.lm_head.sizes(),
                 })
             },
         )
@@ -304,9 +279,4 @@ impl<B: Backend> Qwen3<B> {
             scale: 1.0 / (self.config.head_dim as f32).sqrt(),
         }
     }
-}
-
-/// The elements of rows of a [_, cols] buffer.
-fn of(rows: &Range<usize>, cols: usize) -> Range<usize> {
-    rows.start * cols..rows.end * cols
 }

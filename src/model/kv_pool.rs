@@ -3,7 +3,8 @@
 use super::Qwen3Config;
 use crate::tensor::{Device, DeviceError};
 
-/// Rows of keys and of values, [rows, kv_heads, head_dim] a layer. Which sequence owns which row is the caller's affair.
+/// Rows of keys and of values, [rows, kv_heads, head_dim] a layer. The caller decides which sequence owns
+/// which row.
 pub struct KvPool<D: Device> {
     pub rows: usize,
     layers: Vec<Layer<D>>,
@@ -21,7 +22,7 @@ impl<D: Device> KvPool<D> {
         Self::with_layers(device, config, rows, config.num_hidden_layers)
     }
 
-    /// A pool whose `layers` are used in turn: one is enough for a forward pass that keeps nothing.
+    /// A pool of `layers`, which a model's layers share: one is enough for a forward pass that keeps nothing.
     pub fn with_layers(device: &D, config: &Qwen3Config, rows: usize, layers: usize) -> Result<Self, DeviceError> {
         let len = rows * config.kv_dim();
         let layer = |_| Ok(Layer { k: device.zeros(len)?, v: device.zeros(len)? });

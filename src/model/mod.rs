@@ -1,4 +1,4 @@
-//! Qwen3: shapes, parameters, activations, forward and backward, and its directory on disk.
+//! Qwen3: shapes, parameters, projections, activations, forward and backward, and its directory on disk.
 
 pub mod activations;
 pub mod backward;
@@ -8,6 +8,7 @@ pub mod directory;
 pub mod forward;
 pub mod kv_pool;
 pub mod parameters;
+pub mod projection;
 pub mod qwen3;
 pub mod rope;
 
@@ -17,4 +18,5 @@ pub use batch::Batch;
 pub use config::Qwen3Config;
 pub use kv_pool::KvPool;
 pub use parameters::{Parameter, ParameterTable};
+pub use projection::Projection;
 pub use qwen3::Qwen3;

@@ -1,7 +1,7 @@
-//! The one table of parameters: name, shape, place in the flat arena.
+//! The one table of parameters: name, shape, whether it is trained, range in the flat arena.
 //!
 //! Weights, gradients and both moments are arenas with this layout. Matrices come first and norm weights last, so that
-//! weight decay is one contiguous range; q, k, v and gate, up lie next to each other, so that each group is one product.
+//! weight decay is one contiguous range; q, k, v and gate, up lie next to each other, so that each group is one matmul.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::ops::cpu::memory::untouched_zeros;
 use crate::ops::linear::LinearSizes;
 use crate::random::{Stream, unit};
 
-/// Elements that every product's weights and every norm start on a multiple of.
+/// In elements: every matrix and every norm starts on a multiple of this.
 const ALIGNMENT: usize = 16;
 
 /// One named tensor of the model, as a checkpoint names it.
@@ -22,7 +22,7 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// First element in the arena.
     pub offset: usize,
-    /// Whether training changes it; a frozen parameter gets no gradient and no moments.
+    /// Whether training changes it. A frozen parameter gets no gradient and no update.
     pub trainable: bool,
 }
 
@@ -40,14 +40,14 @@ impl Parameter {
     }
 }
 
-/// A stretch of the arena that is multiplied as one matrix.
+/// A range of the arena that is multiplied as one matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     pub range: Range<usize>,
     pub sizes: LinearSizes,
 }
 
-/// Where one layer's weights lie.
+/// The ranges of one layer's weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerTable {
     /// [q_dim + 2·kv_dim, hidden]
@@ -68,31 +68,40 @@ pub struct LayerTable {
     pub mlp_norm: Range<usize>,
 }
 
-/// Every parameter of a model, and where the model finds its weights.
+impl LayerTable {
+    fn ranges(&self) -> [&Range<usize>; 8] {
+        let Self { qkv, o, gate_up, down, attention_norm, q_norm, k_norm, mlp_norm } = self;
+        [&qkv.range, &o.range, &gate_up.range, &down.range, attention_norm, q_norm, k_norm, mlp_norm]
+    }
+}
+
+/// Every parameter of a model, and the ranges in which the model finds them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterTable {
+    config: Qwen3Config,
+    /// In the order of their offsets
     parameters: Vec<Parameter>,
     pub layers: Vec<LayerTable>,
     /// [vocab, hidden]
     pub embedding: Matrix,
     /// [vocab, hidden]; the embedding itself when tied
-    pub head: Matrix,
+    pub lm_head: Matrix,
     /// [hidden]
     pub final_norm: Range<usize>,
     /// Elements of an arena.
     len: usize,
-    /// Elements before this one take weight decay, those from it on (norms) do not.
+    /// Elements before this one take weight decay; the others, which are norms, do not.
     decayed: usize,
 }
 
-/// Lays parameters one after another.
+/// Assigns offsets to parameters, one after another.
 struct Layout {
     parameters: Vec<Parameter>,
     len: usize,
 }
 
 impl Layout {
-    /// Adds tensors without a gap between them and returns the stretch they cover.
+    /// Adds tensors without a gap between them and returns their range.
     fn push(&mut self, tensors: &[(String, &[usize])]) -> Range<usize> {
         self.len = self.len.next_multiple_of(ALIGNMENT);
         let start = self.len;
@@ -113,6 +122,7 @@ impl Layout {
 }
 
 impl ParameterTable {
+    /// All parameters are trained.
     pub fn new(config: &Qwen3Config) -> Self {
         let c = config;
         let mut layout = Layout { parameters: Vec::new(), len: 0 };
@@ -141,7 +151,7 @@ impl ParameterTable {
                 mlp_norm: 0..0,
             });
         }
-        let head = if c.tie_word_embeddings {
+        let lm_head = if c.tie_word_embeddings {
             embedding.clone()
         } else {
             layout.matrix(c.hidden_size, &[("lm_head.weight".into(), c.vocab_size)])
@@ -157,7 +167,64 @@ impl ParameterTable {
         }
         let final_norm = norm("model.norm.weight".into(), c.hidden_size);
         let len = layout.len.next_multiple_of(ALIGNMENT);
-        Self { parameters: layout.parameters, layers, embedding, head, final_norm, len, decayed }
+        let (config, parameters) = (config.clone(), layout.parameters);
+        Self { config, parameters, layers, embedding, lm_head, final_norm, len, decayed }
+    }
+
+    /// Excludes parameters from training, by their names. Those that were frozen before stay so.
+    ///
+    /// # Panics
+    /// When it divides parameters that are one matrix, such as q, k and v: their gradient is one matmul.
+    pub fn freeze(&mut self, frozen: impl Fn(&str) -> bool) {
+        for parameter in &mut self.parameters {
+            parameter.trainable &= !frozen(&parameter.name);
+        }
+        for LayerTable { qkv, gate_up, .. } in &self.layers {
+            for Matrix { range, .. } in [qkv, gate_up] {
+                let parts = self.parameters.iter().filter(|parameter| range.contains(&parameter.offset));
+                let (trained, frozen): (Vec<_>, Vec<_>) = parts.map(|p| (&p.name, p.trainable)).partition(|(_, t)| *t);
+                assert!(
+                    trained.is_empty() || frozen.is_empty(),
+                    "{trained:?} and {frozen:?} are one matrix: freeze all of them or none"
+                );
+            }
+        }
+    }
+
+    /// Whether training changes a matrix or a norm of this table.
+    pub fn trains(&self, range: &Range<usize>) -> bool {
+        self.parameters[self.parameters.partition_point(|parameter| parameter.offset < range.start)].trainable
+    }
+
+    /// Whether training changes the embedding or a layer below `layer`: if not, a backward pass can end at `layer`.
+    pub fn trains_below(&self, layer: usize) -> bool {
+        let trains_layer = |layer: &LayerTable| layer.ranges().into_iter().any(|range| self.trains(range));
+        self.trains(&self.embedding.range) || self.layers[..layer].iter().any(trains_layer)
+    }
+
+    /// The norms that are trained, as ranges of the arena with the padding behind each norm. One range where all are trained.
+    pub fn trained_norms(&self) -> Vec<Range<usize>> {
+        let first = self.parameters.partition_point(|parameter| parameter.offset < self.decayed);
+        let norms = &self.parameters[first..];
+        let ends = norms[1..].iter().map(|next| next.offset).chain([self.len]);
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for (norm, end) in norms.iter().zip(ends).filter(|(norm, _)| norm.trainable) {
+            match ranges.last_mut() {
+                Some(last) if last.end == norm.offset => last.end = end,
+                _ => ranges.push(norm.offset..end),
+            }
+        }
+        ranges
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &Qwen3Config {
+        &self.config
+    }
+
+    /// Whether the embedding is the LM head as well.
+    pub fn tied(&self) -> bool {
+        self.embedding == self.lm_head
     }
 
     pub fn parameters(&self) -> &[Parameter] {
@@ -173,19 +240,19 @@ impl ParameterTable {
         self.len
     }
 
-    /// Numbers that are learned, padding left out.
+    /// Elements of all parameters, without padding.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(Parameter::len).sum()
     }
 
-    /// The stretch of the arena that takes weight decay (matrices), and the one that does not (norms).
+    /// The range of the arena that takes weight decay (matrices), and the one that does not (norms).
     pub fn decay_ranges(&self) -> (Range<usize>, Range<usize>) {
         (0..self.decayed, self.decayed..self.len)
     }
 }
 
-/// Random weights: normal with the config's `initializer_range`, norms 1. Each tensor has a stream of its own, and a number is
-/// a function of its index in the tensor, so all threads of the current pool draw, and the bits do not depend on how many.
+/// Random weights: normal with the config's `initializer_range`, norms 1. Each tensor has its own random stream, and a number
+/// depends only on its index in the tensor: all threads of the current pool draw, and their number changes no bit.
 pub fn random_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
     drawn_weights(config, seed, |stream, first, values| {
         for (i, value) in (first as u64..).zip(values) {
@@ -194,8 +261,8 @@ pub fn random_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
     })
 }
 
-/// Weights for measurements alone: uniform numbers of the same variance as those of [`random_weights`], which take a
-/// logarithm, a cosine and a Philox block each. Here a block gives four, so that billions of weights take seconds.
+/// Weights for benchmarks only: uniform numbers of the same variance as those of [`random_weights`], which cost a logarithm,
+/// a cosine and a Philox block each. Here one block gives four numbers, so that billions of weights take seconds.
 pub fn uniform_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
     // The numbers from −a to a have the variance a² / 3.
     let bound = config.initializer_range * 3f32.sqrt();
@@ -213,7 +280,7 @@ pub fn uniform_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
 /// Elements that a thread draws at a time.
 const CHUNK: usize = 1 << 16;
 
-/// An arena whose norms are 1. `draw` fills the numbers from an index of a matrix on, with that matrix's stream.
+/// An arena whose norms are 1. `draw(stream, first, values)` fills elements `first..` of a matrix from the matrix's stream.
 fn drawn_weights(config: &Qwen3Config, seed: u64, draw: impl Fn(Stream, usize, &mut [f32]) + Sync) -> Vec<f32> {
     let table = ParameterTable::new(config);
     let mut weights = untouched_zeros(table.arena_len());
@@ -303,8 +370,29 @@ mod tests {
         let table = ParameterTable::new(&Qwen3Config::named("nano").unwrap());
         let (decayed, plain) = table.decay_ranges();
         for parameter in table.parameters() {
-            let home = if parameter.shape.len() == 2 { &decayed } else { &plain };
-            assert!(home.contains(&parameter.offset), "{}", parameter.name);
+            let expected = if parameter.shape.len() == 2 { &decayed } else { &plain };
+            assert!(expected.contains(&parameter.offset), "{}", parameter.name);
         }
+    }
+
+    #[test]
+    fn freezing_leaves_the_trained_norms_in_one_range_for_each_unbroken_run() {
+        let config = Qwen3Config::named("nano").unwrap();
+        let mut table = ParameterTable::new(&config);
+        assert_eq!(table.trained_norms(), [table.decay_ranges().1]);
+        assert!(table.parameters().iter().all(|parameter| table.trains(&parameter.range())));
+        table.freeze(|name| name == "model.layers.1.self_attn.q_norm.weight");
+        let (frozen, norms) = (table.layers[1].q_norm.clone(), table.decay_ranges().1);
+        assert_eq!(table.trained_norms(), [norms.start..frozen.start, table.layers[1].k_norm.start..norms.end]);
+        assert!(!table.trains(&frozen) && table.trains(&table.layers[1].k_norm));
+        table.freeze(|_| true);
+        assert!(table.trained_norms().is_empty() && !table.trains_below(config.num_hidden_layers));
+    }
+
+    #[test]
+    #[should_panic(expected = "freeze all of them or none")]
+    fn one_matrix_is_not_frozen_in_part() {
+        let mut table = ParameterTable::new(&Qwen3Config::named("nano").unwrap());
+        table.freeze(|name| name.ends_with("k_proj.weight"));
     }
 }

@@ -1,42 +1,42 @@
-//! The model: its master weights, and the form of them that the backend multiplies with.
+//! The model: its master weights, and the projections with the prepared weights that matmuls read.
 //!
-//! A model that learns holds both. A frozen one, such as RL's reference, holds no master weights of what it multiplies with.
+//! A model that learns holds both. A frozen one, such as RL's reference, holds master weights only of what it does not multiply.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::parameters::{LayerTable, Matrix};
+use super::projection::Projection;
 use super::rope::rope_table;
 use super::{ParameterTable, Qwen3Config};
-use crate::ops::adamw::{Prepared, Tensor};
+use crate::ops::adamw::Tensor;
 use crate::ops::{Backend, OpError};
 use crate::tensor::{Mut, Ref};
 
-/// Prepared weights of one layer.
-pub struct LayerWeights<B: Backend> {
-    pub qkv: B::Weight,
-    pub o: B::Weight,
-    pub gate_up: B::Weight,
-    pub down: B::Weight,
+/// The weight matrices of one layer.
+pub(super) struct LayerProjections<B: Backend> {
+    pub qkv: Projection<B>,
+    pub o: Projection<B>,
+    pub gate_up: Projection<B>,
+    pub down: Projection<B>,
 }
 
 /// What a model holds of its weights in f32.
 enum Master<B: Backend> {
     /// [arena]: all of them, which an update changes
     Whole(B::Buffer<f32>),
-    /// What a forward pass reads in f32 and nothing more
+    /// Only what a forward pass reads in f32
     Frozen {
-        /// The part of the arena that takes no weight decay
+        /// The range of the arena that takes no weight decay
         norms: B::Buffer<f32>,
-        /// [vocab, hidden]; `None` where the head is the embedding and serves as it
+        /// [vocab, hidden]; `None` where it is tied: the LM head is looked up instead
         embedding: Option<B::Buffer<f32>>,
     },
 }
 
-/// Where a forward pass looks up its tokens.
+/// What a forward pass looks up its tokens in.
 pub(super) enum EmbeddingTable<'a, B: Backend> {
     Master(Ref<'a, B, f32>),
-    LmHead(&'a B::Weight),
+    LmHead(&'a Projection<B>),
 }
 
 /// A Qwen3 with weights.
@@ -44,68 +44,82 @@ pub struct Qwen3<B: Backend> {
     pub backend: B,
     pub config: Qwen3Config,
     pub table: Arc<ParameterTable>,
-    /// Rows of logits that the LM head works on at a time, in scoring and in training alike
+    /// Rows whose logits the LM head computes at a time, in scoring and in training alike
     pub lm_head_chunk_rows: usize,
     master: Master<B>,
-    pub(super) layers: Vec<LayerWeights<B>>,
-    pub(super) head: B::Weight,
+    pub(super) layers: Vec<LayerProjections<B>>,
+    pub(super) lm_head: Projection<B>,
     /// [rope_rows, head_dim]
     pub(super) rope: B::Buffer<f32>,
     pub(super) rope_rows: usize,
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// A model from an arena of weights. Sequences may be up to `context` tokens long (at most the model's own limit).
+    /// A model of which everything is trained, from an arena of weights. Sequences may be up to `context` tokens long (at most the
+    /// model's own limit).
     pub fn new(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
-        backend.named("weights", || Self::with_buffers(backend, config, weights, context))
+        Self::with_table(backend, ParameterTable::new(&config), weights, context)
     }
 
-    fn with_buffers(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
-        let table = Arc::new(ParameterTable::new(&config));
+    /// The same with a table that may have frozen parameters.
+    pub fn with_table(backend: &B, table: ParameterTable, weights: &[f32], context: usize) -> Result<Self, OpError> {
+        backend.named("weights", || Self::with_buffers(backend, table, weights, context))
+    }
+
+    fn with_buffers(backend: &B, table: ParameterTable, weights: &[f32], context: usize) -> Result<Self, OpError> {
         assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
-        let (layers, head) = unprepared(backend, &table)?;
+        let (layers, lm_head) = new_projections(backend, &table)?;
+        let config = table.config().clone();
         let rope_rows = context.clamp(1, config.max_position_embeddings);
         let mut model = Self {
             backend: backend.clone(),
-            lm_head_chunk_rows: backend.lm_head_chunk_rows(table.head.sizes),
+            lm_head_chunk_rows: backend.lm_head_chunk_rows(lm_head.sizes()),
             master: Master::Whole(backend.upload(weights)?),
             layers,
-            head,
+            lm_head,
             rope: backend.upload(&rope_table(rope_rows, config.head_dim, config.rope_theta))?,
             rope_rows,
-            table,
+            table: Arc::new(table),
             config,
         };
         model.refresh()?;
         Ok(model)
     }
 
-    /// A second model with the same weights and the same bits in every forward pass, which never learns: the reference of RL. It
-    /// holds the prepared weights, and in f32 the norms and an embedding that is not the head as well.
+    /// A second model with the same weights and the same bits in every forward pass, all of it frozen: the reference of RL. It
+    /// holds the prepared weights, in f32 the norms, and also the embedding unless that is tied to the LM head.
     pub fn frozen(&self) -> Result<Self, OpError> {
-        self.backend.named("reference", || self.freeze())
+        self.backend.named("reference", || self.frozen_copy())
     }
 
-    fn freeze(&self) -> Result<Self, OpError> {
-        let Self { backend, table, config, rope_rows, .. } = self;
-        let (mut layers, mut head) = unprepared(backend, table)?;
-        prepare(backend, table, self.master(), &mut layers, &mut head)?;
+    fn frozen_copy(&self) -> Result<Self, OpError> {
+        let Self { backend, config, rope_rows, .. } = self;
+        let mut table = ParameterTable::clone(&self.table);
+        table.freeze(|_| true);
+        let (mut layers, mut lm_head) = new_projections(backend, &table)?;
+        for projection in projections(&mut layers, &mut lm_head) {
+            projection.refresh(backend, self.master())?;
+        }
         let copy = |range: Range<usize>| -> Result<B::Buffer<f32>, OpError> {
             Ok(backend.upload(&backend.download(backend.view(self.master(), range))?)?)
         };
-        let tied = table.embedding == table.head;
-        let embedding = if tied { None } else { Some(copy(table.embedding.range.clone())?) };
+        let embedding = if table.tied() { None } else { Some(copy(table.embedding.range.clone())?) };
         Ok(Self {
             backend: backend.clone(),
             lm_head_chunk_rows: self.lm_head_chunk_rows,
             master: Master::Frozen { norms: copy(table.decay_ranges().1)?, embedding },
             layers,
-            head,
+            lm_head,
             rope: backend.upload(&rope_table(*rope_rows, config.head_dim, config.rope_theta))?,
             rope_rows: *rope_rows,
-            table: table.clone(),
+            table: Arc::new(table),
             config: config.clone(),
         })
+    }
+
+    /// The matrix that gives logits.
+    pub fn lm_head(&self) -> &Projection<B> {
+        &self.lm_head
     }
 
     /// [arena], the master weights. Panics for a frozen model, which has none.
@@ -116,7 +130,7 @@ impl<B: Backend> Qwen3<B> {
         }
     }
 
-    /// [arena], the master weights, to be changed: call [`refresh`](Self::refresh) afterwards. Panics for a frozen model.
+    /// [arena], the master weights, to be written: call [`refresh`](Self::refresh) afterwards. Panics for a frozen model.
     pub fn master_mut(&mut self) -> &mut B::Buffer<f32> {
         match &mut self.master {
             Master::Whole(master) => master,
@@ -124,7 +138,7 @@ impl<B: Backend> Qwen3<B> {
         }
     }
 
-    /// The weight of a norm, by its range in the arena.
+    /// The weight of a norm, given its range in the arena.
     pub(super) fn norm(&self, range: &Range<usize>) -> Ref<'_, B, f32> {
         let Range { start, end } = *range;
         match &self.master {
@@ -143,7 +157,7 @@ impl<B: Backend> Qwen3<B> {
             Master::Frozen { embedding: Some(table), .. } => {
                 EmbeddingTable::Master(self.backend.view(table, 0..end - start))
             }
-            Master::Frozen { embedding: None, .. } => EmbeddingTable::LmHead(&self.head),
+            Master::Frozen { embedding: None, .. } => EmbeddingTable::LmHead(&self.lm_head),
         }
     }
 
@@ -152,73 +166,56 @@ impl<B: Backend> Qwen3<B> {
         self.rope_rows
     }
 
-    /// Master weights and what an update has to know of them: every tensor in the order of the arena, with the prepared weight
-    /// that it brings up to date; matrices decay by `weight_decay`, norm weights do not. Panics for a frozen model.
+    /// Master weights, and every tensor that an update changes, in the order of the arena, with the prepared weight that the update
+    /// writes too. Matrices decay by `weight_decay`, norm weights do not; frozen parameters are left out. Panics for a frozen model.
     pub fn tensors(&mut self, weight_decay: f32) -> (Mut<'_, B, f32>, Vec<Tensor<'_, B>>) {
-        let Self { backend, table, master, layers, head, .. } = self;
+        let Self { backend, table, master, layers, lm_head, .. } = self;
         let Master::Whole(master) = master else { panic!("a frozen model is not updated") };
-        let matrix = |weight, matrix: &Matrix| {
-            let prepared = Some(Prepared { weight, sizes: matrix.sizes });
-            Tensor { range: matrix.range.clone(), weight_decay, prepared }
-        };
         let mut tensors = Vec::with_capacity(4 * layers.len() + 3);
-        // An embedding that is not the head as well is looked up in the master weights.
-        if table.embedding != table.head {
-            tensors.push(Tensor { range: table.embedding.range.clone(), weight_decay, prepared: None });
+        // An untied embedding has no prepared weight: forward looks it up in the master weights.
+        let embedding = table.embedding.range.clone();
+        if !table.tied() && table.trains(&embedding) {
+            tensors.push(Tensor { range: embedding, weight_decay, prepared: None });
         }
-        tensors.push(matrix(head, &table.head));
-        for (weights, places) in layers.iter_mut().zip(&table.layers) {
-            tensors.push(matrix(&mut weights.qkv, &places.qkv));
-            tensors.push(matrix(&mut weights.o, &places.o));
-            tensors.push(matrix(&mut weights.gate_up, &places.gate_up));
-            tensors.push(matrix(&mut weights.down, &places.down));
-        }
-        let (_, norms) = table.decay_ranges();
-        tensors.push(Tensor { range: norms, weight_decay: 0.0, prepared: None });
+        tensors.extend(projections(layers, lm_head).filter_map(|projection| projection.tensor(weight_decay)));
+        let norm = |range| Tensor { range, weight_decay: 0.0, prepared: None };
+        tensors.extend(table.trained_norms().into_iter().map(norm));
         tensors.sort_by_key(|tensor| tensor.range.start);
         (backend.view_mut(master, 0..table.arena_len()), tensors)
     }
 
-    /// Makes the prepared weights anew from the master weights, after these were changed by other hands than an update's.
+    /// Rebuilds the prepared weights from the master weights. Needed after anything but `Optimizer::update` wrote them.
     pub fn refresh(&mut self) -> Result<(), OpError> {
-        let Self { backend, table, master, layers, head, .. } = self;
+        let Self { backend, master, layers, lm_head, .. } = self;
         let Master::Whole(master) = master else { panic!("a frozen model has no master weights") };
-        prepare(backend, table, master, layers, head)
+        projections(layers, lm_head).try_for_each(|projection| projection.refresh(backend, master))
     }
 }
 
-/// Memory for the prepared weights of every layer and of the head.
-fn unprepared<B: Backend>(backend: &B, table: &ParameterTable) -> Result<(Vec<LayerWeights<B>>, B::Weight), OpError> {
-    let weight = |matrix: &Matrix| backend.linear_weight(matrix.sizes);
-    let layer = |layer: &LayerTable| {
-        Ok(LayerWeights {
-            qkv: weight(&layer.qkv)?,
-            o: weight(&layer.o)?,
-            gate_up: weight(&layer.gate_up)?,
-            down: weight(&layer.down)?,
-        })
-    };
-    Ok((table.layers.iter().map(layer).collect::<Result<_, OpError>>()?, weight(&table.head)?))
-}
-
-/// Fills prepared weights from an arena of master weights.
-fn prepare<B: Backend>(
+/// Allocates the projections of every layer and the LM head.
+fn new_projections<B: Backend>(
     backend: &B,
     table: &ParameterTable,
-    master: &B::Buffer<f32>,
-    layers: &mut [LayerWeights<B>],
-    head: &mut B::Weight,
-) -> Result<(), OpError> {
-    let prepare = |weight: &mut B::Weight, matrix: &Matrix| {
-        backend.linear_prepare(weight, backend.view(master, matrix.range.clone()), matrix.sizes)
-    };
-    for (weights, places) in layers.iter_mut().zip(&table.layers) {
-        prepare(&mut weights.qkv, &places.qkv)?;
-        prepare(&mut weights.o, &places.o)?;
-        prepare(&mut weights.gate_up, &places.gate_up)?;
-        prepare(&mut weights.down, &places.down)?;
+) -> Result<(Vec<LayerProjections<B>>, Projection<B>), OpError> {
+    let mut layers = Vec::with_capacity(table.layers.len());
+    for layer in &table.layers {
+        layers.push(LayerProjections {
+            qkv: Projection::new(backend, table, &layer.qkv)?,
+            o: Projection::new(backend, table, &layer.o)?,
+            gate_up: Projection::new(backend, table, &layer.gate_up)?,
+            down: Projection::new(backend, table, &layer.down)?,
+        });
     }
-    prepare(head, &table.head)
+    Ok((layers, Projection::new(backend, table, &table.lm_head)?))
+}
+
+/// All of a model, in the order of the layers.
+fn projections<'a, B: Backend>(
+    layers: &'a mut [LayerProjections<B>],
+    lm_head: &'a mut Projection<B>,
+) -> impl Iterator<Item = &'a mut Projection<B>> {
+    let of_layer = |LayerProjections { qkv, o, gate_up, down }: &'a mut _| [qkv, o, gate_up, down];
+    layers.iter_mut().flat_map(of_layer).chain([lm_head])
 }
 
 #[cfg(test)]
@@ -240,11 +237,16 @@ mod tests {
                 let range = parameter.range();
                 let holds =
                     |tensor: &&Tensor<'_, Cpu>| tensor.range.start <= range.start && range.end <= tensor.range.end;
-                let homes: Vec<_> = tensors.iter().filter(holds).collect();
-                let [home] = homes[..] else { panic!("{} lies in {} tensors", parameter.name, homes.len()) };
-                assert_eq!(home.weight_decay, if parameter.shape.len() == 2 { 0.5 } else { 0.0 }, "{}", parameter.name);
+                let containing: Vec<_> = tensors.iter().filter(holds).collect();
+                let [tensor] = containing[..] else { panic!("{} is in {} tensors", parameter.name, containing.len()) };
+                assert_eq!(
+                    tensor.weight_decay,
+                    if parameter.shape.len() == 2 { 0.5 } else { 0.0 },
+                    "{}",
+                    parameter.name
+                );
             }
-            // All that `refresh` prepares: four matrices a layer and the head.
+            // All that `refresh` prepares: four matrices a layer and the LM head.
             let prepared = tensors.iter().filter(|tensor| tensor.prepared.is_some()).count();
             assert_eq!(prepared, 4 * config.num_hidden_layers + 1, "tied {tied}");
         }

@@ -1,4 +1,4 @@
-//! The optimizer: both moments of every parameter, clipping, and one update of the whole arena.
+//! The optimizer: both moments of every parameter, clipping, and one update of all that is trained.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,7 @@ impl<D: Device> Optimizer<D> {
 
 impl<B: Backend> Optimizer<B> {
     /// Clips the gradient and updates the model's weights, prepared ones included, unless the gradient is not finite. Waits
-    /// once, when all the work has been asked for: to learn the norm.
+    /// for the device once, after all work has been submitted, to read the norm.
     pub fn update(
         &mut self,
         model: &mut Qwen3<B>,

@@ -158,7 +158,7 @@ fn lm_head_pass<B: Backend>(
     let whole = |buffer| b.view(buffer, 0..b.len(buffer));
     let gradient = gradient.map(|(gradients, _, kind)| LmHeadGradient {
         d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
-        d_weight: Some(b.view_mut(&mut gradients.weights, model.table.head.range.clone())),
+        d_weight: model.lm_head().gradient(b, &mut gradients.weights),
         row_weight: whole(&weights),
         loss: match kind {
             Loss::CrossEntropy => TokenLoss::CrossEntropy,

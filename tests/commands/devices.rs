@@ -106,9 +106,12 @@ mod emulated {
         let variables = [("NVTX_INJECTION64_PATH", listener.to_str().unwrap()), ("PATARM_EMULATOR_STATS", "1")];
         let outcome = fixture.run_with(&[&sft[..], &steps].concat(), &variables);
         assert!(outcome.ok, "{}", outcome.err);
-        for line in
-            ["range layer 0 attention: 2", "range layer 1 mlp backward: 2", "range head loss: 2", "range optimizer: 2"]
-        {
+        for line in [
+            "range layer 0 attention: 2",
+            "range layer 1 mlp backward: 2",
+            "range lm_head loss: 2",
+            "range optimizer: 2",
+        ] {
             assert!(outcome.err.lines().any(|l| l == line), "{line:?} is missing in: {}", outcome.err);
         }
     }
@@ -152,7 +155,7 @@ mod emulated {
             }
             let outcome = fixture.run_with(&args, &variables);
             assert!(outcome.ok, "{}", outcome.err);
-            ["reference log-probabilities", "old log-probabilities", "update", "head loss"]
+            ["reference log-probabilities", "old log-probabilities", "update", "lm_head loss"]
                 .map(|r| entered(&outcome, r))
         };
         // The step fits one micro-batch: a pass of the reference and one of the update; two updates are scored first.
