@@ -57,7 +57,7 @@ mkdir -p "$out"
 export PATARM_TEST_DEVICE=gpu
 
 # A program for each group, because libtest orders by name what it is given; and a fault takes only its own group along.
-GROUPS_BY_WORTH=('^attention::' '^(head|sample)::' '^(linear|qk_norm_rope|rmsnorm)::' '.')
+GROUPS_BY_WORTH=('^attention::' '^(lm_head|sample)::' '^(linear|qk_norm_rope|rmsnorm)::' '.')
 TOOLS=(memcheck racecheck initcheck synccheck)
 # racecheck is the slowest by far.
 declare -A WEIGHT=([memcheck]=3 [racecheck]=4 [initcheck]=2 [synccheck]=1)
