@@ -10,8 +10,8 @@
 //   `Cut`.
 // A cut is found by counting. First a histogram of the distance to the largest logit, in steps of 1/64 nat, which gives the bin
 // of the cut. Then the logits of that bin by digits of eight bits, from shared memory if they fit there, otherwise from the row.
-// Masses are whole multiples of 2^-40 of the largest probability, so that their sums do not depend on the order. A logit that is
-// NaN or +inf, or a row of -inf alone: id 0 and a log-probability that is NaN.
+// Masses are whole multiples of 2^-40 of the largest probability, so that their sums do not depend on the order.
+// A logit that is NaN or +inf, or a row of -inf alone: id 0 and a log-probability that is NaN.
 //
 // Floor in bytes: 4 * vocab a row, read once. Beyond it, the row is read once more to draw (by then mostly from the L2
 // cache), and with top-k or top-p once for the histogram and once for each of the two cuts. The draw skips, four at a time,

@@ -2,7 +2,7 @@
 //!
 //! A rayon thread that finds no work sleeps within microseconds, and waking it takes about fifty: more than many ops of
 //! decoding. So a run of small ops is wrapped in [`together`]: until it ends, the pool's other threads spin and take pieces
-//! of each [`each`], about 0.3 µs after it starts. Outside of a team, pieces go through rayon.
+//! of every [`each`] call, about 0.3 µs after it starts. Outside of a team, pieces go through rayon.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
