@@ -33,8 +33,8 @@ pub struct LayerActivations<D: Device> {
 
 /// All buffers of a forward pass, for up to `capacity` tokens.
 ///
-/// A training pass keeps every layer; an inference pass has the buffers of one layer, and all layers write to them. Stage s of the
-/// residual stream is the embedding for s = 0, after layer l's attention for s = 2l + 1, after its MLP for s = 2l + 2.
+/// A training pass keeps every layer; in an inference pass all layers write to the buffers of one. Stage s of the residual
+/// stream is the embedding for s = 0, after layer l's attention for s = 2l + 1, after its MLP for s = 2l + 2.
 pub struct Activations<D: Device> {
     pub capacity: usize,
     pub(super) layers: Vec<LayerActivations<D>>,

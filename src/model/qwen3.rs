@@ -55,7 +55,7 @@ pub struct Qwen3<B: Backend> {
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// A model of which everything is trained, from an arena of weights. Sequences may be up to `context` tokens long (at most the
+    /// A model from an arena of weights, of which all are trained. Sequences may be up to `context` tokens long (at most the
     /// model's own limit).
     pub fn new(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
         Self::with_table(backend, ParameterTable::new(&config), weights, context)
@@ -166,8 +166,9 @@ impl<B: Backend> Qwen3<B> {
         self.rope_rows
     }
 
-    /// Master weights, and every tensor that an update changes, in the order of the arena, with the prepared weight that the update
-    /// writes too. Matrices decay by `weight_decay`, norm weights do not; frozen parameters are left out. Panics for a frozen model.
+    /// Master weights, and every tensor that an update changes, in the order of the arena, with the prepared weight that the
+    /// update writes too. Matrices decay by `weight_decay`, norm weights do not; frozen parameters are left out. Panics for a
+    /// frozen model.
     pub fn tensors(&mut self, weight_decay: f32) -> (Mut<'_, B, f32>, Vec<Tensor<'_, B>>) {
         let Self { backend, table, master, layers, lm_head, .. } = self;
         let Master::Whole(master) = master else { panic!("a frozen model is not updated") };
