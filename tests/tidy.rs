@@ -83,6 +83,77 @@ fn every_file_says_what_it_is_for() {
     assert!(silent.is_empty(), "files without a first line `//! …`: {silent:?}");
 }
 
+/// The kind and the name of the public item that a line of code begins, if it begins one.
+fn public_item(line: &str) -> Option<(&str, String)> {
+    let code = line.trim_start().strip_prefix("pub ")?;
+    let qualified = code.strip_prefix("const ").filter(|rest| rest.starts_with("fn ") || rest.starts_with("unsafe "));
+    let code = qualified.unwrap_or(code);
+    let (kind, rest) = code.strip_prefix("unsafe ").unwrap_or(code).split_once(' ')?;
+    let name = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"].contains(&kind).then_some((kind, name))
+}
+
+/// Public items of a file without a doc comment, as `line: code`. A field or variant is explained by its type where it needs
+/// to be, a module by its own file, and every contract's `check` and `cost` are the same.
+fn undocumented(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let indentation = |line: &str| line.len() - line.trim_start().len();
+    let (mut found, mut tests_end) = (Vec::new(), 0);
+    // Whether the item that begins next has a doc comment, and whether an attribute of it is still open.
+    let (mut documented, mut in_attribute, mut in_tests) = (false, false, false);
+    for (number, line) in lines.iter().enumerate() {
+        if number < tests_end {
+            continue;
+        }
+        let code = line.trim();
+        if in_attribute || code.starts_with("#[") {
+            in_attribute = !code.ends_with(']');
+            in_tests |= code == "#[cfg(test)]";
+            continue;
+        }
+        if code.starts_with("///") {
+            documented = true;
+            continue;
+        }
+        if in_tests && code.contains("mod ") && code.ends_with('{') {
+            let closes = |end: &&str| end.trim() == "}" && indentation(end) == indentation(line);
+            tests_end = number + 1 + lines[number..].iter().position(closes).unwrap_or(lines.len());
+        } else if let Some((kind, name)) = public_item(line) {
+            let elsewhere = kind == "mod" && code.ends_with(';');
+            let contract = kind == "fn" && (name == "check" || name == "cost");
+            if !(documented || elsewhere || contract) {
+                found.push(format!("{}: {code}", number + 1));
+            }
+        }
+        (documented, in_tests) = (false, false);
+    }
+    found
+}
+
+#[test]
+fn public_items_say_what_they_are() {
+    let mut faults = Vec::new();
+    for path in files("src", &["rs"]) {
+        let items = undocumented(&fs::read_to_string(&path).unwrap());
+        faults.extend(items.into_iter().map(|item| format!("{}:{item}", relative(&path))));
+    }
+    assert!(faults.is_empty(), "{} public items without a doc comment:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// The search for undocumented items can fail, and sees past attributes.
+#[test]
+fn undocumented_items_are_found() {
+    let documented = "/// A.\n#[derive(Debug)]\n#[serde(\n    default\n)]\npub struct A;\npub mod b;\npub use b::C;";
+    assert_eq!(undocumented(documented), [""; 0]);
+    assert_eq!(undocumented("pub(crate) fn a() {}\npub fn check(&self) {}"), [""; 0]);
+    assert_eq!(undocumented("#[cfg(test)]\nmod tests {\n    pub fn a() {}\n}\npub fn b() {}"), ["5: pub fn b() {}"]);
+    let bare =
+        ["pub fn a() {}", "    pub unsafe fn b() {}", "pub const fn c() {}", "pub const D: u32 = 1;", "pub mod e {"];
+    for line in bare {
+        assert_eq!(undocumented(&format!("/// F.\npub fn f() {{}}\n{line}")), [format!("3: {}", line.trim())]);
+    }
+}
+
 #[test]
 fn every_kernel_file_says_what_it_is_for() {
     let sources = files("kernels", &["cu", "cuh"]);

@@ -61,6 +61,7 @@ struct Format {
     format: u32,
 }
 
+/// Why a checkpoint cannot be written or read. `Unusable`: the file can be read, but what it holds is damaged or does not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     #[error("{}: {source}", path.display())]

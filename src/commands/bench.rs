@@ -76,6 +76,7 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
+/// What `bench` times: a training step without rollouts, decoding alone, or a whole RL step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
@@ -109,6 +110,7 @@ struct Report {
     profile: Option<ProfileReport>,
 }
 
+/// Measures on random weights and prints a report; refuses sizes that are zero.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     super::on_threads(args.threads, || with_backend!(args.device.device, backend => measure(backend, args)))
 }

@@ -56,6 +56,7 @@ impl From<DeviceChoice> for String {
     }
 }
 
+/// The `--device` flag, the same for every command that computes.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct DeviceArgs {
     /// Where the maths runs: cpu, cuda (a GPU; cuda:1 for the second one), or emulated (the CUDA path without a GPU: slow,

@@ -29,6 +29,7 @@ fn finding(what: impl Into<String>, fine: bool, found: impl Into<String>) -> Fin
     Finding { what: what.into(), fine, found: found.into() }
 }
 
+/// Prints what it finds, as text or JSON. What is missing is printed too, and is no error.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let mut findings = machine();
     findings.extend(cuda(args));

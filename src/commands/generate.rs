@@ -83,6 +83,7 @@ struct Line<'a> {
     finish_reason: FinishReason,
 }
 
+/// Completes the prompt and prints the completions. Ctrl-C ends it early.
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let stop = super::stop_flag()?;
     super::on_threads(args.threads, || with_backend!(args.device.device, backend => generate(backend, args, &stop)))

@@ -104,6 +104,7 @@ struct Row {
     skipped: Option<String>,
 }
 
+/// Judges every response of the input and writes a row for each. Ctrl-C ends it early.
 pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
     let stop = super::stop_flag()?;
     super::on_threads(args.threads, || with_backend!(args.device.device, backend => judge(backend, args, &stop)))

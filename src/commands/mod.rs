@@ -26,6 +26,7 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The subcommands. Their help is the doc comment of their arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(demo::DemoArgs),

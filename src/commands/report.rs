@@ -27,6 +27,7 @@ pub struct ReportArgs {
     pub run: PathBuf,
 }
 
+/// Writes report.html into the run's folder and prints its path. An error if there is no such folder.
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
     println!("{}", write_report(&args.run, &CONTENTS)?.display());

@@ -40,6 +40,7 @@ pub struct RlArgs {
     pub rubrics: Option<String>,
 }
 
+/// Trains by RL on preference pairs, or with `--print-config` prints the resolved settings as TOML.
 pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     let mut settings = args.train.settings("rl")?;
     if let Some(rubrics) = &args.rubrics {

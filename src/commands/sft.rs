@@ -36,6 +36,7 @@ pub struct SftArgs {
     pub target: Option<String>,
 }
 
+/// Fine-tunes on conversations, or with `--print-config` prints the resolved settings as TOML.
 pub fn run(args: &SftArgs) -> anyhow::Result<()> {
     let mut settings = args.train.settings("sft")?;
     if let Some(target) = &args.target {

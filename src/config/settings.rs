@@ -21,6 +21,7 @@ pub struct Settings {
     pub eval: EvalSettings,
 }
 
+/// `[run]`: what every stage shares.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
@@ -54,6 +55,7 @@ impl Default for RunSettings {
     }
 }
 
+/// `[model]`: the model to start from, and its tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
@@ -75,6 +77,7 @@ impl Default for ModelSettings {
     }
 }
 
+/// `[data]`: training rows, and how they are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSettings {
@@ -96,6 +99,7 @@ impl Default for DataSettings {
     }
 }
 
+/// `[sft]`: supervised fine-tuning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SftSettings {
@@ -134,6 +138,7 @@ impl Default for SftSettings {
 }
 
 impl SftSettings {
+    /// The learning rate of each step of this stage.
     pub fn schedule(&self) -> Schedule {
         Schedule {
             peak: self.learning_rate,
@@ -204,6 +209,7 @@ impl Default for RlSettings {
 }
 
 impl RlSettings {
+    /// The learning rate of each step of this stage.
     pub fn schedule(&self) -> Schedule {
         Schedule {
             peak: self.learning_rate,
@@ -214,11 +220,13 @@ impl RlSettings {
         }
     }
 
+    /// Rollouts are sampled at the temperature alone: with a filter they would not be draws from the policy.
     pub fn sampling(&self) -> Sampling {
         Sampling::temperature(self.temperature)
     }
 }
 
+/// `[eval]`: evaluation on held-out pairs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalSettings {

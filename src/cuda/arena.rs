@@ -47,6 +47,7 @@ pub(super) struct Allocation {
 }
 
 impl Arena {
+    /// An arena that has allocated nothing yet. All work on its memory must be on `stream`.
     pub fn new(context: &Arc<CudaContext>, stream: &Arc<CudaStream>) -> Self {
         let (statistics, free_list) = (Arc::default(), Mutex::default());
         Self { context: context.clone(), stream: stream.clone(), statistics, watch: Watch::find(), free_list }

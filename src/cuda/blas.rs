@@ -93,6 +93,7 @@ impl MatmulCall {
         (m * k + k * n) * DType::Bf16.bytes() as u64 + out_passes * m * n * self.shape.out.bytes() as u64
     }
 
+    /// A multiplication and an addition for each of m·n·k.
     pub fn flops(&self) -> u64 {
         2 * self.shape.sizes.iter().map(|size| *size as u64).product::<u64>()
     }
@@ -181,6 +182,7 @@ fn file_of(function: *const c_void) -> Option<String> {
 }
 
 impl Blas {
+    /// Loads cuBLASLt and allocates its workspace; [`CudaError::NoBlas`] if the library cannot be found.
     pub fn new(arena: &Arc<Arena>) -> Result<Self, CudaError> {
         find()?;
         let failed = CudaError::blas("creating a handle");

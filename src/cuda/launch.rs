@@ -22,6 +22,7 @@ pub enum Argument {
 }
 
 impl Argument {
+    /// For an optional buffer that is absent.
     pub const NULL: Self = Self::Pointer(0);
 
     /// Bytes of the kernel's parameter.

@@ -69,6 +69,7 @@ impl<T> View<'_, T> {
         self.address
     }
 
+    /// The address of the first element, as a kernel's argument.
     pub fn argument(&self) -> Argument {
         Argument::Pointer(self.address)
     }
@@ -89,6 +90,7 @@ impl<T> ViewMut<'_, T> {
         self.address
     }
 
+    /// The address of the first element, as the argument of a kernel that writes to it.
     pub fn argument(&mut self) -> Argument {
         Argument::Pointer(self.address)
     }

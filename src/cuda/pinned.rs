@@ -21,6 +21,7 @@ pub(super) struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
+    /// Page-locks `bytes` bytes and zeroes them.
     pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, CudaError> {
         let failed = || CudaError::driver(format!("allocating {bytes} bytes of page-locked memory"));
         stream.context().bind_to_thread().map_err(failed())?;
@@ -31,6 +32,7 @@ impl Pinned {
         Ok(Self { stream: stream.clone(), start, bytes })
     }
 
+    /// The size that was asked for.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

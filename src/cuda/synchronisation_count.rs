@@ -22,6 +22,7 @@ impl SynchronisationCount {
         }
     }
 
+    /// Waits so far.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }

@@ -73,6 +73,7 @@ pub struct RowReader {
 type OnRow<'a> = dyn FnMut(Value, u64, &Location) -> Result<Result<(), String>, DataError> + 'a;
 
 impl RowReader {
+    /// A reader that has seen no row. `on_bad_row`: whether a bad row ends the reading or is counted.
     pub fn new(on_bad_row: OnBadRow) -> Self {
         Self { on_bad_row, skipped: Skipped::default(), rows: 0 }
     }

@@ -13,8 +13,10 @@ pub enum Role {
 }
 
 impl Role {
+    /// In the order of [`Self::index`].
     pub const BOTH: [Role; 2] = [Role::Chosen, Role::Rejected];
 
+    /// The role of the response that this one is compared with.
     pub fn other(self) -> Self {
         match self {
             Self::Chosen => Self::Rejected,
@@ -42,6 +44,7 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// The text of the response in this role.
     pub fn response(&self, role: Role) -> &str {
         match role {
             Role::Chosen => &self.chosen,

@@ -36,14 +36,17 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks.
     pub fn new(settings: JudgeSettings, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
         Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer })
     }
 
+    /// What it was made from, to be saved as `judge.toml` beside the model.
     pub fn settings(&self) -> &JudgeSettings {
         &self.settings
     }
 
+    /// The model's tokenizer, which encodes prompts and decodes judgements.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

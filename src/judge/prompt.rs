@@ -42,6 +42,7 @@ pub struct PromptFile {
     pub tasks: BTreeMap<String, TaskRubrics>,
 }
 
+/// The rubrics of one task, as the template inserts them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskRubrics {

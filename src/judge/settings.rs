@@ -34,6 +34,7 @@ pub struct JudgeSettings {
     pub prompt: PromptFile,
 }
 
+/// Why a `judge.toml` cannot be read, written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeFileError {
     #[error("{}: {source}", path.display())]
@@ -45,6 +46,7 @@ pub enum JudgeFileError {
 }
 
 impl JudgeSettings {
+    /// Settings of today's file format, for a judge that sees one response at a time.
     pub fn new(prompt: PromptFile, verdict: VerdictRules, thinking: bool) -> Self {
         Self { format: FORMAT, mode: JudgeMode::Pointwise, thinking, verdict, prompt }
     }

@@ -94,6 +94,7 @@ impl Verdict {
         }
     }
 
+    /// The score; `None` for a preference and for a failure.
     pub fn score(&self) -> Option<f64> {
         match self {
             Self::Score(score) => Some(*score),
@@ -101,6 +102,7 @@ impl Verdict {
         }
     }
 
+    /// Why there is no verdict; `None` where there is one.
     pub fn failure(&self) -> Option<Failure> {
         match self {
             Self::Failed(failure) => Some(*failure),

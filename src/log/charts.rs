@@ -119,10 +119,14 @@ pub fn keys_of<T: Default + Serialize>() -> Vec<String> {
 
 /// Captions that every trainer's charts of these numbers share.
 pub mod captions {
+    /// Of the gradient's norm before clipping.
     pub const GRADIENT_NORM: &str =
         "Healthy: no lasting growth. Single spikes are clipped and harmless; a climb comes before divergence.";
+    /// Of the learning rate.
     pub const LEARNING_RATE: &str = "Healthy: the schedule that was asked for.";
+    /// Of tokens per second.
     pub const SPEED: &str =
         "Healthy: flat. A slow fall means that texts grow longer; a sudden one, that something else uses the machine.";
+    /// Of the time of a step.
     pub const STEP_TIME: &str = "Healthy: flat, or following the length of the texts.";
 }

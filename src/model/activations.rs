@@ -99,10 +99,12 @@ impl<D: Device> Activations<D> {
         self.residual.len() > 2
     }
 
+    /// Activations of layer `index`; without a backward pass all layers share one set.
     pub fn layer(&self, index: usize) -> &LayerActivations<D> {
         &self.layers[index % self.layers.len()]
     }
 
+    /// [tokens, hidden]: the residual stream of `stage`; without a backward pass two buffers alternate.
     pub fn residual(&self, stage: usize) -> &D::Buffer<D::Compute> {
         &self.residual[stage % self.residual.len()]
     }

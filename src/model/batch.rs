@@ -21,6 +21,7 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Tokens of all sequences together.
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }

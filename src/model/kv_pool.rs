@@ -30,10 +30,12 @@ impl<D: Device> KvPool<D> {
         Ok(Self { rows, layers })
     }
 
+    /// Keys and values of layer `index`, modulo the number of layers that the pool has.
     pub fn layer(&self, index: usize) -> &Layer<D> {
         &self.layers[index % self.layers.len()]
     }
 
+    /// As [`Self::layer`], to write to.
     pub fn layer_mut(&mut self, index: usize) -> &mut Layer<D> {
         let count = self.layers.len();
         &mut self.layers[index % count]

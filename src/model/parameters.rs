@@ -27,14 +27,17 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// Elements of the tensor.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
+    /// Whether a size of its shape is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Its elements in an arena.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len()
     }
@@ -122,7 +125,7 @@ impl Layout {
 }
 
 impl ParameterTable {
-    /// All parameters are trained.
+    /// The layout of a model with this configuration, which alone decides it. All parameters are trained.
     pub fn new(config: &Qwen3Config) -> Self {
         let c = config;
         let mut layout = Layout { parameters: Vec::new(), len: 0 };
@@ -227,10 +230,12 @@ impl ParameterTable {
         self.embedding == self.lm_head
     }
 
+    /// All tensors, in the order of the arena.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
+    /// The tensor with this name, as Hugging Face spells it.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }

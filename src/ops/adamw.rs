@@ -123,6 +123,7 @@ impl<D: Linear> AdamW<'_, D> {
     }
 }
 
+/// The optimizer's step on a device. It extends [`Linear`] because it writes the prepared weights along with the master weights.
 pub trait AdamWStep: Linear {
     fn adamw(&self, args: AdamW<'_, Self>) -> OpResult;
 }

@@ -142,6 +142,7 @@ impl SegmentTable {
         self.groups = groups;
     }
 
+    /// The segments, in the order of their queries.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
@@ -239,6 +240,7 @@ impl AttentionSizes {
     }
 }
 
+/// Attention of every query to the keys of its segment that it may see.
 pub struct AttentionForward<'a, D: Device> {
     /// [queries, q_heads, head_dim]
     pub out: Mut<'a, D, D::Compute>,
@@ -333,6 +335,7 @@ impl<D: Device> AttentionBackward<'_, D> {
     }
 }
 
+/// Attention on a device: the module's text has the formulas, the arguments have the shapes.
 pub trait Attention: Device {
     /// Builds what a backend needs of a table of segments ahead of the forward pass. The forward pass would otherwise build it
     /// itself, which it may not do inside [`Device::replayed`].

@@ -62,6 +62,7 @@ impl<D: Device> EmbeddingBackward<'_, D> {
     }
 }
 
+/// Rows of the embedding on a device, and their gradient.
 pub trait Embedding: Device {
     fn embedding_forward(&self, args: EmbeddingForward<'_, Self>) -> OpResult;
     fn embedding_backward(&self, args: EmbeddingBackward<'_, Self>) -> OpResult;

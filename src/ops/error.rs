@@ -13,6 +13,7 @@ pub enum OpError {
     Device(#[from] DeviceError),
 }
 
+/// What an op returns: its results are in the buffers of its arguments.
 pub type OpResult = Result<(), OpError>;
 
 /// Checks the arguments of one op, naming the op in every error.

@@ -23,6 +23,7 @@ impl<D: Device> GlobalNorm<'_, D> {
     }
 }
 
+/// The norm of a gradient arena on a device.
 pub trait Norm: Device {
     /// √Σ g², summed in f64 in a fixed order; not finite when any element is not.
     fn global_norm(&self, args: GlobalNorm<'_, Self>) -> OpResult;

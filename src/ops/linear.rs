@@ -16,10 +16,12 @@ pub struct LinearSizes {
 }
 
 impl LinearSizes {
+    /// Weights of the matrix.
     pub fn len(&self) -> usize {
         self.out_features * self.in_features
     }
 
+    /// Whether one of the sizes is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -110,6 +112,7 @@ impl<D: Linear> LinearBackwardWeight<'_, D> {
     }
 }
 
+/// Matmuls with a weight matrix on a device. The f32 master weights are kept apart from the copy that is multiplied with.
 pub trait Linear: Device {
     /// A weight matrix in the form that this backend multiplies with.
     type Weight: Send + Sync;

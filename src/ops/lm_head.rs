@@ -65,6 +65,7 @@ pub struct LmHeadLoss<'a, D: Linear> {
 }
 
 impl<D: Linear> LmHeadLoss<'_, D> {
+    /// Rows whose loss is computed, at most `tokens`.
     pub fn selected(&self) -> usize {
         self.rows.len()
     }
@@ -182,6 +183,7 @@ impl<D: Linear> LmHeadEmbedding<'_, D> {
     }
 }
 
+/// The LM head on a device: logits of a few rows, or losses of many without all of their logits at once.
 pub trait LmHead: Linear {
     /// The default number of rows of a chunk on this device. It depends on the sizes and on the device's total memory, never on
     /// what happens to be free, so equal cards choose the same; a run records it for a resume on another card.

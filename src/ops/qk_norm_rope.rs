@@ -47,6 +47,7 @@ impl HeadSizes {
     }
 }
 
+/// Norms and rotates queries and keys, and writes keys and values into the pool.
 pub struct QkNormRopeForward<'a, D: Device> {
     /// [tokens, q_heads, head_dim], normed and rotated
     pub q: Mut<'a, D, D::Compute>,
@@ -162,6 +163,7 @@ impl<D: Device> QkNormRopeBackward<'_, D> {
     }
 }
 
+/// Norm, rotation and pool write on a device, and their gradient.
 pub trait QkNormRope: Device {
     fn qk_norm_rope_forward(&self, args: QkNormRopeForward<'_, Self>) -> OpResult;
     fn qk_norm_rope_backward(&self, args: QkNormRopeBackward<'_, Self>) -> OpResult;

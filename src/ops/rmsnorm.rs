@@ -13,6 +13,7 @@ pub struct Residual<'a, D: Device> {
     pub delta: Ref<'a, D, D::Compute>,
 }
 
+/// The norm of `x`, or with a residual that of `x + delta`, which is kept as the new residual stream.
 pub struct RmsNormForward<'a, D: Device> {
     /// [rows, cols]
     pub out: Mut<'a, D, D::Compute>,
@@ -102,6 +103,7 @@ impl<D: Device> RmsNormBackward<'_, D> {
     }
 }
 
+/// RMSNorm with the residual addition before it on a device, and its gradient.
 pub trait RmsNorm: Device {
     fn rmsnorm_forward(&self, args: RmsNormForward<'_, Self>) -> OpResult;
     fn rmsnorm_backward(&self, args: RmsNormBackward<'_, Self>) -> OpResult;

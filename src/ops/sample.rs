@@ -25,6 +25,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
+    /// The most probable token, without random numbers.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
 
     /// Plain sampling at a temperature, no filter.
@@ -65,6 +66,7 @@ pub struct Draw {
     pub position: u32,
 }
 
+/// One token for each draw, from the logits of the draw's row, and its log-probability before the filters.
 pub struct Sample<'a, D: Device> {
     /// [draws]
     pub ids: Mut<'a, D, u32>,
@@ -102,6 +104,7 @@ impl<D: Device> Sample<'_, D> {
     }
 }
 
+/// Token sampling on a device. A draw depends on its own row and random key alone, not on the rest of the batch.
 pub trait Sampler: Device {
     /// Draws from rows with a NaN logit get id 0 and a NaN log-probability; the caller
     /// must refuse it.

@@ -56,6 +56,7 @@ pub enum MarginKind {
     Pair,
 }
 
+/// What a rollout with m > 0 earns as PAR: f of a margin.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PreferenceReward {
     pub shape: RewardShape,
@@ -141,6 +142,7 @@ impl<D: Device> ScoreMargin<'_, D> {
     }
 }
 
+/// Rewards and advantages of preference pairs on a device.
 pub trait ScoreMargins: Device {
     fn score_margin(&self, args: ScoreMargin<'_, Self>) -> OpResult;
 }

@@ -3,6 +3,7 @@
 use super::{Check, Cost, OpResult};
 use crate::tensor::{Device, Mut, Ref, View};
 
+/// `out = silu(gate) · up`, element by element.
 pub struct SwigluForward<'a, D: Device> {
     /// [rows, cols]
     pub out: Mut<'a, D, D::Compute>,
@@ -53,6 +54,7 @@ impl<D: Device> SwigluBackward<'_, D> {
     }
 }
 
+/// SwiGLU on a device, and its gradient.
 pub trait Swiglu: Device {
     fn swiglu_forward(&self, args: SwigluForward<'_, Self>) -> OpResult;
     fn swiglu_backward(&self, args: SwigluBackward<'_, Self>) -> OpResult;

@@ -50,6 +50,7 @@ pub struct Optimizer<D: Device> {
 }
 
 impl<D: Device> Optimizer<D> {
+    /// Zero moments for an arena of `arena_len` elements.
     pub fn new(device: &D, config: AdamWConfig, arena_len: usize) -> Result<Self, DeviceError> {
         let [moment1, moment2] = device.named("moments", || [device.zeros(arena_len), device.zeros(arena_len)]);
         let norm = device.named("gradient norm", || device.zeros(1))?;

@@ -46,6 +46,7 @@ pub struct Margin {
 }
 
 impl Margin {
+    /// The mean score of one side; `None` if no rollout of it has a valid score.
     pub fn mean(&self, role: Role) -> Option<f64> {
         match role {
             Role::Chosen => self.mean_chosen,

@@ -22,6 +22,7 @@ pub struct PageAllocation {
 }
 
 impl Pages {
+    /// All pages of a pool of `rows` rows, free. Rows that do not fill a page are never used.
     pub fn new(rows: usize, page_size: usize) -> Self {
         assert!(page_size > 0, "a page must have at least one row");
         let total = rows / page_size;
@@ -33,6 +34,7 @@ impl Pages {
         tokens.div_ceil(self.page_size)
     }
 
+    /// Pages of the pool, allocated or not.
     pub fn total(&self) -> usize {
         self.total
     }
@@ -47,6 +49,7 @@ impl Pages {
         (self.total - self.free.len()) * self.page_size
     }
 
+    /// Pages that can be allocated now.
     pub fn available(&self) -> usize {
         self.free.len()
     }

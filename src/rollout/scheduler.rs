@@ -87,6 +87,7 @@ pub struct Scheduler<'a> {
 }
 
 impl<'a> Scheduler<'a> {
+    /// All samples of `groups` are still to be admitted.
     pub fn new(groups: &'a [&'a PromptGroup]) -> Self {
         Self {
             groups,
@@ -102,6 +103,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
+    /// Whether every sample has its completion.
     pub fn done(&self) -> bool {
         self.open == 0
     }
@@ -330,6 +332,7 @@ impl<'a> Scheduler<'a> {
     }
 }
 
+/// The largest `max_new_tokens` of all groups; 0 without groups.
 pub fn longest_completion(groups: &[&PromptGroup]) -> usize {
     groups.iter().map(|group| group.max_new_tokens).max().unwrap_or(0)
 }

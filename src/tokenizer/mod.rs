@@ -125,6 +125,7 @@ impl Tokenizer {
         &self.eos_ids
     }
 
+    /// The padding token, for a model's config.json.
     pub fn pad_id(&self) -> u32 {
         self.pad_id
     }

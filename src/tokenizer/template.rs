@@ -29,6 +29,7 @@ pub(super) struct ChatTemplate {
 }
 
 impl ChatTemplate {
+    /// Compiles a Jinja template with the filters and methods that Hugging Face's templates use. An error if its syntax is wrong.
     pub fn new(source: String) -> Result<Self, TokenizerError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

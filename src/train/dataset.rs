@@ -26,6 +26,8 @@ pub struct PairDataset {
 }
 
 impl PairDataset {
+    /// Reads pairs, swaps the labels of the fraction `data.flip`, and encodes the judge's prompts. An error if fewer pairs than
+    /// one step needs have prompts that fit.
     pub fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
         let loaded = load_pairs(&files(settings)?, &load_options(settings))?;
         let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
@@ -71,6 +73,7 @@ pub struct SftDataset {
 }
 
 impl SftDataset {
+    /// Reads rows of either `sft.target` and encodes them; those longer than `context` are left out. An error if none is left.
     pub fn load(settings: &Settings, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Self> {
         let (files, options) = (files(settings)?, load_options(settings));
         let (conversations, skipped): (Vec<Conversation>, _) = match settings.sft.target.as_str() {

@@ -93,6 +93,7 @@ pub struct StepNumbers {
 }
 
 impl StepNumbers {
+    /// A step without updates yet. `resampled`: pairs that dynamic sampling replaced.
     pub fn new(settings: &RlSettings, rewards: Rewards, resampled: usize) -> Self {
         Self {
             loss: settings.policy,
@@ -106,6 +107,7 @@ impl StepNumbers {
         }
     }
 
+    /// Micro-batches added from now on belong to the next update.
     pub fn begin_update(&mut self) {
         self.updates.push(Sums::default());
     }
@@ -138,11 +140,13 @@ impl StepNumbers {
         self.updates.last().map_or(0.0, |sums| sums.loss)
     }
 
+    /// Records what the optimizer did with the current update.
     pub fn end_update(&mut self, update: &Update) {
         self.gradient_norm = self.gradient_norm.max(update.gradient_norm);
         self.skipped += usize::from(!update.applied);
     }
 
+    /// The step's record: the loss is the mean over updates, entropy and KL are over all their tokens. Times are in seconds.
     pub fn metrics(
         &self,
         step: u64,

@@ -53,6 +53,7 @@ pub struct CheckpointPolicy {
 }
 
 impl CheckpointPolicy {
+    /// The policy that `[run]` asks for.
     pub fn new(settings: &RunSettings) -> Self {
         Self { every: Some(settings.checkpoint_every), keep: settings.keep_checkpoints, seed: settings.seed }
     }

@@ -46,10 +46,12 @@ impl RunFolder {
         })
     }
 
+    /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The folder that holds this run's `step-N` folders.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }

@@ -57,6 +57,7 @@ pub struct Targets {
 }
 
 impl Targets {
+    /// Row `row` of the batch should predict `id`; rows must be pushed in ascending order.
     pub fn push(&mut self, row: usize, id: u32) {
         self.rows.push(row as u32);
         self.ids.push(id);
@@ -83,6 +84,7 @@ pub struct RowFetch {
 }
 
 impl RowFetch {
+    /// Waits for the device and returns the numbers.
     pub fn get(self) -> Result<RowResults, OpError> {
         Ok(RowResults { logprob: self.logprob.get()?, entropy: self.entropy.get()?, loss: self.loss.get()? })
     }

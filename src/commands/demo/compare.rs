@@ -54,6 +54,7 @@ struct Summary {
     stages: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Runs the checks against the demo in the folder `from` and reports them. An error if one of them fails.
 pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicBool) -> anyhow::Result<()> {
     let settings = settings(args, from)?;
     let suite = DemoSuite::new(args.score_noise, &settings, JudgeSettings::read(&from.join(MODEL))?)?;

@@ -104,6 +104,7 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Settings> {
     Ok(resolve(&s, None, std::env::vars(), &args.set)?)
 }
 
+/// Learns from random weights, or with `--from` holds the device to an earlier demo's models.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let (settings, device) = (settings(args)?, args.device.device);
     let stop = super::stop_flag()?;

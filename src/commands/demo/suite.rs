@@ -55,6 +55,7 @@ impl DemoSuite {
         Ok((config, weights))
     }
 
+    /// An engine whose cache fits the prompts and completions of the RL settings.
     pub fn engine<B: Backend>(&self, model: &Qwen3<B>, settings: &Settings) -> anyhow::Result<Engine<B>> {
         let s = &settings.rl;
         let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);

@@ -9,6 +9,7 @@ pub(super) struct Draws {
 }
 
 impl Draws {
+    /// Draws from the stream's first position on.
     pub fn new(stream: Stream) -> Self {
         Self { stream, position: 0 }
     }

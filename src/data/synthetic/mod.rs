@@ -99,6 +99,7 @@ pub struct Suite {
 }
 
 impl Suite {
+    /// The suite of a configuration. Every example is computed when it is asked for.
     pub fn new(config: SuiteConfig) -> Self {
         let training_tasks = Task::ALL.into_iter().filter(|&task| Some(task) != config.leave_out).collect();
         Self { config, training_tasks }

@@ -34,6 +34,7 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// A random request of a task, with its perfect response.
     pub fn draw(task: Task, draws: &mut Draws) -> Self {
         match task {
             Task::Chat | Task::Code => {
@@ -70,6 +71,7 @@ impl Request {
         Self { task: Task::Safety, argument, items, expected, mixes_refusal: kind < 6 }
     }
 
+    /// The prompt as the user writes it: `verb argument: items`.
     pub fn text(&self) -> String {
         let verb = match self.task {
             Task::Chat => "repeat",

@@ -17,6 +17,7 @@ pub enum Task {
 }
 
 impl Task {
+    /// In the order in which streams alternate between them.
     pub const ALL: [Task; 4] = [Task::Chat, Task::Math, Task::Code, Task::Safety];
 
     /// The name in pairs, prompts and metrics.

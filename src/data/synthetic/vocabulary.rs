@@ -8,7 +8,9 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use super::request::{ADDENDS, DIGITS, HARMFUL_TOPICS, LETTERS, REFUSAL, SAFE_TOPICS};
 
+/// Ends a turn, as in Qwen3.
 pub const EOS_TOKEN: &str = "<|im_end|>";
+/// The padding token, named as in Qwen3.
 pub const PAD_TOKEN: &str = "<|endoftext|>";
 
 /// Control tokens, as Qwen3 has them; the think tags are not special there either.

@@ -52,6 +52,7 @@ struct Shared<'a> {
     sizes: AttentionSizes,
 }
 
+/// Gradients of queries, keys and values. The arguments have been checked, and their table is grouped.
 pub fn backward(args: AttentionBackward<'_, Cpu>) {
     let (segments, sizes) = (args.segments, args.sizes);
     let shared = Shared {

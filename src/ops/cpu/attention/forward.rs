@@ -24,6 +24,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Attention of all segments, in tasks of a tile of queries and one or more heads. The arguments have been checked.
 pub fn forward(level: Level, args: AttentionForward<'_, Cpu>) {
     let AttentionForward { out, log_sum_exp, q, k_pool, v_pool, segments, sizes } = args;
     // If there are enough queries for all threads, a task takes all heads of its query: rows of the pools are then read in order.

@@ -34,6 +34,7 @@ pub enum Level {
 }
 
 impl Level {
+    /// The CPU features that it needs; `portable` for none.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",

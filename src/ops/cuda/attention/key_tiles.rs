@@ -25,6 +25,7 @@ pub(super) struct BackwardLists {
 }
 
 impl BackwardLists {
+    /// Builds the lists of a table and uploads them: once for all layers of a pass.
     pub fn new(cuda: &Cuda, table: &SegmentTable) -> Result<Self, OpError> {
         let query_tiles = query_tiles(table, QUERIES, |_| true);
         let KeyTiles { tiles, users } = KeyTiles::new(table, KEYS);

@@ -28,6 +28,7 @@ pub(in crate::ops::cuda) struct ForwardLists {
 }
 
 impl ForwardLists {
+    /// Builds the lists of a table and uploads them. Segments of more than `few` queries go to tiles, the others to splits.
     pub fn new(cuda: &Cuda, table: &SegmentTable, few: usize) -> Result<Self, OpError> {
         let tiles = query_tiles(table, TILE, |segment| segment.queries.len() > few);
         let Splits { splits, joins, partials } = Splits::new(table, few);
