@@ -13,8 +13,8 @@ Runs all four tools of compute-sanitizer on the CUDA tests of the ops whose name
 head. Tests that a tool had no time for are listed. The exit status is 1 only if a tool found something, and 2 if nothing could be
 checked.
 
-Limits: buffers are parts of an arena. memcheck knows the chunks of the arena but not the buffers, so it does not find a write into
-the next buffer (the emulator does); initcheck does not notice that a buffer was freed and reused without being written.
+Limits: buffers are parts of an arena. memcheck knows the chunks of the arena but not the buffers, so it does not find a write
+into the next buffer (the emulator does); initcheck does not notice that a buffer was freed and reused without being written.
 For example: sanitize.sh --minutes 3 attention::cuda_backward
 Needs a GPU, and compute-sanitizer, which is part of the CUDA toolkit.
 TEXT

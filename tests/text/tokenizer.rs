@@ -105,7 +105,7 @@ fn conversations_without_an_honest_mask_are_refused() {
         assert!(matches!(error, TokenizerError::Supervised(_)) && error.to_string().contains(word), "{error}");
     };
     let question = Message::user("Q");
-    refused(&[], false, "nothing");
+    refused(&[], false, "no turns");
     refused(std::slice::from_ref(&question), false, "user");
     refused(&[question.clone(), Message::assistant("<think>\nx\n</think>\n\nA")], false, "thinking");
     refused(&[question.clone(), Message::assistant("A<|im_end|>B")], false, "escape");
