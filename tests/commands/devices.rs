@@ -32,7 +32,7 @@ fn doctor_never_fails_and_says_what_is_missing() {
         let blas = findings.iter().find(|f| f["what"] == "cuBLASLt").unwrap();
         let words: &[&str] = match blas["fine"].as_bool().unwrap() {
             true => &["/libcublasLt.so"],
-            false => &["libcublasLt.so.13", "/nowhere/at/all", "nvidia/cu13/lib", "put that folder on LD_LIBRARY_PATH"],
+            false => &["libcublasLt.so.13", "/nowhere/at/all", "nvidia/cu13/lib", "add that folder to LD_LIBRARY_PATH"],
         };
         assert!(words.iter().all(|word| blas["found"].as_str().unwrap().contains(word)), "{blas}");
     }
