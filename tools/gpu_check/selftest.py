@@ -184,7 +184,7 @@ class Runs(Folder):
         steps = {step["name"]: step for step in self.summary()["steps"]}
         self.assertEqual(steps["tests ops"]["tests"]["passed_alone"], ["cuda::b"])
         self.assertEqual(list(steps["tests ops"]["tests"]["failed"]), ["cuda::a"])
-        names = ("tests parity", "tests cuda", "kernels 0.6b", "train nano 1x64")
+        names = ("tests parity", "tests cuda", "kernels tiny", "train nano 1x64")
         self.assertTrue(all(steps[name]["end"] == "ok" for name in names))
 
     def test_time_that_is_up_is_said_and_is_no_success(self):

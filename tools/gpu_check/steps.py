@@ -24,7 +24,7 @@ RESERVE_S = 6
 LEAST_S = 5
 
 # Device tests of each binary: what their names contain.
-FILTERS = {"ops": ["cuda"], "parity": ["cuda"], "cuda": []}
+FILTERS = {"ops": ["cuda", "gpu_only"], "parity": ["cuda"], "cuda": []}
 
 # What a decoding or RL bench measures; the names are those of benches/predictions.toml.
 TRAIN = {"train 0.6b 8x1024": "train --batch 8 --length 1024 --micro-batch-tokens 8192"}
@@ -194,7 +194,7 @@ class Check:
                 self.tests("device-tests", binary, ["gpu_only"], 120, ignored_only=True)
 
     def kernels(self, group, shape):
-        name = f"kernels {shape}"
+        name = "kernels tiny" if self.emulated else f"kernels {shape}"
         lines = self.logs / f"kernels-{shape}.jsonl"
         size = ["--emulated", "--tokens", "16"] if self.emulated else ["--shape", shape]
 
