@@ -101,7 +101,7 @@ struct Report {
     step_ms: Option<f64>,
     /// From the start of the command until the model is on its device.
     load_s: f64,
-    /// Of the matrix products, attention left out.
+    /// Of the matrix matmuls, attention left out.
     gflop_per_s: f64,
     gemm_peak_gflop_per_s: f64,
     percent_of_gemm_peak: f64,
@@ -144,14 +144,14 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
     backend.wait()?;
     let load_s = start.elapsed().as_secs_f64();
     let parameters = model.table.parameter_count();
-    let Measured { tokens, products, timed: Timed { seconds, profile }, step_ms } = match args.what {
+    let Measured { tokens, matmuls, timed: Timed { seconds, profile }, step_ms } = match args.what {
         What::Train => train(args, model)?,
         What::Decode => decode(args, &model)?,
         What::Rl => rl(args, model)?,
     };
     // Read before the peak is measured, so that it is of the work alone.
     let peak_rss_bytes = peak_rss_bytes();
-    let gflop_per_s = 2e-9 * parameters as f64 * products / seconds;
+    let gflop_per_s = 2e-9 * parameters as f64 * matmuls / seconds;
     let peak = backend.matmul_gflops()?;
     let report = Report {
         what: args.what,
@@ -255,7 +255,7 @@ fn random_ids(vocab: usize, stream: Stream, count: usize) -> Vec<u32> {
 struct Measured {
     tokens: usize,
     /// Matmuls of all parameters with one token.
-    products: f64,
+    matmuls: f64,
     timed: Timed,
     /// Of decoding: milliseconds a decode step.
     step_ms: Option<f64>,
@@ -290,7 +290,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measur
         learner.update_if(true, 1e-4)?;
         Ok(backend.wait()?)
     })?;
-    Ok(Measured { tokens, products: 3.0 * tokens as f64, timed, step_ms: None })
+    Ok(Measured { tokens, matmuls: 3.0 * tokens as f64, timed, step_ms: None })
 }
 
 fn groups(
@@ -332,7 +332,7 @@ fn decode<B: Backend>(args: &BenchArgs, model: &Qwen3<B>) -> anyhow::Result<Meas
         new => Some(1e3 * (timed.seconds - median(FIRST_TOKEN_RUNS, || generate(1))?) / (new - 1) as f64),
     };
     let tokens = args.batch * args.new;
-    Ok(Measured { tokens, products: (tokens + prompts * args.prompt) as f64, timed, step_ms })
+    Ok(Measured { tokens, matmuls: (tokens + prompts * args.prompt) as f64, timed, step_ms })
 }
 
 fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured> {
@@ -385,5 +385,5 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     })?;
     let prompt_tokens = args.prompts * args.prompt;
     // Prompts and completions pass through the rollout, the reference, and three times through the update.
-    Ok(Measured { tokens, products: 5.0 * (tokens + prompt_tokens) as f64, timed, step_ms: None })
+    Ok(Measured { tokens, matmuls: 5.0 * (tokens + prompt_tokens) as f64, timed, step_ms: None })
 }

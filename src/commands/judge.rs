@@ -13,7 +13,7 @@ use super::pretrained::{self, Pretrained};
 use crate::config::resolve;
 use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
 use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
-use crate::log::Progress as Bar;
+use crate::log::StageBar;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
@@ -154,7 +154,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
     drop(weights);
     let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(1);
     let mut engine = Engine::new(&model, EngineLimits::for_lengths(longest, args.max_new_tokens, args.max_running))?;
-    let (mut bar, mut done) = (Bar::new("judge", (requests.len() * args.votes) as u64, 0), 0);
+    let (mut bar, mut done) = (StageBar::new("judge", (requests.len() * args.votes) as u64, 0), 0);
     let judged = judge.judge(&mut engine, &model, &how, &requests, Some(stop), |ended| {
         done += ended as u64;
         bar.update(done, &[]);

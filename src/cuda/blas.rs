@@ -54,7 +54,7 @@ pub struct Matmul<'a, T> {
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
     workspace: Allocation,
-    plans: Mutex<HashMap<Shape, MatmulPlan>>,
+    plans: Mutex<HashMap<Shape, PreparedMatmul>>,
 }
 
 // Safety: any thread may use a cuBLASLt handle; the plans are behind a lock.
@@ -100,7 +100,7 @@ impl MatmulCall {
 }
 
 /// The library's descriptors for a shape, and its algorithm.
-struct MatmulPlan {
+struct PreparedMatmul {
     description: sys::cublasLtMatmulDesc_t,
     /// A, B, and C, which is also D.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
@@ -108,11 +108,11 @@ struct MatmulPlan {
 }
 
 // Safety: descriptors are plain host memory, and are used under the lock of the plans.
-unsafe impl Send for MatmulPlan {}
+unsafe impl Send for PreparedMatmul {}
 
-impl Drop for MatmulPlan {
+impl Drop for PreparedMatmul {
     fn drop(&mut self) {
-        // Safety: created by `MatmulPlan::new` and destroyed only here. An error could not be handled.
+        // Safety: created by `PreparedMatmul::new` and destroyed only here. An error could not be handled.
         unsafe {
             let _ = result::destroy_matmul_desc(self.description);
             self.layouts.iter().for_each(|layout| {
@@ -206,7 +206,7 @@ impl Blas {
         let plan = match plans.entry(*shape) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(MatmulPlan::new(*handle, shape).map_err(failed())?)
+                entry.insert(PreparedMatmul::new(*handle, shape).map_err(failed())?)
             }
         };
         let [first, second, output] = addresses.map(|address| address as *mut c_void);
@@ -253,7 +253,7 @@ fn reductions(out: DType) -> u32 {
     if out == DType::F32 { f32_parts | Scheme::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32 } else { f32_parts }
 }
 
-impl MatmulPlan {
+impl PreparedMatmul {
     fn new(handle: sys::cublasLtHandle_t, shape: &Shape) -> Result<Self, CublasError> {
         let Shape { sizes: [m, n, k], leading, transposed, out, .. } = *shape;
         let f32_code = sys::cudaDataType_t::CUDA_R_32F;

@@ -1,7 +1,7 @@
 //! Progress of one stage on stderr: a bar on a terminal; elsewhere (logs, CI) a plain line after every tenth of the steps.
 //!
 //! Nothing here writes to stdout, which is for results. The bar's message holds the numbers that matter, as
-//! `loss 0.312 · reward 0.84 · 1.2k tokens/s`; [`Progress::say`] prints a line above the bar without breaking it.
+//! `loss 0.312 · reward 0.84 · 1.2k tokens/s`; [`StageBar::say`] prints a line above the bar without breaking it.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const TEMPLATE: &str = "{prefix:>6} {bar:24.cyan/dim} {pos}/{len} [{elapsed} < {eta}] {wide_msg}";
 
 /// The progress of one stage.
-pub struct Progress {
+pub struct StageBar {
     stage: String,
     steps: u64,
     started: Instant,
@@ -22,7 +22,7 @@ pub struct Progress {
     bar: Option<ProgressBar>,
 }
 
-impl Progress {
+impl StageBar {
     /// Starts `stage` with `steps` steps, of which `done` are done already (0 unless resumed).
     pub fn new(stage: &str, steps: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -80,7 +80,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for StageBar {
     fn drop(&mut self) {
         // After an error the bar stays where it was, so that the error message starts on a new line.
         if let Some(bar) = &self.bar {

@@ -52,14 +52,14 @@ impl Sequence<'_> {
 
 /// One of the sequences, and which target rows of the micro-batch are the tokens of its completion.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct PackedSequence {
     /// Its index in the list that was packed.
     pub sequence: usize,
     /// In order.
     spans: Vec<Range<usize>>,
 }
 
-impl Member {
+impl PackedSequence {
     /// Target rows, one a token of the completion.
     pub fn rows(&self) -> impl Iterator<Item = usize> {
         self.spans.iter().cloned().flatten()
@@ -71,7 +71,7 @@ impl Member {
 pub struct MicroBatch {
     pub batch: Batch,
     pub targets: Targets,
-    pub members: Vec<Member>,
+    pub members: Vec<PackedSequence>,
 }
 
 /// Packs sequences into batches of at most `capacity` tokens, tree after tree. A tree that is larger than a batch is cut in
@@ -192,7 +192,7 @@ impl<'a> Tree<'a> {
     fn add_to(&self, micro: &mut MicroBatch) {
         let MicroBatch { batch, targets, members } = micro;
         let first_member = members.len();
-        members.extend(self.members.clone().map(|sequence| Member { sequence, spans: Vec::new() }));
+        members.extend(self.members.clone().map(|sequence| PackedSequence { sequence, spans: Vec::new() }));
         // The runs of every span's sequence up to its own end.
         let mut runs: Vec<Vec<Run>> = Vec::with_capacity(self.spans.len());
         for Span { parent, at, members: owners } in &self.spans {
@@ -259,7 +259,7 @@ mod tests {
         // Prompt and 40, then 41 to 50, then 51 → 1 → 2 and 51 → 3; then 41 → 42 → 7, and 41 → 7.
         assert_eq!(keys(batch), [10, 20, 22, 21, 12, 11]);
         assert_eq!(batch.tokens(), 10 + 10 + 2 + 1 + 2 + 1);
-        let predicted = |m: &Member| m.rows().map(|row| targets.ids[row]).collect::<Vec<u32>>();
+        let predicted = |m: &PackedSequence| m.rows().map(|row| targets.ids[row]).collect::<Vec<u32>>();
         assert_eq!(members.iter().map(predicted).collect::<Vec<_>>(), all);
         assert_eq!(members[1].spans, members[2].spans);
     }

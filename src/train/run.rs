@@ -12,7 +12,7 @@ use super::learner::Learner;
 use super::run_folder::RunFolder;
 use crate::checkpoint::{self, Progress, RunState};
 use crate::config::RunSettings;
-use crate::log::Progress as Bar;
+use crate::log::StageBar;
 use crate::log::charts::Stage;
 use crate::ops::Backend;
 use crate::rollout::EngineError;
@@ -79,7 +79,7 @@ pub fn train<B: Backend, T: Trainer<B>>(
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
     let steps = trainer.steps();
-    let mut bar = Bar::new(T::STAGE.key, steps, progress.step);
+    let mut bar = StageBar::new(T::STAGE.key, steps, progress.step);
     while progress.step < steps {
         let report = match trainer.step(progress) {
             Err(TrainError::Engine(EngineError::Interrupted)) => {

@@ -96,11 +96,11 @@ fn greedy_tokens_are_nearly_the_best_on_their_own_prefix() {
             let (model, mut batch) = (golden.model(&Cpu), Batch::default());
             batch.push_sequence(&[&prompt[..], &tokens].concat());
             let (logits, vocab) = (logits(&model, &batch), model.config.vocab_size);
-            for (place, token) in tokens.iter().enumerate() {
-                let row = &logits[(prompt.len() + place - 1) * vocab..][..vocab];
+            for (index, token) in tokens.iter().enumerate() {
+                let row = &logits[(prompt.len() + index - 1) * vocab..][..vocab];
                 let best = row.iter().copied().fold(f32::MIN, f32::max);
                 let gap = best - row[*token as usize];
-                assert!(gap <= 0.02, "{device:?} {case}: token {place} is {gap} logits below the best");
+                assert!(gap <= 0.02, "{device:?} {case}: token {index} is {gap} logits below the best");
             }
         }
     }

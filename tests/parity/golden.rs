@@ -55,19 +55,19 @@ pub fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// Largest difference as a share of the largest expected number, with its place.
+/// Largest difference as a share of the largest expected number, with its index.
 pub fn assert_near(what: &str, got: &[f32], expected: &[f32], limit: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: number of elements");
     let scale = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
-    let (place, error) = got
+    let (index, error) = got
         .iter()
         .zip(expected)
         .map(|(g, e)| (f64::from(*g) - f64::from(*e)).abs() / scale)
         .enumerate()
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .unwrap();
-    let (g, e) = (got[place], expected[place]);
-    assert!(error <= limit, "{what}[{place}]: expected {e}, got {g}: {error:.2e} of the largest, limit {limit:.0e}");
+    let (g, e) = (got[index], expected[index]);
+    assert!(error <= limit, "{what}[{index}]: expected {e}, got {g}: {error:.2e} of the largest, limit {limit:.0e}");
 }
 
 /// Relative error in the Euclidean norm, with the largest single difference in the message.
@@ -77,9 +77,9 @@ pub fn assert_near_l2(what: &str, got: &[f32], expected: &[f32], limit: f64) {
     let norm: f64 = expected.iter().map(|e| square(f64::from(*e))).sum::<f64>().sqrt();
     let differences = got.iter().zip(expected).map(|(g, e)| (f64::from(*g) - f64::from(*e)).abs());
     let error = differences.clone().map(square).sum::<f64>().sqrt() / norm;
-    let (place, largest) = differences.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let (index, largest) = differences.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
     assert!(
         error <= limit,
-        "{what}: relative L2 error {error:.2e}, limit {limit:.0e}; largest {largest:.2e} at {place}"
+        "{what}: relative L2 error {error:.2e}, limit {limit:.0e}; largest {largest:.2e} at {index}"
     );
 }

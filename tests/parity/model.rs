@@ -76,9 +76,9 @@ pub fn packed(golden: &Golden) -> (Batch, Targets, Vec<f32>) {
     for (sequence, mask) in sequences.iter().zip(golden.json["mask"].as_array().unwrap()) {
         let (ids, first) = (ids(sequence), batch.tokens());
         batch.push_sequence(&ids);
-        for (place, learned) in mask.as_array().unwrap().iter().enumerate() {
+        for (index, learned) in mask.as_array().unwrap().iter().enumerate() {
             if learned.as_bool().unwrap() {
-                targets.push(first + place - 1, ids[place]);
+                targets.push(first + index - 1, ids[index]);
             }
         }
     }

@@ -97,8 +97,8 @@ fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64
     let mut learner = Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
     // Like log-probabilities of a policy and a reference near this one: what is predicted where decides.
     let near = |sequence: &Sequence<'_>, key: u64| -> Vec<f32> {
-        let places = sequence.completion.iter().enumerate();
-        places.map(|(i, id)| -4.1 + 0.6 * Stream::new(key).fold(u64::from(*id)).uniform(i as u32)).collect()
+        let positions = sequence.completion.iter().enumerate();
+        positions.map(|(i, id)| -4.1 + 0.6 * Stream::new(key).fold(u64::from(*id)).uniform(i as u32)).collect()
     };
     let (old, reference): (Vec<_>, Vec<_>) = sequences.iter().map(|s| (near(s, 1), near(s, 2))).unzip();
     let (mut total, mut rows_trained) = (0.0, 0);

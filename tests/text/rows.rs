@@ -41,7 +41,7 @@ fn ids(loaded: &Loaded<Pair>) -> Vec<u64> {
 }
 
 #[test]
-fn a_bad_line_is_refused_with_its_place_or_skipped_and_counted() {
+fn a_bad_row_is_refused_with_its_location_or_skipped_and_counted() {
     let text = format!("{}\n\n{{broken\n[1]\r\n{}\r\n", good(""), good(""));
     let error = load(text.as_bytes(), OnBadRow::Refuse).unwrap_err().to_string();
     assert!(error.contains("rows.jsonl: line 3: is not JSON"), "{error}");
@@ -56,7 +56,7 @@ fn a_bad_line_is_refused_with_its_place_or_skipped_and_counted() {
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_a_bad_line() {
+fn bytes_that_are_not_utf8_are_a_bad_row() {
     let mut bytes = good("").into_bytes();
     bytes.extend(b"\n{\"prompt\": \"\xff\"}\n");
     let error = load(&bytes, OnBadRow::Refuse).unwrap_err().to_string();
@@ -65,7 +65,7 @@ fn bytes_that_are_not_utf8_are_a_bad_line() {
 }
 
 #[test]
-fn an_absurd_line_is_a_bad_line() {
+fn an_absurd_line_is_a_bad_row() {
     let file = file_of("rows.jsonl", b"");
     let mut writer = std::fs::File::create(file.path()).unwrap();
     let block = vec![b'a'; 1 << 20];

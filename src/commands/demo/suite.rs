@@ -10,7 +10,7 @@ use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
 use crate::eval::{PairReport, evaluate_pairs};
 use crate::judge::{Judge, JudgePair, JudgeSampling, JudgeSettings, PromptFile};
-use crate::log::Progress as Bar;
+use crate::log::StageBar;
 use crate::model::parameters::random_weights;
 use crate::model::{Qwen3, Qwen3Config};
 use crate::ops::Backend;
@@ -91,7 +91,7 @@ impl DemoSuite {
     ) -> anyhow::Result<PairReport> {
         let (pairs, how) = (self.test_pairs(settings.eval.pairs), self.judge_sampling(settings, votes));
         let total = 2 * pairs.len() as u64 * (how.votes as u64 + 1);
-        let (mut bar, mut done) = (Bar::new("eval", total, 0), 0);
+        let (mut bar, mut done) = (StageBar::new("eval", total, 0), 0);
         let mut engine = self.engine(model, settings)?;
         let report = evaluate_pairs(&self.judge, &mut engine, model, &how, &pairs, Some(stop), |ended| {
             done += ended as u64;
