@@ -131,7 +131,7 @@ impl Pack {
             write_program(&here.join(name), &noted(name, ""));
         }
         write_program(&here.join("ops"), &format!("#!/usr/bin/env bash\n{OPS}"));
-        // Whoever touches the clocks does it with this.
+        // Clocks are changed with this, and must not be.
         write_program(&stubs.join("nvidia-smi"), &noted("nvidia-smi", ""));
         for (name, text) in [("ncu", NCU), ("compute-sanitizer", SANITIZER), ("nsys", "")] {
             if tools.contains(&name) {

@@ -50,7 +50,7 @@ fn pass<B: Backend>(golden: &Golden, learner: &mut Learner<B>) -> [Vec<u32>; 2] 
     [logits, gradients].map(|values| values.into_iter().map(f32::to_bits).collect())
 }
 
-/// After updates, preparing all weights anew changes nothing: the updates forgot none of them.
+/// After updates, preparing all weights again changes nothing: the updates prepared every one of them.
 pub fn updates_leave_no_prepared_weight_behind<B: Backend>(backend: &B) {
     for case in ["tied_gqa2", "untied_gqa5"] {
         let golden = Golden::load(case);

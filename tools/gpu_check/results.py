@@ -17,7 +17,7 @@ class Results:
         self.write()
 
     def write(self):
-        """Writes the summary aside and renames it: whoever reads it finds valid JSON at any moment."""
+        """Writes the summary aside and renames it, so that a reader finds valid JSON at any moment."""
         path = self.out / "summary.json"
         half = path.with_name("summary.json.new")
         half.write_text(json.dumps(self.summary, indent=1, ensure_ascii=False) + "\n")
