@@ -49,10 +49,12 @@ impl<B: Backend> Projection<B> {
         b.linear_prepare(&mut self.weight, b.view(master, self.range.clone()), self.sizes)
     }
 
+    /// The form that matmuls read.
     pub fn weight(&self) -> &B::Weight {
         &self.weight
     }
 
+    /// Features out and in.
     pub fn sizes(&self) -> LinearSizes {
         self.sizes
     }
