@@ -279,12 +279,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measur
                 ids[1..].iter().enumerate().for_each(|(position, id)| targets.push(first + position, *id));
             }
             let weights = vec![1.0 / tokens as f32; targets.rows.len()];
-            let objective = TokenObjective {
-                targets: &targets,
-                row_weights: &weights,
-                temperature: 1.0,
-                loss: &Loss::CrossEntropy,
-            };
+            let objective = TokenObjective::cross_entropy(&targets, &weights);
             learner.accumulate(&mut batch, &objective)?;
         }
         learner.update_if(true, 1e-4)?;

@@ -32,20 +32,21 @@ pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
 pub struct PretrainedSource {
     pub config: Qwen3Config,
     pub tokenizer: Tokenizer,
-    weights: Weights,
+    pub weights: WeightSource,
 }
 
-enum Weights {
+/// Where weights come from. They are read last: whatever else cannot work is refused before.
+pub enum WeightSource {
     Directory(PathBuf),
     Random { seed: u64 },
 }
 
-impl PretrainedSource {
+impl WeightSource {
     /// An arena of the weights.
-    pub fn weights(&self) -> anyhow::Result<Vec<f32>> {
-        match &self.weights {
-            Weights::Directory(path) => Ok(directory::load(path)?.1),
-            Weights::Random { seed } => Ok(random_weights(&self.config, *seed)),
+    pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
+        match self {
+            Self::Directory(path) => Ok(directory::load(path)?.1),
+            Self::Random { seed } => Ok(random_weights(config, *seed)),
         }
     }
 }
@@ -60,7 +61,7 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
         let folder = if settings.tokenizer.is_empty() { path } else { Path::new(&settings.tokenizer) };
         let tokenizer = Tokenizer::from_dir(folder)?;
         check_vocabulary(&tokenizer, &config, folder)?;
-        return Ok(PretrainedSource { config, tokenizer, weights: Weights::Directory(path.to_path_buf()) });
+        return Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Directory(path.to_path_buf()) });
     }
     let Some(mut config) = Qwen3Config::named(&settings.init) else {
         let names: Vec<_> = Qwen3Config::names().collect();
@@ -73,7 +74,7 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     config.eos_token_id = Some(tokenizer.eos_id());
     config.pad_token_id = Some(tokenizer.pad_id());
-    Ok(PretrainedSource { config, tokenizer, weights: Weights::Random { seed } })
+    Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed } })
 }
 
 fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {

@@ -63,8 +63,7 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
-    let weights = source.weights()?;
-    let PretrainedSource { config, tokenizer, .. } = source;
+    let PretrainedSource { config, tokenizer, weights } = source;
     let context = settings.model.context.min(config.max_position_embeddings);
     let s = &settings.rl;
     let needed = s.max_prompt_tokens + s.max_new_tokens;
@@ -77,6 +76,7 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
     let pairs = PairDataset::load(settings, &judge)?;
 
+    let weights = weights.read(&config)?;
     let mut model = Qwen3::new(backend, config, &weights, context)?;
     drop(weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;

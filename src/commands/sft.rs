@@ -58,11 +58,11 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
-    let weights = source.weights()?;
     let context = settings.model.context.min(source.config.max_position_embeddings);
     let judge = pretrained::judge_settings(settings)?;
     let dataset = SftDataset::load(settings, &source.tokenizer, context)?;
 
+    let weights = source.weights.read(&source.config)?;
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
     drop(weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;

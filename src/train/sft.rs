@@ -9,7 +9,7 @@ use super::error::TrainError;
 use super::guard::Guard;
 use super::learner::Learner;
 use super::run::{StepReport, Trainer};
-use super::token_loss::{Loss, Targets, TokenObjective};
+use super::token_loss::{Targets, TokenObjective};
 use crate::checkpoint::Progress;
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
 use crate::model::Batch;
@@ -144,8 +144,7 @@ pub fn sft_step<B: Backend>(
     let mut results = Vec::new();
     for (mut batch, targets) in micro_batches(&examples, learner.capacity())? {
         let weights = vec![1.0 / target_tokens.max(1) as f32; targets.rows.len()];
-        let objective =
-            TokenObjective { targets: &targets, row_weights: &weights, temperature: 1.0, loss: &Loss::CrossEntropy };
+        let objective = TokenObjective::cross_entropy(&targets, &weights);
         results.push(learner.accumulate(&mut batch, &objective)?);
     }
     let mut loss = 0.0;

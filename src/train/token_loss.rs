@@ -32,6 +32,13 @@ pub struct TokenObjective<'a> {
     pub loss: &'a Loss<'a>,
 }
 
+impl<'a> TokenObjective<'a> {
+    /// Cross-entropy at temperature 1.
+    pub fn cross_entropy(targets: &'a Targets, row_weights: &'a [f32]) -> Self {
+        Self { targets, row_weights, temperature: 1.0, loss: &Loss::CrossEntropy }
+    }
+}
+
 impl<B: Backend> Objective<B> for TokenObjective<'_> {
     type Results = RowFetch;
 

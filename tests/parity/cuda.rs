@@ -5,7 +5,7 @@
 
 use patarm::model::Batch;
 use patarm::ops::Cpu;
-use patarm::train::{Loss, TokenObjective};
+use patarm::train::TokenObjective;
 
 use crate::common::devices::devices;
 use crate::parity::generation::generate;
@@ -40,17 +40,7 @@ fn packed_sequences_and_shared_prompts_have_the_gradients_of_transformers() {
         let golden = Golden::load("packed");
         let mut taught = learner(device, &golden);
         let (mut batch, targets, weights) = packed(&golden);
-        taught
-            .accumulate(
-                &mut batch,
-                &TokenObjective {
-                    targets: &targets,
-                    row_weights: &weights,
-                    temperature: 1.0,
-                    loss: &Loss::CrossEntropy,
-                },
-            )
-            .unwrap();
+        taught.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();
         assert_gradients(&golden, &taught, GRADIENT);
 
         let golden = Golden::load("shared_prefix");

@@ -4,7 +4,7 @@ use patarm::model::{Activations, Batch, KvPool, Qwen3};
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
 use patarm::train::prefix_tree::{Sequence, pack};
-use patarm::train::{Learner, Loss, Targets, TokenObjective};
+use patarm::train::{Learner, Targets, TokenObjective};
 
 use crate::parity::golden::{Golden, assert_near, assert_near_l2, floats, ids};
 
@@ -48,12 +48,7 @@ pub fn one_sequence<B: Backend>(golden: &Golden, learner: &mut Learner<B>) -> (V
     let mut targets = Targets::default();
     ids[1..].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
     let weights = vec![1.0 / targets.rows.len() as f32; targets.rows.len()];
-    let results = learner
-        .accumulate(
-            &mut batch,
-            &TokenObjective { targets: &targets, row_weights: &weights, temperature: 1.0, loss: &Loss::CrossEntropy },
-        )
-        .unwrap();
+    let results = learner.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();
     (logits, results.get().unwrap().loss)
 }
 
@@ -94,12 +89,7 @@ fn packed_sequences_are_as_if_each_were_alone() {
     let (mut batch, targets, weights) = packed(&golden);
     let expected: Vec<f32> = (0..3).flat_map(|i| golden.tensor(&format!("logits.{i}"))).collect();
     assert_near("logits", &logits(&learner.model, &batch), &expected, 1e-4);
-    learner
-        .accumulate(
-            &mut batch,
-            &TokenObjective { targets: &targets, row_weights: &weights, temperature: 1.0, loss: &Loss::CrossEntropy },
-        )
-        .unwrap();
+    learner.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();
     assert_gradients(&golden, &learner, F32);
 }
 
@@ -124,17 +114,8 @@ pub fn shared_prefix<B: Backend>(golden: &Golden, learner: &mut Learner<B>, capa
     for mut micro in pack(&sequences, capacity).unwrap() {
         let n = micro.targets.rows.len();
         let part = &weights[first..first + n];
-        let results = learner
-            .accumulate(
-                &mut micro.batch,
-                &TokenObjective {
-                    targets: &micro.targets,
-                    row_weights: part,
-                    temperature: 1.0,
-                    loss: &Loss::CrossEntropy,
-                },
-            )
-            .unwrap();
+        let results =
+            learner.accumulate(&mut micro.batch, &TokenObjective::cross_entropy(&micro.targets, part)).unwrap();
         losses.extend(results.get().unwrap().loss);
         first += n;
     }

@@ -2,7 +2,7 @@
 
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
-use patarm::train::{Learner, Loss, TokenObjective};
+use patarm::train::{Learner, TokenObjective};
 
 use crate::parity::golden::{Golden, floats};
 use crate::parity::model::{learner, one_sequence, packed};
@@ -20,17 +20,7 @@ pub fn ten_steps<B: Backend>(backend: &B, golden: &Golden) -> (Vec<(f64, f64)>, 
     let mut learner = Learner::new(golden.model(backend), config, 64).unwrap();
     let (mut batch, targets, weights) = packed(golden);
     let mut step = || {
-        let results = learner
-            .accumulate(
-                &mut batch,
-                &TokenObjective {
-                    targets: &targets,
-                    row_weights: &weights,
-                    temperature: 1.0,
-                    loss: &Loss::CrossEntropy,
-                },
-            )
-            .unwrap();
+        let results = learner.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();
         let loss: f64 =
             results.get().unwrap().loss.iter().zip(&weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
         let update = learner.update_if(true, number("learning_rate")).unwrap();

@@ -27,17 +27,7 @@ fn sft(examples: &[Example], capacity: usize) -> (f64, Vec<f32>) {
     let mut loss = 0.0;
     for (mut batch, targets) in micro_batches(examples, capacity).unwrap() {
         let weights = vec![1.0 / count as f32; targets.rows.len()];
-        let results = learner
-            .accumulate(
-                &mut batch,
-                &TokenObjective {
-                    targets: &targets,
-                    row_weights: &weights,
-                    temperature: 1.0,
-                    loss: &Loss::CrossEntropy,
-                },
-            )
-            .unwrap();
+        let results = learner.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();
         loss += results.get().unwrap().loss.iter().map(|x| f64::from(*x)).sum::<f64>() / count as f64;
     }
     (loss, learner.gradients.weights.to_vec())

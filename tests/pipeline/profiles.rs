@@ -6,7 +6,7 @@ use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
 use patarm::tensor::{Device, ProfileDetail};
-use patarm::train::{Learner, Loss, Targets, TokenObjective};
+use patarm::train::{Learner, Targets, TokenObjective};
 
 use crate::common::devices::devices;
 use crate::common::suite::model;
@@ -27,12 +27,7 @@ fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Compl
             let (mut batch, mut targets) = (patarm::model::Batch::default(), Targets::default());
             batch.push_sequence(&[5, 9, 2, 6, 30, 12]);
             [9, 2, 6, 30, 12].iter().enumerate().for_each(|(row, id)| targets.push(row, *id));
-            let objective = TokenObjective {
-                targets: &targets,
-                row_weights: &[0.2; 5],
-                temperature: 1.0,
-                loss: &Loss::CrossEntropy,
-            };
+            let objective = TokenObjective::cross_entropy(&targets, &[0.2; 5]);
             let _ = learner.accumulate(&mut batch, &objective).unwrap();
             learner.update_if(true, 1e-2).unwrap();
         }

@@ -5,8 +5,8 @@ import pathlib
 import subprocess
 import sys
 
-# Named without a version by a toolkit alone; a driver or a wheel has the versioned name.
-NAMES = ["libcublasLt.so", "libcublasLt.so.13", "libcublasLt.so.12"]
+# Named without a version by a toolkit alone; a wheel has the versioned name. The programs are built for CUDA 13.
+NAMES = ["libcublasLt.so.13", "libcublasLt.so"]
 
 
 def loads(path):
@@ -34,14 +34,14 @@ def find(links):
             return f"{name}, found by the system", []
     tried = []
     for kind, folder in folders():
-        for name in reversed(NAMES):
+        for name in NAMES:
             path = folder / name
             if not path.exists():
                 continue
             tried.append(str(path))
             if loads(path):
                 links.mkdir(parents=True, exist_ok=True)
-                for link in NAMES[:2]:
+                for link in NAMES:
                     (links / link).unlink(missing_ok=True)
                     (links / link).symlink_to(path.resolve())
                 return f"{path} ({kind})", [str(links), str(folder)]
