@@ -126,6 +126,7 @@ impl<D: AdamWStep> State<D> {
         })
     }
 
+    #[cfg(has_cuda)]
     fn weights(&self) -> Vec<f32> {
         self.device.download(self.device.view(&self.arenas[0], self.offset..self.offset + self.len)).unwrap()
     }
