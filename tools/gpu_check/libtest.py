@@ -102,7 +102,8 @@ class Suite:
             # Half of what is left: one that hangs again must not take the time of those behind it.
             return name, self.call(["--exact", name, *flags], min(ALONE_LIMIT_S, left / 2)) if left > 2 else None
 
-        workers = max(2, min(6, (os.cpu_count() or 2) // 2))
+        # Tests that need a GPU may need most of its memory: those run one at a time.
+        workers = 1 if self.ignored_only else max(2, min(6, (os.cpu_count() or 2) // 2))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for name, done in pool.map(one, names):
                 if done is None:
