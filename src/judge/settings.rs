@@ -41,8 +41,6 @@ pub enum JudgeFileError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
-    #[error(transparent)]
-    Prompt(#[from] JudgePromptError),
 }
 
 impl JudgeSettings {
