@@ -69,9 +69,9 @@ mod tests {
             }
         }
         let keys = (PAIRS.keys)();
-        let untrained = CONTENTS.stages.iter().flat_map(|stage| stage.charts).filter_map(|chart| chart.untrained);
+        let before = CONTENTS.stages.iter().flat_map(|stage| stage.charts).filter_map(|chart| chart.before);
         let columns = PAIRS.columns.iter().map(|column| column.key);
-        for key in columns.chain(results::READ).chain(untrained) {
+        for key in columns.chain(results::READ).chain(before) {
             assert!(keys.contains(&key.to_owned()), "an evaluation has no `{key}`: {keys:?}");
         }
     }
@@ -81,10 +81,10 @@ mod tests {
         for stage in CONTENTS.stages {
             let records = lines(stage.key, &(stage.keys)());
             for chart in stage.charts {
-                let html = curves::figure(stage, chart, &records, |_| Some(0.5)).unwrap();
+                let html = curves::figure(stage, chart, &records, |_| Some(("SFT".into(), 0.5))).unwrap();
                 let html = html.unwrap_or_else(|| panic!("{}: nothing is drawn", chart.title));
                 assert_eq!(html.matches("<b>0.250</b>").count(), chart.series.len(), "{}", chart.title);
-                assert_eq!(html.contains("untrained 50.0 %"), chart.untrained.is_some(), "{}", chart.title);
+                assert_eq!(html.contains("SFT 50.0 %"), chart.before.is_some(), "{}", chart.title);
             }
             let steps: Vec<&Record> = records.iter().collect();
             for sign in stage.signs {

@@ -104,7 +104,7 @@ impl Judge {
         let finished = completion.finish_reason == FinishReason::Stop;
         let ids = if finished { &completion.tokens[..completion.tokens.len() - 1] } else { &completion.tokens[..] };
         let text = self.tokenizer().decode(ids, false);
-        let verdict = Verdict::parse(&text, finished, &self.settings().verdict);
+        let verdict = Verdict::parse_after(&self.opened, &text, finished, &self.settings().verdict);
         Judged { completion, text, verdict }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** nothing outside this module renders a judge's prompt or reads a verdict from text.
 
+mod frame;
 mod judgements;
 mod prompt;
 mod settings;
@@ -33,12 +34,15 @@ pub struct Judge {
     settings: JudgeSettings,
     prompt: JudgePrompt,
     tokenizer: Tokenizer,
+    /// What the prompt begins of the judgement, such as `<think>`.
+    opened: String,
 }
 
 impl Judge {
     /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks.
     pub fn new(settings: JudgeSettings, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
-        Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer })
+        let opened = opened(&tokenizer, settings.thinking);
+        Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer, opened })
     }
 
     /// What it was made from, to be saved as `judge.toml` beside the model.
@@ -51,11 +55,24 @@ impl Judge {
         &self.tokenizer
     }
 
-    /// The judge's prompt for a response, as messages. Control tokens in text from outside are escaped.
+    /// The judge's prompt for a response, as messages. Text from outside can write neither control tokens nor the tags and
+    /// labels that frame it.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
-        let escape = |turn: &Message| Message::new(turn.role.as_str(), self.tokenizer.escape(&turn.content));
-        let prompt: Vec<Message> = prompt.iter().map(escape).collect();
-        self.prompt.messages(task, &prompt, &self.tokenizer.escape(response))
+        let harmless = |turn: &Message| Message::new(turn.role.as_str(), self.harmless(&turn.content));
+        let prompt: Vec<Message> = prompt.iter().map(harmless).collect();
+        self.prompt.messages(task, &prompt, &self.harmless(response))
+    }
+
+    /// Text from outside, as it may stand in a prompt. Line breaks and spaces at its end and empty lines at its start are left
+    /// out, and a blank text is one invisible character: a tokenizer would merge them with the frame's own line breaks.
+    fn harmless(&self, text: &str) -> String {
+        let text = text.trim_end();
+        if text.is_empty() {
+            return frame::BREAK.to_string();
+        }
+        let blank = text.len() - text.trim_start().len();
+        let first_line = text[..blank].rfind(['\n', '\r']).map_or(0, |end| end + 1);
+        self.prompt.frame().neutralise(&self.tokenizer.escape(&text[first_line..]))
     }
 
     /// The judge's prompt for a response, as token ids.
@@ -71,4 +88,13 @@ impl Judge {
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }
+}
+
+/// What the tokenizer's chat template begins of an answer. A template that cannot be rendered says so when it is used.
+fn opened(tokenizer: &Tokenizer, thinking: bool) -> String {
+    let words = "patarm";
+    let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking) };
+    let text = tokenizer.render(&[Message::user(words)], &options).unwrap_or_default();
+    let end = text.rfind(words).map_or("", |at| &text[at + words.len()..]);
+    verdict::opened(end).to_owned()
 }

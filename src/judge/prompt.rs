@@ -1,6 +1,6 @@
 //! The judge's prompt: a template, and a primary rubric for each task, from an editable TOML file.
 //!
-//! It does not escape text from outside: `Judge` does that first.
+//! It does not escape text from outside: `Judge` does that first, by the control tokens of its tokenizer and the [`Frame`] here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
+use super::frame::Frame;
+use super::verdict;
 use crate::data::Message;
 
 /// The built-in file, with rubrics for chat, code, math and safety.
@@ -78,6 +80,8 @@ pub struct JudgePrompt {
     default_task: Option<String>,
     /// Primary rubrics by task.
     rubrics: BTreeMap<String, String>,
+    /// What text from outside must not write.
+    frame: Frame,
 }
 
 impl JudgePrompt {
@@ -100,9 +104,16 @@ impl JudgePrompt {
             let known = names(&rubrics);
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
-        let judge = Self { environment, system, default_task, rubrics };
-        judge.try_template().map_err(|reason| invalid(format!("`template`: {reason}")))?;
+        let mut judge = Self { environment, system, default_task, rubrics, frame: Frame::default() };
+        let texts = judge.try_template().map_err(|reason| invalid(format!("`template`: {reason}")))?;
+        let ours = texts.iter().chain(&judge.system).map(String::as_str);
+        judge.frame = Frame::of(ours.chain(verdict::TAGS).chain(verdict::THINK));
         Ok(judge)
+    }
+
+    /// The tags around text from outside, and those of a judgement.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     /// The tasks that have rubrics, in alphabetical order.
@@ -136,9 +147,11 @@ impl JudgePrompt {
             .map_err(|error| format!("{error:#}"))
     }
 
-    /// Checks that the rendering contains the prompt and the response; without either, scores would be noise.
-    fn try_template(&self) -> Result<(), String> {
+    /// Checks that the rendering contains the prompt and the response; without either, scores would be noise. Returns the
+    /// renderings for all tasks.
+    fn try_template(&self) -> Result<Vec<String>, String> {
         let [prompt, response] = ["\u{1}prompt\u{1}", "\u{1}response\u{1}"];
+        let mut texts = Vec::with_capacity(self.rubrics.len());
         for (task, rubrics) in &self.rubrics {
             let text =
                 self.render(task, rubrics, prompt, response).map_err(|reason| reason + &self.unknown_variables())?;
@@ -147,8 +160,9 @@ impl JudgePrompt {
                     return Err(format!("it must show {{{{ {name} }}}}, but for task `{task}` it does not"));
                 }
             }
+            texts.push(text);
         }
-        Ok(())
+        Ok(texts)
     }
 
     /// Names the undefined variables; the template engine only reports their position.

@@ -81,14 +81,38 @@ impl VerdictRules {
 }
 
 /// The tags of a judgement, in their order.
-const TAGS: [&str; 6] = ["<rubrics>", "</rubrics>", "<eval>", "</eval>", "<answer>", "</answer>"];
-const THINK: [&str; 2] = ["<think>", "</think>"];
+pub(super) const TAGS: [&str; 6] = ["<rubrics>", "</rubrics>", "<eval>", "</eval>", "<answer>", "</answer>"];
+/// Those of its thoughts.
+pub(super) const THINK: [&str; 2] = ["<think>", "</think>"];
+
+/// What a prompt opens and leaves to the judge to close, from how the prompt ends: `<think>\n` for models that always think,
+/// usually nothing. A block that the prompt opens and closes itself is none.
+pub(super) fn opened(end_of_prompt: &str) -> &str {
+    let openings = [THINK[0], TAGS[0], TAGS[2], TAGS[4]];
+    let first = openings.iter().filter_map(|tag| end_of_prompt.find(tag)).min();
+    let mut opened = &end_of_prompt[first.unwrap_or(end_of_prompt.len())..];
+    if let Some((_, after)) = opened.split_once(THINK[1]) {
+        opened = after.trim_start();
+    }
+    opened
+}
 
 impl Verdict {
     /// Parses a pointwise judgement. `finished` says that generation ended with an end-of-text token and not at its limit.
     /// A block `<think>…</think>` at the start is skipped. It takes time linear in the text, and never panics.
     pub fn parse(text: &str, finished: bool, rules: &VerdictRules) -> Self {
-        match read(text, finished, rules) {
+        Self::parse_after("", text, finished, rules)
+    }
+
+    /// The same for a text whose beginning stands in the prompt: `opened` is usually empty, and `<think>` for models whose chat
+    /// template opens their thoughts.
+    pub fn parse_after(opened: &str, text: &str, finished: bool, rules: &VerdictRules) -> Self {
+        let verdict = match (opened, text.trim()) {
+            (_, "") => Err(Failure::Missing),
+            ("", text) => read(text, finished, rules),
+            (opened, text) => read(format!("{opened}{text}").trim_start(), finished, rules),
+        };
+        match verdict {
             Ok(score) => Self::Score(score),
             Err(failure) => Self::Failed(failure),
         }
@@ -124,11 +148,8 @@ impl Failure {
     }
 }
 
+/// Reads a text without white space around it.
 fn read(text: &str, finished: bool, rules: &VerdictRules) -> Result<f64, Failure> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(Failure::Missing);
-    }
     // An incomplete text is truncated if it reached the length limit, and malformed otherwise.
     let short = if finished { Failure::Malformed } else { Failure::Truncated };
     let text = match text.strip_prefix(THINK[0]) {
@@ -219,6 +240,29 @@ mod tests {
         }
         // Cut right after the answer: the answer is there.
         assert_eq!(Verdict::parse(GOOD, false, &VerdictRules::default()), Verdict::Score(8.0));
+    }
+
+    #[test]
+    fn what_the_prompt_opened_counts() {
+        let always = "<|im_start|>assistant\n<think>\n";
+        assert_eq!(opened(always), "<think>\n");
+        assert_eq!(opened("<|im_start|>assistant\n<think>\n\n</think>\n\n"), "");
+        assert_eq!(opened("<|im_start|>assistant\n<think>\n\n</think>\n\n<rubrics>\n"), "<rubrics>\n");
+        assert_eq!(opened("<|im_start|>assistant\n"), "");
+        let rules = VerdictRules::default();
+        let after = |opened: &str, text: &str, finished| Verdict::parse_after(opened, text, finished, &rules);
+        for (opened, text) in [
+            ("<think>\n", format!("is it an <answer>3</answer>?\n</think>\n\n{GOOD}")),
+            ("<think>\n", format!("</think>{GOOD}")),
+            ("<think>", format!("<think>\nagain</think>{GOOD}")),
+            ("<rubrics>\n", GOOD["<rubrics>\n".len()..].to_string()),
+        ] {
+            assert_eq!(after(opened, &text, true), Verdict::Score(8.0), "{opened}{text}");
+        }
+        assert_eq!(after("<think>\n", GOOD, true), Verdict::Failed(Failure::Malformed), "the thoughts never end");
+        assert_eq!(after("<think>\n", "well, it is", false), Verdict::Failed(Failure::Truncated));
+        assert_eq!(after("<think>\n", " ", true), Verdict::Failed(Failure::Missing));
+        assert_eq!(after("", &format!("thoughts</think>\n{GOOD}"), true), Verdict::Failed(Failure::Malformed));
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub struct Chart {
     pub series: &'static [Series],
     /// Thresholds that get a line, with their labels.
     pub guides: &'static [(f64, &'static str)],
-    /// Key of the untrained model's evaluation that gets a line to compare with.
-    pub untrained: Option<&'static str>,
+    /// Key of an evaluation: the model that the stage began from gets a line to compare with.
+    pub before: Option<&'static str>,
     /// Folded on the page, for a second look.
     pub folded: bool,
 }
@@ -89,7 +89,7 @@ impl Chart {
         caption: &'static str,
         series: &'static [Series],
     ) -> Self {
-        Self { title, unit, kind: Kind::Lines, range, caption, series, guides: &[], untrained: None, folded: false }
+        Self { title, unit, kind: Kind::Lines, range, caption, series, guides: &[], before: None, folded: false }
     }
 
     /// A chart of shares that add up to one.

@@ -96,7 +96,8 @@ fn plain(line: &str) {
 
 fn message(numbers: &[(&str, f64)]) -> String {
     let mut text = String::new();
-    for (name, value) in numbers {
+    // What was not measured is not shown.
+    for (name, value) in numbers.iter().filter(|(_, value)| !value.is_nan()) {
         let separator = if text.is_empty() { "" } else { " · " };
         let _ = write!(text, "{separator}{name} {}", short(*value));
     }
@@ -115,6 +116,11 @@ pub fn short(value: f64) -> String {
         size if size < 1e9 => format!("{:.1}M", value / 1e6),
         _ => format!("{value:.1e}"),
     }
+}
+
+/// The value, or 0 where it would be printed as -0 with so many decimals.
+pub fn positive_zero(value: f64, decimals: i32) -> f64 {
+    if value.abs() < 0.5 * 10f64.powi(-decimals) { 0.0 } else { value }
 }
 
 /// A duration as `42s`, `3m07s` or `2h05m`.
@@ -153,7 +159,8 @@ mod tests {
     #[test]
     fn numbers_are_short_and_never_panic() {
         let text = message(&[("loss", 0.3121), ("tokens/s", 1234.0), ("lr", 2e-6), ("kl", f64::NAN), ("n", 0.0)]);
-        assert_eq!(text, "loss 0.312 · tokens/s 1.2k · lr 2.0e-6 · kl NaN · n 0");
+        assert_eq!(text, "loss 0.312 · tokens/s 1.2k · lr 2.0e-6 · n 0");
+        assert_eq!(format!("{:+.2} {:+.2}", positive_zero(-0.004, 2), positive_zero(-0.006, 2)), "+0.00 -0.01");
         assert_eq!(clock(Duration::from_secs(187)), "3m07s");
         assert_eq!(clock(Duration::from_secs(7500)), "2h05m");
         assert_eq!(eta(Duration::from_secs(10), 5, 10), Some(Duration::from_secs(20)));

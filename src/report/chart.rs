@@ -38,7 +38,7 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A horizontal line with a label: a threshold, or the untrained model.
+/// A horizontal line with a label: a threshold, or the model that a stage began from.
 #[derive(Clone, Debug)]
 pub struct Guide {
     pub at: f64,

@@ -12,13 +12,13 @@ const POINTS_MAX: usize = 400;
 /// A series with its points.
 type Found = (&'static Series, Vec<(f64, f64)>);
 
-/// A chart as a `<figure>`, or nothing if no record of the stage has a value for it. `untrained` gives a result of the
-/// untrained model.
+/// A chart as a `<figure>`, or nothing if no record of the stage has a value for it. `before` gives a result of the
+/// model that the stage began from, with its name.
 pub fn figure(
     stage: &Stage,
     chart: &Chart,
     records: &[Record],
-    untrained: impl Fn(&str) -> Option<f64>,
+    before: impl Fn(&str) -> Option<(String, f64)>,
 ) -> Result<Option<String>, ChartError> {
     let points = |series: &'static Series| (series, points(stage.key, series, records));
     let found: Vec<Found> = chart.series.iter().map(points).filter(|(_, points)| has_value(points)).collect();
@@ -27,8 +27,8 @@ pub fn figure(
     }
     let mut guides: Vec<Guide> =
         chart.guides.iter().map(|(at, label)| Guide { at: *at, label: (*label).to_owned() }).collect();
-    if let Some(at) = chart.untrained.and_then(untrained) {
-        guides.push(Guide { at, label: format!("untrained {:.1} %", at * 100.0) });
+    if let Some((name, at)) = chart.before.and_then(before) {
+        guides.push(Guide { at, label: format!("{name} {:.1} %", at * 100.0) });
     }
     let curves = found.iter().map(|(_, points)| Curve { points: points.clone() }).collect();
     let drawing = Drawing { kind: chart.kind, range: chart.range, unit: chart.unit, curves, guides };
@@ -88,7 +88,7 @@ mod tests {
 
     const CHART: Chart = Chart {
         guides: &[(0.5, "half")],
-        untrained: Some("accuracy"),
+        before: Some("accuracy"),
         ..Chart::lines(
             "Loss & norm",
             "nats",
@@ -134,11 +134,11 @@ mod tests {
     fn a_chart_shows_the_series_that_have_values_and_is_left_out_without_any() {
         let draw = |lines: &[serde_json::Value]| {
             let records: Vec<Record> = lines.iter().cloned().map(record).collect();
-            figure(&STAGE, &CHART, &records, |key| (key == "accuracy").then_some(0.5)).unwrap()
+            figure(&STAGE, &CHART, &records, |key| (key == "accuracy").then(|| ("SFT".to_owned(), 0.5))).unwrap()
         };
         let html = draw(&[json!({"stage": "sft", "step": 1, "loss": 0.25, "norm": null})]).unwrap();
         check_balanced(&html).unwrap();
-        for text in ["Loss &amp; norm", "nats", "<b>0.250</b>", "untrained 50.0 %", "half", "Healthy: falls."] {
+        for text in ["Loss &amp; norm", "nats", "<b>0.250</b>", "SFT 50.0 %", "half", "Healthy: falls."] {
             assert!(html.contains(text), "{text} in {html}");
         }
         assert!(!html.contains("</i>norm"), "a series without a value has no entry in the legend");

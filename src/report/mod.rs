@@ -33,7 +33,7 @@ pub struct Contents {
     /// In the order of training.
     pub stages: &'static [&'static Stage],
     pub evaluation: &'static Evaluation,
-    /// Key in `summary.json` and name of each evaluation, in the order of the table; the first is the untrained model's.
+    /// Key in `summary.json` and name of each evaluation, in the order of training.
     pub rows: &'static [(&'static str, &'static str)],
 }
 
@@ -146,8 +146,9 @@ fn curves_html(run: &Run, contents: &Contents) -> Result<String, ReportError> {
         Ok((records, damaged)) => (records, *damaged),
         Err(missing) => return Ok(note(missing)),
     };
-    let untrained = |key: &str| results::untrained(contents, run.summary.as_ref().ok()?, key);
-    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, untrained) {
+    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, |key| {
+        results::before(contents, run.summary.as_ref().ok()?, stage.key, key)
+    }) {
         Ok(figure) => Ok(figure.unwrap_or_default()),
         Err(source) => Err(ReportError::Chart { title: chart.title, source }),
     };

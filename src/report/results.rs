@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Contents, html};
 use crate::log::columns::{Column, Form};
 use crate::log::metrics::Record;
-use crate::log::progress::clock;
+use crate::log::progress::{clock, positive_zero};
 use crate::log::table::TextTable;
 
 /// Keys of an evaluation that are read besides its columns: pairs, judgements of each side, and accuracy by task.
@@ -23,9 +23,12 @@ fn evaluations<'a>(contents: &Contents, summary: &'a Record) -> Vec<(&'a str, &'
     known.chain(others.filter_map(|(key, value)| Some((key.as_str(), value.as_object()?)))).collect()
 }
 
-/// A result of the untrained model, which is the first row.
-pub fn untrained(contents: &Contents, summary: &Record, key: &str) -> Option<f64> {
-    summary.get("stages")?.get(contents.rows.first()?.0)?.get(key)?.as_f64()
+/// A result of the model that a stage began from, with its name: the evaluation before the stage's own.
+pub fn before(contents: &Contents, summary: &Record, stage: &str, key: &str) -> Option<(String, f64)> {
+    let found = summary.get("stages")?;
+    let rows = contents.rows.iter().take_while(|(row, _)| *row != stage);
+    let (row, name) = rows.filter(|(row, _)| found.get(row).is_some()).last()?;
+    Some(((*name).to_owned(), found.get(row)?.get(key)?.as_f64()?))
 }
 
 /// The results as a table for the terminal, tasks included.
@@ -78,19 +81,19 @@ fn explanation(columns: &[Column], evaluations: &[(&str, &Record)]) -> String {
     if let Some(votes) = largest(evaluations, VOTES) {
         text += &format!("Votes: sampled judgements of each response, {votes:.0} here. ");
     }
-    text + "Small figures: change against the first row."
+    text + "Small figures: change against the row above."
 }
 
 /// The few numbers that a reader wants first.
 fn tiles(columns: &[Column], summary: &Record, evaluations: &[(&str, &Record)]) -> String {
     let mut tiles = Vec::new();
     for column in columns.iter().filter(|column| column.first) {
-        let mut values = evaluations.iter().filter_map(|(_, evaluation)| number(evaluation, column.key));
-        if let Some(first) = values.next() {
-            let last = values.next_back();
-            let from =
-                last.map_or_else(String::new, |_| format!("<small>{} → </small>", show(Some(first), column.form)));
-            tiles.push((column.name, format!("{from}{}", show(last.or(Some(first)), column.form))));
+        // The last stage against the one before it: an untrained model has no verdicts to compare with.
+        let mut values = evaluations.iter().rev().filter_map(|(_, evaluation)| number(evaluation, column.key));
+        if let Some(last) = values.next() {
+            let from = |before| format!("<small>{} → </small>", show(Some(before), column.form));
+            let from = values.next().map_or_else(String::new, from);
+            tiles.push((column.name, format!("{from}{}", show(Some(last), column.form))));
         }
     }
     if let Some(wall) = summary.get("wall_s").and_then(Value::as_f64)
@@ -105,17 +108,17 @@ fn tiles(columns: &[Column], summary: &Record, evaluations: &[(&str, &Record)]) 
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.iter().map(tile).collect::<String>())
 }
 
-/// One row per evaluation; cells after the first row carry the change against it. `columns`: key, form, whether more is
+/// One row per evaluation; cells after the first row carry the change against the row above. `columns`: key, form, whether more is
 /// better.
 fn rows(
     evaluations: &[(&str, &Record)],
     columns: &[(&str, Form, bool)],
     value: impl Fn(&Record, &str) -> Option<f64>,
 ) -> Vec<Vec<String>> {
-    let Some(((_, first), _)) = evaluations.split_first() else { return Vec::new() };
     let cell = |row: usize, evaluation: &Record, (key, form, more): (&str, Form, bool)| {
         let now = value(evaluation, key);
-        let change = now.zip(value(first, key)).filter(|_| row > 0).map(|(now, then)| now - then);
+        let above = row.checked_sub(1).and_then(|above| value(evaluations[above].1, key));
+        let change = now.zip(above).map(|(now, then)| now - then);
         // An empty figure keeps the first row in line with those that have one.
         show(now, form)
             + &change.map_or_else(|| " <small></small>".to_owned(), |change| show_change(change, form, more))
@@ -129,8 +132,8 @@ fn rows(
 
 fn show_change(change: f64, form: Form, more_is_better: bool) -> String {
     let text = match form {
-        Form::Percent => format!("{:+.1}", change * 100.0),
-        Form::Points => format!("{change:+.2}"),
+        Form::Percent => format!("{:+.1}", positive_zero(change * 100.0, 1)),
+        Form::Points => format!("{:+.2}", positive_zero(change, 2)),
     };
     let class = match (change > 0.0) == more_is_better {
         _ if text.trim_start_matches(['+', '-', '0', '.']).is_empty() => "same",
@@ -144,7 +147,7 @@ fn show(value: Option<f64>, form: Form) -> String {
     match (value, form) {
         (None, _) => "–".to_owned(),
         (Some(value), Form::Percent) => format!("{:.1} %", value * 100.0),
-        (Some(value), Form::Points) => format!("{value:+.2}"),
+        (Some(value), Form::Points) => format!("{:+.2}", positive_zero(value, 2)),
     }
 }
 
@@ -197,11 +200,13 @@ mod tests {
         assert!(at("scope=\"row\">Untrained") < at("scope=\"row\">SFT + RL"));
         assert!(html.contains("63.0 % <small class=\"better\">+13.0</small>"));
         assert!(html.contains("5.0 % <small class=\"better\">-35.0</small>"), "fewer ties are better");
-        assert!(html.contains("50.0 % <small class=\"same\">+0.0</small>"));
+        assert!(html.contains("50.0 % <small class=\"worse\">-13.0</small>"), "against the row above");
+        assert!(html.contains("<small>63.0 % → </small>50.0 %"), "the last stage against the one before it: {html}");
         assert!(html.contains("a &lt;b&gt;") && html.contains("3m07s") && html.contains("2.5 points"));
         assert!(html.contains("<th scope=\"col\">chat</th><th scope=\"col\">math</th>"));
         assert!(html.contains("Accuracy: share of pairs. Votes: sampled judgements of each response, 3 here."));
-        assert_eq!(untrained(&CONTENTS, &summary(), "accuracy"), Some(0.5));
+        assert_eq!(before(&CONTENTS, &summary(), "rl", "accuracy"), Some(("Untrained".into(), 0.5)));
+        assert_eq!(before(&CONTENTS, &summary(), "untrained", "accuracy"), None);
     }
 
     #[test]

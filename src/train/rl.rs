@@ -95,7 +95,7 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
             ("margin", metrics.margin_mean.unwrap_or(f64::NAN)),
             ("right", metrics.pair_accuracy),
             ("valid", metrics.verdict_valid),
-            ("kl", metrics.kl_mean),
+            ("kl", metrics.kl_mean.unwrap_or(f64::NAN)),
             ("dead", 0.5 * (metrics.dead_groups_chosen + metrics.dead_groups_rejected)),
         ];
         Ok(StepReport { metrics, shown, samples })
@@ -340,8 +340,7 @@ fn learn<B: Backend>(
                 advantage: rewarded.advantage,
                 rollout: &judged.completion.logprobs,
                 old: old_logprobs.as_deref(),
-                // Without a reference the KL term is off, and the metric is how far the updates have moved the policy.
-                reference: reference_logprobs.as_deref().or(old_logprobs.as_deref()),
+                reference: reference_logprobs.as_deref(),
             }
         });
         let loss = Loss::Grpo {

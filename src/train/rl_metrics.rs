@@ -50,8 +50,8 @@ pub struct RlMetrics {
     pub entropy_mean: f64,
     /// Share of tokens whose gradient clipping took away.
     pub clip_share: f64,
-    /// Mean over tokens of the estimator in use; without a reference, from the policy before the step's first update.
-    pub kl_mean: f64,
+    /// Mean over tokens of the estimator in use, from the reference; `None` without one (`rl.policy.kl_coefficient = 0`).
+    pub kl_mean: Option<f64>,
     /// Largest |log-probability while decoding − of the training forward|, at the first update on this rollout batch.
     pub mismatch_max: f64,
     /// KL from the policy that drew the tokens to the training forward's, by the same two (mean over tokens of k3).
@@ -75,7 +75,8 @@ struct Sums {
     loss: f64,
     entropy: f64,
     clipped: usize,
-    kl: f64,
+    /// `None` without a reference.
+    kl: Option<f64>,
     tokens: usize,
 }
 
@@ -119,10 +120,13 @@ impl StepNumbers {
         sums.loss += (results.loss.iter().zip(&rows.weight)).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
         for RowToken { row, rollout, advantage } in &rows.tokens {
             let logprob = results.logprob[*row];
-            let of = |values: &Option<Vec<f32>>| values.as_ref().map_or(logprob, |values| values[*row]);
+            let old = rows.old.as_ref().map_or(logprob, |old| old[*row]);
             sums.entropy += f64::from(results.entropy[*row]);
-            sums.clipped += usize::from(self.loss.clips(logprob, of(&rows.old), *advantage));
-            sums.kl += f64::from(self.loss.kl.value_and_slope(logprob, of(&rows.reference)).0);
+            sums.clipped += usize::from(self.loss.clips(logprob, old, *advantage));
+            if let Some(reference) = &rows.reference {
+                let kl = f64::from(self.loss.kl.value_and_slope(logprob, reference[*row]).0);
+                *sums.kl.get_or_insert(0.0) += kl;
+            }
             if first_update {
                 self.mismatch_kl += f64::from(KlEstimator::K3.value_and_slope(*rollout, logprob).0);
                 let mismatch = f64::from((logprob - rollout).abs());
@@ -194,7 +198,7 @@ impl StepNumbers {
             truncated_share: average(&truncated),
             entropy_mean: per_token(total(|u| u.entropy)),
             clip_share: per_token(total(|u| u.clipped as f64)),
-            kl_mean: per_token(total(|u| u.kl)),
+            kl_mean: self.updates.iter().filter_map(|u| u.kl).reduce(|a, b| a + b).map(per_token),
             mismatch_max: self.mismatch_max,
             mismatch_kl: self.mismatch_kl / self.updates.first().map_or(1, |u| u.tokens.max(1)) as f64,
             grad_norm: self.gradient_norm,
@@ -228,7 +232,8 @@ mod tests {
         numbers.begin_update();
         numbers.add(&Rows { weight: vec![0.5; 2], tokens, ..Rows::default() }, &results);
         let metrics = numbers.metrics(1, 0.1, &[], 2, 1.0, 2.0);
-        assert_eq!((metrics.mismatch_max, metrics.clip_share, metrics.kl_mean), (0.25, 0.0, 0.0));
+        assert_eq!((metrics.mismatch_max, metrics.clip_share), (0.25, 0.0));
+        assert_eq!(metrics.kl_mean, None, "without a reference nothing is measured");
         let k3 = (-0.25f64).exp_m1() + 0.25;
         assert!((metrics.mismatch_kl - 0.5 * k3).abs() < 1e-7, "{}", metrics.mismatch_kl);
     }

@@ -6,6 +6,7 @@
 
 use super::rl_metrics::{RlMetrics, STAGE};
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
+use crate::log::progress::positive_zero;
 use crate::log::signs::{Ends, Finding, Level, Sign};
 
 /// Reinforcement learning, for the report.
@@ -38,13 +39,13 @@ const CHARTS: &[Chart] = &[
         &[series("score_chosen_mean", "chosen"), series("score_rejected_mean", "rejected")],
     ),
     Chart {
-        untrained: Some("accuracy"),
+        before: Some("accuracy"),
         ..Chart::lines(
             "Accuracy during RL",
             "share of pairs",
             AxisRange::Unit,
             "Share of the step's training pairs whose chosen response has the higher mean score. Healthy: above the \
-             untrained model's line, and rising.",
+             line of the model that RL began from (one judgement a side, on held-out pairs), and rising.",
             &[series("pair_accuracy", "training pairs")],
         )
     },
@@ -65,9 +66,9 @@ const CHARTS: &[Chart] = &[
     Chart::shares(
         "Tiers of PAR",
         "share of rollouts",
-        "Factor f that a rollout earned: none (wrong side), 1.2 (margin up to 2), 1.4 (above 2). Healthy: a mixture; one \
-         band everywhere is all-or-nothing PAR, which teaches nothing.",
-        &[series("tier_none", "none"), series("tier_low", "f = 1.2"), series("tier_high", "f = 1.4")],
+        "Factor f that a rollout earned: none (wrong side), reward.low (margin up to reward.threshold), reward.high (above). \
+         Healthy: a mixture; one band everywhere is all-or-nothing PAR, which teaches nothing.",
+        &[series("tier_none", "none"), series("tier_low", "f low"), series("tier_high", "f high")],
     ),
     Chart::lines(
         "Dead groups",
@@ -88,8 +89,8 @@ const CHARTS: &[Chart] = &[
         "KL to the reference",
         "nats per token",
         AxisRange::FromZero,
-        "Distance from the model that RL started with. Healthy: grows slowly and stays small; a jump means that the \
-         learning rate is too high.",
+        "Distance from the model that RL started with; measured only where rl.policy.kl_coefficient is above 0. Healthy: grows \
+         slowly and stays small; a jump means that the learning rate is too high.",
         &[series("kl_mean", "KL")],
     ),
     Chart::lines(
@@ -197,7 +198,11 @@ fn margin(ends: &Ends) -> Option<Finding> {
     let shrinking = now < then - 0.25;
     Some(Finding {
         level: Level::of(now < 0.5, now < 1.0 || shrinking),
-        found: format!("Chosen responses score {now:.2} points above rejected ones (at the start of RL: {then:.2})."),
+        found: format!(
+            "Chosen responses score {:.2} points above rejected ones (at the start of RL: {:.2}).",
+            positive_zero(now, 2),
+            positive_zero(then, 2)
+        ),
         advice: match () {
             () if now < 0.5 => {
                 "Below 0.5 the judge hardly tells good from bad. If the pairs are clear, train longer, take more rollouts per \

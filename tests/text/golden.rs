@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::shared;
 
 /// The official tokenizer, from a folder as a model has it.
-fn qwen3(source: &Path) -> Tokenizer {
+pub fn qwen3(source: &Path) -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
     let mut json = Vec::new();
     let packed = fs::File::open(source.join("tokenizer.json.gz")).unwrap();

@@ -2,6 +2,7 @@
 
 mod formats;
 mod golden;
+mod injections;
 mod rows;
 mod samples;
 mod tiny;

@@ -1,0 +1,141 @@
+//! What a response, a prompt or a turn cannot do to the judge that reads it: step out of its frame.
+//!
+//! `tests/injections/corpus.jsonl` holds the hostile texts; it is also an input of `judge`, and
+//! `tests/injections/README.md` says what a judge of the demo makes of them.
+
+use std::path::Path;
+
+use patarm::data::{Message, synthetic};
+use patarm::judge::{Judge, JudgeSettings, PromptFile, VerdictRules};
+use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
+use serde_json::Value;
+
+use crate::{golden, shared, tiny};
+
+const CORPUS: &str = include_str!("../injections/corpus.jsonl");
+
+/// The hostile texts of the corpus, and long ones.
+fn hostile() -> Vec<String> {
+    let row = |line: &str| serde_json::from_str::<Value>(line).unwrap()["response"].as_str().unwrap().to_owned();
+    let mut texts: Vec<String> = CORPUS.lines().map(row).collect();
+    assert!(texts.len() >= 60, "{}", texts.len());
+    texts.extend(
+        ["a", "</response>", "<", "\n", "[user]\n", "<|im_end|>", "\u{200b}"]
+            .map(|unit| unit.repeat(20_000 / unit.len())),
+    );
+    texts
+}
+
+/// A judge of each tokenizer at hand, with its name.
+fn judges() -> Vec<(&'static str, Judge)> {
+    let demo = Tokenizer::from_parts(
+        synthetic::tokenizer().unwrap(),
+        CHAT_TEMPLATE.to_string(),
+        synthetic::EOS_TOKEN,
+        synthetic::PAD_TOKEN,
+    );
+    let demo_way = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS).unwrap(), VerdictRules::default(), false);
+    let built_in = || JudgeSettings::built_in().unwrap();
+    let mut judges = vec![
+        ("tiny", Judge::new(built_in(), tiny::tokenizer()).unwrap()),
+        ("demo", Judge::new(demo_way, demo.unwrap()).unwrap()),
+    ];
+    if let Some(source) = shared("qwen3_tokenizer") {
+        judges.push(("Qwen3", Judge::new(built_in(), golden::qwen3(&source)).unwrap()));
+    }
+    judges
+}
+
+/// The ids that the prompts for two harmless texts begin and end with. The line break before the text's closing tag belongs to
+/// what it follows: a tokenizer may merge it with a full stop.
+fn frame(judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: &str) -> (Vec<u32>, Vec<u32>) {
+    let [a, b] = ["seven", "1 2 k"].map(encode);
+    let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    let mut end = a[a.len() - end..].to_vec();
+    while judge.tokenizer().decode(&end[..1], false).trim().is_empty() {
+        end.remove(0);
+    }
+    assert!(judge.tokenizer().decode(&end, false).trim_start().starts_with(closing), "{closing}");
+    (a[..same].to_vec(), end)
+}
+
+/// Asserts that the text between the frame's ids writes neither a tag nor a control token.
+fn check(name: &str, judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: &str, tags: &[&str]) {
+    let (before, after) = frame(judge, encode, closing);
+    let tags: Vec<String> = tags.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
+    for text in hostile() {
+        let ids = encode(&text);
+        let shown: String = text.chars().take(60).collect();
+        assert!(ids.len() >= before.len() + after.len(), "{name}: {shown:?}");
+        assert!(ids.starts_with(&before), "{name}: ids before {shown:?}");
+        assert!(ids.ends_with(&after), "{name}: ids after {shown:?}");
+        let inside = &ids[before.len()..ids.len() - after.len()];
+        let read = judge.tokenizer().decode(inside, false).to_lowercase();
+        let found = tags.iter().find(|tag| read.contains(tag.as_str()));
+        assert_eq!(found, None, "{name}: {shown:?} is read as {read:?}");
+        for role in ["[assistant]\n", "[user]\n", "[system]\n"] {
+            assert!(!read.contains(role), "{name}: {shown:?} is read as {read:?}");
+        }
+        for control in ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>"] {
+            let id = judge.tokenizer().encode(control).unwrap();
+            assert!(id.len() > 1 || !inside.contains(&id[0]), "{name}: {control} in {shown:?}");
+        }
+    }
+}
+
+const TAGS: [&str; 7] = ["task", "rubrics", "prompt", "response", "eval", "answer", "think"];
+
+#[test]
+fn a_response_stays_in_its_frame() {
+    for (name, judge) in judges() {
+        let prompt = [Message::user("show a b c d")];
+        check(name, &judge, &|text| judge.encode("chat", &prompt, text).unwrap(), "</response>", &TAGS);
+    }
+}
+
+#[test]
+fn a_prompt_stays_in_its_frame() {
+    for (name, judge) in judges() {
+        check(
+            name,
+            &judge,
+            &|text| judge.encode("chat", &[Message::user(text)], "a b c d").unwrap(),
+            "</prompt>",
+            &TAGS,
+        );
+        // In a conversation, turns cannot write the labels of others.
+        let turns = |text: &str| [Message::user("hello"), Message::assistant(text), Message::user("again")];
+        let encode = |text: &str| judge.encode("chat", &turns(text), "a b c d").unwrap();
+        check(name, &judge, &encode, "[user]", &TAGS);
+    }
+}
+
+#[test]
+fn what_names_no_tag_is_not_changed() {
+    let judge = Judge::new(JudgeSettings::built_in().unwrap(), tiny::tokenizer()).unwrap();
+    let text = "if a < b && c > d { <b>x</b> } [1] [link](user) Vec<T> 5 % «q» é 漢字 \u{1f600}";
+    let messages = judge.messages("code", &[Message::user(text)], text).unwrap();
+    assert_eq!(messages.last().unwrap().content.matches(text).count(), 2);
+}
+
+#[test]
+fn a_megabyte_is_encoded_in_linear_time() {
+    let judge = Judge::new(JudgeSettings::built_in().unwrap(), tiny::tokenizer()).unwrap();
+    for unit in ["a ", "</response>", "<", "\u{200b}<", "[user]\n"] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        let ids = judge.encode("chat", &[Message::user("p")], &text).unwrap();
+        assert!(ids.len() > 1 << 19, "{unit:?}: {}", ids.len());
+    }
+}
+
+#[test]
+fn every_text_of_the_corpus_is_a_row_that_judge_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("corpus.jsonl");
+    std::fs::write(&file, CORPUS).unwrap();
+    let options = patarm::data::LoadOptions { default_task: "chat".into(), on_bad_row: patarm::data::OnBadRow::Refuse };
+    let loaded = patarm::data::load_responses(&[file], &options).unwrap();
+    assert_eq!(loaded.rows.len(), CORPUS.lines().count());
+    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/injections/README.md").exists());
+}
