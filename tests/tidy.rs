@@ -187,23 +187,25 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 18] = [
+const KNOWS: [(&str, &[&str]); 19] = [
     ("random", &[]),
+    // What a setting is; sections stand beside what they configure.
+    ("setting", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
-    ("loss", &[]),
+    ("loss", &["setting"]),
     ("ops", &["tensor", "random", "cuda", "loss"]),
     ("model", &["ops", "tensor", "random"]),
     ("rollout", &["model", "ops", "tensor", "random"]),
-    ("optimizer", &["model", "ops", "tensor"]),
+    ("optimizer", &["model", "ops", "setting", "tensor"]),
     ("data", &["random", "tensor", "tokenizer"]),
     ("tokenizer", &["data", "tensor"]),
     // The way from a response to its verdict, for training, evaluation and serving alike.
-    ("judge", &["data", "tokenizer", "model", "ops", "rollout", "random", "tensor"]),
+    ("judge", &["data", "tokenizer", "model", "ops", "rollout", "random", "setting", "tensor"]),
     // The arithmetic of rewards is the op `score_margin`.
-    ("reward", &["judge", "data", "ops"]),
+    ("reward", &["judge", "data", "ops", "setting"]),
     // Settings are made of the settings of what they configure.
-    ("config", &["loss", "ops", "optimizer", "reward"]),
+    ("config", &["loss", "model", "ops", "optimizer", "reward", "setting"]),
     ("log", &["tensor"]),
     // Draws what it is given: the commands hand the trainers' descriptions over.
     ("report", &["log", "tensor"]),
@@ -226,6 +228,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
             "report",
             "reward",
             "rollout",
+            "setting",
             "tensor",
             "tokenizer",
         ],

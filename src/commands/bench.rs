@@ -15,9 +15,9 @@ use crate::model::parameters::uniform_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
-use crate::optimizer::AdamWConfig;
 use crate::random::{Stream, bench_seeds};
 use crate::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
+use crate::setting::Valid;
 use crate::train::prefix_tree::{Sequence, pack};
 use crate::train::trajectory::{Inputs, Rows};
 use crate::train::{Learner, Loss, Scorer, Targets, TokenObjective};
@@ -268,7 +268,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measur
         .collect();
     let per_batch = (args.micro_batch_tokens / args.length).max(1);
     let backend = model.backend.clone();
-    let mut learner = Learner::new(model, AdamWConfig::default(), per_batch.min(args.batch) * args.length)?;
+    let mut learner = Learner::new(model, Valid::default(), per_batch.min(args.batch) * args.length)?;
     let tokens = args.batch * args.length;
     let timed = time(args, &backend, || {
         for part in sequences.chunks(per_batch) {
@@ -340,7 +340,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     let mut engine =
         Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences.min(args.max_running)))?;
     let mut scorer = Scorer::new(&model, capacity)?;
-    let mut learner = Learner::new(model, AdamWConfig::default(), capacity)?;
+    let mut learner = Learner::new(model, Valid::default(), capacity)?;
     let policy = GrpoLoss { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 };
     let tokens = sequences * args.new;
     let mut run = 0;

@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::device::{DeviceArgs, with_backend};
 use super::pretrained::{self, Pretrained};
-use crate::config::resolve;
 use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
 use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::StageBar;
@@ -19,6 +18,7 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
+use crate::setting::{Assignment, Valid, resolve};
 use crate::tensor::file::write_atomically;
 use crate::train::dataset::report_skipped;
 
@@ -176,7 +176,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
 }
 
 /// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
-fn judge_settings(args: &JudgeArgs) -> anyhow::Result<JudgeSettings> {
+fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
     let carried = JudgeSettings::read(&args.model)?;
     if carried.is_none() {
         let folder = args.model.display();
@@ -185,13 +185,14 @@ fn judge_settings(args: &JudgeArgs) -> anyhow::Result<JudgeSettings> {
         );
     }
     let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;
-    let mut used = resolve(&start, None, std::iter::empty(), &args.set)?;
+    let mut assignments = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+    assignments.extend(args.thinking.map(|thinking| Assignment::flag("--thinking", "thinking", thinking)));
+    let mut used = resolve(&*start, None, std::iter::empty(), &assignments)?;
     if let Some(file) = &args.rubrics {
-        used.prompt = PromptFile::load(Some(file))?;
+        let prompt = PromptFile::load(Some(file))?;
+        used = used.changed(|used| used.prompt = prompt)?;
     }
-    used.thinking = args.thinking.unwrap_or(used.thinking);
-    used.validate().map_err(anyhow::Error::msg)?;
-    pretrained::say_differences(&args.model, carried.as_ref(), &used);
+    pretrained::say_differences(&args.model, carried.as_deref(), &used);
     Ok(used)
 }
 

@@ -12,6 +12,7 @@ mod settings;
 mod verdict;
 
 use crate::data::{Message, Pair, Role};
+use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
@@ -30,19 +31,19 @@ pub enum JudgeError {
 
 /// Judge settings together with the tokenizer of the model that judges.
 pub struct Judge {
-    settings: JudgeSettings,
+    settings: Valid<JudgeSettings>,
     prompt: JudgePrompt,
     tokenizer: Tokenizer,
 }
 
 impl Judge {
     /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks.
-    pub fn new(settings: JudgeSettings, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
+    pub fn new(settings: Valid<JudgeSettings>, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
         Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer })
     }
 
     /// What it was made from, to be saved as `judge.toml` beside the model.
-    pub fn settings(&self) -> &JudgeSettings {
+    pub fn settings(&self) -> &Valid<JudgeSettings> {
         &self.settings
     }
 
