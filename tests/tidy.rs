@@ -89,8 +89,10 @@ fn public_item(line: &str) -> Option<(&str, String)> {
     let qualified = code.strip_prefix("const ").filter(|rest| rest.starts_with("fn ") || rest.starts_with("unsafe "));
     let code = qualified.unwrap_or(code);
     let (kind, rest) = code.strip_prefix("unsafe ").unwrap_or(code).split_once(' ')?;
-    let name = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"].contains(&kind).then_some((kind, name))
+    // A name that a macro fills in is documented where the macro is used.
+    let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty() && ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"].contains(&kind))
+        .then_some((kind, name))
 }
 
 /// Public items of a file without a doc comment, as `line: code`. A field or variant is explained by its type where it needs

@@ -6,11 +6,12 @@ use anyhow::{Context, bail, ensure};
 
 use crate::config::{ModelSettings, Settings};
 use crate::judge::{JudgeSettings, PromptFile};
-use crate::model::parameters::random_weights;
+use crate::model::parameters::{ParameterTable, random_weights};
 use crate::model::{Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
 use crate::setting::Valid;
 use crate::tensor::DType;
+use crate::tensor::host_memory::check_available;
 use crate::tokenizer::Tokenizer;
 
 /// Shape, weights (an arena) and tokenizer that belong together.
@@ -47,9 +48,19 @@ impl WeightSource {
     pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
         match self {
             Self::Directory(path) => Ok(directory::load(path)?.1),
-            Self::Random { seed } => Ok(random_weights(config, *seed)),
+            Self::Random { seed } => {
+                check_memory(config)?;
+                Ok(random_weights(config, *seed))
+            }
         }
     }
+}
+
+/// An error if the weights of a shape do not fit into this machine's memory.
+pub fn check_memory(config: &Qwen3Config) -> anyhow::Result<()> {
+    let parameters = ParameterTable::new(config).arena_len();
+    let weights = || format!("a model of {:.1} billion weights", 1e-9 * parameters as f64);
+    Ok(check_available(parameters * size_of::<f32>(), weights)?)
 }
 
 /// The model that a configuration asks for: a directory, or a named shape with random weights and some tokenizer.
@@ -75,6 +86,7 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     config.eos_token_id = Some(tokenizer.eos_id());
     config.pad_token_id = Some(tokenizer.pad_id());
+    check_memory(&config).with_context(|| format!("--init {}", settings.init))?;
     Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed } })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -69,7 +69,9 @@ fn train_sft<B: Backend>(
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
     drop(weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
-    let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), settings.sft.micro_batch_tokens)?;
+    let tokens = settings.sft.micro_batch_tokens;
+    let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), tokens)
+        .with_context(|| format!("a learner for sft.micro_batch_tokens = {tokens} cannot be made"))?;
     let out = Path::new(&settings.run.out);
     let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;
     if let Some(table) = backend.memory_table() {

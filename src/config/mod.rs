@@ -9,6 +9,6 @@ mod settings;
 mod tests;
 
 pub use settings::{
-    DataSettings, EvalSettings, ModelSettings, RUNNING_MAX, RlSettings, RunSettings, SEED, SHARE, Settings,
-    SftSettings, SftTarget, THREADS,
+    DataSettings, EvalSettings, ModelSettings, RUNNING, RlSettings, RunSettings, SEED, SHARE, Settings, SftSettings,
+    SftTarget, THREADS, TOKENS, TOKENS_MAX,
 };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::loss::Aggregation;
 use crate::loss::grpo::GrpoLoss;
 use crate::model::Qwen3Config;
-use crate::ops::sample::Sampling;
+use crate::ops::sample::{Sampling, TEMPERATURE_MAX, TEMPERATURE_MIN};
 use crate::ops::score_margin::{AdvantageNorm, ROLLOUTS_MAX};
 use crate::optimizer::{AdamWConfig, Decay, Schedule};
 use crate::reward::RewardSettings;
@@ -16,11 +16,13 @@ const STEPS_MAX: i64 = 1_000_000_000;
 /// The most rows of one step.
 const ROWS_MAX: i64 = 1_000_000;
 /// The most tokens of a sequence or a micro-batch.
-const TOKENS_MAX: i64 = 1 << 24;
+pub const TOKENS_MAX: i64 = 1 << 24;
+/// Tokens of a sequence.
+pub const TOKENS: Rule = count(1, TOKENS_MAX);
 /// A learning rate above 0.
 const RATE: Rule = number(1e-30, 1.0);
-/// The most completions at the same time.
-pub const RUNNING_MAX: i64 = 65_536;
+/// Completions at the same time.
+pub const RUNNING: Rule = count(1, 65_536);
 /// The most threads that can be asked for; a machine may allow fewer.
 pub const THREADS: Rule = count(0, 4096);
 /// A seed is kept in a TOML file, whose integers have 63 bits and a sign.
@@ -160,7 +162,7 @@ section! {
         /// Longer examples are dropped and counted.
         pub max_length: usize = 4096 => count(2, TOKENS_MAX);
         /// Tokens of a micro-batch. It changes memory, speed and rounding.
-        pub micro_batch_tokens: usize = 8192 => count(1, TOKENS_MAX);
+        pub micro_batch_tokens: usize = 8192 => TOKENS;
         /// The peak of the learning rate.
         pub learning_rate: f64 = 1e-5 => RATE;
         /// Steps over which the learning rate rises to its peak.
@@ -205,16 +207,16 @@ section! {
         /// Updates for each rollout batch: its pairs are split into this many parts.
         pub updates_per_step: usize = 1 => count(1, ROWS_MAX);
         /// Temperature of rollouts, and of the log-probabilities that are learned.
-        pub temperature: f32 = 1.0 => number(0.001, 1000.0);
+        pub temperature: f32 = 1.0 => number(TEMPERATURE_MIN, TEMPERATURE_MAX);
         /// Pairs with a longer prompt on either side are dropped and counted.
-        pub max_prompt_tokens: usize = 4096 => count(1, TOKENS_MAX);
+        pub max_prompt_tokens: usize = 4096 => TOKENS;
         /// A judgement that is longer is cut, and counts as truncated.
-        pub max_new_tokens: usize = 2048 => count(1, TOKENS_MAX);
+        pub max_new_tokens: usize = 2048 => TOKENS;
         /// The most completions that decode at the same time (fewer for a small model on the CPU). It changes only memory and
         /// speed.
-        pub max_running: usize = 128 => count(1, RUNNING_MAX);
+        pub max_running: usize = 128 => RUNNING;
         /// Tokens of a micro-batch. It changes memory, speed and rounding.
-        pub micro_batch_tokens: usize = 16_384 => count(1, TOKENS_MAX);
+        pub micro_batch_tokens: usize = 16_384 => TOKENS;
         /// The peak of the learning rate.
         pub learning_rate: f64 = 1e-6 => RATE;
         /// Steps over which the learning rate rises to its peak.

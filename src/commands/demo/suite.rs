@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 
 use crate::checkpoint::Progress;
+use crate::commands::pretrained;
 use crate::config::Settings;
 use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
@@ -52,6 +53,7 @@ impl DemoSuite {
         config.eos_token_id = Some(self.judge.tokenizer().eos_id());
         config.pad_token_id = Some(self.judge.tokenizer().pad_id());
         config.initializer_range = 0.06;
+        pretrained::check_memory(&config).with_context(|| format!("model.init = {}", settings.model.init))?;
         let weights = random_weights(&config, settings.run.seed);
         Ok((config, weights))
     }
