@@ -19,7 +19,8 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | [`config`] | settings: defaults < file < environment < `--set`; unknown keys are refused |
+//! | [`setting`] | what a setting is: doc, default and values in one declaration; sources, checks, [`setting::Valid`] |
+//! | [`config`] | the settings of a run: defaults < file < environment < `--set` < flags |
 //! | [`data`] | pairs, conversations, responses; dataset formats; the synthetic suite; the resumable order |
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask, escaping of text from outside |
 //! | [`judge`] | response → prompt → completion → verdict, one way for all; `judge.toml` |
@@ -49,6 +50,7 @@
 //! - **Invariant:** `train::run` knows no trainer; a trainer knows nothing of folders, files or signals.
 //! - **Invariant:** `checkpoint` takes named arenas and knows no trainer; `report` draws what it is given and knows no metric.
 //! - **Invariant:** `reward` and `eval` know nothing of training; `data` knows nothing of judges, rewards or devices.
+//! - **Invariant:** a step and an export take settings as [`setting::Valid`]: what was not checked cannot reach them.
 //! - **Invariant:** rewards are joined by (pair, role, rollout) and random numbers keyed by what they are for: never by position.
 //!
 //! # Where to put the next thing
@@ -114,6 +116,7 @@ pub mod random;
 pub mod report;
 pub mod reward;
 pub mod rollout;
+pub mod setting;
 pub mod tensor;
 pub mod tokenizer;
 pub mod train;

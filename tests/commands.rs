@@ -8,5 +8,6 @@ mod commands {
     mod devices;
     mod profile;
     mod runs;
+    mod settings;
     mod tools;
 }

@@ -89,8 +89,10 @@ fn public_item(line: &str) -> Option<(&str, String)> {
     let qualified = code.strip_prefix("const ").filter(|rest| rest.starts_with("fn ") || rest.starts_with("unsafe "));
     let code = qualified.unwrap_or(code);
     let (kind, rest) = code.strip_prefix("unsafe ").unwrap_or(code).split_once(' ')?;
-    let name = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"].contains(&kind).then_some((kind, name))
+    // A name that a macro fills in is documented where the macro is used.
+    let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty() && ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"].contains(&kind))
+        .then_some((kind, name))
 }
 
 /// Public items of a file without a doc comment, as `line: code`. A field or variant is explained by its type where it needs
@@ -187,23 +189,25 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 18] = [
+const KNOWS: [(&str, &[&str]); 19] = [
     ("random", &[]),
+    // What a setting is; sections stand beside what they configure.
+    ("setting", &[]),
     ("tensor", &[]),
     ("cuda", &["tensor"]),
-    ("loss", &[]),
+    ("loss", &["setting"]),
     ("ops", &["tensor", "random", "cuda", "loss"]),
     ("model", &["ops", "tensor", "random"]),
     ("rollout", &["model", "ops", "tensor", "random"]),
-    ("optimizer", &["model", "ops", "tensor"]),
+    ("optimizer", &["model", "ops", "setting", "tensor"]),
     ("data", &["random", "tensor", "tokenizer"]),
     ("tokenizer", &["data", "tensor"]),
     // The way from a response to its verdict, for training, evaluation and serving alike.
-    ("judge", &["data", "tokenizer", "model", "ops", "rollout", "random", "tensor"]),
+    ("judge", &["data", "tokenizer", "model", "ops", "rollout", "random", "setting", "tensor"]),
     // The arithmetic of rewards is the op `score_margin`.
-    ("reward", &["judge", "data", "ops"]),
+    ("reward", &["judge", "data", "ops", "setting"]),
     // Settings are made of the settings of what they configure.
-    ("config", &["loss", "ops", "optimizer", "reward"]),
+    ("config", &["loss", "model", "ops", "optimizer", "reward", "setting"]),
     ("log", &["tensor"]),
     // Draws what it is given: the commands hand the trainers' descriptions over.
     ("report", &["log", "tensor"]),
@@ -226,6 +230,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
             "report",
             "reward",
             "rollout",
+            "setting",
             "tensor",
             "tokenizer",
         ],

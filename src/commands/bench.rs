@@ -9,15 +9,17 @@ use serde::Serialize;
 
 use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::profile::{self, ProfileReport};
+use super::{flag, pretrained};
+use crate::config::{RUNNING, THREADS, TOKENS, TOKENS_MAX};
 use crate::log::environment::peak_rss_bytes;
 use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::model::parameters::uniform_weights;
 use crate::model::{Batch, Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
-use crate::optimizer::AdamWConfig;
 use crate::random::{Stream, bench_seeds};
 use crate::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
+use crate::setting::{Valid, count};
 use crate::train::prefix_tree::{Sequence, pack};
 use crate::train::trajectory::{Inputs, Rows};
 use crate::train::{Learner, Loss, Scorer, Targets, TokenObjective};
@@ -34,39 +36,39 @@ pub struct BenchArgs {
     #[arg(long, default_value = "nano")]
     pub shape: String,
     /// Sequences of a training step, or of a decoding batch.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
     pub batch: usize,
     /// Tokens of a training sequence.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, allow_negative_numbers = true, value_parser = flag::<usize>(count(2, TOKENS_MAX)))]
     pub length: usize,
     /// Tokens of a prompt (decode, rl).
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub prompt: usize,
     /// Sequences of a decoding batch that share each prompt, as the rollouts of an RL step do.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
     pub batch_shared: usize,
     /// New tokens of a completion (decode, rl).
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub new: usize,
     /// Prompts of an RL step.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
     pub prompts: usize,
     /// Completions of each prompt in an RL step.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, allow_negative_numbers = true, value_parser = flag::<usize>(count(1, 4096)))]
     pub generations: usize,
     /// Completions that decode at the same time, at most (decode, rl).
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
     pub max_running: usize,
     /// Tokens of a micro-batch (train, rl).
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub micro_batch_tokens: usize,
     /// Threads; 0: all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
     pub threads: usize,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Timed runs, after one that is not; the median counts.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, allow_negative_numbers = true, value_parser = flag::<usize>(count(1, 100_000)))]
     pub runs: usize,
     /// After the timed runs, say where the device time of one more goes: a table of phases and ops (CUDA devices).
     #[arg(long)]
@@ -115,16 +117,18 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     super::on_threads(args.threads, || with_backend!(args.device.device, backend => measure(backend, args)))
 }
 
+/// The most tokens of one timed run, which are kept in memory: 1 GB of ids.
+const TOKENS_OF_A_RUN: usize = 1 << 28;
+
 fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
-    for (name, value) in [
-        ("batch", args.batch),
-        ("length", args.length),
-        ("prompt", args.prompt),
-        ("new", args.new),
-        ("max-running", args.max_running),
+    let sequences = args.prompts * args.generations;
+    for (names, tokens) in [
+        ("--batch × --length", args.batch * args.length),
+        ("--batch × (--prompt + --new)", args.batch * (args.prompt + args.new)),
+        ("--prompts × --generations × (--prompt + --new)", sequences * (args.prompt + args.new)),
     ] {
-        if value == 0 {
-            bail!("--{name} must be 1 or more");
+        if tokens > TOKENS_OF_A_RUN {
+            bail!("{names} = {tokens}: a run may have {TOKENS_OF_A_RUN} tokens, lower one of them");
         }
     }
     if args.profile && args.device.device == DeviceChoice::Cpu {
@@ -132,7 +136,7 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
             "--profile measures a CUDA device (--device cuda or emulated); on the CPU, a profiler such as perf shows more"
         );
     }
-    if args.batch_shared == 0 || !args.batch.is_multiple_of(args.batch_shared) {
+    if !args.batch.is_multiple_of(args.batch_shared) {
         bail!("--batch {} must be a multiple of --batch-shared {}", args.batch, args.batch_shared);
     }
     let start = Instant::now();
@@ -203,6 +207,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 /// A named shape with random weights, or a model directory.
 fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
     if let Some(config) = Qwen3Config::named(name) {
+        pretrained::check_memory(&config).with_context(|| format!("--shape {name}"))?;
         let weights = uniform_weights(&config, 0);
         return Ok((config, weights));
     }
@@ -268,7 +273,7 @@ fn train<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measur
         .collect();
     let per_batch = (args.micro_batch_tokens / args.length).max(1);
     let backend = model.backend.clone();
-    let mut learner = Learner::new(model, AdamWConfig::default(), per_batch.min(args.batch) * args.length)?;
+    let mut learner = Learner::new(model, Valid::default(), per_batch.min(args.batch) * args.length)?;
     let tokens = args.batch * args.length;
     let timed = time(args, &backend, || {
         for part in sequences.chunks(per_batch) {
@@ -340,7 +345,7 @@ fn rl<B: Backend>(args: &BenchArgs, model: Qwen3<B>) -> anyhow::Result<Measured>
     let mut engine =
         Engine::new(&model, EngineLimits::for_lengths(args.prompt, args.new, sequences.min(args.max_running)))?;
     let mut scorer = Scorer::new(&model, capacity)?;
-    let mut learner = Learner::new(model, AdamWConfig::default(), capacity)?;
+    let mut learner = Learner::new(model, Valid::default(), capacity)?;
     let policy = GrpoLoss { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 };
     let tokens = sequences * args.new;
     let mut run = 0;

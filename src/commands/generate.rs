@@ -9,13 +9,16 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
+use super::flag;
 use super::pretrained::{self, Pretrained};
+use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::Message;
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits, FinishReason, PromptGroup, SampleRequest};
+use crate::setting::{above, count, number};
 use crate::tensor::file::write_atomically;
 use crate::tokenizer::{RenderOptions, Tokenizer};
 
@@ -42,26 +45,26 @@ pub struct GenerateArgs {
     #[arg(long, requires = "chat")]
     pub thinking: bool,
     /// 0: the most probable token; 1: the model's own distribution.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = flag::<f32>(number(0.0, 1000.0)))]
     pub temperature: f32,
     /// Keep the k most probable tokens; 0: all.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u32>(count(0, u32::MAX as i64)))]
     pub top_k: u32,
     /// Keep the most probable tokens up to this mass; 1: all.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = flag::<f32>(above(0.0, 1.0)))]
     pub top_p: f32,
     /// Keep tokens at least this fraction as probable as the best; 0: all.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = flag::<f32>(number(0.0, 1.0)))]
     pub min_p: f32,
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub max_new_tokens: usize,
     /// Completions to draw.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
     pub samples: usize,
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u64>(SEED))]
     pub seed: u64,
     /// Threads; 0: all cores. Changes speed alone.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
     pub threads: usize,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -91,8 +94,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 
 fn generate<B: Backend>(backend: &B, args: &GenerateArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, min_p: args.min_p };
-    sampling.validate().map_err(anyhow::Error::msg)?;
-    ensure!(args.samples > 0 && args.max_new_tokens > 0, "--samples and --max-new-tokens must be 1 or more");
+    sampling.validate().map_err(|reason| anyhow::anyhow!("--{reason}"))?;
     let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
     let prompt = prompt_ids(args, &tokenizer)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");

@@ -9,8 +9,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::device::{DeviceArgs, with_backend};
+use super::flag;
 use super::pretrained::{self, Pretrained};
-use crate::config::resolve;
+use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
 use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::StageBar;
@@ -19,6 +20,7 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
+use crate::setting::{Assignment, Valid, count, number, resolve};
 use crate::tensor::file::write_atomically;
 use crate::train::dataset::report_skipped;
 
@@ -40,15 +42,15 @@ pub struct JudgeArgs {
     #[arg(long, default_value = "-")]
     pub output: String,
     /// Judgements of each response.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = flag::<usize>(count(1, 10_000)))]
     pub votes: usize,
     /// 0 for the most probable judgement (then more than one vote adds nothing).
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = flag::<f32>(number(0.0, 1000.0)))]
     pub temperature: f32,
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub max_new_tokens: usize,
     /// Longer prompts are kept out and counted.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub max_prompt_tokens: usize,
     /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
     #[arg(long, value_name = "FILE")]
@@ -69,12 +71,12 @@ pub struct JudgeArgs {
     #[arg(long)]
     pub texts: bool,
     /// Judgements that are written at the same time, at most; changes memory and speed alone.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
     pub max_running: usize,
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u64>(SEED))]
     pub seed: u64,
     /// Threads; 0: all cores. Changes speed alone.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
     pub threads: usize,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -111,21 +113,13 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
 }
 
 fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
-    for (name, value) in [
-        ("--votes", args.votes),
-        ("--max-new-tokens", args.max_new_tokens),
-        ("--max-prompt-tokens", args.max_prompt_tokens),
-        ("--max-running", args.max_running),
-    ] {
-        ensure!(value > 0, "{name} must be 1 or more");
-    }
     let how = JudgeSampling {
         sampling: Sampling::temperature(args.temperature),
         votes: args.votes,
         max_new_tokens: args.max_new_tokens,
         stream: Stream::new(args.seed),
     };
-    how.sampling.validate().map_err(anyhow::Error::msg)?;
+    how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{reason}"))?;
     let settings = judge_settings(args)?;
     let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
     let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
@@ -176,7 +170,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
 }
 
 /// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
-fn judge_settings(args: &JudgeArgs) -> anyhow::Result<JudgeSettings> {
+fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
     let carried = JudgeSettings::read(&args.model)?;
     if carried.is_none() {
         let folder = args.model.display();
@@ -185,13 +179,14 @@ fn judge_settings(args: &JudgeArgs) -> anyhow::Result<JudgeSettings> {
         );
     }
     let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;
-    let mut used = resolve(&start, None, std::iter::empty(), &args.set)?;
+    let mut assignments = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+    assignments.extend(args.thinking.map(|thinking| Assignment::flag("--thinking", "thinking", thinking)));
+    let mut used = resolve(&*start, None, std::iter::empty(), &assignments)?;
     if let Some(file) = &args.rubrics {
-        used.prompt = PromptFile::load(Some(file))?;
+        let prompt = PromptFile::load(Some(file))?;
+        used = used.changed(|used| used.prompt = prompt)?;
     }
-    used.thinking = args.thinking.unwrap_or(used.thinking);
-    used.validate().map_err(anyhow::Error::msg)?;
-    pretrained::say_differences(&args.model, carried.as_ref(), &used);
+    pretrained::say_differences(&args.model, carried.as_deref(), &used);
     Ok(used)
 }
 

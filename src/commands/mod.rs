@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
+
+use crate::setting::Rule;
 
 /// Trains, evaluates and serves PaTaRM generative reward models on Qwen3.
 #[derive(Debug, Parser)]
@@ -53,17 +56,34 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+/// Reads the value of a flag and holds it to a rule.
+fn flag<T: DeserializeOwned>(rule: Rule) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let value = text.parse().unwrap_or_else(|_| toml::Value::String(text.to_string()));
+        rule.check(value, false)?.try_into().map_err(|error: toml::de::Error| error.message().to_string())
+    }
+}
+
 /// Runs `work` on a pool of `threads` threads (0: all cores), as one of them.
 ///
 /// Being one of them matters: an op called from outside a pool puts its work into a queue and sleeps until it is done, which
 /// for the small ops of decoding takes longer than the ops themselves.
 fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = THREADS_A_CORE * cores;
+    anyhow::ensure!(
+        threads <= most,
+        "--threads (run.threads) = {threads}: this machine has {cores} cores; expected 0 (all of them) to {most}"
+    );
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
-        .map_err(|error| anyhow::anyhow!("cannot start {threads} threads: {error}"))?
+        .map_err(|error| anyhow::anyhow!("--threads (run.threads): cannot start {threads} threads: {error}"))?
         .install(work)
 }
+
+/// More threads than this on a core are a mistake: they only wait for each other.
+const THREADS_A_CORE: usize = 16;
 
 /// A flag that the first Ctrl-C sets, so that work ends at the next safe point; the second ends the program at once.
 fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {

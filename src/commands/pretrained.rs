@@ -6,10 +6,12 @@ use anyhow::{Context, bail, ensure};
 
 use crate::config::{ModelSettings, Settings};
 use crate::judge::{JudgeSettings, PromptFile};
-use crate::model::parameters::random_weights;
+use crate::model::parameters::{ParameterTable, random_weights};
 use crate::model::{Qwen3, Qwen3Config, directory};
 use crate::ops::Backend;
+use crate::setting::Valid;
 use crate::tensor::DType;
+use crate::tensor::host_memory::check_available;
 use crate::tokenizer::Tokenizer;
 
 /// Shape, weights (an arena) and tokenizer that belong together.
@@ -46,9 +48,19 @@ impl WeightSource {
     pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
         match self {
             Self::Directory(path) => Ok(directory::load(path)?.1),
-            Self::Random { seed } => Ok(random_weights(config, *seed)),
+            Self::Random { seed } => {
+                check_memory(config)?;
+                Ok(random_weights(config, *seed))
+            }
         }
     }
+}
+
+/// An error if the weights of a shape do not fit into this machine's memory.
+pub fn check_memory(config: &Qwen3Config) -> anyhow::Result<()> {
+    let parameters = ParameterTable::new(config).arena_len();
+    let weights = || format!("a model of {:.1} billion weights", 1e-9 * parameters as f64);
+    Ok(check_available(parameters * size_of::<f32>(), weights)?)
 }
 
 /// The model that a configuration asks for: a directory, or a named shape with random weights and some tokenizer.
@@ -67,13 +79,14 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
         let names: Vec<_> = Qwen3Config::names().collect();
         bail!("--init {}: not a known shape; known are {}", settings.init, names.join(", "));
     };
-    let folder = if settings.tokenizer.is_empty() { &settings.path } else { &settings.tokenizer };
+    let folder = &settings.tokenizer;
     ensure!(!folder.is_empty(), "--init {} needs a tokenizer: give --tokenizer DIR", settings.init);
     let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
     // Random weights fit any vocabulary: take the tokenizer's.
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     config.eos_token_id = Some(tokenizer.eos_id());
     config.pad_token_id = Some(tokenizer.pad_id());
+    check_memory(&config).with_context(|| format!("--init {}", settings.init))?;
     Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed } })
 }
 
@@ -88,7 +101,7 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) ->
 }
 
 /// What the directory of a run's model says of the way it judges; `None` where weights are random or it says nothing.
-pub fn carried(settings: &ModelSettings) -> anyhow::Result<Option<JudgeSettings>> {
+pub fn carried(settings: &ModelSettings) -> anyhow::Result<Option<Valid<JudgeSettings>>> {
     if !settings.init.is_empty() || settings.path.is_empty() {
         return Ok(None);
     }
@@ -97,16 +110,15 @@ pub fn carried(settings: &ModelSettings) -> anyhow::Result<Option<JudgeSettings>
 
 /// The way of judging of a run: its settings, with the prompt that the model's directory carries where they name none. Says
 /// where it differs from the directory's.
-pub fn judge_settings(settings: &Settings) -> anyhow::Result<JudgeSettings> {
+pub fn judge_settings(settings: &Valid<Settings>) -> anyhow::Result<Valid<JudgeSettings>> {
     let carried = carried(&settings.model)?;
     let file = Some(settings.data.rubrics.as_str()).filter(|file| !file.is_empty()).map(Path::new);
     let prompt = match &carried {
         Some(carried) if file.is_none() => carried.prompt.clone(),
         _ => PromptFile::load(file)?,
     };
-    let judge = JudgeSettings::new(prompt, settings.reward.verdict, settings.model.thinking);
-    judge.validate().map_err(anyhow::Error::msg)?;
-    say_differences(Path::new(&settings.model.path), carried.as_ref(), &judge);
+    let judge = Valid::new(JudgeSettings::new(prompt, settings.reward.verdict, settings.model.thinking))?;
+    say_differences(Path::new(&settings.model.path), carried.as_deref(), &judge);
     Ok(judge)
 }
 
@@ -127,7 +139,7 @@ pub fn export<B: Backend>(
     folder: &Path,
     model: &Qwen3<B>,
     tokenizer: &Tokenizer,
-    judge: &JudgeSettings,
+    judge: &Valid<JudgeSettings>,
 ) -> anyhow::Result<()> {
     let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
     directory::save(folder, &model.config, &weights, DType::F32)?;

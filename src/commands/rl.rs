@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::rollout::{Engine, EngineLimits};
+use crate::setting::{Assignment, Valid};
 use crate::train::dataset::PairDataset;
 use crate::train::rl::{RlContext, RlPlan, RlTrainer};
 use crate::train::rl_report::RL;
@@ -42,15 +43,11 @@ pub struct RlArgs {
 
 /// Trains by RL on preference pairs, or with `--print-config` prints the resolved settings as TOML.
 pub fn run(args: &RlArgs) -> anyhow::Result<()> {
-    let mut settings = args.train.settings("rl")?;
-    if let Some(rubrics) = &args.rubrics {
-        settings.data.rubrics.clone_from(rubrics);
-    }
-    if args.train.print_config {
-        print!("{}", toml::to_string(&settings)?);
+    let rubrics = args.rubrics.iter().map(|file| Assignment::flag("--rubrics", "data.rubrics", file.as_str()));
+    let settings = args.train.settings("rl", rubrics.collect())?;
+    if args.train.printed(&settings) {
         return Ok(());
     }
-    check(&settings)?;
     let stop = super::stop_flag()?;
     let device = args.train.device.device;
     super::on_threads(
@@ -59,7 +56,12 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     )
 }
 
-fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn train_rl<B: Backend>(
+    backend: &B,
+    args: &RlArgs,
+    settings: &Valid<Settings>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
@@ -81,21 +83,24 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     drop(weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
-    let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
+    let mut learner = Learner::new(model, settings.part(|s| &s.rl.adamw), s.micro_batch_tokens)
+        .with_context(|| format!("a learner for rl.micro_batch_tokens = {} cannot be made", s.micro_batch_tokens))?;
     let out = Path::new(&settings.run.out);
     let (mut folder, mut progress) = open_run(out, RL.key, settings, args.train.resume, &mut learner)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
-    let mut engine = Engine::new(&learner.model, limits)?;
+    let mut engine = Engine::new(&learner.model, limits).with_context(|| {
+        let (prompt, new) = (s.max_prompt_tokens, s.max_new_tokens);
+        format!("no room for rl.max_running = {} completions of {prompt} + {new} tokens: lower it", s.max_running)
+    })?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if let Some(table) = backend.memory_table() {
         eprintln!("{table}");
     }
     let plan = RlPlan {
-        settings: s,
-        reward: &settings.reward,
+        settings: settings.part(|s| &s.rl),
+        reward: settings.part(|s| &s.reward),
         judge: &judge,
-        schedule: s.schedule(),
         seed: settings.run.seed,
         stop: Some(stop),
     };
@@ -107,7 +112,7 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
         guard: &mut guard,
     };
     let mut trainer = RlTrainer { context, source: &pairs, plan };
-    let policy = CheckpointPolicy::new(&settings.run);
+    let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
     if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
@@ -122,21 +127,4 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     )?;
     println!("The trained judge: {}. The report: {}", out.join("model").display(), report.display());
     Ok(())
-}
-
-/// Settings that no run can start with.
-fn check(settings: &Settings) -> anyhow::Result<()> {
-    let s = &settings.rl;
-    for (name, value) in [
-        ("rl.pairs_per_step", s.pairs_per_step),
-        ("rl.rollouts", s.rollouts),
-        ("rl.max_new_tokens", s.max_new_tokens),
-        ("rl.max_prompt_tokens", s.max_prompt_tokens),
-        ("rl.max_running", s.max_running),
-    ] {
-        ensure!(value > 0, "{name} must be 1 or more");
-    }
-    ensure!(s.temperature > 0.0, "rl.temperature must be above 0: equal judgements teach nothing");
-    s.sampling().validate().map_err(|reason| anyhow::anyhow!("rl: {reason}"))?;
-    settings.reward.validate().map_err(|reason| anyhow::anyhow!("reward: {reason}"))
 }

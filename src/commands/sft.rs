@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -16,10 +16,11 @@ use crate::config::Settings;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
+use crate::setting::{Assignment, Valid};
 use crate::train::dataset::SftDataset;
 use crate::train::run::{CheckpointPolicy, Outcome, train};
 use crate::train::run_folder::open_run;
-use crate::train::sft::{SFT, SftPlan, SftTrainer};
+use crate::train::sft::{SFT, SftTrainer};
 use crate::train::{Guard, Learner};
 
 /// Fine-tune a Qwen3 on what assistants said.
@@ -38,12 +39,9 @@ pub struct SftArgs {
 
 /// Fine-tunes on conversations, or with `--print-config` prints the resolved settings as TOML.
 pub fn run(args: &SftArgs) -> anyhow::Result<()> {
-    let mut settings = args.train.settings("sft")?;
-    if let Some(target) = &args.target {
-        settings.sft.target.clone_from(target);
-    }
-    if args.train.print_config {
-        print!("{}", toml::to_string(&settings)?);
+    let target = args.target.iter().map(|target| Assignment::flag("--target", "sft.target", target.as_str()));
+    let settings = args.train.settings("sft", target.collect())?;
+    if args.train.printed(&settings) {
         return Ok(());
     }
     let stop = super::stop_flag()?;
@@ -54,7 +52,12 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
     )
 }
 
-fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn train_sft<B: Backend>(
+    backend: &B,
+    args: &SftArgs,
+    settings: &Valid<Settings>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
@@ -66,20 +69,18 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
     drop(weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
-    let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
+    let tokens = settings.sft.micro_batch_tokens;
+    let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), tokens)
+        .with_context(|| format!("a learner for sft.micro_batch_tokens = {tokens} cannot be made"))?;
     let out = Path::new(&settings.run.out);
     let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;
     if let Some(table) = backend.memory_table() {
         eprintln!("{table}");
     }
-    let plan = SftPlan {
-        steps: settings.sft.steps,
-        examples_per_step: settings.sft.examples_per_step,
-        schedule: settings.sft.schedule(),
-    };
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
-    let mut trainer = SftTrainer { learner: &mut learner, source: &dataset, plan, guard: &mut guard };
-    let policy = CheckpointPolicy::new(&settings.run);
+    let mut trainer =
+        SftTrainer { learner: &mut learner, source: &dataset, settings: settings.part(|s| &s.sft), guard: &mut guard };
+    let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
     if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }

@@ -6,11 +6,12 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::device::DeviceArgs;
-use super::pretrained;
-use crate::config::{Settings, resolve};
+use super::{flag, pretrained};
+use crate::config::{SEED, Settings, THREADS};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
+use crate::setting::{Assignment, Overlay, Valid, commented, overlay};
 
 /// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here.
 #[derive(Debug, Args)]
@@ -40,11 +41,11 @@ pub struct TrainArgs {
     #[arg(long)]
     pub resume: bool,
     /// Seed of data order, random weights and sampling.
-    #[arg(long)]
-    pub seed: Option<u64>,
+    #[arg(long, allow_negative_numbers = true, value_parser = flag::<i64>(SEED))]
+    pub seed: Option<i64>,
     /// Threads; 0: all cores. Changes speed alone.
-    #[arg(long)]
-    pub threads: Option<usize>,
+    #[arg(long, allow_negative_numbers = true, value_parser = flag::<i64>(THREADS))]
+    pub threads: Option<i64>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Count bad rows and go on, instead of stopping at the first.
@@ -56,42 +57,62 @@ pub struct TrainArgs {
 }
 
 impl TrainArgs {
-    /// The settings that all sources together give; `stage` names the run's folder where nothing else does.
-    pub fn settings(&self, stage: &str) -> anyhow::Result<Settings> {
-        let mut s = self.resolve(&Settings::default())?;
+    /// The settings that all sources together give, checked. `stage` names the run's folder where nothing else does; `flags` are
+    /// those that the stage alone has.
+    pub fn settings(&self, stage: &str, flags: Vec<Assignment>) -> anyhow::Result<Valid<Settings>> {
+        let mut assignments = self.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+        assignments.extend(self.flags());
+        assignments.extend(flags);
+        let mut s = self.overlay(&Settings::default(), &assignments)?;
         // A judge that is trained on keeps its way of judging unless it is told otherwise, so its directory gives the defaults.
-        if let Some(judge) = pretrained::carried(&s.model)? {
+        if let Some(judge) = pretrained::carried(&s.settings.model)? {
             let mut defaults = Settings::default();
             (defaults.reward.verdict, defaults.model.thinking) = (judge.verdict, judge.thinking);
-            s = self.resolve(&defaults)?;
+            s = self.overlay(&defaults, &assignments)?;
         }
-        if s.run.out.is_empty() {
-            s.run.out = format!("runs/{stage}");
+        if s.settings.run.out.is_empty() {
+            s.settings.run.out = format!("runs/{stage}");
         }
-        Ok(s)
+        Ok(s.valid()?)
     }
 
-    /// File, environment, `--set` and flags over `defaults`.
-    fn resolve(&self, defaults: &Settings) -> anyhow::Result<Settings> {
-        let mut s = resolve(defaults, self.config.as_deref(), std::env::vars(), &self.set)?;
-        let flags = [
-            (&mut s.model.path, &self.model),
-            (&mut s.model.init, &self.init),
-            (&mut s.model.tokenizer, &self.tokenizer),
-            (&mut s.run.out, &self.out),
+    /// Prints the settings as a TOML file that explains itself, if that was asked for; otherwise says what about them is rarely
+    /// meant.
+    pub fn printed(&self, settings: &Valid<Settings>) -> bool {
+        if self.print_config {
+            print!("{}", commented(settings));
+        } else {
+            settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        self.print_config
+    }
+
+    /// File, environment and assignments over `defaults`.
+    fn overlay(&self, defaults: &Settings, assignments: &[Assignment]) -> anyhow::Result<Overlay<Settings>> {
+        Ok(overlay(defaults, self.config.as_deref(), std::env::vars_os(), assignments)?)
+    }
+
+    /// What the flags here say.
+    fn flags(&self) -> Vec<Assignment> {
+        let texts = [
+            ("--model", "model.path", &self.model),
+            ("--init", "model.init", &self.init),
+            ("--tokenizer", "model.tokenizer", &self.tokenizer),
+            ("--out", "run.out", &self.out),
         ];
-        for (setting, flag) in flags {
-            if let Some(value) = flag {
-                setting.clone_from(value);
-            }
-        }
+        let mut flags: Vec<Assignment> = texts
+            .into_iter()
+            .filter_map(|(flag, key, value)| Some(Assignment::flag(flag, key, value.clone()?)))
+            .collect();
+        flags.extend(self.seed.map(|seed| Assignment::flag("--seed", "run.seed", seed)));
+        flags.extend(self.threads.map(|threads| Assignment::flag("--threads", "run.threads", threads)));
         if !self.data.is_empty() {
-            s.data.train.clone_from(&self.data);
+            flags.push(Assignment::flag("--data", "data.train", self.data.clone()));
         }
-        s.run.seed = self.seed.unwrap_or(s.run.seed);
-        s.run.threads = self.threads.unwrap_or(s.run.threads);
-        s.data.skip_bad |= self.skip_bad;
-        Ok(s)
+        if self.skip_bad {
+            flags.push(Assignment::flag("--skip-bad", "data.skip_bad", true));
+        }
+        flags
     }
 }
 
@@ -99,10 +120,10 @@ impl TrainArgs {
 /// config.toml of a resumed run says, or else what is asked for, or else what suits the device's total memory.
 pub fn for_device<B: Backend>(
     backend: &B,
-    settings: &Settings,
+    settings: &Valid<Settings>,
     resume: bool,
     model: &Qwen3Config,
-) -> anyhow::Result<Settings> {
+) -> anyhow::Result<Valid<Settings>> {
     let sizes = LinearSizes { out_features: model.vocab_size, in_features: model.hidden_size };
     let asked = settings.run.lm_head_chunk_rows;
     let begun = if resume { lm_head_chunk_of(Path::new(&settings.run.out))? } else { 0 };
@@ -120,9 +141,7 @@ pub fn for_device<B: Backend>(
         }
     };
     backend.lm_head_check_chunk(rows, sizes).with_context(|| format!("run.lm_head_chunk_rows = {rows} cannot work"))?;
-    let mut settings = settings.clone();
-    settings.run.lm_head_chunk_rows = rows;
-    Ok(settings)
+    Ok(settings.changed(|settings| settings.run.lm_head_chunk_rows = rows)?)
 }
 
 /// `run.lm_head_chunk_rows` in the config.toml of a run's folder; 0 where it does not say.

@@ -1,10 +1,14 @@
-//! Configuration: TOML file < environment < `--set`, resolved once into immutable values.
+//! Configuration of a run: TOML file < environment < `--set` < flags, resolved and checked once.
 //!
 //! Every key has a default, so the defaults are the list of known keys. An unknown key is refused, and the error names the
-//! nearest known one. The resolved configuration is saved with every run.
+//! nearest known one; so is every value that its rule does not allow, whatever the stage. The resolved configuration is saved
+//! with every run.
 
-mod overlay;
 mod settings;
+#[cfg(test)]
+mod tests;
 
-pub use overlay::{ConfigError, resolve};
-pub use settings::{DataSettings, EvalSettings, ModelSettings, RlSettings, RunSettings, Settings, SftSettings};
+pub use settings::{
+    DataSettings, EvalSettings, ModelSettings, RUNNING, RlSettings, RunSettings, SEED, SHARE, Settings, SftSettings,
+    SftTarget, THREADS, TOKENS, TOKENS_MAX,
+};

@@ -4,136 +4,181 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::Aggregation;
 use crate::loss::grpo::GrpoLoss;
-use crate::ops::sample::Sampling;
+use crate::model::Qwen3Config;
+use crate::ops::sample::{Sampling, TEMPERATURE_MAX, TEMPERATURE_MIN};
+use crate::ops::score_margin::{AdvantageNorm, ROLLOUTS_MAX};
 use crate::optimizer::{AdamWConfig, Decay, Schedule};
 use crate::reward::RewardSettings;
+use crate::setting::{Finding, Relations, Rule, Severity, count, number, one_of, section};
 
-/// All settings of a run. Each stage reads its own section.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    pub run: RunSettings,
-    pub model: ModelSettings,
-    pub data: DataSettings,
-    pub sft: SftSettings,
-    pub rl: RlSettings,
-    pub reward: RewardSettings,
-    pub eval: EvalSettings,
+/// The most steps, and what counts like them.
+const STEPS_MAX: i64 = 1_000_000_000;
+/// The most rows of one step.
+const ROWS_MAX: i64 = 1_000_000;
+/// The most tokens of a sequence or a micro-batch.
+pub const TOKENS_MAX: i64 = 1 << 24;
+/// Tokens of a sequence.
+pub const TOKENS: Rule = count(1, TOKENS_MAX);
+/// A learning rate above 0.
+const RATE: Rule = number(1e-30, 1.0);
+/// Completions at the same time.
+pub const RUNNING: Rule = count(1, 65_536);
+/// The most threads that can be asked for; a machine may allow fewer.
+pub const THREADS: Rule = count(0, 4096);
+/// A seed is kept in a TOML file, whose integers have 63 bits and a sign.
+pub const SEED: Rule = count(0, i64::MAX);
+/// A share of rows.
+pub const SHARE: Rule = number(0.0, 1.0);
+
+section! {
+    /// All settings of a run. Each stage reads its own section.
+    pub struct Settings {
+        /// What every stage shares.
+        pub run: RunSettings = RunSettings::default();
+        /// The model to start from, and its tokenizer.
+        pub model: ModelSettings = ModelSettings::default();
+        /// Training rows, and how they are read.
+        pub data: DataSettings = DataSettings::default();
+        /// Supervised fine-tuning.
+        pub sft: SftSettings = SftSettings::default();
+        /// GRPO on the Preference-Aware Reward.
+        pub rl: RlSettings = RlSettings::default();
+        /// The Preference-Aware Reward, the format penalty, advantages, and what counts as a verdict.
+        pub reward: RewardSettings = RewardSettings::default();
+        /// Evaluation on held-out pairs.
+        pub eval: EvalSettings = EvalSettings::default();
+    }
 }
 
-/// `[run]`: what every stage shares.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunSettings {
-    /// Folder of the run; empty: `runs/` followed by the stage's name.
-    pub out: String,
-    pub seed: u64,
-    /// Threads; 0: all cores.
-    pub threads: usize,
-    /// Steps between checkpoints; 0: only at the end.
-    pub checkpoint_every: u64,
-    /// How many checkpoints to keep; older ones are deleted.
-    pub keep_checkpoints: usize,
-    /// The run stops after this many consecutive steps whose loss or gradient is not finite.
-    pub patience: u32,
-    /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
-    /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
-    pub lm_head_chunk_rows: usize,
-}
-
-impl Default for RunSettings {
-    fn default() -> Self {
-        Self {
-            out: String::new(),
-            seed: 0,
-            threads: 0,
-            checkpoint_every: 100,
-            keep_checkpoints: 2,
-            patience: 5,
-            lm_head_chunk_rows: 0,
+impl Relations for Settings {
+    fn relations(&self) -> Vec<Finding> {
+        if self.rl.aggregation != Aggregation::DrGrpo || self.reward.advantage == AdvantageNorm::None {
+            return Vec::new();
         }
+        let reason = "dr_grpo changes the denominator of the loss alone: advantages are still divided by a standard deviation, \
+                      which Dr.GRPO leaves out; set reward.advantage = none for Dr.GRPO";
+        vec![Finding::new(Severity::Noted, &["rl.aggregation", "reward.advantage"], reason)]
     }
 }
 
-/// `[model]`: the model to start from, and its tokenizer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelSettings {
-    /// A Hugging Face directory of a Qwen3 model (config.json, safetensors, tokenizer.json).
-    pub path: String,
-    /// Random weights of a named shape instead of those in `path` (nano, mini, 0.6b … 32b).
-    pub init: String,
-    /// Directory of the tokenizer; empty: `path`.
-    pub tokenizer: String,
-    /// The longest sequence, prompt and answer together; at most the model's own limit.
-    pub context: usize,
-    /// Whether the model may think before it answers (Qwen3's `enable_thinking`).
-    pub thinking: bool,
-}
-
-impl Default for ModelSettings {
-    fn default() -> Self {
-        Self { path: String::new(), init: String::new(), tokenizer: String::new(), context: 8192, thinking: false }
+section! {
+    /// `[run]`: what every stage shares.
+    pub struct RunSettings {
+        /// Folder of the run; empty: `runs/` followed by the stage's name.
+        pub out: String = String::new() => Rule::Text;
+        /// Seed of data order, random weights and sampling.
+        pub seed: u64 = 0 => SEED;
+        /// Threads; 0: all cores.
+        pub threads: usize = 0 => THREADS;
+        /// Steps between checkpoints; 0: only at the end.
+        pub checkpoint_every: u64 = 100 => count(0, STEPS_MAX);
+        /// How many checkpoints to keep; older ones are deleted.
+        pub keep_checkpoints: usize = 2 => count(1, ROWS_MAX);
+        /// The run stops after this many consecutive steps whose loss or gradient is not finite.
+        pub patience: u32 = 5 => count(1, ROWS_MAX);
+        /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
+        /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
+        pub lm_head_chunk_rows: usize = 0 => count(0, TOKENS_MAX);
     }
 }
 
-/// `[data]`: training rows, and how they are read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataSettings {
-    /// Files of training rows.
-    pub train: Vec<String>,
-    /// The task of rows that have none.
-    pub task: String,
-    /// TOML file with the judge's prompt and rubrics; empty: the built-in one.
-    pub rubrics: String,
-    /// Count and skip bad rows instead of stopping at the first one.
-    pub skip_bad: bool,
-    /// The fraction of labels to swap at random, for experiments with noise.
-    pub flip: f64,
-}
+impl Relations for RunSettings {}
 
-impl Default for DataSettings {
-    fn default() -> Self {
-        Self { train: Vec::new(), task: "chat".into(), rubrics: String::new(), skip_bad: false, flip: 0.0 }
+section! {
+    /// `[model]`: the model to start from, and its tokenizer.
+    pub struct ModelSettings {
+        /// A Hugging Face directory of a Qwen3 model (config.json, safetensors, tokenizer.json).
+        pub path: String = String::new() => Rule::Text;
+        /// Random weights of a named shape instead of those in `path` (nano, mini, 0.6b … 32b).
+        pub init: String = String::new() => Rule::Text;
+        /// Directory of the tokenizer; empty: `path`.
+        pub tokenizer: String = String::new() => Rule::Text;
+        /// The longest sequence, prompt and answer together; at most the model's own limit.
+        pub context: usize = 8192 => count(2, TOKENS_MAX);
+        /// Whether the model may think before it answers (Qwen3's `enable_thinking`).
+        pub thinking: bool = false => Rule::Flag;
     }
 }
 
-/// `[sft]`: supervised fine-tuning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SftSettings {
-    /// `messages`: conversations, with a loss on the assistant's text; `chosen`: preference pairs, with a loss on the chosen
-    /// response.
-    pub target: String,
-    pub steps: u64,
-    pub examples_per_step: usize,
-    /// Longer examples are dropped and counted.
-    pub max_length: usize,
-    /// Tokens of a micro-batch. It changes memory, speed and rounding.
-    pub micro_batch_tokens: usize,
-    pub learning_rate: f64,
-    pub warmup: u64,
-    pub decay: Decay,
-    /// The final learning rate, as a fraction of its peak.
-    pub floor: f64,
-    pub adamw: AdamWConfig,
-}
-
-impl Default for SftSettings {
-    fn default() -> Self {
-        Self {
-            target: "messages".into(),
-            steps: 1000,
-            examples_per_step: 32,
-            max_length: 4096,
-            micro_batch_tokens: 8192,
-            learning_rate: 1e-5,
-            warmup: 20,
-            decay: Decay::Cosine,
-            floor: 0.1,
-            adamw: AdamWConfig::default(),
+impl Relations for ModelSettings {
+    fn relations(&self) -> Vec<Finding> {
+        let refused = |keys: &[&str], reason: String| vec![Finding::new(Severity::Refused, keys, reason)];
+        if !self.init.is_empty() && Qwen3Config::named(&self.init).is_none() {
+            let names: Vec<_> = Qwen3Config::names().collect();
+            return refused(&["init"], format!("not a known shape; known are {}", names.join(", ")));
         }
+        if !self.init.is_empty() && !self.path.is_empty() {
+            let reason = "random weights of a shape and the weights of a directory exclude each other: leave out one of them \
+                          (--init or --model); --tokenizer takes a directory's tokenizer alone";
+            return refused(&["init", "path"], reason.into());
+        }
+        Vec::new()
+    }
+}
+
+section! {
+    /// `[data]`: training rows, and how they are read.
+    pub struct DataSettings {
+        /// Files of training rows.
+        pub train: Vec<String> = Vec::new() => Rule::Texts;
+        /// The task of rows that have none.
+        pub task: String = "chat".into() => Rule::Name;
+        /// TOML file with the judge's prompt and rubrics; empty: the built-in one.
+        pub rubrics: String = String::new() => Rule::Text;
+        /// Count and skip bad rows instead of stopping at the first one.
+        pub skip_bad: bool = false => Rule::Flag;
+        /// The fraction of labels to swap at random, for experiments with noise.
+        pub flip: f64 = 0.0 => SHARE;
+    }
+}
+
+impl Relations for DataSettings {}
+
+/// What supervised fine-tuning learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SftTarget {
+    /// Conversations: the assistant's text.
+    Messages,
+    /// Preference pairs: the chosen response.
+    Chosen,
+}
+
+impl SftTarget {
+    /// Their names in settings.
+    pub const NAMES: &[&str] = &["messages", "chosen"];
+}
+
+section! {
+    /// `[sft]`: supervised fine-tuning.
+    pub struct SftSettings {
+        /// `messages`: conversations, with a loss on the assistant's text; `chosen`: preference pairs, with a loss on the chosen
+        /// response.
+        pub target: SftTarget = SftTarget::Messages => one_of(SftTarget::NAMES);
+        /// Updates of the whole stage.
+        pub steps: u64 = 1000 => count(1, STEPS_MAX);
+        /// Conversations of one update.
+        pub examples_per_step: usize = 32 => count(1, ROWS_MAX);
+        /// Longer examples are dropped and counted.
+        pub max_length: usize = 4096 => count(2, TOKENS_MAX);
+        /// Tokens of a micro-batch. It changes memory, speed and rounding.
+        pub micro_batch_tokens: usize = 8192 => TOKENS;
+        /// The peak of the learning rate.
+        pub learning_rate: f64 = 1e-5 => RATE;
+        /// Steps over which the learning rate rises to its peak.
+        pub warmup: u64 = 20 => count(0, STEPS_MAX);
+        /// How the learning rate falls after that.
+        pub decay: Decay = Decay::Cosine => one_of(Decay::NAMES);
+        /// The final learning rate, as a fraction of its peak.
+        pub floor: f64 = 0.1 => SHARE;
+        /// AdamW, and clipping.
+        pub adamw: AdamWConfig = AdamWConfig::default();
+    }
+}
+
+impl Relations for SftSettings {
+    fn relations(&self) -> Vec<Finding> {
+        learning(&self.schedule(), &self.adamw)
     }
 }
 
@@ -150,61 +195,68 @@ impl SftSettings {
     }
 }
 
-/// GRPO on the Preference-Aware Reward.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RlSettings {
-    pub steps: u64,
-    /// Pairs of a rollout batch.
-    pub pairs_per_step: usize,
-    /// Judgements of each response (n).
-    pub rollouts: usize,
-    /// Updates for each rollout batch: its pairs are split into this many parts.
-    pub updates_per_step: usize,
-    pub temperature: f32,
-    /// Pairs with a longer prompt on either side are dropped and counted.
-    pub max_prompt_tokens: usize,
-    pub max_new_tokens: usize,
-    /// The most completions that decode at the same time (fewer for a small model on the CPU). It changes only memory and speed.
-    pub max_running: usize,
-    /// Tokens of a micro-batch. It changes memory, speed and rounding.
-    pub micro_batch_tokens: usize,
-    pub learning_rate: f64,
-    pub warmup: u64,
-    pub decay: Decay,
-    /// The final learning rate, as a fraction of its peak.
-    pub floor: f64,
-    pub adamw: AdamWConfig,
-    pub policy: GrpoLoss,
-    pub aggregation: Aggregation,
-    /// Sample new pairs for groups whose rewards are all equal (dynamic sampling of DAPO), up to this many times; 0: off.
-    pub resample: usize,
-    /// Judgements written to samples.jsonl each step.
-    pub samples_per_step: usize,
+section! {
+    /// GRPO on the Preference-Aware Reward.
+    pub struct RlSettings {
+        /// Rollout batches of the whole stage.
+        pub steps: u64 = 300 => count(1, STEPS_MAX);
+        /// Pairs of a rollout batch.
+        pub pairs_per_step: usize = 32 => count(1, ROWS_MAX);
+        /// Judgements of each response (n). One alone has no advantage over the others of its response.
+        pub rollouts: usize = 8 => count(2, ROLLOUTS_MAX as i64);
+        /// Updates for each rollout batch: its pairs are split into this many parts.
+        pub updates_per_step: usize = 1 => count(1, ROWS_MAX);
+        /// Temperature of rollouts, and of the log-probabilities that are learned.
+        pub temperature: f32 = 1.0 => number(TEMPERATURE_MIN, TEMPERATURE_MAX);
+        /// Pairs with a longer prompt on either side are dropped and counted.
+        pub max_prompt_tokens: usize = 4096 => TOKENS;
+        /// A judgement that is longer is cut, and counts as truncated.
+        pub max_new_tokens: usize = 2048 => TOKENS;
+        /// The most completions that decode at the same time (fewer for a small model on the CPU). It changes only memory and
+        /// speed.
+        pub max_running: usize = 128 => RUNNING;
+        /// Tokens of a micro-batch. It changes memory, speed and rounding.
+        pub micro_batch_tokens: usize = 16_384 => TOKENS;
+        /// The peak of the learning rate.
+        pub learning_rate: f64 = 1e-6 => RATE;
+        /// Steps over which the learning rate rises to its peak.
+        pub warmup: u64 = 5 => count(0, STEPS_MAX);
+        /// How the learning rate falls after that.
+        pub decay: Decay = Decay::Constant => one_of(Decay::NAMES);
+        /// The final learning rate, as a fraction of its peak.
+        pub floor: f64 = 0.0 => SHARE;
+        /// AdamW, and clipping.
+        pub adamw: AdamWConfig = AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() };
+        /// The loss of a token.
+        pub policy: GrpoLoss = GrpoLoss::default();
+        /// How the losses of tokens become one. dr_grpo is the denominator of Dr.GRPO alone: its advantages, without a standard
+        /// deviation, are reward.advantage = none.
+        pub aggregation: Aggregation = Aggregation::TokenMean => one_of(Aggregation::NAMES);
+        /// Sample new pairs for groups whose rewards are all equal (dynamic sampling of DAPO), up to this many times; 0: off.
+        pub resample: usize = 0 => count(0, 1000);
+        /// Judgements written to samples.jsonl each step.
+        pub samples_per_step: usize = 4 => count(0, ROWS_MAX);
+    }
 }
 
-impl Default for RlSettings {
-    fn default() -> Self {
-        Self {
-            steps: 300,
-            pairs_per_step: 32,
-            rollouts: 8,
-            updates_per_step: 1,
-            temperature: 1.0,
-            max_prompt_tokens: 4096,
-            max_new_tokens: 2048,
-            max_running: 128,
-            micro_batch_tokens: 16_384,
-            learning_rate: 1e-6,
-            warmup: 5,
-            decay: Decay::Constant,
-            floor: 0.0,
-            adamw: AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
-            policy: GrpoLoss::default(),
-            aggregation: Aggregation::TokenMean,
-            resample: 0,
-            samples_per_step: 4,
+impl Relations for RlSettings {
+    fn relations(&self) -> Vec<Finding> {
+        let mut found = learning(&self.schedule(), &self.adamw);
+        if self.updates_per_step > self.pairs_per_step {
+            let reason = "an update takes whole pairs, so there cannot be more updates than pairs in a step";
+            found.push(Finding::new(Severity::Refused, &["updates_per_step", "pairs_per_step"], reason));
         }
+        // The last token of a judgement is only predicted.
+        let longest = self.max_prompt_tokens + self.max_new_tokens - 1;
+        if self.micro_batch_tokens < longest {
+            let keys = ["micro_batch_tokens", "max_prompt_tokens", "max_new_tokens"];
+            let reason = format!(
+                "a prompt with one judgement may have {longest} tokens and must fit into a micro-batch: raise the first, or \
+                 lower the others"
+            );
+            found.push(Finding::new(Severity::Refused, &keys, reason));
+        }
+        found
     }
 }
 
@@ -226,16 +278,26 @@ impl RlSettings {
     }
 }
 
-/// `[eval]`: evaluation on held-out pairs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EvalSettings {
-    /// Held-out pairs.
-    pub pairs: usize,
+/// What must hold between the learning rate, its schedule and the optimizer of a stage.
+fn learning(schedule: &Schedule, adamw: &AdamWConfig) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if schedule.warmup > schedule.total {
+        let reason = "the learning rate never reaches its peak: the warm-up is longer than the stage";
+        found.push(Finding::new(Severity::Noted, &["warmup", "steps"], reason));
+    }
+    if schedule.peak * f64::from(adamw.weight_decay) >= 1.0 {
+        let reason = "their product is the share of a weight that decays in one update, and must be below 1";
+        found.push(Finding::new(Severity::Refused, &["adamw.weight_decay", "learning_rate"], reason));
+    }
+    found
 }
 
-impl Default for EvalSettings {
-    fn default() -> Self {
-        Self { pairs: 400 }
+section! {
+    /// `[eval]`: evaluation on held-out pairs.
+    pub struct EvalSettings {
+        /// Held-out pairs.
+        pub pairs: usize = 400 => count(1, ROWS_MAX);
     }
 }
+
+impl Relations for EvalSettings {}

@@ -13,6 +13,7 @@ mod settings;
 mod verdict;
 
 use crate::data::{Message, Pair, Role};
+use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
@@ -31,7 +32,7 @@ pub enum JudgeError {
 
 /// Judge settings together with the tokenizer of the model that judges.
 pub struct Judge {
-    settings: JudgeSettings,
+    settings: Valid<JudgeSettings>,
     prompt: JudgePrompt,
     tokenizer: Tokenizer,
     /// What the prompt begins of the judgement, such as `<think>`.
@@ -40,13 +41,13 @@ pub struct Judge {
 
 impl Judge {
     /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks.
-    pub fn new(settings: JudgeSettings, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
+    pub fn new(settings: Valid<JudgeSettings>, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
         let opened = opened(&tokenizer, settings.thinking);
         Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer, opened })
     }
 
     /// What it was made from, to be saved as `judge.toml` beside the model.
-    pub fn settings(&self) -> &JudgeSettings {
+    pub fn settings(&self) -> &Valid<JudgeSettings> {
         &self.settings
     }
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{JudgePrompt, JudgePromptError, PromptFile, VerdictRules};
+use crate::setting::{
+    Finding, Key, Of, Relations, Rule, Section, SettingError, Severity, Valid, count, one_of, overlay,
+};
 use crate::tensor::file::write_atomically;
 
 /// The file name, beside config.json and the weights.
@@ -34,6 +37,50 @@ pub struct JudgeSettings {
     pub prompt: PromptFile,
 }
 
+impl Section for JudgeSettings {
+    const KEYS: &'static [Key] = &[
+        Key {
+            name: "format",
+            doc: &["Format of this file."],
+            of: Of::Value { rule: count(0, i64::MAX), single: false },
+        },
+        Key {
+            name: "mode",
+            doc: &["What one judgement is about."],
+            of: Of::Value { rule: one_of(&["pointwise"]), single: false },
+        },
+        Key {
+            name: "thinking",
+            doc: &["Whether the model may think before it writes (Qwen3's `enable_thinking`)."],
+            of: Of::Value { rule: Rule::Flag, single: false },
+        },
+        Key { name: "verdict", doc: &["What counts as a verdict."], of: Of::Section(VerdictRules::KEYS) },
+        Key {
+            name: "prompt",
+            doc: &["The judge's template and rubrics."],
+            of: Of::Value { rule: Rule::Table, single: false },
+        },
+    ];
+
+    fn findings(&self) -> Vec<Finding> {
+        let verdict = self.verdict.findings().into_iter().map(|finding| finding.inside("verdict"));
+        self.relations().into_iter().chain(verdict).collect()
+    }
+}
+
+impl Relations for JudgeSettings {
+    fn relations(&self) -> Vec<Finding> {
+        let refused = |key: &str, reason: String| vec![Finding::new(Severity::Refused, &[key], reason)];
+        if self.format != FORMAT {
+            return refused("format", format!("this program reads format {FORMAT}"));
+        }
+        match JudgePrompt::new(&self.prompt) {
+            Err(error) => refused("prompt", error.to_string()),
+            Ok(_) => Vec::new(),
+        }
+    }
+}
+
 /// Why a `judge.toml` cannot be read, written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeFileError {
@@ -41,6 +88,8 @@ pub enum JudgeFileError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 impl JudgeSettings {
@@ -50,32 +99,30 @@ impl JudgeSettings {
     }
 
     /// The built-in prompt and rules, for a model without a `judge.toml`.
-    pub fn built_in() -> Result<Self, JudgePromptError> {
-        Ok(Self::new(PromptFile::load(None)?, VerdictRules::default(), false))
+    pub fn built_in() -> Result<Valid<Self>, JudgePromptError> {
+        let settings = Self::new(PromptFile::load(None)?, VerdictRules::default(), false);
+        Valid::new(settings).map_err(|refusal| JudgePromptError::Invalid { file: None, reason: refusal.to_string() })
     }
 
     /// Reads `judge.toml` from a model's directory; `None` if there is none.
-    pub fn read(folder: &Path) -> Result<Option<Self>, JudgeFileError> {
+    pub fn read(folder: &Path) -> Result<Option<Valid<Self>>, JudgeFileError> {
         let path = folder.join(JUDGE_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        match std::fs::metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(JudgeFileError::Io { path, source }),
-        };
+            Ok(_) => {}
+        }
         let invalid = |reason: String| JudgeFileError::Invalid { path: path.clone(), reason };
-        let settings: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-        settings.validate().map_err(invalid)?;
-        Ok(Some(settings))
+        let built_in = Self::built_in().map_err(|error| invalid(error.to_string()))?;
+        let read = overlay(&*built_in, Some(&path), std::iter::empty(), &[])?;
+        if let Some(key) = Self::REQUIRED.iter().find(|key| !read.is_set(key)) {
+            return Err(invalid(format!("`{key}` is missing: the file is not whole")));
+        }
+        Ok(Some(read.valid()?))
     }
 
-    /// Checks the settings.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.format != FORMAT {
-            return Err(format!("has format {}, but this program reads format {FORMAT}", self.format));
-        }
-        self.verdict.validate().map_err(|reason| format!("verdict: {reason}"))?;
-        JudgePrompt::new(&self.prompt).map(drop).map_err(|error| error.to_string())
-    }
+    /// Keys that every `judge.toml` has: without them, it would be judged in another way than the judge was trained to.
+    const REQUIRED: [&str; 4] = ["format", "mode", "thinking", "prompt"];
 
     /// Writes `judge.toml` into a model's directory.
     pub fn write(&self, folder: &Path) -> Result<(), JudgeFileError> {
@@ -125,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(JudgeSettings::read(folder.path()).unwrap().is_none());
         strict().write(folder.path()).unwrap();
-        assert_eq!(JudgeSettings::read(folder.path()).unwrap(), Some(strict()));
+        assert_eq!(JudgeSettings::read(folder.path()).unwrap(), Some(Valid::new(strict()).unwrap()));
     }
 
     #[test]
@@ -135,8 +182,8 @@ mod tests {
         let path = folder.path().join(JUDGE_FILE);
         let good = std::fs::read_to_string(&path).unwrap();
         for (from, to, part) in [
-            ("format = 1", "format = 2", "has format 2"),
-            ("max = 5.0", "max = 0.0", "verdict: scores need min < max"),
+            ("format = 1", "format = 2", "`format` = 2: this program reads format 1"),
+            ("max = 5.0", "max = 0.0", "judge.toml:9: `verdict.min` = 1.0, `verdict.max` = 0.0: scores need min < max"),
             ("{{ response }}", "", "must show {{ response }}"),
             ("thinking", "thinkin", "thinkin"),
             ("\"pointwise\"", "\"listwise\"", "listwise"),
@@ -149,7 +196,7 @@ mod tests {
 
     #[test]
     fn differences_are_named() {
-        let mut other = JudgeSettings::built_in().unwrap();
+        let mut other = JudgeSettings::clone(&JudgeSettings::built_in().unwrap());
         assert!(strict().differences(&strict()).is_empty());
         assert_eq!(
             strict().differences(&other),

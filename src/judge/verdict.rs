@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::setting::{Finding, Relations, Rule, Severity, count, number, section};
+
 /// Which of two responses a pairwise judgement prefers, in the order they were shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,20 +44,20 @@ pub enum Failure {
     Unavailable,
 }
 
-/// What counts as a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct VerdictRules {
-    /// Lowest score.
-    pub min: f64,
-    /// Highest score.
-    pub max: f64,
-    /// Allows up to three digits after the point, which is the precision of the rewards' arithmetic.
-    pub decimals: bool,
-    /// Requires the sections `<rubrics>` and `<eval>`, in order and not empty. If off, any text may precede the answer.
-    pub require_sections: bool,
-    /// The most rubrics (lines that are not blank) in `<rubrics>`; 0: any number.
-    pub max_rubrics: usize,
+section! {
+    /// What counts as a verdict.
+    pub struct VerdictRules {
+        /// Lowest score.
+        pub min: f64 = 1.0 => number(-SCORE_MAX, SCORE_MAX);
+        /// Highest score.
+        pub max: f64 = 10.0 => number(-SCORE_MAX, SCORE_MAX);
+        /// Allows up to three digits after the point, which is the precision of the rewards' arithmetic.
+        pub decimals: bool = false => Rule::Flag;
+        /// Requires the sections `<rubrics>` and `<eval>`, in order and not empty. If off, any text may precede the answer.
+        pub require_sections: bool = true => Rule::Flag;
+        /// The most rubrics (lines that are not blank) in `<rubrics>`; 0: any number.
+        pub max_rubrics: usize = 3 => count(0, 1000);
+    }
 }
 
 /// The most digits after the point of a score.
@@ -63,20 +65,22 @@ const DECIMALS: usize = 3;
 /// The largest magnitude of a score. Up to here, an f32 (the type in the op `score_margin`) distinguishes thousandths.
 const SCORE_MAX: f64 = 1000.0;
 
-impl Default for VerdictRules {
-    fn default() -> Self {
-        Self { min: 1.0, max: 10.0, decimals: false, require_sections: true, max_rubrics: 3 }
-    }
-}
+impl Copy for VerdictRules {}
 
-impl VerdictRules {
-    /// Checks the rules.
-    pub fn validate(&self) -> Result<(), String> {
-        let Self { min, max, .. } = *self;
-        if min < max && min >= -SCORE_MAX && max <= SCORE_MAX {
-            return Ok(());
+impl Relations for VerdictRules {
+    fn relations(&self) -> Vec<Finding> {
+        let Self { min, max, decimals, .. } = *self;
+        let refused = |reason: &str| vec![Finding::new(Severity::Refused, &["min", "max"], reason)];
+        // How many scores there are to choose from, in units of the smallest digit that is allowed.
+        let scale = if decimals { 1000.0 } else { 1.0 };
+        match (max * scale).floor() - (min * scale).ceil() {
+            _ if min >= max => refused("scores need min < max"),
+            steps if steps < 1.0 && decimals => refused("fewer than two scores of three decimals lie between them"),
+            steps if steps < 1.0 => {
+                refused("fewer than two whole numbers lie between them: widen the range, or set decimals = true")
+            }
+            _ => Vec::new(),
         }
-        Err(format!("scores need min < max, both within ±{SCORE_MAX}; got min {min} and max {max}"))
     }
 }
 
@@ -213,6 +217,7 @@ fn score(text: &str, rules: &VerdictRules) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::Valid;
     use proptest::prelude::*;
 
     const GOOD: &str =
@@ -330,10 +335,14 @@ mod tests {
 
     #[test]
     fn rules_are_checked() {
-        assert!(VerdictRules::default().validate().is_ok());
-        for (min, max) in [(5.0, 5.0), (f64::NAN, 1.0), (0.0, f64::INFINITY), (-1e9, 0.0)] {
-            assert!(VerdictRules { min, max, ..VerdictRules::default() }.validate().is_err(), "{min} {max}");
+        let valid = |min, max, decimals| Valid::new(VerdictRules { min, max, decimals, ..VerdictRules::default() });
+        for (min, max) in [(5.0, 5.0), (f64::NAN, 1.0), (0.0, f64::INFINITY), (-1e9, 0.0), (0.2, 1.8), (2.0, 2.0001)] {
+            assert!(valid(min, max, false).is_err(), "{min} {max}");
         }
+        for (min, max, decimals) in [(1.0, 10.0, false), (0.2, 1.8, true), (0.5, 2.5, false), (-1.0, 0.0, false)] {
+            assert!(valid(min, max, decimals).is_ok(), "{min} {max}");
+        }
+        assert!(valid(2.0, 2.0001, true).is_err());
     }
 
     /// Text of tags, numbers and noise, which is more often almost right than random characters.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::setting::{Finding, Relations, Severity, number, one_of, section};
+
 /// Estimator of KL(π ‖ π_ref) at a sampled token, with d = log π_ref − log π (Schulman, "Approximating KL divergence").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,26 +28,36 @@ impl KlEstimator {
     }
 }
 
-/// The clipped policy-gradient loss of one token.
-///
-/// With r = exp(logprob − old), where old is the log-probability under the policy before the step's first update:
-/// `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, summed over two advantages. A token of one
-/// sequence has one advantage and a 0. For a token that several sequences share, the two are weighted means over the sequences
-/// of A's positive and negative parts. Clipping depends on A only through its sign, so this is the weighted mean of the
-/// sequences' losses.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GrpoLoss {
-    pub clip_low: f32,
-    pub clip_high: f32,
-    pub kl: KlEstimator,
-    /// 0 switches the reference model off.
-    pub kl_coefficient: f32,
+section! {
+    /// The clipped policy-gradient loss of one token.
+    ///
+    /// With r = exp(logprob − old), where old is the log-probability under the policy before the step's first update:
+    /// `−Σ_A min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) + kl_coefficient · KL`, summed over two advantages. A token of one
+    /// sequence has one advantage and a 0. For a token that several sequences share, the two are weighted means over the
+    /// sequences of A's positive and negative parts. Clipping depends on A only through its sign, so this is the weighted mean
+    /// of the sequences' losses.
+    pub struct GrpoLoss {
+        /// The ratio of the policy to the old one is clipped this far below 1.
+        pub clip_low: f32 = 0.2 => number(0.0, 1.0);
+        /// And this far above 1.
+        pub clip_high: f32 = 0.2 => number(0.0, 1000.0);
+        /// Estimator of the divergence from the reference. k1 as a loss holds nothing back: its gradient has mean zero.
+        pub kl: KlEstimator = KlEstimator::K3 => one_of(&["k1", "k2", "k3"]);
+        /// Weight of the divergence from the reference; 0 switches the reference model off.
+        pub kl_coefficient: f32 = 0.001 => number(0.0, 1000.0);
+    }
 }
 
-impl Default for GrpoLoss {
-    fn default() -> Self {
-        Self { clip_low: 0.2, clip_high: 0.2, kl: KlEstimator::K3, kl_coefficient: 0.001 }
+impl Copy for GrpoLoss {}
+
+impl Relations for GrpoLoss {
+    fn relations(&self) -> Vec<Finding> {
+        if self.kl != KlEstimator::K1 || self.kl_coefficient == 0.0 {
+            return Vec::new();
+        }
+        let reason = "k1 as a loss is no penalty: its gradient has mean zero, so it adds noise and holds the policy to \
+                      nothing; take k3 or k2, or set the coefficient to 0";
+        vec![Finding::new(Severity::Noted, &["kl", "kl_coefficient"], reason)]
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Denominator {
 }
 
 impl Aggregation {
+    /// Their names in settings.
+    pub const NAMES: &[&str] = &["token_mean", "sequence_mean", "dr_grpo"];
+
     /// The weight of each token of a sequence of `length` tokens.
     pub fn token_weight(self, length: usize, of: Denominator) -> f32 {
         let denominator = match self {

@@ -11,6 +11,11 @@ use super::{Check, Cost, OpResult};
 use crate::random::Stream;
 use crate::tensor::{Device, Mut, Ref, View};
 
+/// Below the first, logits divided by the temperature may overflow; above the second, every token is as probable as the next.
+pub const TEMPERATURE_MIN: f64 = 0.001;
+/// The highest temperature.
+pub const TEMPERATURE_MAX: f64 = 1000.0;
+
 /// How to draw. Filters apply in the order top-k, top-p, min-p, each on probabilities at `temperature`; ties at a
 /// boundary keep the lower token id, and at least one token is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -41,8 +46,10 @@ impl Sampling {
     /// An error that names the first invalid number.
     pub fn validate(&self) -> Result<(), String> {
         let Self { temperature, top_p, min_p, .. } = *self;
-        if !(temperature >= 0.0 && temperature.is_finite()) {
-            return Err(format!("temperature must be 0 or a positive number, got {temperature}"));
+        if temperature != 0.0 && !(TEMPERATURE_MIN..=TEMPERATURE_MAX).contains(&f64::from(temperature)) {
+            return Err(format!(
+                "temperature must be 0, or from {TEMPERATURE_MIN} to {TEMPERATURE_MAX}, got {temperature}"
+            ));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(format!("top_p must be in (0, 1], got {top_p}"));

@@ -1,32 +1,32 @@
 //! The optimizer: both moments of every parameter, clipping, and one update of all that is trained.
 
-use serde::{Deserialize, Serialize};
-
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::{Backend, OpError};
+use crate::setting::{Relations, Valid, below, number, section};
 use crate::tensor::{Device, DeviceError};
 
 use crate::model::Qwen3;
 
-/// Constants of AdamW and of clipping.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdamWConfig {
-    pub beta1: f32,
-    pub beta2: f32,
-    pub epsilon: f32,
-    /// On matrices, the embedding included; norm weights do not decay.
-    pub weight_decay: f32,
-    /// Gradients are scaled down to this norm; 0 switches clipping off.
-    pub clip_norm: f64,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: 1.0 }
+section! {
+    /// Constants of AdamW and of clipping.
+    pub struct AdamWConfig {
+        /// Decay of the mean of gradients.
+        pub beta1: f32 = 0.9 => below(0.0, 1.0);
+        /// Decay of the mean of squared gradients.
+        pub beta2: f32 = 0.95 => below(0.0, 1.0);
+        /// Added to the root of the second moment.
+        pub epsilon: f32 = 1e-8 => number(1e-30, 1.0);
+        /// On matrices, the embedding included; norm weights do not decay.
+        pub weight_decay: f32 = 0.1 => number(0.0, 10.0);
+        /// Gradients are scaled down to this norm; 0 switches clipping off.
+        pub clip_norm: f64 = 1.0 => number(0.0, 1e6);
     }
 }
+
+impl Copy for AdamWConfig {}
+
+impl Relations for AdamWConfig {}
 
 /// What an update did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,7 +39,7 @@ pub struct Update {
 
 /// The state of AdamW.
 pub struct Optimizer<D: Device> {
-    pub config: AdamWConfig,
+    pub config: Valid<AdamWConfig>,
     /// [arena] each
     pub moment1: D::Buffer<f32>,
     pub moment2: D::Buffer<f32>,
@@ -51,7 +51,7 @@ pub struct Optimizer<D: Device> {
 
 impl<D: Device> Optimizer<D> {
     /// Zero moments for an arena of `arena_len` elements.
-    pub fn new(device: &D, config: AdamWConfig, arena_len: usize) -> Result<Self, DeviceError> {
+    pub fn new(device: &D, config: Valid<AdamWConfig>, arena_len: usize) -> Result<Self, DeviceError> {
         let [moment1, moment2] = device.named("moments", || [device.zeros(arena_len), device.zeros(arena_len)]);
         let norm = device.named("gradient norm", || device.zeros(1))?;
         Ok(Self { config, moment1: moment1?, moment2: moment2?, norm, updates: 0 })

@@ -11,6 +11,11 @@ pub enum Decay {
     Cosine,
 }
 
+impl Decay {
+    /// Their names in settings.
+    pub const NAMES: &[&str] = &["constant", "linear", "cosine"];
+}
+
 /// A learning rate for every step of a stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {

@@ -1,25 +1,22 @@
 //! The format penalty of a judgement without a verdict.
 
-use serde::{Deserialize, Serialize};
-
 use crate::judge::{Failure, Verdict};
+use crate::setting::{Relations, number, section};
 
-/// Added to the reward of a judgement that failed. The defaults are this project's choice: the paper has a format penalty, but
-/// none of our sources gives its size.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FormatPenalty {
-    /// The tags are right, but the answer is not a valid score.
-    pub invalid_score: f64,
-    /// Tags are missing or misplaced, there is no text, or the text was cut before its answer.
-    pub malformed: f64,
-}
-
-impl Default for FormatPenalty {
-    fn default() -> Self {
-        Self { invalid_score: -1.0, malformed: -1.5 }
+section! {
+    /// Added to the reward of a judgement that failed. The defaults are this project's choice: the paper has a format penalty,
+    /// but none of our sources gives its size. Never above 0: a failure must not earn more than a verdict can.
+    pub struct FormatPenalty {
+        /// The tags are right, but the answer is not a valid score.
+        pub invalid_score: f64 = -1.0 => number(-1000.0, 0.0);
+        /// Tags are missing or misplaced, there is no text, or the text was cut before its answer.
+        pub malformed: f64 = -1.5 => number(-1000.0, 0.0);
     }
 }
+
+impl Copy for FormatPenalty {}
+
+impl Relations for FormatPenalty {}
 
 impl FormatPenalty {
     /// The penalty of a verdict. If the judge was unavailable, the policy is not penalised.
@@ -30,20 +27,12 @@ impl FormatPenalty {
             Some(Failure::Malformed | Failure::Truncated | Failure::Missing) => self.malformed as f32,
         }
     }
-
-    /// Checks the penalties: a failure must never earn more than a verdict can.
-    pub fn validate(&self) -> Result<(), String> {
-        let Self { invalid_score, malformed } = *self;
-        if [invalid_score, malformed].iter().all(|penalty| penalty.is_finite() && *penalty <= 0.0) {
-            return Ok(());
-        }
-        Err(format!("penalties must be finite and at most 0, got invalid_score {invalid_score}, malformed {malformed}"))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::Valid;
 
     #[test]
     fn every_failure_has_its_penalty() {
@@ -56,8 +45,13 @@ mod tests {
 
     #[test]
     fn a_positive_penalty_is_refused() {
-        assert!(FormatPenalty::default().validate().is_ok());
-        assert!(FormatPenalty { malformed: 0.1, ..FormatPenalty::default() }.validate().is_err());
-        assert!(FormatPenalty { invalid_score: f64::NAN, ..FormatPenalty::default() }.validate().is_err());
+        let refusal = |penalty| Valid::new(penalty).map(drop).map_err(|refusal| refusal.keys);
+        assert_eq!(refusal(FormatPenalty::default()), Ok(()));
+        let named = |key: &str| Err(vec![key.to_string()]);
+        assert_eq!(refusal(FormatPenalty { malformed: 0.1, ..FormatPenalty::default() }), named("malformed"));
+        assert_eq!(
+            refusal(FormatPenalty { invalid_score: f64::NAN, ..FormatPenalty::default() }),
+            named("invalid_score")
+        );
     }
 }

@@ -8,6 +8,7 @@ use crate::data::Role;
 use crate::judge::{Failure, Verdict};
 use crate::ops::OpError;
 use crate::ops::score_margin::{ABSENT, FAILED, ROLLOUTS_MAX, ScoreMargin, ScoreMargins, VALID};
+use crate::setting::Valid;
 
 /// The verdict of one rollout. (pair, role, rollout) is its identity.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,7 +80,7 @@ impl Rewards {
     }
 }
 
-/// A judgement that does not belong to the step, or invalid settings.
+/// A judgement that does not belong to the step, or more rollouts than the op takes.
 #[derive(Debug, thiserror::Error)]
 pub enum RewardError {
     #[error("pair {pair}, {role:?}, rollout {rollout}: judged twice; each rollout has one judgement")]
@@ -101,7 +102,7 @@ pub enum RewardError {
 /// Collects the judgements of a step in any order, then computes their rewards together.
 #[derive(Clone, Debug)]
 pub struct PairRewardManager {
-    settings: RewardSettings,
+    settings: Valid<RewardSettings>,
     /// Rollouts of each side (n).
     rollouts: usize,
     known: Option<BTreeSet<u64>>,
@@ -111,7 +112,7 @@ pub struct PairRewardManager {
 
 impl PairRewardManager {
     /// Expects up to `rollouts` judgements of each side.
-    pub fn new(settings: RewardSettings, rollouts: usize) -> Self {
+    pub fn new(settings: Valid<RewardSettings>, rollouts: usize) -> Self {
         Self { settings, rollouts, known: None, verdicts: BTreeMap::new() }
     }
 
@@ -145,7 +146,6 @@ impl PairRewardManager {
 
     /// Computes the rewards and advantages of all added judgements on `device`.
     pub fn finish<D: ScoreMargins>(&self, device: &D) -> Result<Rewards, RewardError> {
-        self.settings.validate().map_err(RewardError::Settings)?;
         if !(1..=ROLLOUTS_MAX).contains(&self.rollouts) {
             let reason = format!("rollouts of each response must be from 1 to {ROLLOUTS_MAX}, got {}", self.rollouts);
             return Err(RewardError::Settings(reason));

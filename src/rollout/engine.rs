@@ -173,18 +173,19 @@ impl<B: Backend> Worker<B> {
         let (b, c) = (&model.backend, &model.config);
         let logit_rows = logit_rows(b, c.vocab_size, &limits);
         let draws = limits.max_running.max(64);
-        let pages = Pages::new(limits.cache_rows, limits.page_size);
+        let cache_rows = limits.cache_rows / limits.page_size * limits.page_size;
         let padding = (1..=limits.max_running).map(|rows| b.replay_size(rows) - rows).max().unwrap_or(0);
         let tokens = limits.max_batch_tokens.max(b.replay_size(limits.max_running));
         b.named("logits", || {
             Ok(Self {
-                pool: KvPool::new(b, c, pages.rows() + padding).map_err(OpError::from)?,
+                pool: KvPool::new(b, c, cache_rows + padding).map_err(OpError::from)?,
                 acts: Activations::for_inference(b, c, tokens).map_err(OpError::from)?,
                 logits: b.zeros(logit_rows * c.vocab_size).map_err(OpError::from)?,
                 rows: b.zeros(logit_rows).map_err(OpError::from)?,
                 ids: b.zeros(draws).map_err(OpError::from)?,
                 logprobs: b.zeros(draws).map_err(OpError::from)?,
-                pages,
+                // After the pool: a pool that does not fit is an error, its list of pages would end the program.
+                pages: Pages::new(limits.cache_rows, limits.page_size),
                 logit_rows,
                 cache_budget_rows,
                 limits,

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::rl::PairSource;
 use super::sft::{Example, ExampleSource};
-use crate::config::Settings;
+use crate::config::{Settings, SftTarget};
 use crate::data::order::Order;
 use crate::data::{
     Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs, pairs_to_conversations,
@@ -76,16 +76,15 @@ impl SftDataset {
     /// Reads rows of either `sft.target` and encodes them; those longer than `context` are left out. An error if none is left.
     pub fn load(settings: &Settings, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Self> {
         let (files, options) = (files(settings)?, load_options(settings));
-        let (conversations, skipped): (Vec<Conversation>, _) = match settings.sft.target.as_str() {
-            "messages" => {
+        let (conversations, skipped): (Vec<Conversation>, _) = match settings.sft.target {
+            SftTarget::Messages => {
                 let loaded = load_conversations(&files, &options)?;
                 (loaded.rows, loaded.skipped)
             }
-            "chosen" => {
+            SftTarget::Chosen => {
                 let loaded = load_pairs(&files, &options)?;
                 (pairs_to_conversations(&loaded.rows), loaded.skipped)
             }
-            other => bail!("sft.target must be `messages` or `chosen`, got `{other}`"),
         };
         let limit = settings.sft.max_length.min(context).min(settings.sft.micro_batch_tokens);
         let (mut examples, mut too_long) = (Vec::new(), 0);

@@ -5,6 +5,7 @@ use crate::checkpoint::{NamedArena, NamedArenaMut};
 use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
 use crate::ops::{Backend, OpError};
 use crate::optimizer::{AdamWConfig, Optimizer, Update};
+use crate::setting::Valid;
 
 /// A model with its gradients, optimizer and the activations of a training step.
 pub struct Learner<B: Backend> {
@@ -18,7 +19,7 @@ pub struct Learner<B: Backend> {
 
 impl<B: Backend> Learner<B> {
     /// For micro-batches of up to `capacity` tokens.
-    pub fn new(model: Qwen3<B>, optimizer: AdamWConfig, capacity: usize) -> Result<Self, OpError> {
+    pub fn new(model: Qwen3<B>, optimizer: Valid<AdamWConfig>, capacity: usize) -> Result<Self, OpError> {
         let (backend, config, arena) = (&model.backend, &model.config, model.table.arena_len());
         Ok(Self {
             optimizer: Optimizer::new(backend, optimizer, arena)?,

@@ -33,10 +33,11 @@ use crate::log::charts::Stage;
 use crate::loss::Denominator;
 use crate::model::Qwen3;
 use crate::ops::Backend;
-use crate::optimizer::{Schedule, Update};
+use crate::optimizer::Update;
 use crate::random::Stream;
 use crate::reward::{Judgement, PairRewardManager, RewardSettings, Rewards};
 use crate::rollout::Engine;
+use crate::setting::Valid;
 
 /// Where pairs come from: a pure function of the cursor, so a cursor is all a resume needs. There are at least as many
 /// pairs of different ids as a step takes.
@@ -46,10 +47,9 @@ pub trait PairSource {
 
 /// What does not change from step to step.
 pub struct RlPlan<'a> {
-    pub settings: &'a RlSettings,
-    pub reward: &'a RewardSettings,
+    pub settings: Valid<RlSettings>,
+    pub reward: Valid<RewardSettings>,
     pub judge: &'a Judge,
-    pub schedule: Schedule,
     pub seed: u64,
     pub stop: Option<&'a AtomicBool>,
 }
@@ -185,8 +185,8 @@ pub fn rl_step<B: Backend>(
         };
         trajectories.iter_mut().zip(old).for_each(|(t, logprobs)| t.old_logprobs = Some(logprobs));
     }
-    let mut numbers = StepNumbers::new(plan.settings, rewards, resampled);
-    let learning_rate = plan.schedule.rate(progress.step);
+    let mut numbers = StepNumbers::new(&plan.settings, rewards, resampled);
+    let learning_rate = plan.settings.schedule().rate(progress.step);
     for part in parts {
         let members: Vec<&Trajectory> = trajectories.iter().filter(|t| part.contains(&t.pair)).collect();
         let update = backend.range(
@@ -221,7 +221,7 @@ fn collect<B: Backend>(
     step: u64,
     cursor: &mut u64,
 ) -> Result<Collected, TrainError> {
-    let settings = plan.settings;
+    let settings = &plan.settings;
     let (mut pairs, mut judged): (Vec<JudgePair>, Vec<[Vec<Judged>; 2]>) = (Vec::new(), Vec::new());
     let (mut resampled, mut rollout_tokens) = (0, 0);
     for attempt in 0..=settings.resample {
@@ -238,7 +238,7 @@ fn collect<B: Backend>(
         rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
         pairs.extend(fresh);
         judged.extend(fresh_judged);
-        let rewards = reward(&model.backend, plan.reward, settings.rollouts, &pairs, &judged)?;
+        let rewards = reward(&model.backend, &plan.reward, settings.rollouts, &pairs, &judged)?;
         if attempt < settings.resample {
             let alive: Vec<bool> = pairs.iter().map(|pair| rewards.is_alive(pair.pair.id)).collect();
             let dead = alive.iter().filter(|alive| !**alive).count();
@@ -275,7 +275,7 @@ fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair],
 /// Rewards and advantages of all judgements, `rollouts` of each side, joined by (pair, role, rollout).
 pub fn reward<B: Backend>(
     backend: &B,
-    settings: &RewardSettings,
+    settings: &Valid<RewardSettings>,
     rollouts: usize,
     pairs: &[JudgePair],
     judged: &[[Vec<Judged>; 2]],
@@ -325,7 +325,7 @@ fn learn<B: Backend>(
     learning_rate: f64,
     numbers: &mut StepNumbers,
 ) -> Result<Update, TrainError> {
-    let settings = plan.settings;
+    let settings = &plan.settings;
     let of = Denominator {
         tokens: members.iter().map(|t| t.judged.completion.tokens.len()).sum(),
         sequences: members.len(),

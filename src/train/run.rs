@@ -16,6 +16,7 @@ use crate::log::StageBar;
 use crate::log::charts::Stage;
 use crate::ops::Backend;
 use crate::rollout::EngineError;
+use crate::setting::Valid;
 
 /// What the loop asks of a trainer.
 pub trait Trainer<B: Backend> {
@@ -54,7 +55,7 @@ pub struct CheckpointPolicy {
 
 impl CheckpointPolicy {
     /// The policy that `[run]` asks for.
-    pub fn new(settings: &RunSettings) -> Self {
+    pub fn new(settings: &Valid<RunSettings>) -> Self {
         Self { every: Some(settings.checkpoint_every), keep: settings.keep_checkpoints, seed: settings.seed }
     }
 

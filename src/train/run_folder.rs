@@ -11,6 +11,7 @@ use crate::config::Settings;
 use crate::log::{Environment, MetricsWriter};
 use crate::ops::Backend;
 use crate::report::{Contents, write_report};
+use crate::setting::Valid;
 use crate::tensor::file::write_atomically;
 
 /// Where a run leaves its files.
@@ -68,7 +69,7 @@ impl RunFolder {
 pub fn open_run<B: Backend>(
     out: &Path,
     stage: &str,
-    settings: &Settings,
+    settings: &Valid<Settings>,
     resume: bool,
     learner: &mut Learner<B>,
 ) -> anyhow::Result<(RunFolder, Progress)> {

@@ -11,10 +11,11 @@ use super::learner::Learner;
 use super::run::{StepReport, Trainer};
 use super::token_loss::{Targets, TokenObjective};
 use crate::checkpoint::Progress;
+use crate::config::SftSettings;
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
 use crate::model::Batch;
 use crate::ops::Backend;
-use crate::optimizer::Schedule;
+use crate::setting::Valid;
 
 /// A conversation as token ids, with a mark on each token that is learned.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,14 +28,6 @@ pub struct Example {
 /// Where examples come from: a pure function of the cursor, so a cursor is all a resume needs.
 pub trait ExampleSource: Sync {
     fn example(&self, cursor: u64) -> Example;
-}
-
-/// What a step of SFT needs to know.
-#[derive(Clone, Debug)]
-pub struct SftPlan {
-    pub steps: u64,
-    pub examples_per_step: usize,
-    pub schedule: Schedule,
 }
 
 /// One line of `metrics.jsonl`.
@@ -103,7 +96,7 @@ const CHARTS: &[Chart] = &[
 pub struct SftTrainer<'a, B: Backend> {
     pub learner: &'a mut Learner<B>,
     pub source: &'a dyn ExampleSource,
-    pub plan: SftPlan,
+    pub settings: Valid<SftSettings>,
     pub guard: &'a mut Guard,
 }
 
@@ -114,7 +107,7 @@ impl<B: Backend> Trainer<B> for SftTrainer<'_, B> {
     const STAGE: &'static Stage = &SFT;
 
     fn steps(&self) -> u64 {
-        self.plan.steps
+        self.settings.steps
     }
 
     fn learner(&self) -> &Learner<B> {
@@ -122,7 +115,7 @@ impl<B: Backend> Trainer<B> for SftTrainer<'_, B> {
     }
 
     fn step(&mut self, progress: &mut Progress) -> Result<StepReport<SftMetrics, ()>, TrainError> {
-        let metrics = sft_step(self.learner, self.source, &self.plan, self.guard, progress)?;
+        let metrics = sft_step(self.learner, self.source, &self.settings, self.guard, progress)?;
         let shown = vec![("loss", metrics.loss), ("lr", metrics.learning_rate), ("tokens/s", metrics.tokens_per_s)];
         Ok(StepReport { metrics, shown, samples: Vec::new() })
     }
@@ -132,12 +125,12 @@ impl<B: Backend> Trainer<B> for SftTrainer<'_, B> {
 pub fn sft_step<B: Backend>(
     learner: &mut Learner<B>,
     source: &dyn ExampleSource,
-    plan: &SftPlan,
+    settings: &Valid<SftSettings>,
     guard: &mut Guard,
     progress: &mut Progress,
 ) -> Result<SftMetrics, TrainError> {
     let start = Instant::now();
-    let cursors = progress.cursor..progress.cursor + plan.examples_per_step as u64;
+    let cursors = progress.cursor..progress.cursor + settings.examples_per_step as u64;
     let examples: Vec<Example> = cursors.into_par_iter().map(|cursor| source.example(cursor)).collect();
     let target_tokens: usize = examples.iter().map(|e| e.mask.iter().skip(1).filter(|m| **m).count()).sum();
     let tokens = examples.iter().map(|e| e.ids.len()).sum();
@@ -152,10 +145,10 @@ pub fn sft_step<B: Backend>(
         loss += micro_batch.get()?.loss.iter().map(|x| f64::from(*x)).sum::<f64>();
     }
     loss /= target_tokens.max(1) as f64;
-    let learning_rate = plan.schedule.rate(progress.step);
+    let learning_rate = settings.schedule().rate(progress.step);
     let update = learner.update_if(loss.is_finite(), learning_rate)?;
     progress.step += 1;
-    progress.cursor += plan.examples_per_step as u64;
+    progress.cursor += settings.examples_per_step as u64;
     guard.check(progress.step, loss, &update, || examples.iter().map(|e| e.ids.clone()).collect())?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(SftMetrics {

@@ -7,6 +7,7 @@ use patarm::judge::{Judge, JudgePair, JudgeSettings, PromptFile, VerdictRules};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3, Qwen3Config};
 use patarm::ops::Backend;
+use patarm::setting::Valid;
 use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use patarm::train::rl::PairSource;
 use patarm::train::sft::{Example, ExampleSource};
@@ -43,7 +44,9 @@ impl SuiteFixture {
         let template = CHAT_TEMPLATE.to_string();
         let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap();
         let prompt = PromptFile::parse(synthetic::RUBRICS).unwrap();
-        let judge = Judge::new(JudgeSettings::new(prompt, VerdictRules::default(), false), tokenizer).unwrap();
+        let judge =
+            Judge::new(Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false)).unwrap(), tokenizer)
+                .unwrap();
         Self { suite: Suite::new(SuiteConfig::default()), judge }
     }
 

@@ -2,7 +2,7 @@
 
 use patarm::model::{Activations, Batch, KvPool, Qwen3};
 use patarm::ops::{Backend, Cpu};
-use patarm::optimizer::AdamWConfig;
+use patarm::setting::Valid;
 use patarm::train::prefix_tree::{Sequence, pack};
 use patarm::train::{Learner, Targets, TokenObjective};
 
@@ -36,7 +36,7 @@ pub fn assert_gradients<B: Backend>(golden: &Golden, learner: &Learner<B>, limit
 const F32: f64 = 2e-5;
 
 pub fn learner<B: Backend>(backend: &B, golden: &Golden) -> Learner<B> {
-    Learner::new(golden.model(backend), AdamWConfig::default(), 128).unwrap()
+    Learner::new(golden.model(backend), Valid::default(), 128).unwrap()
 }
 
 /// Passes the golden's one sequence forward and back; (logits, losses of its next tokens).

@@ -2,6 +2,7 @@
 
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
+use patarm::setting::Valid;
 use patarm::train::{Learner, TokenObjective};
 
 use crate::parity::golden::{Golden, floats};
@@ -17,7 +18,7 @@ pub fn ten_steps<B: Backend>(backend: &B, golden: &Golden) -> (Vec<(f64, f64)>, 
         weight_decay: number("weight_decay") as f32,
         clip_norm: number("clip_norm"),
     };
-    let mut learner = Learner::new(golden.model(backend), config, 64).unwrap();
+    let mut learner = Learner::new(golden.model(backend), Valid::new(config).unwrap(), 64).unwrap();
     let (mut batch, targets, weights) = packed(golden);
     let mut step = || {
         let results = learner.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();

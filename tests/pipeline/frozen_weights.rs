@@ -4,6 +4,7 @@ use patarm::model::parameters::random_weights;
 use patarm::model::{Batch, ParameterTable, Qwen3};
 use patarm::ops::{Backend, Cpu};
 use patarm::optimizer::AdamWConfig;
+use patarm::setting::Valid;
 use patarm::train::{Learner, Loss, Targets, TokenObjective};
 
 use crate::common::suite::config;
@@ -34,7 +35,7 @@ fn learner<B: Backend>(backend: &B, tied: bool, frozen: impl Fn(&str) -> bool) -
     table.freeze(frozen);
     let model = Qwen3::with_table(backend, table, &random_weights(&config, 5), 64).unwrap();
     // The norm of a gradient depends on what is frozen, and so would clipping.
-    Learner::new(model, AdamWConfig { clip_norm: 0.0, ..AdamWConfig::default() }, 16).unwrap()
+    Learner::new(model, Valid::new(AdamWConfig { clip_norm: 0.0, ..AdamWConfig::default() }).unwrap(), 16).unwrap()
 }
 
 /// Adds the gradient of one sequence; losses of its tokens.

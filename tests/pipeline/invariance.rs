@@ -2,8 +2,8 @@
 
 use patarm::loss::grpo::{GrpoLoss, KlEstimator};
 use patarm::ops::Cpu;
-use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
+use patarm::setting::Valid;
 use patarm::train::prefix_tree::{Sequence, pack};
 use patarm::train::sft::{Example, micro_batches};
 use patarm::train::trajectory::{Inputs, Rows};
@@ -22,7 +22,7 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32], limit: f64) {
 
 /// Loss and gradient of SFT examples in micro-batches of up to `capacity` tokens.
 fn sft(examples: &[Example], capacity: usize) -> (f64, Vec<f32>) {
-    let mut learner = Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
+    let mut learner = Learner::new(model(&Cpu, VOCAB, 1), Valid::default(), 512).unwrap();
     let count: usize = examples.iter().map(|e| e.mask.iter().filter(|m| **m).count()).sum();
     let mut loss = 0.0;
     for (mut batch, targets) in micro_batches(examples, capacity).unwrap() {
@@ -84,7 +84,7 @@ fn judgements() -> (Vec<Vec<u32>>, Vec<Judged>) {
 /// The GRPO loss of sequences in micro-batches of up to `capacity` tokens, the tokens of each, and its gradient.
 fn grpo(sequences: &[Sequence<'_>], advantages: &[f32], capacity: usize) -> (f64, usize, Vec<f32>) {
     let loss = GrpoLoss { clip_low: 0.2, clip_high: 0.28, kl: KlEstimator::K3, kl_coefficient: 0.1 };
-    let mut learner = Learner::new(model(&Cpu, VOCAB, 1), AdamWConfig::default(), 512).unwrap();
+    let mut learner = Learner::new(model(&Cpu, VOCAB, 1), Valid::default(), 512).unwrap();
     // Like log-probabilities of a policy and a reference near this one: what is predicted where decides.
     let near = |sequence: &Sequence<'_>, key: u64| -> Vec<f32> {
         let positions = sequence.completion.iter().enumerate();

@@ -5,9 +5,8 @@ use patarm::checkpoint::Progress;
 use patarm::config::RlSettings;
 use patarm::loss::Denominator;
 use patarm::ops::{Backend, Cpu};
-use patarm::optimizer::AdamWConfig;
-use patarm::reward::RewardSettings;
 use patarm::rollout::{Engine, EngineLimits};
+use patarm::setting::Valid;
 use patarm::train::prefix_tree::{self, Sequence, pack};
 use patarm::train::rl::{RlContext, RlPlan, StepOutcome, rl_step};
 use patarm::train::trajectory::{Inputs, Rows};
@@ -23,7 +22,7 @@ fn settings() -> RlSettings {
 }
 
 fn learner<B: Backend>(backend: &B, fixture: &SuiteFixture) -> Learner<B> {
-    Learner::new(fixture.model(backend), AdamWConfig::default(), CAPACITY).unwrap()
+    Learner::new(fixture.model(backend), Valid::default(), CAPACITY).unwrap()
 }
 
 fn bits<B: Backend>(learner: &Learner<B>) -> Vec<u32> {
@@ -33,15 +32,14 @@ fn bits<B: Backend>(learner: &Learner<B>) -> Vec<u32> {
 
 /// What `rl_step` makes of a fresh learner, and what it says.
 fn step<B: Backend>(backend: &B, fixture: &SuiteFixture) -> (StepOutcome, Vec<u32>) {
-    let (settings, reward) = (settings(), RewardSettings::default());
+    let settings = settings();
     // Random weights write no verdict, so advantages are 0 and the pull to another model is what is learned.
     let other = model(backend, fixture.model(&Cpu).config.vocab_size, 8);
     let reference = other.frozen().unwrap();
     let plan = RlPlan {
-        settings: &settings,
-        reward: &reward,
+        settings: Valid::new(settings.clone()).unwrap(),
+        reward: Valid::default(),
         judge: &fixture.judge,
-        schedule: settings.schedule(),
         seed: 9,
         stop: None,
     };

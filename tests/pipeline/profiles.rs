@@ -2,9 +2,9 @@
 
 use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
-use patarm::optimizer::AdamWConfig;
 use patarm::random::Stream;
 use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
+use patarm::setting::Valid;
 use patarm::tensor::{Device, ProfileDetail};
 use patarm::train::{Learner, Targets, TokenObjective};
 
@@ -17,7 +17,7 @@ const VOCAB: usize = 61;
 fn train_and_generate(detail: Option<ProfileDetail>) -> (Vec<f32>, Vec<Vec<Completion>>) {
     devices();
     let device = Cuda::open(0, Emulation::Allowed).unwrap();
-    let mut learner = Learner::new(model(&device, VOCAB, 5), AdamWConfig::default(), 16).unwrap();
+    let mut learner = Learner::new(model(&device, VOCAB, 5), Valid::default(), 16).unwrap();
     let mut engine = Engine::new(&learner.model, EngineLimits::for_lengths(3, 12, 6)).unwrap();
     let sample = |m: u64| SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(m) };
     let prompt = vec![3, 1, 4];

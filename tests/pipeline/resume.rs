@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use patarm::checkpoint::{self, Progress, RunState};
+use patarm::config::SftSettings;
 use patarm::ops::{Backend, Cpu};
-use patarm::optimizer::{AdamWConfig, Decay, Schedule};
-use patarm::reward::RewardSettings;
 use patarm::rollout::{Engine, EngineLimits};
+use patarm::setting::Valid;
 use patarm::train::rl::{RlContext, RlPlan, rl_step};
-use patarm::train::sft::{SftPlan, sft_step};
+use patarm::train::sft::sft_step;
 use patarm::train::{Guard, Learner, Scorer};
 use serde_json::Value;
 
@@ -58,15 +58,16 @@ fn assert_resumes<B: Backend>(
 
 fn sft_resumes<B: Backend>(backend: &B, steps: usize) {
     let fixture = SuiteFixture::new();
-    let schedule = Schedule { peak: 1e-2, warmup: 5, decay: Decay::Cosine, total: 13, floor: 0.1 };
-    let plan = SftPlan { steps: 13, examples_per_step: 5, schedule };
+    let settings =
+        SftSettings { steps: 13, examples_per_step: 5, learning_rate: 1e-2, warmup: 5, ..SftSettings::default() };
+    let settings = Valid::new(settings).unwrap();
     assert_resumes(
         "sft",
         steps,
-        || Learner::new(fixture.model(backend), AdamWConfig::default(), 256).unwrap(),
+        || Learner::new(fixture.model(backend), Valid::default(), 256).unwrap(),
         |learner, progress, folder| {
             let mut guard = Guard::new(folder.to_path_buf(), 1);
-            timeless(&sft_step(learner, &fixture, &plan, &mut guard, progress).unwrap())
+            timeless(&sft_step(learner, &fixture, &settings, &mut guard, progress).unwrap())
         },
     );
 }
@@ -75,13 +76,11 @@ fn sft_resumes<B: Backend>(backend: &B, steps: usize) {
 fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
     let fixture = SuiteFixture::new();
     let settings = rl_settings();
-    let reward = RewardSettings::default();
     let reference = fixture.model(backend).frozen().unwrap();
     let plan = RlPlan {
-        settings: &settings,
-        reward: &reward,
+        settings: Valid::new(settings.clone()).unwrap(),
+        reward: Valid::default(),
         judge: &fixture.judge,
-        schedule: settings.schedule(),
         seed: 9,
         stop: None,
     };
@@ -91,7 +90,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
     assert_resumes(
         "rl",
         steps,
-        || Learner::new(fixture.model(backend), AdamWConfig::default(), 256).unwrap(),
+        || Learner::new(fixture.model(backend), Valid::default(), 256).unwrap(),
         |learner, progress, folder| {
             let mut guard = Guard::new(folder.to_path_buf(), 1);
             let mut context = RlContext {
@@ -132,7 +131,7 @@ fn both_resume_bit_equal_on_cuda() {
 fn a_damaged_or_foreign_checkpoint_is_refused() {
     let fixture = SuiteFixture::new();
     let folder = tempfile::tempdir().unwrap();
-    let learner = || Learner::new(fixture.model(&Cpu), AdamWConfig::default(), 64).unwrap();
+    let learner = || Learner::new(fixture.model(&Cpu), Valid::default(), 64).unwrap();
     let state = RunState { stage: "sft".into(), seed: 1, progress: Progress::default(), updates: 0 };
     let saved = checkpoint::save(folder.path(), &state, &Cpu, &learner().arenas()).unwrap();
     let file = saved.join("state.safetensors");
@@ -141,7 +140,7 @@ fn a_damaged_or_foreign_checkpoint_is_refused() {
     std::fs::write(&file, &bytes).unwrap();
     let message = checkpoint::load(&saved, &Cpu, &mut learner().arenas_mut()).unwrap_err().to_string();
     assert!(message.contains("state.safetensors") && message.contains("hash"), "{message}");
-    let mut other = Learner::new(crate::common::suite::model(&Cpu, 61, 1), AdamWConfig::default(), 64).unwrap();
+    let mut other = Learner::new(crate::common::suite::model(&Cpu, 61, 1), Valid::default(), 64).unwrap();
     let message = checkpoint::load(&saved, &Cpu, &mut other.arenas_mut()).unwrap_err().to_string();
     assert!(message.contains("another model"), "{message}");
     // A folder without a manifest is not a checkpoint: what a kill in the middle of writing leaves behind.

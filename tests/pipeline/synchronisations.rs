@@ -1,12 +1,13 @@
 //! How often the host waits for the device in a step.
 
 use patarm::checkpoint::Progress;
+use patarm::config::SftSettings;
 use patarm::cuda::{Cuda, Emulation};
 use patarm::ops::sample::Sampling;
-use patarm::optimizer::{AdamWConfig, Decay, Schedule};
 use patarm::random::Stream;
 use patarm::rollout::{Engine, EngineLimits, PromptGroup, SampleRequest};
-use patarm::train::sft::{SftPlan, sft_step};
+use patarm::setting::Valid;
+use patarm::train::sft::sft_step;
 use patarm::train::{Guard, Learner};
 
 use crate::common::devices::devices;
@@ -28,15 +29,16 @@ fn synchronisations(device: &Cuda, step: impl FnOnce()) -> u64 {
 #[test]
 fn a_training_step_waits_for_its_losses_and_for_the_norm() {
     let (device, fixture) = (open(), SuiteFixture::new());
-    let schedule = Schedule { peak: 1e-2, warmup: 5, decay: Decay::Cosine, total: 13, floor: 0.1 };
-    let plan = SftPlan { steps: 2, examples_per_step: 5, schedule };
+    let settings =
+        SftSettings { steps: 13, examples_per_step: 5, learning_rate: 1e-2, warmup: 5, ..SftSettings::default() };
+    let settings = Valid::new(settings).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for capacity in [1024, 256] {
-        let mut learner = Learner::new(fixture.model(&device), AdamWConfig::default(), capacity).unwrap();
+        let mut learner = Learner::new(fixture.model(&device), Valid::default(), capacity).unwrap();
         let mut guard = Guard::new(folder.path().to_path_buf(), 1);
         let mut progress = Progress::default();
         let step = || {
-            sft_step(&mut learner, &fixture, &plan, &mut guard, &mut progress).unwrap();
+            sft_step(&mut learner, &fixture, &settings, &mut guard, &mut progress).unwrap();
         };
         assert_eq!(synchronisations(&device, step), 2, "micro-batches of up to {capacity} tokens");
     }

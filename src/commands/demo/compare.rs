@@ -12,11 +12,12 @@ use super::suite::DemoSuite;
 use super::{DemoArgs, MODEL, SFT_MODEL};
 use crate::commands::pretrained::{self, Pretrained};
 use crate::commands::report::CONTENTS;
-use crate::config::{Settings, resolve};
+use crate::config::Settings;
 use crate::judge::{JudgePair, JudgeSettings, Judged};
 use crate::log::{TextTable, read_records};
 use crate::model::Qwen3;
 use crate::ops::{Backend, Cpu};
+use crate::setting::{Assignment, Valid, overlay, resolve};
 use crate::train::prefix_tree::{self, Sequence};
 use crate::train::rl::{PairSource, reward};
 use crate::train::run::Outcome;
@@ -80,10 +81,10 @@ pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicB
 }
 
 /// The earlier run's settings with few and small steps.
-fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Settings> {
+fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Valid<Settings>> {
     let file = from.join("config.toml");
     ensure!(file.is_file(), "--from {}: there is no config.toml: it is not the folder of a demo", from.display());
-    let mut s = resolve(&Settings::default(), Some(&file), std::iter::empty(), &[])?;
+    let mut s = overlay(&Settings::default(), Some(&file), std::iter::empty(), &[])?.settings;
     let out = args.out.clone().unwrap_or_else(|| from.join("compare"));
     s.run.out = out.display().to_string();
     // Not that run's: each backend chooses what suits it.
@@ -93,7 +94,8 @@ fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Settings> {
     (s.rl.steps, s.rl.pairs_per_step, s.rl.rollouts, s.rl.micro_batch_tokens) = (3, 2, 4, 1024);
     s.rl.max_running = 64;
     s.eval.pairs = PAIRS;
-    Ok(resolve(&s, None, std::env::vars(), &args.set)?)
+    let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
 }
 
 fn load<B: Backend>(backend: &B, folder: &Path, settings: &Settings) -> anyhow::Result<Qwen3<B>> {
@@ -129,7 +131,7 @@ fn accuracy<B: Backend>(
 fn rollouts<B: Backend>(
     backend: &B,
     suite: &DemoSuite,
-    settings: &Settings,
+    settings: &Valid<Settings>,
     judge: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<[Check; 3]> {
@@ -138,7 +140,7 @@ fn rollouts<B: Backend>(
     let how = suite.judge_sampling(settings, SHARED_ROLLOUTS);
     let mut engine = suite.engine(&cpu_model, settings)?;
     let judged = suite.judge.judge_pairs(&mut engine, &cpu_model, &how, &pairs, Some(stop), |_| {})?;
-    let (rewards, capacity) = (&settings.reward, settings.rl.micro_batch_tokens);
+    let (rewards, capacity) = (&settings.part(|s| &s.reward), settings.rl.micro_batch_tokens);
     let here = reward(&Cpu, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
     let there = reward(backend, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
     let means = |rewards: &crate::reward::Rewards| {
@@ -197,7 +199,7 @@ fn score<B: Backend>(
 fn training<B: Backend>(
     backend: &B,
     suite: &DemoSuite,
-    settings: &Settings,
+    settings: &Valid<Settings>,
     judge: &Path,
     run: &mut RunFolder,
     stop: &AtomicBool,
@@ -206,17 +208,21 @@ fn training<B: Backend>(
     super::prepare_folder(&cpu_folder)?;
     let mut cpu_run = RunFolder::create(&cpu_folder, settings)?;
     let mut guard = Guard::new(run.path().to_path_buf(), settings.run.patience);
-    let mut cpu = Learner::new(load(&Cpu, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
+    let mut cpu =
+        Learner::new(load(&Cpu, judge, settings)?, settings.part(|s| &s.sft.adamw), settings.sft.micro_batch_tokens)?;
     if suite.run_sft(&mut cpu, settings, &mut cpu_run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
-    let mut learner =
-        Learner::new(load(backend, judge, settings)?, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
+    let mut learner = Learner::new(
+        load(backend, judge, settings)?,
+        settings.part(|s| &s.sft.adamw),
+        settings.sft.micro_batch_tokens,
+    )?;
     if suite.run_sft(&mut learner, settings, run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let reference = learner.model.frozen()?;
-    let mut learner = Learner::new(learner.model, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
+    let mut learner = Learner::new(learner.model, settings.part(|s| &s.rl.adamw), settings.rl.micro_batch_tokens)?;
     if suite.run_rl(&mut learner, &reference, settings, run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }

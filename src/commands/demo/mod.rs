@@ -14,10 +14,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
-use super::pretrained;
 use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
-use crate::config::{Settings, resolve};
+use super::{flag, pretrained};
+use crate::config::{SEED, SHARE, Settings, THREADS};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
 use crate::log::Environment;
@@ -25,6 +25,7 @@ use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::Decay;
 use crate::report::results;
+use crate::setting::{Assignment, Valid, resolve};
 use crate::train::rl_report::RL;
 use crate::train::run::Outcome;
 use crate::train::run_folder::RunFolder;
@@ -40,22 +41,22 @@ use suite::DemoSuite;
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Seed of data, weights and sampling: the same seed gives the same numbers.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u64>(SEED))]
     pub seed: u64,
     /// Folder of the run [default: runs/demo, or RUN/compare with --from].
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Threads; 0: all cores. Changes speed alone.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
     pub threads: usize,
     /// Few steps: to see that everything works, not to learn.
     #[arg(long)]
     pub quick: bool,
     /// Share of RL pairs whose labels are swapped at random; at 0.5 they carry nothing.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
     pub flip: f64,
     /// Share of the teacher's scores that are drawn at random.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
     pub score_noise: f64,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -73,7 +74,7 @@ const MODEL: &str = "model";
 const SFT_MODEL: &str = "model-sft";
 
 /// The demo's own defaults.
-fn settings(args: &DemoArgs) -> anyhow::Result<Settings> {
+fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
     let mut s = Settings::default();
     s.run.seed = args.seed;
     s.run.threads = args.threads;
@@ -101,12 +102,14 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Settings> {
     if args.quick {
         (s.sft.steps, s.rl.steps, s.rl.pairs_per_step, s.eval.pairs) = (12, 2, 8, 16);
     }
-    Ok(resolve(&s, None, std::env::vars(), &args.set)?)
+    let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
 }
 
 /// Learns from random weights, or with `--from` holds the device to an earlier demo's models.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let (settings, device) = (settings(args)?, args.device.device);
+    settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
     let stop = super::stop_flag()?;
     super::on_threads(settings.run.threads, || match &args.from {
         None => with_backend!(device, backend => learn(backend, args, &settings, &stop)),
@@ -114,7 +117,12 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     })
 }
 
-fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn learn<B: Backend>(
+    backend: &B,
+    args: &DemoArgs,
+    settings: &Valid<Settings>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
     let start = Instant::now();
     let suite = DemoSuite::new(args.score_noise, settings, None)?;
     let out = Path::new(&settings.run.out);
@@ -128,7 +136,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     let mut stages = Stages::new();
     stages.add(UNTRAINED, suite.evaluate(&model, settings, VOTES, stop)?);
 
-    let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
+    let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), settings.sft.micro_batch_tokens)?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if suite.run_sft(&mut learner, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
@@ -138,7 +146,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
 
     let reference = learner.model.frozen()?;
     let policy = learner.model;
-    let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
+    let mut learner = Learner::new(policy, settings.part(|s| &s.rl.adamw), settings.rl.micro_batch_tokens)?;
     if suite.run_rl(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 
 use crate::checkpoint::Progress;
+use crate::commands::pretrained;
 use crate::config::Settings;
 use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
@@ -17,11 +18,12 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::{Purpose, Stream};
 use crate::rollout::{Engine, EngineLimits};
+use crate::setting::Valid;
 use crate::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use crate::train::rl::{PairSource, RlContext, RlPlan, RlTrainer};
 use crate::train::run::{CheckpointPolicy, Outcome, train};
 use crate::train::run_folder::RunFolder;
-use crate::train::sft::{Example, ExampleSource, SftPlan, SftTrainer};
+use crate::train::sft::{Example, ExampleSource, SftTrainer};
 use crate::train::{Guard, Learner, Scorer};
 
 /// The suite and the judge that reads it.
@@ -32,14 +34,14 @@ pub struct DemoSuite {
 
 impl DemoSuite {
     /// `way`: how an earlier demo's judge judges; `None`: with the suite's rubrics.
-    pub fn new(score_noise: f64, settings: &Settings, way: Option<JudgeSettings>) -> anyhow::Result<Self> {
+    pub fn new(score_noise: f64, settings: &Settings, way: Option<Valid<JudgeSettings>>) -> anyhow::Result<Self> {
         let inner = synthetic::tokenizer().map_err(|e| anyhow::anyhow!("the demo's tokenizer cannot be made: {e}"))?;
         let suite =
             Suite::new(SuiteConfig { seed: settings.run.seed, score_noise, flip: settings.data.flip, leave_out: None });
         let template = CHAT_TEMPLATE.to_string();
         let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN)?;
         let own = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS)?, settings.reward.verdict, false);
-        Ok(Self { suite, judge: Judge::new(way.unwrap_or(own), tokenizer)? })
+        Ok(Self { suite, judge: Judge::new(way.map_or_else(|| Valid::new(own), Ok)?, tokenizer)? })
     }
 
     /// The demo's shape with the tokenizer's vocabulary, and random weights.
@@ -51,6 +53,7 @@ impl DemoSuite {
         config.eos_token_id = Some(self.judge.tokenizer().eos_id());
         config.pad_token_id = Some(self.judge.tokenizer().pad_id());
         config.initializer_range = 0.06;
+        pretrained::check_memory(&config).with_context(|| format!("model.init = {}", settings.model.init))?;
         let weights = random_weights(&config, settings.run.seed);
         Ok((config, weights))
     }
@@ -105,17 +108,12 @@ impl DemoSuite {
     pub fn run_sft<B: Backend>(
         &self,
         learner: &mut Learner<B>,
-        settings: &Settings,
+        settings: &Valid<Settings>,
         folder: &mut RunFolder,
         guard: &mut Guard,
         stop: &AtomicBool,
     ) -> anyhow::Result<Outcome> {
-        let plan = SftPlan {
-            steps: settings.sft.steps,
-            examples_per_step: settings.sft.examples_per_step,
-            schedule: settings.sft.schedule(),
-        };
-        let mut trainer = SftTrainer { learner, source: self, plan, guard };
+        let mut trainer = SftTrainer { learner, source: self, settings: settings.part(|s| &s.sft), guard };
         train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, stop)
     }
 
@@ -124,16 +122,15 @@ impl DemoSuite {
         &self,
         learner: &mut Learner<B>,
         reference: &Qwen3<B>,
-        settings: &Settings,
+        settings: &Valid<Settings>,
         folder: &mut RunFolder,
         guard: &mut Guard,
         stop: &AtomicBool,
     ) -> anyhow::Result<Outcome> {
         let plan = RlPlan {
-            settings: &settings.rl,
-            reward: &settings.reward,
+            settings: settings.part(|s| &s.rl),
+            reward: settings.part(|s| &s.reward),
             judge: &self.judge,
-            schedule: settings.rl.schedule(),
             seed: settings.run.seed,
             stop: Some(stop),
         };

@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::{Pod, Zeroable};
 
 use crate::tensor::DeviceError;
+use crate::tensor::host_memory::check_available;
 
 /// Buffers of fewer bytes than this do not gain from large pages.
 const LARGE: usize = 4 << 20;
@@ -74,6 +75,8 @@ fn out_of_memory<T>(len: usize) -> DeviceError {
 
 /// A buffer of `len` copies of `value`, on large pages if it is large and the system offers them.
 pub fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>, DeviceError> {
+    let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| out_of_memory::<T>(len))?;
+    check_available(bytes, || format!("a buffer of {len} elements"))?;
     let mut buffer: Vec<T> = Vec::new();
     buffer.try_reserve_exact(len).map_err(|_| out_of_memory::<T>(len))?;
     prefer_large_pages(&buffer);

@@ -17,7 +17,7 @@ fn side(pair: u64, role: Role, scores: &[f64]) -> Vec<Judgement> {
 }
 
 fn reward(settings: RewardSettings, n: usize, judgements: &[Judgement]) -> Rewards {
-    let mut manager = PairRewardManager::new(settings, n);
+    let mut manager = PairRewardManager::new(Valid::new(settings).unwrap(), n);
     for judgement in judgements {
         manager.add(*judgement).unwrap();
     }
@@ -81,7 +81,7 @@ fn failures_are_left_out_of_the_mean() {
 
 #[test]
 fn unknown_and_duplicate_judgements_are_refused() {
-    let mut manager = PairRewardManager::new(RewardSettings::default(), 2).expecting([1, 2]);
+    let mut manager = PairRewardManager::new(Valid::default(), 2).expecting([1, 2]);
     let good = judgement(1, Role::Chosen, 1, Verdict::Score(5.0));
     manager.add(good).unwrap();
     assert!(matches!(manager.add(good), Err(RewardError::Duplicate { pair: 1, role: Role::Chosen, rollout: 1 })));
@@ -91,12 +91,9 @@ fn unknown_and_duplicate_judgements_are_refused() {
     let pairwise = Judgement { rollout: 0, verdict: Verdict::Prefer(Side::First), ..good };
     assert!(matches!(manager.add(pairwise), Err(RewardError::Pairwise { .. })));
     assert_eq!(manager.finish(&Cpu).unwrap().judgements.len(), 1, "refused judgements are not kept");
-    assert!(matches!(
-        PairRewardManager::new(RewardSettings::default(), 65).finish(&Cpu),
-        Err(RewardError::Settings(_))
-    ));
+    assert!(matches!(PairRewardManager::new(Valid::default(), 65).finish(&Cpu), Err(RewardError::Settings(_))));
     let settings = RewardSettings { low: f64::NAN, ..RewardSettings::default() };
-    assert!(PairRewardManager::new(settings, 2).finish(&Cpu).unwrap_err().to_string().contains("`low`"));
+    assert!(Valid::new(settings).unwrap_err().to_string().contains("`low`"));
 }
 
 #[test]
