@@ -104,6 +104,7 @@ pub mod config;
 pub mod cuda;
 pub mod data;
 pub mod eval;
+pub mod file;
 pub mod judge;
 pub mod log;
 pub mod loss;

@@ -102,7 +102,7 @@ pub fn save<B: Backend>(
     let manifest = Manifest { format: FORMAT, state: state.clone(), arenas: lengths, hash: hash(&file)? };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| unusable(&file, e))?;
     let path = temporary.path().join(MANIFEST);
-    crate::tensor::file::write_atomically(&path, &text).map_err(io_error(&path))?;
+    crate::file::write_atomically(&path, &text).map_err(io_error(&path))?;
 
     let target = root.join(format!("step-{}", state.progress.step));
     if target.exists() {

@@ -16,7 +16,7 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits, FinishReason, PromptGroup, SampleRequest};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 use crate::tokenizer::{RenderOptions, Tokenizer};
 
 /// Complete a prompt.

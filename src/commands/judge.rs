@@ -19,7 +19,7 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 use crate::train::dataset::report_skipped;
 
 /// Score responses with a judge.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{JudgePrompt, JudgePromptError, PromptFile, VerdictRules};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 
 /// The file name, beside config.json and the weights.
 pub const JUDGE_FILE: &str = "judge.toml";

@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
 use crate::log::metrics::{Record, read_records};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 use html::{escape, escape_cut, note, section};
 use samples::Samples;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{CHAT_TEMPLATE, Inner, Tokenizer, TokenizerError};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";

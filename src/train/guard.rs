@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::optimizer::Update;
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 
 /// Why training stops: too many skipped steps in a row, or a skipped batch that cannot be kept.
 #[derive(Debug, thiserror::Error)]

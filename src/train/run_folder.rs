@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::log::{Environment, MetricsWriter};
 use crate::ops::Backend;
 use crate::report::{Contents, write_report};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 
 /// Where a run leaves its files.
 pub struct RunFolder {
