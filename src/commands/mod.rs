@@ -10,6 +10,7 @@ pub mod pretrained;
 mod profile;
 pub mod report;
 pub mod rl;
+pub mod rows;
 pub mod sft;
 mod train_args;
 
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
+
+use crate::file::say;
 
 /// Trains, evaluates and serves PaTaRM generative reward models on Qwen3.
 #[derive(Debug, Parser)]
@@ -73,7 +76,7 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping at the next safe point; press Ctrl-C again to stop at once");
+        say!("stopping at the next safe point; press Ctrl-C again to stop at once");
     })?;
     Ok(flag)
 }

@@ -13,6 +13,7 @@ use super::pretrained::{self, PretrainedSource};
 use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
+use crate::file::{console, say};
 use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
@@ -47,8 +48,7 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
         settings.data.rubrics.clone_from(rubrics);
     }
     if args.train.print_config {
-        print!("{}", toml::to_string(&settings)?);
-        return Ok(());
+        return Ok(console::print(&toml::to_string(&settings)?)?);
     }
     check(&settings)?;
     let stop = super::stop_flag()?;
@@ -89,7 +89,7 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if let Some(table) = backend.memory_table() {
-        eprintln!("{table}");
+        say!("{table}");
     }
     let plan = RlPlan {
         settings: s,
@@ -120,8 +120,8 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
         }),
         &CONTENTS,
     )?;
-    println!("The trained judge: {}. The report: {}", out.join("model").display(), report.display());
-    Ok(())
+    let model = out.join("model");
+    Ok(console::print_line(format_args!("The trained judge: {}. The report: {}", model.display(), report.display()))?)
 }
 
 /// Settings that no run can start with.

@@ -13,6 +13,7 @@ use super::pretrained;
 use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
+use crate::file::{console, say};
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -43,8 +44,7 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
         settings.sft.target.clone_from(target);
     }
     if args.train.print_config {
-        print!("{}", toml::to_string(&settings)?);
-        return Ok(());
+        return Ok(console::print(&toml::to_string(&settings)?)?);
     }
     let stop = super::stop_flag()?;
     let device = args.train.device.device;
@@ -70,7 +70,7 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     let out = Path::new(&settings.run.out);
     let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;
     if let Some(table) = backend.memory_table() {
-        eprintln!("{table}");
+        say!("{table}");
     }
     let plan = SftPlan {
         steps: settings.sft.steps,
@@ -92,6 +92,6 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
         }),
         &CONTENTS,
     )?;
-    println!("The trained model: {}. The report: {}", out.join("model").display(), report.display());
-    Ok(())
+    let model = out.join("model");
+    Ok(console::print_line(format_args!("The trained model: {}. The report: {}", model.display(), report.display()))?)
 }

@@ -3,22 +3,18 @@
 //! Results go to standard output, and losing one is an error. Everything else (progress, notes, errors) goes to standard error, and
 //! losing that must not stop a run. `println!` and `eprintln!` panic where these are full or closed, so only this file writes to them.
 
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::RowError;
 
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output cannot be written: {0}")]
 pub struct StdoutError(pub io::Error);
-
-impl StdoutError {
-    /// Whether the reader of a pipe has gone, as `head` does when it has seen enough.
-    pub fn is_closed_pipe(&self) -> bool {
-        self.0.kind() == ErrorKind::BrokenPipe
-    }
-}
 
 /// Whether standard output was closed (`>&-`) when the program began.
 static CLOSED: AtomicBool = AtomicBool::new(false);
@@ -53,18 +49,30 @@ pub fn print(text: &str) -> Result<(), StdoutError> {
 }
 
 /// Writes a line to standard output.
-pub fn print_line(line: impl std::fmt::Display) -> Result<(), StdoutError> {
+pub fn print_line(line: impl Display) -> Result<(), StdoutError> {
     print(&format!("{line}\n"))
 }
 
-/// Writes a line to standard error. If that is closed or full, nothing else is to be done about it.
-pub fn say(line: impl std::fmt::Display) {
-    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+/// Writes text to standard error. If that is closed or full, there is nowhere to say so.
+pub fn write_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Writes text to standard output with its colours only on a terminal, which the text knows as two versions of itself.
-pub fn print_styled(plain: &str, styled: &str) -> Result<(), StdoutError> {
-    print(if io::stdout().is_terminal() { styled } else { plain })
+/// Writes a line to standard error, as `eprintln!` does, but never panics.
+macro_rules! say {
+    ($($arguments:tt)*) => {
+        $crate::file::console::write_stderr(&format!("{}\n", format_args!($($arguments)*)))
+    };
+}
+pub(crate) use say;
+
+/// Whether an error is that of a standard output whose reader has gone, as `head` does when it has seen enough.
+pub fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let stdout = match error.downcast_ref() {
+        Some(RowError::Stdout(stdout)) => Some(stdout),
+        _ => error.downcast_ref::<StdoutError>(),
+    };
+    stdout.is_some_and(|StdoutError(error)| error.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Ends the program as the system ends one whose reader has gone: quietly, by SIGPIPE (a shell shows 141).

@@ -10,5 +10,6 @@ mod rows;
 mod target;
 
 pub use atomic::{UNFINISHED_PREFIX, write_atomically};
+pub(crate) use console::say;
 pub use rows::{Existing, RowError, RowOutput, RowWriter};
 pub use target::{Target, is_same, try_writing};

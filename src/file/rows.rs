@@ -331,9 +331,14 @@ impl RowWriter {
         index < self.next || self.waiting.contains_key(&index)
     }
 
-    /// Rows of the input, from the first one, that have been written.
-    pub fn written(&self) -> usize {
-        self.next
+    /// Whether the rows go to a file, which can be gone on with.
+    pub fn is_file(&self) -> bool {
+        matches!(self.sink, Sink::File { .. })
+    }
+
+    /// Rows that are finished; of a file, those that a kill does not lose.
+    pub fn finished(&self) -> usize {
+        self.next + self.waiting.len()
     }
 
     /// Takes the finished lines of a row, each with its newline, and hands them to the system as soon as those before are there.

@@ -118,7 +118,11 @@ pub(super) fn try_folder(folder: &Path) -> io::Result<()> {
     let within = |error: io::Error| {
         io::Error::new(error.kind(), format!("in {} no file can be created: {error}", nearest.display()))
     };
-    tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempfile_in(nearest).map(drop).map_err(|e| within(plain_error(e)))
+    tempfile::Builder::new()
+        .prefix(UNFINISHED_PREFIX)
+        .tempfile_in(nearest)
+        .map(drop)
+        .map_err(|e| within(plain_error(e)))
 }
 
 /// The system's error without the path of the temporary file, which nobody has asked for.

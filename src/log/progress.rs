@@ -4,10 +4,12 @@
 //! `loss 0.312 · reward 0.84 · 1.2k tokens/s`; [`StageBar::say`] prints a line above the bar without breaking it.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::file::say;
 
 const TEMPLATE: &str = "{prefix:>6} {bar:24.cyan/dim} {pos}/{len} [{elapsed} < {eta}] {wide_msg}";
 
@@ -50,7 +52,7 @@ impl StageBar {
                 bar.set_message(message);
             }
             None if crosses_tenth(before, done, self.steps) => {
-                plain(&format!("{} {done}/{} [{}] {message}", self.stage, self.steps, self.times()))
+                say!("{} {done}/{} [{}] {message}", self.stage, self.steps, self.times());
             }
             None => {}
         }
@@ -60,7 +62,7 @@ impl StageBar {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => plain(line),
+            None => say!("{line}"),
         }
     }
 
@@ -89,11 +91,6 @@ impl Drop for StageBar {
     }
 }
 
-/// Prints a line to stderr. A closed stderr must not stop a run, so errors are ignored.
-fn plain(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
 fn message(numbers: &[(&str, f64)]) -> String {
     let mut text = String::new();
     for (name, value) in numbers {
@@ -114,6 +111,15 @@ pub fn short(value: f64) -> String {
         size if size < 1e6 => format!("{:.1}k", value / 1e3),
         size if size < 1e9 => format!("{:.1}M", value / 1e6),
         _ => format!("{value:.1e}"),
+    }
+}
+
+/// A number with so many digits after the point; what is rounded to zero has no sign.
+pub fn fixed(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    match text.strip_prefix('-') {
+        Some(zero) if zero.bytes().all(|byte| matches!(byte, b'0' | b'.')) => zero.to_owned(),
+        _ => text,
     }
 }
 
@@ -154,6 +160,11 @@ mod tests {
     fn numbers_are_short_and_never_panic() {
         let text = message(&[("loss", 0.3121), ("tokens/s", 1234.0), ("lr", 2e-6), ("kl", f64::NAN), ("n", 0.0)]);
         assert_eq!(text, "loss 0.312 · tokens/s 1.2k · lr 2.0e-6 · kl NaN · n 0");
+        for (value, text) in [(-0.0, "0.00"), (-0.004, "0.00"), (-0.006, "-0.01"), (-10.0, "-10.00"), (f64::NAN, "NaN")]
+        {
+            assert_eq!(fixed(value, 2), text);
+        }
+        assert_eq!(fixed(-0.4, 0), "0");
         assert_eq!(clock(Duration::from_secs(187)), "3m07s");
         assert_eq!(clock(Duration::from_secs(7500)), "2h05m");
         assert_eq!(eta(Duration::from_secs(10), 5, 10), Some(Duration::from_secs(20)));

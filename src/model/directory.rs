@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::config::ConfigError;
 use super::{ParameterTable, Qwen3Config};
-use crate::tensor::DType;
 use crate::file::write_atomically;
+use crate::tensor::DType;
 use crate::tensor::safetensors::{NamedTensor, TensorDirectory, TensorFileError, write_tensors};
 
 /// A model directory that cannot be read or written.

@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::file::write_atomically;
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
 use crate::log::metrics::{Record, read_records};
-use crate::file::write_atomically;
 use html::{escape, escape_cut, note, section};
 use samples::Samples;
 

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::optimizer::Update;
 use crate::file::write_atomically;
+use crate::optimizer::Update;
 
 /// Why training stops: too many skipped steps in a row, or a skipped batch that cannot be kept.
 #[derive(Debug, thiserror::Error)]
