@@ -64,8 +64,8 @@ struct Format {
 /// Why a checkpoint cannot be written or read. `Unusable`: the file can be read, but what it holds is damaged or does not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Tensors(#[from] TensorFileError),
     #[error("{}: {reason}", path.display())]
@@ -77,7 +77,7 @@ pub enum CheckpointError {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + '_ {
-    move |source| CheckpointError::Io { path: path.to_path_buf(), source }
+    move |error| CheckpointError::Io { path: path.to_path_buf(), error }
 }
 
 /// Writes `root/step-N` for the step of `state`, replaces an existing one, and returns the path.

@@ -14,8 +14,9 @@ pub const UNFINISHED_PREFIX: &str = ".writing-";
 /// Replaces the contents of `path`: a plain file is never there half-written.
 ///
 /// A file that exists keeps its mode, and its owner where that is permitted; a new one gets what the umask says, and missing
-/// folders are made. A symbolic link stays, and what it points to is replaced. What is not a plain file is written through. A file
-/// that can be written, in a folder where nothing can be created or renamed, is written in place: there, a kill can leave a half.
+/// folders are made. A symbolic link stays, and what it points to is replaced. What is not a plain file is written through. A
+/// file that can be written, in a folder where nothing can be created or renamed, is written in place: there, a kill can leave
+/// a half.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (target, existing) = match Target::of(path)? {
         Target::Through(mut file) => return file.write_all(bytes),

@@ -1,7 +1,8 @@
 //! Standard output and standard error.
 //!
-//! Results go to standard output, and losing one is an error. Everything else (progress, notes, errors) goes to standard error, and
-//! losing that must not stop a run. `println!` and `eprintln!` panic where these are full or closed, so only this file writes to them.
+//! Results go to standard output, and losing one is an error. Everything else (progress, notes, errors) goes to standard error,
+//! and losing that must not stop a run. `println!` and `eprintln!` panic where these are full or closed, so only this file
+//! writes to them.
 
 use std::fmt::Display;
 use std::fs::File;

@@ -1,9 +1,9 @@
 //! Rows of a long job: appended as they finish, in the order of the input, so that the job can be gone on with.
 //!
-//! Beside a file `OUTPUT` lies `OUTPUT.resume`: a line with the settings that its rows are made with, then rows that have finished
-//! before an earlier one. When that one finishes, they move to `OUTPUT`. So a kill loses only what was being worked on, and the
-//! order never depends on what finished first. Standard output, pipes and devices get the same rows in the same order, and cannot
-//! be gone on with.
+//! Beside a file `OUTPUT` lies `OUTPUT.resume`: a line with the settings that its rows are made with, then rows that have
+//! finished before an earlier one. When that one finishes, they move to `OUTPUT`. So a kill loses only what was being worked
+//! on, and the order never depends on what finished first. Standard output, pipes and devices get the same rows in the same
+//! order, and cannot be gone on with.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -103,8 +103,8 @@ impl RowOutput {
         matches!(self.place, Place::File { .. })
     }
 
-    /// Begins to write. `ids` are the ids of the input's rows, of which each becomes `lines` lines; `settings` are whatever changes
-    /// a row. The lines that are there already are passed to `kept`, and [`RowWriter::has`] knows their rows.
+    /// Begins to write. `ids` are the ids of the input's rows, of which each becomes `lines` lines; `settings` are whatever
+    /// changes a row. The lines that are there already are passed to `kept`, and [`RowWriter::has`] knows their rows.
     pub fn begin(
         self,
         settings: &Value,

@@ -66,8 +66,8 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The open descriptor that a path such as /dev/fd/1 or /proc/self/fd/1 names. Its own offset and mode of opening are kept: opening
-/// the file behind it again would write over its beginning.
+/// The open descriptor that a path such as /dev/fd/1 or /proc/self/fd/1 names. Its own offset and mode of opening are kept:
+/// opening the file behind it again would write over its beginning.
 fn descriptor(path: &Path) -> io::Result<Option<File>> {
     let Some(number) = path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<u32>().ok()) else {
         return Ok(None);

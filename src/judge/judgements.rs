@@ -73,8 +73,8 @@ impl Judge {
         Ok(completions.into_iter().map(|group| group.into_iter().map(|c| self.read(c)).collect()).collect())
     }
 
-    /// Judges every response and calls `each` with its index and its votes as soon as the last of them has ended; `None` is a vote
-    /// for which the model's logits were not finite. A `Break` ends the work as `stop` does.
+    /// Judges every response and calls `each` with its index and its votes as soon as the last of them has ended; `None` is a
+    /// vote for which the model's logits were not finite. A `Break` ends the work as `stop` does.
     pub fn judge_each<B: Backend>(
         &self,
         engine: &mut Engine<B>,

@@ -37,8 +37,8 @@ pub struct JudgeSettings {
 /// Why a `judge.toml` cannot be read, written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeFileError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     #[error("{}: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
 }
@@ -60,7 +60,7 @@ impl JudgeSettings {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(JudgeFileError::Io { path, source }),
+            Err(error) => return Err(JudgeFileError::Io { path, error }),
         };
         let invalid = |reason: String| JudgeFileError::Invalid { path: path.clone(), reason };
         let settings: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
@@ -84,7 +84,7 @@ impl JudgeSettings {
             .map_err(|error| JudgeFileError::Invalid { path: path.clone(), reason: error.to_string() })?;
         let text =
             format!("# How this judge was trained to judge. `patarm-train judge` and `rl` read this file.\n\n{body}");
-        write_atomically(&path, text.as_bytes()).map_err(|source| JudgeFileError::Io { path, source })
+        write_atomically(&path, text.as_bytes()).map_err(|error| JudgeFileError::Io { path, error })
     }
 
     /// The differences from other settings, to be printed, such as `verdict.max: 5.0 there, 10.0 here`.

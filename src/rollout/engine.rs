@@ -116,7 +116,8 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Generates every sample of every group, in the order of the request. It calls `finished` with the number of completions
-    /// that have just ended. Setting `stop` from another thread ends the work with an error, and so do logits that are not finite.
+    /// that have just ended. Setting `stop` from another thread ends the work with an error, and so do logits that are not
+    /// finite.
     pub fn generate(
         &mut self,
         model: &Qwen3<B>,
@@ -146,9 +147,9 @@ impl<B: Backend> Engine<B> {
         Ok(completions.into_iter().map(ended).collect())
     }
 
-    /// Generates every sample of every group and calls `each` with every one as it ends. They begin in the order of the request,
-    /// but a short one ends before a longer one that began earlier. A sample whose logits are not finite ends alone. Setting `stop`
-    /// from another thread ends the work with [`EngineError::Interrupted`], and so does a `Break` of `each`.
+    /// Generates every sample of every group and calls `each` with every one as it ends. They begin in the order of the
+    /// request, but a short one ends before a longer one that began earlier. A sample whose logits are not finite ends alone.
+    /// Setting `stop` from another thread ends the work with [`EngineError::Interrupted`], and so does a `Break` of `each`.
     pub fn generate_each(
         &mut self,
         model: &Qwen3<B>,
