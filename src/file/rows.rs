@@ -382,3 +382,224 @@ impl RowWriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    struct Job(tempfile::TempDir);
+
+    impl Job {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.path().join("out.jsonl")
+        }
+
+        fn output(&self, existing: Existing) -> Result<RowOutput, RowError> {
+            RowOutput::new(self.path().to_str().unwrap(), existing, &[])
+        }
+
+        fn begin(&self, existing: Existing, settings: Value, rows: usize) -> Result<RowWriter, RowError> {
+            self.output(existing)?.begin(&settings, &ids(rows), 1, |_| {})
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.path()).unwrap()
+        }
+
+        fn log(&self) -> String {
+            fs::read_to_string(beside(&self.path())).unwrap()
+        }
+    }
+
+    fn ids(rows: usize) -> Vec<Value> {
+        (0..rows).map(Value::from).collect()
+    }
+
+    fn line(id: usize) -> String {
+        format!("{{\"id\":{id}}}\n")
+    }
+
+    fn lines(ids: impl Iterator<Item = usize>) -> String {
+        ids.map(line).collect()
+    }
+
+    const SEED: &str = "seed";
+
+    /// Rows that finish in any order, with a kill after each number of them: what is there goes on, and the end is the same.
+    #[test]
+    fn a_job_that_is_killed_anywhere_loses_nothing_that_is_finished() {
+        let order = [2, 0, 1, 5, 4, 3];
+        for killed_after in 0..=order.len() {
+            let job = Job::new();
+            let mut writer = job.begin(Existing::Refuse, json!({SEED: 1}), 6).unwrap();
+            for &index in &order[..killed_after] {
+                writer.put(index, line(index)).unwrap();
+            }
+            drop(writer);
+            let mut kept = Vec::new();
+            let output = job.output(Existing::Resume).unwrap();
+            let mut writer = output.begin(&json!({SEED: 1}), &ids(6), 1, |row| kept.push(row["id"].as_u64().unwrap()));
+            let writer = writer.as_mut().unwrap();
+            kept.sort();
+            let mut expected: Vec<u64> = order[..killed_after].iter().map(|index| *index as u64).collect();
+            expected.sort();
+            assert_eq!(kept, expected, "killed after {killed_after}");
+            let open: Vec<usize> = (0..6).filter(|index| !writer.has(*index)).collect();
+            assert_eq!(open.len(), 6 - killed_after);
+            open.into_iter().rev().for_each(|index| writer.put(index, line(index)).unwrap());
+            assert_eq!(job.text(), lines(0..6));
+            assert_eq!(job.log(), "{\"seed\":1}\n", "no row waits any more");
+        }
+    }
+
+    #[test]
+    fn incomplete_lines_are_cut_off() {
+        for (text, log, kept) in [
+            (lines(0..2) + "{\"id\":", "", 2),
+            (lines(0..2) + "{\"id\":2}", "", 2),
+            (lines(0..1), "[2,\"{\\\"id\\\":2}\\n\"]\n[1,\"{\\\"id", 2),
+            (lines(0..1), "[0,\"stale\"]\n[1,\"{\\\"id\\\":1}\\n\"]\n", 2),
+            (String::new(), "[3,\"{\\\"id\\\":3}\\n\"]\n", 1),
+        ] {
+            let job = Job::new();
+            fs::write(job.path(), &text).unwrap();
+            fs::write(beside(&job.path()), format!("{{\"seed\":1}}\n{log}")).unwrap();
+            assert!(matches!(job.output(Existing::Refuse), Err(RowError::Exists { .. })), "{text:?} {log:?}");
+            let mut writer = job.begin(Existing::Resume, json!({SEED: 1}), 4).unwrap();
+            assert_eq!(writer.finished(), kept, "{text:?} {log:?}");
+            let open: Vec<usize> = (0..4).filter(|index| !writer.has(*index)).collect();
+            open.into_iter().for_each(|index| writer.put(index, line(index)).unwrap());
+            assert_eq!(job.text(), lines(0..4), "{text:?} {log:?}");
+        }
+    }
+
+    #[test]
+    fn rows_of_several_lines_are_kept_whole_or_not_at_all() {
+        let job = Job::new();
+        let two = |id: usize| line(id) + &line(id);
+        let mut writer = job.output(Existing::Refuse).unwrap().begin(&json!({}), &ids(2), 2, |_| {}).unwrap();
+        writer.put(0, two(0)).unwrap();
+        drop(writer);
+        fs::write(job.path(), two(0) + &line(1)).unwrap();
+        let mut kept = 0;
+        let output = job.output(Existing::Resume).unwrap();
+        let mut writer = output.begin(&json!({}), &ids(2), 2, |_| kept += 1).unwrap();
+        assert_eq!((writer.finished(), kept), (1, 2));
+        writer.put(1, two(1)).unwrap();
+        assert_eq!(job.text(), two(0) + &two(1));
+    }
+
+    #[test]
+    fn rows_of_another_job_are_refused_by_name_and_stay() {
+        let job = Job::new();
+        let settings = json!({SEED: 1, "judge": {"max": 10, "template": "x".repeat(200)}, "gone": true});
+        let mut writer = job.begin(Existing::Refuse, settings.clone(), 3).unwrap();
+        writer.put(0, line(0)).unwrap();
+        drop(writer);
+        let other = json!({SEED: 2, "judge": {"max": 10, "template": "y".repeat(200)}, "new": 0.5});
+        let said = job.begin(Existing::Resume, other, 3).unwrap_err().to_string();
+        for words in
+            ["seed was 1, is now 2", "judge.template differs", "gone was true, is now null", "new was null, is now 0.5"]
+        {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert!(!said.contains("max"), "{said}");
+        let refused = |text: String, rows: usize, words: &str| {
+            fs::write(job.path(), &text).unwrap();
+            let said = job.begin(Existing::Resume, settings.clone(), rows).unwrap_err().to_string();
+            assert!(said.contains(words) && said.contains("out.jsonl"), "{words}: {said}");
+            assert_eq!(job.text(), text);
+        };
+        refused(lines(1..2), 3, "line 1: expected the row of id 0, got id 1");
+        refused(lines(0..1) + "no row\n" + &line(2), 3, "line 2: ");
+        refused(lines(0..1) + "7\n", 3, "line 2: expected the row of id 1, got id null");
+        refused(lines(0..3), 2, "line 3: the input has only 2 rows");
+        fs::remove_file(beside(&job.path())).unwrap();
+        refused(lines(0..1), 3, "how its rows were made is not known");
+        assert!(!beside(&job.path()).exists());
+    }
+
+    #[test]
+    fn an_output_is_overwritten_only_when_asked_and_an_empty_one_is_none() {
+        let job = Job::new();
+        fs::write(job.path(), "mine\n").unwrap();
+        let said = job.output(Existing::Refuse).unwrap_err().to_string();
+        assert!(said.contains("--resume") && said.contains("--overwrite"), "{said}");
+        drop(job.output(Existing::Overwrite).unwrap());
+        assert_eq!(job.text(), "mine\n", "trying changes nothing");
+        let mut writer = job.begin(Existing::Overwrite, json!({}), 1).unwrap();
+        writer.put(0, line(0)).unwrap();
+        drop(writer);
+        assert_eq!(job.text(), line(0));
+
+        fs::write(job.path(), "").unwrap();
+        assert!(job.begin(Existing::Refuse, json!({}), 1).is_ok());
+        fs::write(beside(&job.path()), "notes of someone\n").unwrap();
+        let said = job.output(Existing::Overwrite).unwrap_err().to_string();
+        assert!(said.contains("out.jsonl.resume is in the way"), "{said}");
+        assert_eq!(job.log(), "notes of someone\n");
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_refused_without_a_trace() {
+        let job = Job::new();
+        let folder = job.0.path();
+        fs::write(folder.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("missing/out", folder.join("dangling")).unwrap();
+        for (name, words) in
+            [("", "is a directory"), ("file/below", "Not a directory"), ("dangling", "No such file or directory")]
+        {
+            let output = folder.join(name).display().to_string();
+            let error = RowOutput::new(&output, Existing::Refuse, &[])
+                .and_then(|output| output.begin(&json!({}), &ids(1), 1, |_| {}).map(drop))
+                .unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(words) && said.contains(&output), "{said}");
+        }
+        // Missing folders are made, but only when there is something to write.
+        let output = RowOutput::new(folder.join("a/b/out").to_str().unwrap(), Existing::Refuse, &[]).unwrap();
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
+        output.begin(&json!({}), &ids(1), 1, |_| {}).unwrap().put(0, line(0)).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("a/b/out")).unwrap(), line(0));
+
+        let mut full =
+            RowOutput::new("/dev/full", Existing::Refuse, &[]).unwrap().begin(&json!({}), &ids(1), 1, |_| {});
+        let said = full.as_mut().unwrap().put(0, line(0)).unwrap_err().to_string();
+        assert!(said.contains("/dev/full") && said.contains("No space left"), "{said}");
+        assert!(matches!(RowOutput::new("/dev/null", Existing::Resume, &[]), Err(RowError::NoFile { .. })));
+    }
+
+    #[test]
+    fn an_input_is_no_output_under_any_name() {
+        let job = Job::new();
+        let at = |name: &str| job.0.path().join(name);
+        fs::write(at("in"), "row\n").unwrap();
+        fs::hard_link(at("in"), at("hard")).unwrap();
+        std::os::unix::fs::symlink("in", at("soft")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for name in ["in", "hard", "soft", "folder/../in"] {
+            let output = at(name).display().to_string();
+            let refused = RowOutput::new(&output, Existing::Overwrite, &[at("other"), at("in")]).unwrap_err();
+            assert!(matches!(refused, RowError::IsInput { .. }), "{name}: {refused}");
+        }
+        // Nor is the log beside the output.
+        fs::write(at("out.resume"), "{}\n").unwrap();
+        let refused = RowOutput::new(at("out").to_str().unwrap(), Existing::Refuse, &[at("out.resume")]).unwrap_err();
+        assert!(matches!(refused, RowError::IsInput { .. }), "{refused}");
+        assert!(RowOutput::new("/dev/null", Existing::Refuse, &["/dev/null".into()]).is_ok());
+    }
+
+    #[test]
+    fn two_jobs_do_not_write_to_one_output() {
+        let job = Job::new();
+        let _first = job.begin(Existing::Refuse, json!({}), 2).unwrap();
+        for existing in [Existing::Refuse, Existing::Overwrite, Existing::Resume] {
+            assert!(matches!(job.output(existing), Err(RowError::Locked { .. })), "{existing:?}");
+        }
+    }
+}
