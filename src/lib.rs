@@ -24,6 +24,7 @@
 //! | [`data`] | pairs, conversations, responses; dataset formats; the synthetic suite; the resumable order |
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask, escaping of text from outside |
 //! | [`judge`] | response → prompt → completion → verdict, one way for all; `judge.toml` |
+//! | [`file`] | whatever is written: files aside and renamed, rows that can be gone on with, the terminal |
 //! | [`tensor`] | element types, devices with their buffers, safetensors |
 //! | `cuda` | the CUDA device: context, memory, matmuls, typed kernels, one launch, graphs, profiles (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
@@ -106,6 +107,7 @@ pub mod config;
 pub mod cuda;
 pub mod data;
 pub mod eval;
+pub mod file;
 pub mod judge;
 pub mod log;
 pub mod loss;

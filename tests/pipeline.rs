@@ -7,6 +7,7 @@ mod pipeline {
     mod frozen;
     mod frozen_weights;
     mod invariance;
+    mod not_finite;
     mod one_update;
     #[cfg(has_cuda)]
     mod profiles;

@@ -189,37 +189,40 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 19] = [
+const KNOWS: [(&str, &[&str]); 20] = [
     ("random", &[]),
+    // Whatever is written goes through it, from everywhere.
+    ("file", &[]),
     // What a setting is; sections stand beside what they configure.
     ("setting", &[]),
-    ("tensor", &[]),
+    ("tensor", &["file"]),
     ("cuda", &["tensor"]),
     ("loss", &["setting"]),
     ("ops", &["tensor", "random", "cuda", "loss"]),
-    ("model", &["ops", "tensor", "random"]),
+    ("model", &["file", "ops", "tensor", "random"]),
     ("rollout", &["model", "ops", "tensor", "random"]),
     ("optimizer", &["model", "ops", "setting", "tensor"]),
-    ("data", &["random", "tensor", "tokenizer"]),
-    ("tokenizer", &["data", "tensor"]),
+    ("data", &["file", "random", "tokenizer"]),
+    ("tokenizer", &["data", "file"]),
     // The way from a response to its verdict, for training, evaluation and serving alike.
-    ("judge", &["data", "tokenizer", "model", "ops", "rollout", "random", "setting", "tensor"]),
+    ("judge", &["data", "file", "tokenizer", "model", "ops", "rollout", "random", "setting"]),
     // The arithmetic of rewards is the op `score_margin`.
     ("reward", &["judge", "data", "ops", "setting"]),
     // Settings are made of the settings of what they configure.
     ("config", &["loss", "model", "ops", "optimizer", "reward", "setting"]),
-    ("log", &["tensor"]),
+    ("log", &["file"]),
     // Draws what it is given: the commands hand the trainers' descriptions over.
-    ("report", &["log", "tensor"]),
+    ("report", &["file", "log"]),
     ("eval", &["judge", "log", "model", "ops", "rollout"]),
     // Takes named arenas and knows no trainer.
-    ("checkpoint", &["ops", "tensor"]),
+    ("checkpoint", &["file", "ops", "tensor"]),
     (
         "train",
         &[
             "checkpoint",
             "config",
             "data",
+            "file",
             "judge",
             "log",
             "loss",
@@ -501,6 +504,69 @@ fn contracts_and_the_cpu_know_nothing_of_cuda() {
         }
     }
     assert!(faults.is_empty(), "{faults:?}");
+}
+
+/// `println!` and its like panic where standard output or standard error is full or closed.
+#[test]
+fn only_the_console_writes_to_the_terminal() {
+    let mut faults = Vec::new();
+    for path in files("src", &["rs"]).iter().filter(|path| !relative(path).ends_with("src/file/console.rs")) {
+        for (number, line) in fs::read_to_string(path).unwrap().lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if ["print!(", "println!(", "dbg!("].iter().any(|name| code.contains(name)) {
+                faults.push(format!("{}:{}: {}", relative(path), number + 1, line.trim()));
+            }
+        }
+    }
+    let how = "results: file::console::print_line; everything else: file::say!";
+    assert!(faults.is_empty(), "{how}\n{}", faults.join("\n"));
+}
+
+/// Error types whose causes are printed twice by `{:#}`, as line numbers: it prints an error and then its `source()`, and here
+/// an error's own text holds its cause, so that it is whole wherever it is shown. So nothing has a `source()` unless its text
+/// is that of its source (`transparent`).
+fn causes_printed_twice(text: &str) -> Vec<usize> {
+    let (mut found, mut of_text) = (Vec::new(), false);
+    for (number, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or("");
+        if let Some((_, attribute)) = code.split_once("#[error(") {
+            of_text = !attribute.starts_with("transparent");
+        }
+        // The field `source` is thiserror's without an attribute. Past the end of an enum there are no attributes of fields.
+        let field = code.split(['{', ',', '(']).any(|part| {
+            let part = part.trim_start().trim_start_matches("pub ");
+            part.starts_with("source:") && !part.starts_with("source::")
+        });
+        let marked = code.contains("#[from]") || code.contains("#[source]");
+        if of_text && (field || marked) || code.contains("fn source(&self)") {
+            found.push(number + 1);
+        }
+        of_text &= code != "}";
+    }
+    found
+}
+
+#[test]
+fn no_error_prints_its_cause_twice() {
+    let mut faults = Vec::new();
+    for path in files("src", &["rs"]) {
+        let lines = causes_printed_twice(&fs::read_to_string(&path).unwrap());
+        faults.extend(lines.into_iter().map(|line| format!("{}:{line}", relative(&path))));
+    }
+    assert!(faults.is_empty(), "name the field `error`, or make the variant `transparent`:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn causes_that_are_printed_twice_are_found() {
+    let of = |variant: &str| {
+        causes_printed_twice(&format!("enum E {{\n{variant}\n}}\nstruct S {{\n    source: String,\n}}"))
+    };
+    assert_eq!(of("    #[error(transparent)]\n    A(#[from] Io),"), [0; 0]);
+    assert_eq!(of("    #[error(\"a: {error}\")]\n    A { path: PathBuf, error: Io },"), [0; 0]);
+    assert_eq!(of("    #[error(\"a: {source}\")]\n    A { path: PathBuf, source: Io },"), [3]);
+    assert_eq!(of("    #[error(\n        \"a\"\n    )]\n    A {\n        source: Io,\n    },"), [6]);
+    assert_eq!(of("    #[error(\"a: {0}\")]\n    A(#[from] Io),"), [3]);
+    assert_eq!(of("    #[error(transparent)]\n    A(#[from] Io),\n    #[error(\"{0}\")]\n    B(#[source] Io),"), [5]);
 }
 
 /// A contract that says how to check its arguments says what they cost: the one source of bytes and flops for benches and floors.

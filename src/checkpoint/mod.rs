@@ -64,8 +64,8 @@ struct Format {
 /// Why a checkpoint cannot be written or read. `Unusable`: the file can be read, but what it holds is damaged or does not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Tensors(#[from] TensorFileError),
     #[error("{}: {reason}", path.display())]
@@ -77,7 +77,7 @@ pub enum CheckpointError {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + '_ {
-    move |source| CheckpointError::Io { path: path.to_path_buf(), source }
+    move |error| CheckpointError::Io { path: path.to_path_buf(), error }
 }
 
 /// Writes `root/step-N` for the step of `state`, replaces an existing one, and returns the path.
@@ -102,7 +102,7 @@ pub fn save<B: Backend>(
     let manifest = Manifest { format: FORMAT, state: state.clone(), arenas: lengths, hash: hash(&file)? };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| unusable(&file, e))?;
     let path = temporary.path().join(MANIFEST);
-    crate::tensor::file::write_atomically(&path, &text).map_err(io_error(&path))?;
+    crate::file::write_atomically(&path, &text).map_err(io_error(&path))?;
 
     let target = root.join(format!("step-{}", state.progress.step));
     if target.exists() {

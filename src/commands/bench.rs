@@ -11,6 +11,7 @@ use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::profile::{self, ProfileReport};
 use super::{flag, pretrained};
 use crate::config::{RUNNING, THREADS, TOKENS, TOKENS_MAX};
+use crate::file::console;
 use crate::log::environment::peak_rss_bytes;
 use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::model::parameters::uniform_weights;
@@ -179,10 +180,9 @@ fn measure<B: Backend>(backend: &B, args: &BenchArgs) -> anyhow::Result<()> {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
-        return Ok(());
+        return Ok(console::print_line(serde_json::to_string(report)?)?);
     }
-    println!(
+    let words = format!(
         "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run{}, {:.0} GFLOP/s = {:.0} % of the \
          {:.0} GFLOP/s that matmuls alone reach here, peak memory {}",
         report.what,
@@ -198,10 +198,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         report.gemm_peak_gflop_per_s,
         report.peak_rss_bytes.map_or("unknown".into(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6)),
     );
-    if let Some(profile) = &report.profile {
-        print!("\n{}", profile.table());
-    }
-    Ok(())
+    let table = report.profile.as_ref().map(|profile| format!("\n{}", profile.table())).unwrap_or_default();
+    Ok(console::print(&format!("{words}\n{table}"))?)
 }
 
 /// A named shape with random weights, or a model directory.

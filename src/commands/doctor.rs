@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::file::console;
 use crate::log::Environment;
 
 /// Look at this machine: processor, CUDA driver and devices, and what this binary has code for.
@@ -35,14 +36,13 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     findings.extend(cuda(args));
     if args.json {
         let object = |f: &Finding| json!({ "what": f.what, "fine": f.fine, "found": f.found });
-        println!("{}", serde_json::to_string_pretty(&findings.iter().map(object).collect::<Vec<Value>>())?);
-        return Ok(());
+        let text = serde_json::to_string_pretty(&findings.iter().map(object).collect::<Vec<Value>>())?;
+        return Ok(console::print_line(text)?);
     }
     let width = findings.iter().map(|f| f.what.chars().count()).max().unwrap_or(0);
-    for Finding { what, fine, found } in &findings {
-        println!("{} {what:width$}  {found}", if *fine { "✓" } else { "✗" });
-    }
-    Ok(())
+    let line =
+        |Finding { what, fine, found }: &Finding| format!("{} {what:width$}  {found}\n", if *fine { "✓" } else { "✗" });
+    Ok(console::print(&findings.iter().map(line).collect::<String>())?)
 }
 
 /// Program, processor, system.

@@ -1,35 +1,43 @@
 //! `judge`: scores of responses by a trained judge.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::device::{DeviceArgs, with_backend};
 use super::flag;
 use super::pretrained::{self, Pretrained};
+use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
+use crate::file::{RowOutput, say};
 use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
-use crate::log::StageBar;
-use crate::model::Qwen3;
+use crate::log::{StageBar, fixed};
+use crate::model::{Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
 use crate::setting::{Assignment, Valid, count, number, resolve};
-use crate::tensor::file::write_atomically;
 use crate::train::dataset::report_skipped;
 
 /// Score responses with a judge.
 ///
 /// Rows are {"prompt": text or messages, "response": text}, with optional `task` and `id`. Every response is judged
 /// --votes times; its score is the mean over the votes that have one, and null where none has. A vote that failed is
-/// named (malformed, out_of_range, truncated, missing), never counted as a number. Prompt, rubrics, score range and thinking
-/// are those that the judge was trained with: its directory carries them in judge.toml.
+/// named (malformed, out_of_range, truncated, missing, not_finite) and never counted as a number: `failed` counts them by
+/// reason, `failed_share` is their share of the votes. A response whose votes fail more often than others' may be written to
+/// that end: look at the share before you trust the score. Prompt, rubrics, score range and thinking are those that the
+/// judge was trained with: its directory carries them in judge.toml.
+///
+/// Rows are written as they finish. After Ctrl-C, a kill or a full disk the same command with --resume goes on, and ends
+/// with the same bytes.
 #[derive(Debug, Args)]
 pub struct JudgeArgs {
     /// Hugging Face directory of the judge.
@@ -38,9 +46,8 @@ pub struct JudgeArgs {
     /// JSONL files of responses.
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub input: Vec<PathBuf>,
-    /// Where the scores go, a JSON line a response; `-`: standard output.
-    #[arg(long, default_value = "-")]
-    pub output: String,
+    #[command(flatten)]
+    pub rows: RowArgs,
     /// Judgements of each response.
     #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = flag::<usize>(count(1, 10_000)))]
     pub votes: usize,
@@ -82,6 +89,10 @@ pub struct JudgeArgs {
     pub device: DeviceArgs,
 }
 
+/// The verdicts of a vote that has a score, and of one for which the model could not compute.
+const SCORE: &str = "score";
+const NOT_FINITE: &str = "not_finite";
+
 /// One judgement.
 #[derive(Serialize)]
 struct Vote {
@@ -91,28 +102,44 @@ struct Vote {
     text: Option<String>,
 }
 
-/// One line of the output.
-#[derive(Serialize)]
-struct Row {
-    id: u64,
-    task: String,
+/// The votes of a response in numbers.
+#[derive(Serialize, Deserialize)]
+struct Scored {
     /// Mean over the votes that have a score.
     score: Option<f64>,
     /// Votes that have a score.
     valid: usize,
+    /// The other votes, by the reason why they have none.
+    failed: BTreeMap<String, usize>,
+    /// Their share of all votes; null for a response that was not judged.
+    failed_share: Option<f64>,
+}
+
+/// One line of the output.
+#[derive(Serialize)]
+struct Row {
+    id: Value,
+    task: String,
+    #[serde(flatten)]
+    scored: Scored,
     votes: Vec<Vote>,
     /// Why the response was not judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
 }
 
-/// Judges every response of the input and writes a row for each. Ctrl-C ends it early.
+/// Judges every response of the input and writes a row for each, as it finishes. Ctrl-C ends it early.
 pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
+    let inputs: Vec<PathBuf> = args.input.iter().chain(&args.rubrics).cloned().collect();
+    let output = args.rows.open(&inputs, &args.model)?;
     let stop = super::stop_flag()?;
-    super::on_threads(args.threads, || with_backend!(args.device.device, backend => judge(backend, args, &stop)))
+    super::on_threads(
+        args.threads,
+        || with_backend!(args.device.device, backend => judge(backend, args, output, &stop)),
+    )
 }
 
-fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
+fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &AtomicBool) -> anyhow::Result<()> {
     let how = JudgeSampling {
         sampling: Sampling::temperature(args.temperature),
         votes: args.votes,
@@ -120,53 +147,103 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
         stream: Stream::new(args.seed),
     };
     how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{reason}"))?;
-    let settings = judge_settings(args)?;
-    let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-    let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
-    let loaded = load_responses(&args.input, &options)?;
-    let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
-    let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.max_position_embeddings);
-    ensure!(
-        needed <= limit,
-        "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
-    );
-    let judge = Judge::new(settings, tokenizer)?;
-    let encode =
-        |r: &Response| judge.encode(&r.task, &r.prompt, &r.response).with_context(|| format!("response {}", r.id));
-    let prompts = loaded.rows.iter().map(encode).collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
-    let fits = |prompt: &[u32]| prompt.len() <= args.max_prompt_tokens;
-    let requests: Vec<JudgeRequest<'_>> = loaded
-        .rows
-        .iter()
-        .zip(&prompts)
-        .filter(|(_, prompt)| fits(prompt))
-        .map(|(response, prompt)| JudgeRequest { prompt, stream: how.stream.fold(response.id) })
-        .collect();
-    report_skipped(&loaded.skipped, prompts.len() - requests.len(), args.max_prompt_tokens);
-
-    let model = Qwen3::new(backend, config, &weights, needed)?;
+    let Job { judge, config, weights, responses, prompts, ids } = Job::read(args)?;
+    let made_with = match output.is_file() {
+        true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &ids, &prompts)?,
+        false => Value::Null,
+    };
+    let fits = |index: &usize| prompts[*index].len() <= args.max_prompt_tokens;
+    let longest = (0..prompts.len()).filter(fits).map(|index| prompts[index].len()).max().unwrap_or(1);
+    let model = Qwen3::new(backend, config, &weights, args.max_prompt_tokens + args.max_new_tokens)?;
     drop(weights);
-    let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(1);
     let mut engine = Engine::new(&model, EngineLimits::for_lengths(longest, args.max_new_tokens, args.max_running))?;
+
+    let mut summary = Summary::default();
+    let mut writer = output.begin(&made_with, &ids, 1, |row| summary.add_written(row))?;
+    let (open, too_long): (Vec<usize>, Vec<usize>) = (0..prompts.len()).filter(|i| !writer.has(*i)).partition(fits);
+    let mut written = Ok(());
+    for index in too_long {
+        let row = skipped(&ids[index], &responses[index], prompts[index].len(), args.max_prompt_tokens);
+        summary.add(&row.scored);
+        written = written.and_then(|()| writer.put(index, line(&row)));
+    }
+    let request = |index: &usize| JudgeRequest { prompt: &prompts[*index], stream: stream(&how, &responses[*index]) };
+    let requests: Vec<JudgeRequest<'_>> = if written.is_ok() { open.iter().map(request).collect() } else { Vec::new() };
     let (mut bar, mut done) = (StageBar::new("judge", (requests.len() * args.votes) as u64, 0), 0);
-    let judged = judge.judge(&mut engine, &model, &how, &requests, Some(stop), |ended| {
-        done += ended as u64;
+    let ended = judge.judge_each(&mut engine, &model, &how, &requests, Some(stop), |request, votes| {
+        done += votes.len() as u64;
         bar.update(done, &[]);
-    })?;
+        let index = open[request];
+        let row = row(&ids[index], &responses[index], votes.into_iter().map(|vote| read(vote, args.texts)).collect());
+        summary.add(&row.scored);
+        written = writer.put(index, line(&row));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
     bar.finish();
-    let mut judged = judged.into_iter();
-    let rows: Vec<Row> = loaded
-        .rows
-        .into_iter()
-        .zip(&prompts)
-        .map(|(response, prompt)| match fits(prompt) {
-            true => row(response, judged.next().into_iter().flatten().map(|j| vote(j, args.texts)).collect()),
-            false => skipped(response, prompt.len(), args.max_prompt_tokens),
-        })
-        .collect();
-    write_rows(&args.output, &rows)?;
-    summarize(&rows);
-    Ok(())
+    args.rows.conclude(prompts.len(), writer, written, ended)?;
+    summary.say()
+}
+
+/// What is read before the model is put on its device. Index for index, a response, its prompt and its id.
+struct Job {
+    judge: Judge,
+    config: Qwen3Config,
+    weights: Vec<f32>,
+    responses: Vec<Response>,
+    prompts: Vec<Vec<u32>>,
+    ids: Vec<Value>,
+}
+
+impl Job {
+    fn read(args: &JudgeArgs) -> anyhow::Result<Self> {
+        let settings = judge_settings(args)?;
+        let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
+        let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
+        let loaded = load_responses(&args.input, &options)?;
+        let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
+        let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.max_position_embeddings);
+        ensure!(
+            needed <= limit,
+            "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
+        );
+        let judge = Judge::new(settings, tokenizer)?;
+        let encode =
+            |r: &Response| judge.encode(&r.task, &r.prompt, &r.response).with_context(|| format!("response {}", r.id));
+        let prompts = loaded.rows.iter().map(encode).collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
+        let too_long = prompts.iter().filter(|prompt| prompt.len() > args.max_prompt_tokens).count();
+        report_skipped(&loaded.skipped, too_long, args.max_prompt_tokens);
+        let ids = loaded.rows.iter().map(|response| json!(response.id)).collect();
+        Ok(Self { judge, config, weights, responses: loaded.rows, prompts, ids })
+    }
+}
+
+/// The random numbers of a response depend on its id alone, and not on the rows around it.
+fn stream(how: &JudgeSampling, response: &Response) -> Stream {
+    how.stream.fold(response.id)
+}
+
+/// All that a row depends on: rows that were made with the same can stand in one output.
+fn made_with(
+    args: &JudgeArgs,
+    judge: &Judge,
+    model: String,
+    ids: &[Value],
+    prompts: &[Vec<u32>],
+) -> anyhow::Result<Value> {
+    Ok(json!({
+        "command": "judge",
+        "model": model,
+        "input": fingerprint_of_input(ids.iter().zip(prompts.iter().map(Vec::as_slice))),
+        "judge": serde_json::to_value(judge.settings())?,
+        "stop": judge.tokenizer().eos_ids(),
+        "votes": args.votes,
+        "temperature": args.temperature,
+        "max_new_tokens": args.max_new_tokens,
+        "max_prompt_tokens": args.max_prompt_tokens,
+        "seed": args.seed,
+        "texts": args.texts,
+        "device": kind_of_device(args.device.device),
+    }))
 }
 
 /// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
@@ -174,7 +251,7 @@ fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
     let carried = JudgeSettings::read(&args.model)?;
     if carried.is_none() {
         let folder = args.model.display();
-        eprintln!(
+        say!(
             "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in one"
         );
     }
@@ -190,46 +267,133 @@ fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
     Ok(used)
 }
 
-fn vote(judged: Judged, texts: bool) -> Vote {
+/// `None`: the model's logits were not finite.
+fn read(judged: Option<Judged>, texts: bool) -> Vote {
+    let Some(judged) = judged else { return Vote { verdict: NOT_FINITE, score: None, text: None } };
     Vote {
-        verdict: judged.verdict.failure().map_or("score", |failure| failure.name()),
+        verdict: judged.verdict.failure().map_or(SCORE, |failure| failure.name()),
         score: judged.verdict.score(),
         text: texts.then_some(judged.text),
     }
 }
 
-fn row(response: Response, votes: Vec<Vote>) -> Row {
-    let scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).collect();
-    let score = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
-    Row { id: response.id, task: response.task, score, valid: scores.len(), votes, skipped: None }
+fn row(id: &Value, response: &Response, votes: Vec<Vote>) -> Row {
+    Row { id: id.clone(), task: response.task.clone(), scored: Scored::new(&votes), votes, skipped: None }
 }
 
-fn skipped(response: Response, length: usize, limit: usize) -> Row {
+fn skipped(id: &Value, response: &Response, length: usize, limit: usize) -> Row {
     let reason = format!("its prompt has {length} tokens, more than {limit}");
-    Row { skipped: Some(reason), ..row(response, Vec::new()) }
+    Row { skipped: Some(reason), ..row(id, response, Vec::new()) }
 }
 
-fn write_rows(output: &str, rows: &[Row]) -> anyhow::Result<()> {
-    let mut text = Vec::new();
-    for row in rows {
-        serde_json::to_writer(&mut text, row)?;
-        text.push(b'\n');
-    }
-    if output == "-" {
-        return std::io::stdout().write_all(&text).context("standard output cannot be written");
-    }
-    write_atomically(output.as_ref(), &text).with_context(|| format!("{output}: cannot be written"))
+fn line(row: &Row) -> String {
+    serde_json::to_string(row).expect("texts and numbers are JSON") + "\n"
 }
 
-/// How it went, on stderr.
-fn summarize(rows: &[Row]) {
-    let votes: usize = rows.iter().map(|row| row.votes.len()).sum();
-    let valid: usize = rows.iter().map(|row| row.valid).sum();
-    let scores: Vec<f64> = rows.iter().filter_map(|row| row.score).collect();
-    let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
-    eprintln!(
-        "{} responses, {} with a score (mean {mean:.2}); {valid} of {votes} votes had a verdict",
-        rows.len(),
-        scores.len()
-    );
+impl Scored {
+    fn new(votes: &[Vote]) -> Self {
+        let scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).collect();
+        let mut failed = BTreeMap::new();
+        votes.iter().filter(|vote| vote.verdict != SCORE).for_each(|vote| {
+            *failed.entry(vote.verdict.to_string()).or_default() += 1;
+        });
+        let failures: usize = failed.values().sum();
+        Self {
+            // Adding 0 makes a mean of -0 a 0.
+            score: (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64 + 0.0),
+            valid: scores.len(),
+            failed,
+            failed_share: (!votes.is_empty()).then(|| failures as f64 / votes.len() as f64),
+        }
+    }
+}
+
+/// How all responses went, those of an earlier run included.
+#[derive(Default)]
+struct Summary {
+    responses: usize,
+    scored: usize,
+    sum: f64,
+    valid: usize,
+    failed: BTreeMap<String, usize>,
+}
+
+impl Summary {
+    fn add(&mut self, scored: &Scored) {
+        self.responses += 1;
+        self.scored += usize::from(scored.score.is_some());
+        self.sum += scored.score.unwrap_or(0.0);
+        self.valid += scored.valid;
+        for (name, count) in &scored.failed {
+            *self.failed.entry(name.clone()).or_default() += count;
+        }
+    }
+
+    /// A row that was written before.
+    fn add_written(&mut self, row: &Value) {
+        if let Ok(scored) = Scored::deserialize(row) {
+            self.add(&scored);
+        }
+    }
+
+    fn text(&self) -> String {
+        let failures: usize = self.failed.values().sum();
+        let votes = self.valid + failures;
+        let mean = match self.scored {
+            0 => String::new(),
+            n => format!(" (mean {})", fixed(self.sum / n as f64, 2)),
+        };
+        let failed: Vec<String> = self.failed.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let failed = match failures {
+            0 => String::new(),
+            _ => format!("; {:.1} % failed: {}", 100.0 * failures as f64 / votes as f64, failed.join(", ")),
+        };
+        let Self { responses, scored, valid, .. } = self;
+        format!("{responses} responses, {scored} with a score{mean}; {valid} of {votes} votes had a verdict{failed}")
+    }
+
+    /// Says it on stderr. An error if the model cannot compute at all.
+    fn say(&self) -> anyhow::Result<()> {
+        say!("{}", self.text());
+        let not_finite = self.failed.get(NOT_FINITE).copied().unwrap_or(0);
+        let votes = self.valid + self.failed.values().sum::<usize>();
+        ensure!(
+            votes == 0 || not_finite < votes,
+            "the model's logits are not finite for any vote: its weights are damaged"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vote(verdict: &'static str, score: Option<f64>) -> Vote {
+        Vote { verdict, score, text: None }
+    }
+
+    #[test]
+    fn failed_votes_are_counted_by_reason_and_a_mean_is_never_minus_zero() {
+        let votes = [vote(SCORE, Some(-0.0)), vote("truncated", None), vote("truncated", None), vote(NOT_FINITE, None)];
+        let scored = Scored::new(&votes);
+        let expected = r#"{"score":0.0,"valid":1,"failed":{"not_finite":1,"truncated":2},"failed_share":0.75}"#;
+        assert_eq!(serde_json::to_string(&scored).unwrap(), expected);
+        let unjudged = r#"{"score":null,"valid":0,"failed":{},"failed_share":null}"#;
+        assert_eq!(serde_json::to_string(&Scored::new(&[])).unwrap(), unjudged);
+
+        let mut summary = Summary::default();
+        summary.add_written(&serde_json::to_value(&scored).unwrap());
+        summary.add(&Scored::new(&[vote(SCORE, Some(-0.001))]));
+        summary.add(&Scored::new(&[]));
+        let text = "3 responses, 2 with a score (mean 0.00); 2 of 5 votes had a verdict; 60.0 % failed: 1 not_finite, \
+                    2 truncated";
+        assert_eq!(summary.text(), text);
+        assert!(summary.say().is_ok());
+        assert_eq!(Summary::default().text(), "0 responses, 0 with a score; 0 of 0 votes had a verdict");
+
+        let mut damaged = Summary::default();
+        damaged.add(&Scored::new(&[vote(NOT_FINITE, None)]));
+        assert!(damaged.say().unwrap_err().to_string().contains("not finite"));
+    }
 }

@@ -10,6 +10,7 @@ pub mod pretrained;
 mod profile;
 pub mod report;
 pub mod rl;
+pub mod rows;
 pub mod sft;
 mod train_args;
 
@@ -20,6 +21,8 @@ use clap::{Parser, Subcommand};
 use serde::de::DeserializeOwned;
 
 use crate::setting::Rule;
+
+use crate::file::say;
 
 /// Trains, evaluates and serves PaTaRM generative reward models on Qwen3.
 #[derive(Debug, Parser)]
@@ -93,7 +96,7 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping at the next safe point; press Ctrl-C again to stop at once");
+        say!("stopping at the next safe point; press Ctrl-C again to stop at once");
     })?;
     Ok(flag)
 }

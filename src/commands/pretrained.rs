@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use crate::config::{ModelSettings, Settings};
+use crate::file::say;
 use crate::judge::{JudgeSettings, PromptFile};
 use crate::model::parameters::{ParameterTable, random_weights};
 use crate::model::{Qwen3, Qwen3Config, directory};
@@ -127,10 +128,7 @@ pub fn say_differences(folder: &Path, carried: Option<&JudgeSettings>, used: &Ju
     let differences = carried.map(|carried| carried.differences(used)).unwrap_or_default();
     if !differences.is_empty() {
         let folder = folder.display();
-        eprintln!(
-            "note: {folder} was trained to judge in another way ({folder}/judge.toml): {}",
-            differences.join("; ")
-        );
+        say!("note: {folder} was trained to judge in another way ({folder}/judge.toml): {}", differences.join("; "));
     }
 }
 

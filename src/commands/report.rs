@@ -6,6 +6,7 @@ use anyhow::ensure;
 use clap::Args;
 
 use crate::eval::pairs::PAIRS;
+use crate::file::console;
 use crate::report::{Contents, write_report};
 use crate::train::rl_report::RL;
 use crate::train::sft::SFT;
@@ -30,8 +31,7 @@ pub struct ReportArgs {
 /// Writes report.html into the run's folder and prints its path. An error if there is no such folder.
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
-    println!("{}", write_report(&args.run, &CONTENTS)?.display());
-    Ok(())
+    Ok(console::print_line(write_report(&args.run, &CONTENTS)?.display())?)
 }
 
 #[cfg(test)]

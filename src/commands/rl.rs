@@ -13,6 +13,7 @@ use super::pretrained::{self, PretrainedSource};
 use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
+use crate::file::{console, say};
 use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
@@ -95,7 +96,7 @@ fn train_rl<B: Backend>(
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if let Some(table) = backend.memory_table() {
-        eprintln!("{table}");
+        say!("{table}");
     }
     let plan = RlPlan {
         settings: settings.part(|s| &s.rl),
@@ -125,6 +126,6 @@ fn train_rl<B: Backend>(
         }),
         &CONTENTS,
     )?;
-    println!("The trained judge: {}. The report: {}", out.join("model").display(), report.display());
-    Ok(())
+    let model = out.join("model");
+    Ok(console::print_line(format_args!("The trained judge: {}. The report: {}", model.display(), report.display()))?)
 }

@@ -13,6 +13,7 @@ use super::pretrained;
 use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
+use crate::file::{console, say};
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -75,7 +76,7 @@ fn train_sft<B: Backend>(
     let out = Path::new(&settings.run.out);
     let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;
     if let Some(table) = backend.memory_table() {
-        eprintln!("{table}");
+        say!("{table}");
     }
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     let mut trainer =
@@ -93,6 +94,6 @@ fn train_sft<B: Backend>(
         }),
         &CONTENTS,
     )?;
-    println!("The trained model: {}. The report: {}", out.join("model").display(), report.display());
-    Ok(())
+    let model = out.join("model");
+    Ok(console::print_line(format_args!("The trained model: {}. The report: {}", model.display(), report.display()))?)
 }

@@ -150,7 +150,7 @@ impl Arena {
                     held,
                 }
             }
-            (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), source: other },
+            (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), error: other },
         }
     }
 

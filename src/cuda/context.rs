@@ -78,7 +78,7 @@ impl Cuda {
         let memory_bytes = context.total_mem().map_err(asking())?;
         let stream = context.new_stream().map_err(CudaError::driver("creating a stream"))?;
         let functions = kernels::load(&context, IMAGES).map_err(|error| match error {
-            CudaError::Driver { source: DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU), .. } => {
+            CudaError::Driver { error: DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU), .. } => {
                 CudaError::Architecture { name: name.clone(), capability, architectures: ARCHITECTURES }
             }
             other => other,
@@ -234,6 +234,6 @@ pub(super) fn check_driver() -> Result<(), CudaError> {
     }
     cudarc::driver::result::init().map_err(|error| match error {
         DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE) => CudaError::NoDevice { ordinal: 0, count: 0 },
-        other => CudaError::Driver { what: "initialising the driver".into(), source: other },
+        other => CudaError::Driver { what: "initialising the driver".into(), error: other },
     })
 }

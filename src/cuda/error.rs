@@ -39,21 +39,21 @@ pub enum CudaError {
          LD_LIBRARY_PATH"
     )]
     NoBlas { searched: String },
-    #[error("cuBLASLt, {what}: {source}")]
-    Blas { what: String, source: CublasError },
-    #[error("{what}: {source}")]
-    Driver { what: String, source: DriverError },
+    #[error("cuBLASLt, {what}: {error}")]
+    Blas { what: String, error: CublasError },
+    #[error("{what}: {error}")]
+    Driver { what: String, error: DriverError },
 }
 
 impl CudaError {
     /// Adds what was being done when the driver returned an error.
     pub fn driver(what: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
-        |source| Self::Driver { what: what.into(), source }
+        |error| Self::Driver { what: what.into(), error }
     }
 
     /// Adds what was being done when cuBLASLt returned an error.
     pub fn blas(what: impl Into<String>) -> impl FnOnce(CublasError) -> Self {
-        |source| Self::Blas { what: what.into(), source }
+        |error| Self::Blas { what: what.into(), error }
     }
 }
 

@@ -117,7 +117,7 @@ impl Cuda {
         let Grid { blocks, threads: (x, y), dynamic_shared_bytes } = *grid;
         let failed = |doing: &str| {
             let what = format!("{doing} {name}");
-            |source| CudaError::Driver { what, source }
+            |error| CudaError::Driver { what, error }
         };
         // The attribute is set once per size: setting it takes the driver as long as a launch.
         let allowed = self.shared_allowed(*index);

@@ -134,7 +134,7 @@ impl Cuda {
         let graph = ended.map_err(CudaError::driver(format!("creating a graph of {} commands", commands.len())))?;
         graph.map(Graph).ok_or_else(|| CudaError::Driver {
             what: "ending a capture".into(),
-            source: cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
+            error: cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
         })
     }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// Faults of reading rows. Rows are counted from 1: lines of a JSONL file, elements of a JSON array.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     /// A bad row, where bad rows are refused.
     #[error("{}: {unit} {number}: {reason}", path.display())]
     BadRow { path: PathBuf, unit: &'static str, number: usize, reason: String },

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::Message;
 use super::fields::{Object, field, keys, text};
 use super::turns::{
     message_of, messages_of, prompt_of, split_common_prefix, split_conversations, system_of, transcript_of,
 };
+use super::{Message, PromptText};
 
 /// The prompt of a row, with its two responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +199,19 @@ pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
     check_prompt(&prompt)?;
     Ok((prompt, text(row, "response")?.to_string()))
+}
+
+/// `prompt`, as text that is taken as it is, or as messages.
+pub(super) fn prompt_text_of(row: &Object) -> Result<PromptText, String> {
+    match field(row, "prompt")? {
+        Value::String(text) if text.is_empty() => Err("the prompt is empty".to_string()),
+        Value::String(text) => Ok(PromptText::Plain(text.clone())),
+        messages => {
+            let messages = messages_of(messages, "prompt")?;
+            check_prompt(&messages)?;
+            Ok(PromptText::Chat(messages))
+        }
+    }
 }
 
 /// The row's own `id` if it is an integer. An `id` that is not a number is ignored.

@@ -81,7 +81,7 @@ impl RowReader {
     /// Gives every row of `path` to `on_row`, in order. A file that begins with `[` is one JSON array, any other is JSON
     /// lines; blank lines and a byte order mark are skipped. A file without rows is an error.
     pub fn read(&mut self, path: &Path, on_row: &mut OnRow) -> Result<(), DataError> {
-        let io_error = |source| DataError::Io { path: path.into(), source };
+        let io_error = |error| DataError::Io { path: path.into(), error };
         let mut reader = BufReader::new(File::open(path).map_err(io_error)?);
         let start = self.rows;
         match file_start(&mut reader).map_err(io_error)? {
@@ -103,7 +103,7 @@ impl RowReader {
         let mut line = Vec::new();
         loop {
             let got = next_line(&mut reader, &mut line);
-            let got = got.map_err(|source| DataError::Io { path: path.into(), source })?;
+            let got = got.map_err(|error| DataError::Io { path: path.into(), error })?;
             location.number += 1;
             let row = match got {
                 Line::End => return Ok(()),

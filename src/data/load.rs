@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fields::{Object, kind};
 use super::formats;
 use super::jsonl::{Location, RowReader};
-use super::{Conversation, DataError, OnBadRow, Pair, Response, Skipped};
+use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,11 @@ pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded
         let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
         Ok(Response { id, task, prompt, response })
     })
+}
+
+/// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`].
+pub fn load_prompts(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Prompt>, DataError> {
+    load(files, options, |row, id| Ok(Prompt { id, text: formats::prompt_text_of(row)? }))
 }
 
 fn load<T>(

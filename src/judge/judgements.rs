@@ -1,5 +1,6 @@
 //! Judgements by a model: prompts in, judgements with their token ids and verdicts out.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use super::{Judge, Verdict};
@@ -8,7 +9,7 @@ use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
-use crate::rollout::{Completion, Engine, EngineError, FinishReason, PromptGroup, SampleRequest};
+use crate::rollout::{Completion, Ended, Engine, EngineError, FinishReason, PromptGroup, SampleRequest};
 
 /// A pair with the judge's prompt for each of its responses, as token ids.
 #[derive(Clone, Debug)]
@@ -70,6 +71,27 @@ impl Judge {
         let groups: Vec<PromptGroup> = requests.iter().map(|request| self.group(request, how)).collect();
         let completions = engine.generate(model, &groups, stop, finished)?;
         Ok(completions.into_iter().map(|group| group.into_iter().map(|c| self.read(c)).collect()).collect())
+    }
+
+    /// Judges every response and calls `each` with its index and its votes as soon as the last of them has ended; `None` is a
+    /// vote for which the model's logits were not finite. A `Break` ends the work as `stop` does.
+    pub fn judge_each<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        model: &Qwen3<B>,
+        how: &JudgeSampling,
+        requests: &[JudgeRequest<'_>],
+        stop: Option<&AtomicBool>,
+        mut each: impl FnMut(usize, Vec<Option<Judged>>) -> ControlFlow<()> + Send,
+    ) -> Result<(), EngineError> {
+        let groups: Vec<PromptGroup> = requests.iter().map(|request| self.group(request, how)).collect();
+        let mut open = vec![how.votes; requests.len()];
+        let mut votes: Vec<Vec<Option<Judged>>> = requests.iter().map(|_| vec![None; how.votes]).collect();
+        engine.generate_each(model, &groups, stop, |Ended { group, sample, completion }| {
+            votes[group][sample] = completion.ok().map(|completion| self.read(completion));
+            open[group] -= 1;
+            if open[group] > 0 { ControlFlow::Continue(()) } else { each(group, std::mem::take(&mut votes[group])) }
+        })
     }
 
     /// Judges both responses of every pair: `[pair][role][rollout]`.

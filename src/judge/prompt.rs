@@ -19,8 +19,8 @@ const TEMPLATE: &str = "template";
 /// Errors in a rubrics file, and tasks that it does not have.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgePromptError {
-    #[error("rubrics file {}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("rubrics file {}: {error}", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     #[error("rubrics{}: {reason}", file.as_ref().map(|path| format!(" file {}", path.display())).unwrap_or_default())]
     Invalid { file: Option<PathBuf>, reason: String },
     #[error("unknown task `{task}`{nearest}; the rubrics file has {known} and no `default_task`")]
@@ -56,7 +56,7 @@ impl PromptFile {
     pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
         let Some(path) = path else { return Self::parse(DEFAULT) };
         let text =
-            std::fs::read_to_string(path).map_err(|source| JudgePromptError::Io { path: path.to_owned(), source })?;
+            std::fs::read_to_string(path).map_err(|error| JudgePromptError::Io { path: path.to_owned(), error })?;
         let file = Self::parse(&text).and_then(|file| JudgePrompt::new(&file).map(|_| file));
         file.map_err(|error| match error {
             JudgePromptError::Invalid { reason, .. } => {

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{JudgePrompt, JudgePromptError, PromptFile, VerdictRules};
+use crate::file::write_atomically;
 use crate::setting::{
     Finding, Key, Of, Relations, Rule, Section, SettingError, Severity, Valid, count, one_of, overlay,
 };
-use crate::tensor::file::write_atomically;
 
 /// The file name, beside config.json and the weights.
 pub const JUDGE_FILE: &str = "judge.toml";
@@ -84,8 +84,8 @@ impl Relations for JudgeSettings {
 /// Why a `judge.toml` cannot be read, written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeFileError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     #[error("{}: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
     #[error(transparent)]
@@ -109,7 +109,7 @@ impl JudgeSettings {
         let path = folder.join(JUDGE_FILE);
         match std::fs::metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(JudgeFileError::Io { path, source }),
+            Err(error) => return Err(JudgeFileError::Io { path, error }),
             Ok(_) => {}
         }
         let invalid = |reason: String| JudgeFileError::Invalid { path: path.clone(), reason };
@@ -131,7 +131,7 @@ impl JudgeSettings {
             .map_err(|error| JudgeFileError::Invalid { path: path.clone(), reason: error.to_string() })?;
         let text =
             format!("# How this judge was trained to judge. `patarm-train judge` and `rl` read this file.\n\n{body}");
-        write_atomically(&path, text.as_bytes()).map_err(|source| JudgeFileError::Io { path, source })
+        write_atomically(&path, text.as_bytes()).map_err(|error| JudgeFileError::Io { path, error })
     }
 
     /// The differences from other settings, to be printed, such as `verdict.max: 5.0 there, 10.0 here`.

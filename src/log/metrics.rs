@@ -21,12 +21,12 @@ const STAGES: [&str; 2] = ["sft", "rl"];
 pub enum MetricsError {
     #[error("{path}: exists already; resume that run, or choose another run name")]
     Exists { path: PathBuf },
-    #[error("{path}: cannot {action}: {source}")]
-    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{path}: cannot {action}: {error}")]
+    Io { path: PathBuf, action: &'static str, error: io::Error },
     #[error("{path}: expected a record that serialises to a JSON object, got {got}; write a struct or a map")]
     NotAnObject { path: PathBuf, got: String },
-    #[error("{path}: a record cannot be written as JSON: {source}")]
-    Json { path: PathBuf, source: serde_json::Error },
+    #[error("{path}: a record cannot be written as JSON: {error}")]
+    Json { path: PathBuf, error: serde_json::Error },
 }
 
 /// Appends records to a JSON-lines file.
@@ -43,7 +43,7 @@ impl MetricsWriter {
         match OpenOptions::new().append(true).create_new(true).open(&path) {
             Ok(file) => Ok(Self { path, file }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(MetricsError::Exists { path }),
-            Err(source) => Err(MetricsError::Io { path, action: "create the file", source }),
+            Err(error) => Err(MetricsError::Io { path, action: "create the file", error }),
         }
     }
 
@@ -54,7 +54,7 @@ impl MetricsWriter {
         let path = path.as_ref().to_owned();
         let fail = |action| {
             let path = path.clone();
-            move |source| MetricsError::Io { path, action, source }
+            move |error| MetricsError::Io { path, action, error }
         };
         let mut file = OpenOptions::new()
             .read(true)
@@ -75,13 +75,13 @@ impl MetricsWriter {
     /// infinities) become `null`, so the file of a diverging run stays readable.
     pub fn write(&mut self, record: &impl Serialize) -> Result<(), MetricsError> {
         let mut line =
-            serde_json::to_vec(record).map_err(|source| MetricsError::Json { path: self.path.clone(), source })?;
+            serde_json::to_vec(record).map_err(|error| MetricsError::Json { path: self.path.clone(), error })?;
         if line.first() != Some(&b'{') {
             let got = String::from_utf8_lossy(&line).chars().take(60).collect();
             return Err(MetricsError::NotAnObject { path: self.path.clone(), got });
         }
         line.push(b'\n');
-        let failed = |source| MetricsError::Io { path: self.path.clone(), action: "append a line", source };
+        let failed = |error| MetricsError::Io { path: self.path.clone(), action: "append a line", error };
         self.file.write_all(&line).map_err(failed)
     }
 
@@ -129,7 +129,7 @@ fn is_after(record: &Record, stage: &str, step: u64) -> bool {
 /// Calls `each` with every record, in order, with one line in memory at a time. Returns the number of lines that are not JSON
 /// objects: at most one, the incomplete last line, unless something else wrote to the file.
 pub fn for_each_record(path: &Path, each: impl FnMut(Record)) -> Result<usize, MetricsError> {
-    let fail = |action| move |source| MetricsError::Io { path: path.to_owned(), action, source };
+    let fail = |action| move |error| MetricsError::Io { path: path.to_owned(), action, error };
     let file = File::open(path).map_err(fail("open the file"))?;
     visit(BufReader::new(file), each).map_err(fail("read the file"))
 }

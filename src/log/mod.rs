@@ -15,5 +15,5 @@ pub mod table;
 pub use charts::{AxisRange, Chart, Stage};
 pub use environment::Environment;
 pub use metrics::{MetricsError, MetricsWriter, read_records};
-pub use progress::StageBar;
+pub use progress::{StageBar, fixed};
 pub use table::TextTable;

@@ -4,10 +4,12 @@
 //! `loss 0.312 · reward 0.84 · 1.2k tokens/s`; [`StageBar::say`] prints a line above the bar without breaking it.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::file::say;
 
 const TEMPLATE: &str = "{prefix:>6} {bar:24.cyan/dim} {pos}/{len} [{elapsed} < {eta}] {wide_msg}";
 
@@ -50,7 +52,7 @@ impl StageBar {
                 bar.set_message(message);
             }
             None if crosses_tenth(before, done, self.steps) => {
-                plain(&format!("{} {done}/{} [{}] {message}", self.stage, self.steps, self.times()))
+                say!("{} {done}/{} [{}] {message}", self.stage, self.steps, self.times());
             }
             None => {}
         }
@@ -60,7 +62,7 @@ impl StageBar {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => plain(line),
+            None => say!("{line}"),
         }
     }
 
@@ -89,11 +91,6 @@ impl Drop for StageBar {
     }
 }
 
-/// Prints a line to stderr. A closed stderr must not stop a run, so errors are ignored.
-fn plain(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
 fn message(numbers: &[(&str, f64)]) -> String {
     let mut text = String::new();
     // What was not measured is not shown.
@@ -118,9 +115,19 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// The value, or 0 where it would be printed as -0 with so many decimals.
-pub fn positive_zero(value: f64, decimals: i32) -> f64 {
-    if value.abs() < 0.5 * 10f64.powi(-decimals) { 0.0 } else { value }
+/// A number with so many digits after the point; what is rounded to zero has no minus sign.
+pub fn fixed(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    match text.strip_prefix('-') {
+        Some(zero) if zero.bytes().all(|byte| matches!(byte, b'0' | b'.')) => zero.to_owned(),
+        _ => text,
+    }
+}
+
+/// The same with a plus sign where there is no minus.
+pub fn signed(value: f64, digits: usize) -> String {
+    let text = fixed(value, digits);
+    if text.starts_with('-') { text } else { format!("+{text}") }
 }
 
 /// A duration as `42s`, `3m07s` or `2h05m`.
@@ -160,7 +167,12 @@ mod tests {
     fn numbers_are_short_and_never_panic() {
         let text = message(&[("loss", 0.3121), ("tokens/s", 1234.0), ("lr", 2e-6), ("kl", f64::NAN), ("n", 0.0)]);
         assert_eq!(text, "loss 0.312 · tokens/s 1.2k · lr 2.0e-6 · n 0");
-        assert_eq!(format!("{:+.2} {:+.2}", positive_zero(-0.004, 2), positive_zero(-0.006, 2)), "+0.00 -0.01");
+        for (value, text) in [(-0.0, "0.00"), (-0.004, "0.00"), (-0.006, "-0.01"), (-10.0, "-10.00"), (f64::NAN, "NaN")]
+        {
+            assert_eq!(fixed(value, 2), text);
+        }
+        assert_eq!(fixed(-0.4, 0), "0");
+        assert_eq!([signed(-0.004, 2), signed(0.5, 1), signed(-1.0, 0)], ["+0.00", "+0.5", "-1"]);
         assert_eq!(clock(Duration::from_secs(187)), "3m07s");
         assert_eq!(clock(Duration::from_secs(7500)), "2h05m");
         assert_eq!(eta(Duration::from_secs(10), 5, 10), Some(Duration::from_secs(20)));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::config::ConfigError;
 use super::{ParameterTable, Qwen3Config};
+use crate::file::write_atomically;
 use crate::tensor::DType;
-use crate::tensor::file::write_atomically;
 use crate::tensor::safetensors::{NamedTensor, TensorDirectory, TensorFileError, write_tensors};
 
 /// A model directory that cannot be read or written.
@@ -15,8 +15,8 @@ pub enum DirectoryError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Tensors(#[from] TensorFileError),
-    #[error("{file}: cannot be written: {source}")]
-    Write { file: String, source: std::io::Error },
+    #[error("{file}: cannot be written: {error}")]
+    Write { file: String, error: std::io::Error },
 }
 
 /// Reads config.json and all weights of a directory into an arena.
@@ -39,7 +39,7 @@ pub fn save(directory: &Path, config: &Qwen3Config, weights: &[f32], dtype: DTyp
         let file = directory.join(name);
         let text = format!("{value:#}\n");
         write_atomically(&file, text.as_bytes())
-            .map_err(|source| DirectoryError::Write { file: file.display().to_string(), source })
+            .map_err(|error| DirectoryError::Write { file: file.display().to_string(), error })
     };
     let tensors: Vec<_> = table
         .parameters()

@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::file::write_atomically;
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
 use crate::log::metrics::{Record, read_records};
-use crate::tensor::file::write_atomically;
 use html::{escape, escape_cut, note, section};
 use samples::Samples;
 
@@ -42,10 +42,10 @@ pub struct Contents {
 pub enum ReportError {
     #[error("{path}: not a folder; give the folder of a run, such as runs/demo")]
     NotAFolder { path: PathBuf },
-    #[error("{path}: cannot write the report: {source}")]
-    Write { path: PathBuf, source: io::Error },
-    #[error("chart \"{title}\" cannot be drawn: {source}")]
-    Chart { title: &'static str, source: chart::ChartError },
+    #[error("{path}: cannot write the report: {error}")]
+    Write { path: PathBuf, error: io::Error },
+    #[error("chart \"{title}\" cannot be drawn: {error}")]
+    Chart { title: &'static str, error: chart::ChartError },
 }
 
 /// What the folder holds; where something is missing, the reason in a sentence for the reader.
@@ -67,7 +67,7 @@ pub fn write_report(run_dir: &Path, contents: &Contents) -> Result<PathBuf, Repo
     let path = run_dir.join("report.html");
     match write_atomically(&path, html.as_bytes()) {
         Ok(()) => Ok(path),
-        Err(source) => Err(ReportError::Write { path, source }),
+        Err(error) => Err(ReportError::Write { path, error }),
     }
 }
 
@@ -150,7 +150,7 @@ fn curves_html(run: &Run, contents: &Contents) -> Result<String, ReportError> {
         results::before(contents, run.summary.as_ref().ok()?, stage.key, key)
     }) {
         Ok(figure) => Ok(figure.unwrap_or_default()),
-        Err(source) => Err(ReportError::Chart { title: chart.title, source }),
+        Err(error) => Err(ReportError::Chart { title: chart.title, error }),
     };
     let figures = |folded: bool| -> Result<String, ReportError> {
         let charts = contents.stages.iter().flat_map(|stage| stage.charts.iter().map(move |chart| (*stage, chart)));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Contents, html};
 use crate::log::columns::{Column, Form};
 use crate::log::metrics::Record;
-use crate::log::progress::{clock, positive_zero};
+use crate::log::progress::{clock, signed};
 use crate::log::table::TextTable;
 
 /// Keys of an evaluation that are read besides its columns: pairs, judgements of each side, and accuracy by task.
@@ -132,8 +132,8 @@ fn rows(
 
 fn show_change(change: f64, form: Form, more_is_better: bool) -> String {
     let text = match form {
-        Form::Percent => format!("{:+.1}", positive_zero(change * 100.0, 1)),
-        Form::Points => format!("{:+.2}", positive_zero(change, 2)),
+        Form::Percent => signed(change * 100.0, 1),
+        Form::Points => signed(change, 2),
     };
     let class = match (change > 0.0) == more_is_better {
         _ if text.trim_start_matches(['+', '-', '0', '.']).is_empty() => "same",
@@ -147,7 +147,7 @@ fn show(value: Option<f64>, form: Form) -> String {
     match (value, form) {
         (None, _) => "–".to_owned(),
         (Some(value), Form::Percent) => format!("{:.1} %", value * 100.0),
-        (Some(value), Form::Points) => format!("{:+.2}", positive_zero(value, 2)),
+        (Some(value), Form::Points) => signed(value, 2),
     }
 }
 

@@ -7,6 +7,7 @@
 //! are row-invariant, and random numbers are keyed by position, so any schedule gives the same text.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +15,7 @@ use rayon::prelude::*;
 
 use super::pages::Pages;
 use super::scheduler::{Pending, Scheduler, longest_completion};
-use super::{Completion, EngineError, PromptGroup, SampleRequest};
+use super::{Completion, Ended, EngineError, NotFinite, PromptGroup, SampleRequest};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample};
@@ -115,56 +116,86 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Generates every sample of every group, in the order of the request. It calls `finished` with the number of completions
-    /// that have just ended. Setting `stop` from another thread ends the work with an error.
+    /// that have just ended. Setting `stop` from another thread ends the work with an error, and so do logits that are not
+    /// finite.
     pub fn generate(
         &mut self,
         model: &Qwen3<B>,
         groups: &[PromptGroup],
         stop: Option<&AtomicBool>,
-        finished: impl FnMut(usize) + Send,
+        mut finished: impl FnMut(usize) + Send,
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        let mut completions: Vec<Vec<Option<Completion>>> =
+            groups.iter().map(|group| vec![None; group.samples.len()]).collect();
+        let mut failed = None;
+        let each = |Ended { group, sample, completion }: Ended| match completion {
+            Ok(completion) => {
+                completions[group][sample] = Some(completion);
+                finished(1);
+                ControlFlow::Continue(())
+            }
+            Err(NotFinite { position }) => {
+                failed.get_or_insert(EngineError::NotFinite { group, sample, position });
+                ControlFlow::Break(())
+            }
+        };
+        let ended = self.generate_each(model, groups, stop, each);
+        failed.map_or(ended, Err)?;
+        let ended = |samples: Vec<Option<Completion>>| {
+            samples.into_iter().map(|completion| completion.expect("every sample has ended")).collect()
+        };
+        Ok(completions.into_iter().map(ended).collect())
+    }
+
+    /// Generates every sample of every group and calls `each` with every one as it ends. They begin in the order of the
+    /// request, but a short one ends before a longer one that began earlier. A sample whose logits are not finite ends alone.
+    /// Setting `stop` from another thread ends the work with [`EngineError::Interrupted`], and so does a `Break` of `each`.
+    pub fn generate_each(
+        &mut self,
+        model: &Qwen3<B>,
+        groups: &[PromptGroup],
+        stop: Option<&AtomicBool>,
+        each: impl FnMut(Ended) -> ControlFlow<()> + Send,
+    ) -> Result<(), EngineError> {
         let one = |group: &PromptGroup, sample: &SampleRequest| PromptGroup {
             samples: vec![sample.clone()],
             ..group.clone()
         };
-        // Every group, or every sample as a separate group, with the index of the group it came from.
-        let parts: Vec<(usize, Cow<'_, PromptGroup>)> = if self.limits.share_prompts {
-            groups.iter().map(Cow::Borrowed).enumerate().collect()
+        // Every group, or every sample as a separate group, with the indices of the group and of the first sample.
+        let parts: Vec<(usize, usize, Cow<'_, PromptGroup>)> = if self.limits.share_prompts {
+            groups.iter().enumerate().map(|(i, group)| (i, 0, Cow::Borrowed(group))).collect()
         } else {
             let split = |(i, group): (usize, &PromptGroup)| {
-                group.samples.iter().map(move |sample| (i, one(group, sample))).collect::<Vec<_>>()
+                let alone = |(first, sample)| (i, first, Cow::Owned(one(group, sample)));
+                group.samples.iter().enumerate().map(alone).collect::<Vec<_>>()
             };
-            groups.iter().enumerate().flat_map(split).map(|(i, group)| (i, Cow::Owned(group))).collect()
+            groups.iter().enumerate().flat_map(split).collect()
         };
         let count = self.workers.len();
-        let finished = Mutex::new(finished);
-        let report = |ended: usize| {
-            if let Ok(mut finished) = finished.lock() {
-                finished(ended);
-            }
-        };
+        let (each, broken) = (Mutex::new(each), AtomicBool::new(false));
+        let stopped = || broken.load(Ordering::Relaxed) || stop.is_some_and(|flag| flag.load(Ordering::Relaxed));
         // Groups are assigned round-robin, so that the workers end at about the same time.
         let assigned = |worker: usize| parts.iter().skip(worker).step_by(count);
         let run_worker = |(index, worker): (usize, &mut Worker<B>)| {
-            let own: Vec<&PromptGroup> = assigned(index).map(|(_, group)| group.as_ref()).collect();
-            worker.generate(model, &own, stop, &report).map_err(|error| match error {
-                EngineError::NotFinite { group, sample, position } => {
-                    EngineError::NotFinite { group: parts[index + group * count].0, sample, position }
+            let own: Vec<&PromptGroup> = assigned(index).map(|(_, _, group)| group.as_ref()).collect();
+            let ended = |ended: Ended| {
+                let (group, first, _) = parts[index + ended.group * count];
+                let ended = Ended { group, sample: first + ended.sample, ..ended };
+                if each.lock().is_ok_and(|mut each| each(ended).is_break()) {
+                    broken.store(true, Ordering::Relaxed);
                 }
-                other => other,
-            })
+            };
+            // What one worker cannot do, the others need not go on with.
+            worker.generate(model, &own, &stopped, ended).inspect_err(|_| broken.store(true, Ordering::Relaxed))
         };
-        let results: Vec<Result<_, EngineError>> = if count == 1 {
+        let results: Vec<Result<(), EngineError>> = if count == 1 {
             vec![model.backend.together(|| run_worker((0, &mut self.workers[0])))]
         } else {
             self.workers.par_iter_mut().enumerate().map(|worker| model.backend.alone(|| run_worker(worker))).collect()
         };
-        let mut completions: Vec<Vec<Completion>> = groups.iter().map(|_| Vec::new()).collect();
-        let mut results = results.into_iter().map(|r| Ok(r?.into_iter())).collect::<Result<Vec<_>, EngineError>>()?;
-        for (index, (group, _)) in parts.iter().enumerate() {
-            completions[*group].extend(results[index % count].next().expect("there is one result per group"));
-        }
-        Ok(completions)
+        let (interrupted, others): (Vec<_>, Vec<_>) =
+            results.into_iter().partition(|result| matches!(result, Err(EngineError::Interrupted)));
+        others.into_iter().chain(interrupted).collect()
     }
 }
 
@@ -197,26 +228,21 @@ impl<B: Backend> Worker<B> {
         &mut self,
         model: &Qwen3<B>,
         groups: &[&PromptGroup],
-        stop: Option<&AtomicBool>,
-        finished: &impl Fn(usize),
-    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        stopped: &impl Fn() -> bool,
+        ended: impl Fn(Ended),
+    ) -> Result<(), EngineError> {
         self.check(model, groups)?;
         // A previous call that failed left its pages allocated, so each call starts with a new pool.
         self.pages = Pages::new(self.limits.cache_rows, self.limits.page_size);
         let mut scheduler = Scheduler::new(groups);
         while !scheduler.done() {
-            if stop.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            if stopped() {
                 return Err(EngineError::Interrupted);
             }
             model.backend.range(|| "rollout".into(), || self.step(model, &mut scheduler))?;
-            if scheduler.newly_finished > 0 {
-                finished(std::mem::take(&mut scheduler.newly_finished));
-            }
+            scheduler.ended.drain(..).for_each(&ended);
         }
-        let ended = |samples: Vec<Option<Completion>>| {
-            samples.into_iter().map(|c| c.expect("every sample has ended")).collect()
-        };
-        Ok(scheduler.completions.into_iter().map(ended).collect())
+        Ok(())
     }
 
     fn check(&self, model: &Qwen3<B>, groups: &[&PromptGroup]) -> Result<(), EngineError> {
@@ -270,7 +296,8 @@ impl<B: Backend> Worker<B> {
             ids.extend(some_ids.get().map_err(OpError::from)?);
             logprobs.extend(some_logprobs.get().map_err(OpError::from)?);
         }
-        scheduler.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs)
+        scheduler.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs);
+        Ok(())
     }
 
     /// Pads a decode batch with dummy tokens, each a separate sequence in a row after the pages: the batches then have few

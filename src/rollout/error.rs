@@ -11,6 +11,7 @@ pub enum EngineError {
     Request(String),
     #[error("rollout: the model's logits are not finite (prompt {group}, sample {sample}, position {position})")]
     NotFinite { group: usize, sample: usize, position: usize },
+    /// `stop` was set, or whoever took the completions wanted no more.
     #[error("rollout: interrupted")]
     Interrupted,
 }

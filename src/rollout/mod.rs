@@ -8,4 +8,4 @@ mod scheduler;
 
 pub use engine::{Engine, EngineLimits};
 pub use error::EngineError;
-pub use request::{Completion, FinishReason, PromptGroup, SampleRequest};
+pub use request::{Completion, Ended, FinishReason, NotFinite, PromptGroup, SampleRequest};

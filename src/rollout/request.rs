@@ -41,3 +41,21 @@ pub struct Completion {
     pub logprobs: Vec<f32>,
     pub finish_reason: FinishReason,
 }
+
+/// The end of one sample of a [`PromptGroup`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// Its group's index in the request.
+    pub group: usize,
+    /// Its index in the group.
+    pub sample: usize,
+    /// `Err`: there is none, because the logits were not finite.
+    pub completion: Result<Completion, NotFinite>,
+}
+
+/// The logits that a sample's next token was to be drawn from were not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFinite {
+    /// The token's position, counted from the beginning of the prompt.
+    pub position: usize,
+}

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::pages::{PageAllocation, Pages};
-use super::{Completion, EngineError, FinishReason, PromptGroup, SampleRequest};
+use super::{Completion, Ended, FinishReason, NotFinite, PromptGroup, SampleRequest};
 use crate::model::Batch;
 use crate::ops::sample::Draw;
 
@@ -79,9 +79,9 @@ pub struct Scheduler<'a> {
     prefilling: VecDeque<(usize, usize)>,
     ready: VecDeque<Waiting>,
     pub running: Vec<SharedSequence>,
-    pub completions: Vec<Vec<Option<Completion>>>,
     open: usize,
-    pub newly_finished: usize,
+    /// Samples that have ended and are not taken yet.
+    pub ended: Vec<Ended>,
     /// The largest `max_new_tokens` of all groups.
     longest_completion: usize,
 }
@@ -96,14 +96,13 @@ impl<'a> Scheduler<'a> {
             prefilling: VecDeque::new(),
             ready: VecDeque::new(),
             running: Vec::new(),
-            completions: groups.iter().map(|group| vec![None; group.samples.len()]).collect(),
             open: groups.iter().map(|group| group.samples.len()).sum(),
-            newly_finished: 0,
+            ended: Vec::new(),
             longest_completion: longest_completion(groups),
         }
     }
 
-    /// Whether every sample has its completion.
+    /// Whether every sample has ended.
     pub fn done(&self) -> bool {
         self.open == 0
     }
@@ -225,43 +224,35 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Appends the sampled tokens: first to running completions, then to the samples of prompts that have just ended.
-    pub fn take_draws(
-        &mut self,
-        pages: &mut Pages,
-        ended: &[usize],
-        ids: &[u32],
-        logprobs: &[f32],
-    ) -> Result<(), EngineError> {
+    pub fn take_draws(&mut self, pages: &mut Pages, ended: &[usize], ids: &[u32], logprobs: &[f32]) {
         let mut draws = ids.iter().copied().zip(logprobs.iter().copied());
         for sequence in std::mem::take(&mut self.running) {
             let count = sequence.samples.len();
-            self.grow(pages, sequence, draws.by_ref().take(count))?;
+            self.grow(pages, sequence, draws.by_ref().take(count));
         }
         for &group in ended {
             for sample in 0..self.groups[group].samples.len() {
                 let (id, logprob) = draws.next().expect("there is one draw per sample");
-                self.check(group, sample, 0, logprob)?;
-                if self.is_last(group, id, 1) {
+                if !logprob.is_finite() {
+                    self.fail(pages, group, sample, 0);
+                } else if self.is_last(group, id, 1) {
                     self.end(pages, group, sample, vec![id], vec![logprob]);
                 } else {
                     self.ready.push_back(Waiting { group, sample, id, logprob });
                 }
             }
         }
-        Ok(())
     }
 
     /// Appends a token to each completion of a sequence. Those with the same token remain one sequence.
-    fn grow(
-        &mut self,
-        pages: &mut Pages,
-        sequence: SharedSequence,
-        draws: impl Iterator<Item = (u32, f32)>,
-    ) -> Result<(), EngineError> {
+    fn grow(&mut self, pages: &mut Pages, sequence: SharedSequence, draws: impl Iterator<Item = (u32, f32)>) {
         let SharedSequence { group, mut tokens, samples, shared_rows, own_rows, mut reserved } = sequence;
         let mut parts: Vec<(u32, Vec<RunningSample>)> = Vec::new();
         for (mut sample, (id, logprob)) in samples.into_iter().zip(draws) {
-            self.check(group, sample.index, tokens.len(), logprob)?;
+            if !logprob.is_finite() {
+                self.fail(pages, group, sample.index, tokens.len());
+                continue;
+            }
             sample.logprobs.push(logprob);
             match parts.iter_mut().find(|part| part.0 == id) {
                 Some((_, part)) => part.push(sample),
@@ -301,15 +292,12 @@ impl<'a> Scheduler<'a> {
             unused.extend(shared_rows.into_iter().chain([own_rows]).chain(reserved));
         }
         unused.into_iter().for_each(|allocation| pages.free(allocation));
-        Ok(())
     }
 
-    /// Returns an error for a log-probability that is not finite; `tokens` tokens of the completion come before it.
-    fn check(&self, group: usize, sample: usize, tokens: usize, logprob: f32) -> Result<(), EngineError> {
-        if logprob.is_finite() {
-            return Ok(());
-        }
-        Err(EngineError::NotFinite { group, sample, position: self.groups[group].prompt.len() + tokens })
+    /// Ends a sample whose next token has a log-probability that is not finite, after `tokens` tokens.
+    fn fail(&mut self, pages: &mut Pages, group: usize, sample: usize, tokens: usize) {
+        let position = self.groups[group].prompt.len() + tokens;
+        self.close(pages, Ended { group, sample, completion: Err(NotFinite { position }) });
     }
 
     /// Whether a completion ends with this token, its `tokens`-th one.
@@ -320,7 +308,12 @@ impl<'a> Scheduler<'a> {
     fn end(&mut self, pages: &mut Pages, group: usize, sample: usize, tokens: Vec<u32>, logprobs: Vec<f32>) {
         let stopped = tokens.last().is_some_and(|id| self.groups[group].stop.contains(id));
         let finish_reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
-        self.completions[group][sample] = Some(Completion { tokens, logprobs, finish_reason });
+        self.close(pages, Ended { group, sample, completion: Ok(Completion { tokens, logprobs, finish_reason }) });
+    }
+
+    fn close(&mut self, pages: &mut Pages, ended: Ended) {
+        let group = ended.group;
+        self.ended.push(ended);
         let prompt = self.prompts[group].as_mut().expect("the prompt of an unfinished sample is in the cache");
         prompt.open_samples -= 1;
         if prompt.open_samples == 0 {
@@ -328,7 +321,6 @@ impl<'a> Scheduler<'a> {
             pages.free(prompt.allocation);
         }
         self.open -= 1;
-        self.newly_finished += 1;
     }
 }
 
@@ -366,7 +358,7 @@ mod tests {
             most = most.max(scheduler.running.len());
             batches += 1;
             let count = pending.draws.len();
-            scheduler.take_draws(&mut pages, &ended, &vec![2; count], &vec![-1.0; count]).unwrap();
+            scheduler.take_draws(&mut pages, &ended, &vec![2; count], &vec![-1.0; count]);
         }
         assert_eq!(pages.allocated_rows(), 0);
         (most, batches)

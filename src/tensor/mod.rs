@@ -3,7 +3,6 @@
 pub mod device;
 pub mod dtype;
 pub mod fetch;
-pub mod file;
 pub mod host_memory;
 pub mod profile;
 pub mod safetensors;

@@ -176,5 +176,5 @@ pub fn write_tensors(path: &Path, tensors: &[NamedTensor<'_>], dtype: DType) -> 
         .collect::<Result<Vec<_>, TensorFileError>>()?;
     let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| error(path, e))?;
-    super::file::write_atomically(path, &bytes).map_err(|e| error(path, format!("cannot be written: {e}")))
+    crate::file::write_atomically(path, &bytes).map_err(|e| error(path, format!("cannot be written: {e}")))
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// Errors of loading, rendering and encoding. Every message says where, what was expected and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
     /// A file could be read, but its contents are wrong.
     #[error("{}: {reason}", path.display())]
     File { path: PathBuf, reason: String },

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{CHAT_TEMPLATE, Inner, Tokenizer, TokenizerError};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -18,7 +18,7 @@ impl Tokenizer {
     /// used, provided that the vocabulary has its control tokens. Without a `pad_token`, the eos token pads.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join(TOKENIZER);
-        let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Io { path: path.clone(), source })?;
+        let bytes = std::fs::read(&path).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
         let inner = Inner::from_bytes(&bytes)
             .map_err(|error| TokenizerError::File { path, reason: format!("is not a tokenizer: {error}") })?;
         let config = read_object(&dir.join(CONFIG))?.unwrap_or_default();
@@ -46,7 +46,7 @@ impl Tokenizer {
     /// [`Self::from_dir`] read the same tokenizer. It keeps the class and all other settings that were loaded, creates the
     /// folder if necessary, and writes each file atomically.
     pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
-        std::fs::create_dir_all(dir).map_err(|source| TokenizerError::Io { path: dir.into(), source })?;
+        std::fs::create_dir_all(dir).map_err(|error| TokenizerError::Io { path: dir.into(), error })?;
         let json = self.inner.to_string(true).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
         write_file(dir, TOKENIZER, &json)?;
         let config = serde_json::to_string_pretty(&self.saved_config())
@@ -76,7 +76,7 @@ fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TokenizerError::Io { path: path.into(), source }),
+        Err(error) => Err(TokenizerError::Io { path: path.into(), error }),
     }
 }
 
@@ -120,5 +120,5 @@ fn eos_ids_of(generation: &Map<String, Value>) -> Vec<u32> {
 
 fn write_file(dir: &Path, name: &str, text: &str) -> Result<(), TokenizerError> {
     write_atomically(&dir.join(name), text.as_bytes())
-        .map_err(|source| TokenizerError::Io { path: dir.join(name), source })
+        .map_err(|error| TokenizerError::Io { path: dir.join(name), error })
 }

@@ -11,6 +11,7 @@ use crate::data::order::Order;
 use crate::data::{
     Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs, pairs_to_conversations,
 };
+use crate::file::say;
 use crate::judge::{Judge, JudgePair};
 use crate::random::{Purpose, Stream};
 use crate::tokenizer::Tokenizer;
@@ -127,10 +128,10 @@ fn load_options(settings: &Settings) -> LoadOptions {
 /// Says what was left out, on stderr.
 pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
     if skipped.count > 0 {
-        eprintln!("{} bad rows were skipped, for example:", skipped.count);
-        skipped.reasons.iter().for_each(|reason| eprintln!("  {reason}"));
+        say!("{} bad rows were skipped, for example:", skipped.count);
+        skipped.reasons.iter().for_each(|reason| say!("  {reason}"));
     }
     if too_long > 0 {
-        eprintln!("{too_long} rows of more than {limit} tokens were kept out");
+        say!("{too_long} rows of more than {limit} tokens were kept out");
     }
 }

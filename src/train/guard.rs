@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::file::write_atomically;
 use crate::optimizer::Update;
-use crate::tensor::file::write_atomically;
 
 /// Why training stops: too many skipped steps in a row, or a skipped batch that cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -14,8 +14,8 @@ pub enum GuardError {
          updated in them. The batches are in {folder}. Lower the learning rate, or look at those batches for broken text"
     )]
     Diverged { step: u64, loss: f64, norm: f64, in_a_row: u32, folder: String },
-    #[error("{file}: the batch of a skipped step cannot be written: {source}")]
-    Dump { file: String, source: std::io::Error },
+    #[error("{file}: the batch of a skipped step cannot be written: {error}")]
+    Dump { file: String, error: std::io::Error },
 }
 
 /// Counts skipped steps.
@@ -53,7 +53,7 @@ impl Guard {
             "step": step, "loss": loss.to_string(), "grad_norm": norm.to_string(), "ids": ids(),
         });
         write_atomically(&file, dump.to_string().as_bytes())
-            .map_err(|source| GuardError::Dump { file: file.display().to_string(), source })?;
+            .map_err(|error| GuardError::Dump { file: file.display().to_string(), error })?;
         if self.in_a_row < self.patience {
             return Ok(());
         }

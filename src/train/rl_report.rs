@@ -6,7 +6,7 @@
 
 use super::rl_metrics::{RlMetrics, STAGE};
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
-use crate::log::progress::positive_zero;
+use crate::log::progress::fixed;
 use crate::log::signs::{Ends, Finding, Level, Sign};
 
 /// Reinforcement learning, for the report.
@@ -199,9 +199,9 @@ fn margin(ends: &Ends) -> Option<Finding> {
     Some(Finding {
         level: Level::of(now < 0.5, now < 1.0 || shrinking),
         found: format!(
-            "Chosen responses score {:.2} points above rejected ones (at the start of RL: {:.2}).",
-            positive_zero(now, 2),
-            positive_zero(then, 2)
+            "Chosen responses score {} points above rejected ones (at the start of RL: {}).",
+            fixed(now, 2),
+            fixed(then, 2)
         ),
         advice: match () {
             () if now < 0.5 => {

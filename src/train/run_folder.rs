@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::learner::Learner;
 use crate::checkpoint::{self, Progress};
 use crate::config::Settings;
+use crate::file::{say, write_atomically};
 use crate::log::{Environment, MetricsWriter};
 use crate::ops::Backend;
 use crate::report::{Contents, write_report};
 use crate::setting::Valid;
-use crate::tensor::file::write_atomically;
 
 /// Where a run leaves its files.
 pub struct RunFolder {
@@ -84,6 +84,6 @@ pub fn open_run<B: Backend>(
     ensure!(state.stage == stage, "{}: is a checkpoint of `{}`, not of `{stage}`", folder.display(), state.stage);
     let (seed, asked) = (state.seed, settings.run.seed);
     ensure!(seed == asked, "{}: was made with seed {seed}, and this run has seed {asked}", folder.display());
-    eprintln!("resuming after step {} ({})", state.progress.step, folder.display());
+    say!("resuming after step {} ({})", state.progress.step, folder.display());
     Ok((RunFolder::resume(out, stage, state.progress.step)?, state.progress))
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use patarm::data::{Message, synthetic};
 use patarm::judge::{Judge, JudgeSettings, PromptFile, VerdictRules};
+use patarm::setting::Valid;
 use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use serde_json::Value;
 
@@ -38,7 +39,7 @@ fn judges() -> Vec<(&'static str, Judge)> {
     let built_in = || JudgeSettings::built_in().unwrap();
     let mut judges = vec![
         ("tiny", Judge::new(built_in(), tiny::tokenizer()).unwrap()),
-        ("demo", Judge::new(demo_way, demo.unwrap()).unwrap()),
+        ("demo", Judge::new(Valid::new(demo_way).unwrap(), demo.unwrap()).unwrap()),
     ];
     if let Some(source) = shared("qwen3_tokenizer") {
         judges.push(("Qwen3", Judge::new(built_in(), golden::qwen3(&source)).unwrap()));

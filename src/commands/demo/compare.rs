@@ -13,6 +13,7 @@ use super::{DemoArgs, MODEL, SFT_MODEL};
 use crate::commands::pretrained::{self, Pretrained};
 use crate::commands::report::CONTENTS;
 use crate::config::Settings;
+use crate::file::console;
 use crate::judge::{JudgePair, JudgeSettings, Judged};
 use crate::log::{TextTable, read_records};
 use crate::model::Qwen3;
@@ -74,7 +75,7 @@ pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicB
         table.row([check.name, &check.cpu, &check.device, &check.expected, verdict]);
     }
     run.finish(&summary, &CONTENTS)?;
-    println!("{table}");
+    console::print_line(&table)?;
     let failed: Vec<&str> = summary.checks.iter().filter(|check| !check.holds).map(|check| check.name).collect();
     ensure!(failed.is_empty(), "{} is not right: {}", summary.device, failed.join(", "));
     Ok(())

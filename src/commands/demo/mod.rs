@@ -20,6 +20,7 @@ use super::{flag, pretrained};
 use crate::config::{SEED, SHARE, Settings, THREADS};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
+use crate::file::console;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -213,7 +214,8 @@ fn print_results(summary: &Summary, report: &Path, model: &Path) -> anyhow::Resu
         serde_json::Value::Object(record) => record,
         other => anyhow::bail!("a summary is an object, got {other}"),
     };
-    println!("{}", results::text_table(&CONTENTS, &record));
-    println!("{:.0} s. The trained judge: {}. The report: {}", summary.wall_s, model.display(), report.display());
+    let (table, seconds) = (results::text_table(&CONTENTS, &record), summary.wall_s);
+    let (model, report) = (model.display(), report.display());
+    console::print_line(format_args!("{table}\n{seconds:.0} s. The trained judge: {model}. The report: {report}"))?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Example, Suite};
-use crate::tensor::file::write_atomically;
+use crate::file::write_atomically;
 
 /// Rows of each file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,89 @@
+//! What the commands that work through a file of rows share: where the rows go, and what a row depends on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use super::device::DeviceChoice;
+use crate::file::{Existing, RowError, RowOutput, RowWriter};
+use crate::model::Qwen3Config;
+use crate::rollout::EngineError;
+
+/// Where rows go.
+#[derive(Clone, Debug, Args)]
+pub struct RowArgs {
+    /// Where the rows go; `-`: standard output. They are written as they finish, in the order of the input.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub output: String,
+    /// Go on with an --output that was not finished: its rows are kept, and only the rest is done. Input and settings must be
+    /// those of before (FILE.resume, beside it, holds them).
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Begin an --output again that exists already.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+impl RowArgs {
+    /// Tries the output, before anything is loaded. It must be none of `inputs` and no file of the model's directory.
+    pub fn open(&self, inputs: &[PathBuf], model: &Path) -> Result<RowOutput, RowError> {
+        let existing = match (self.resume, self.overwrite) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Overwrite,
+            _ => Existing::Refuse,
+        };
+        let files = std::fs::read_dir(model).into_iter().flatten().flatten().map(|entry| entry.path());
+        let inputs: Vec<PathBuf> = inputs.iter().cloned().chain(files).collect();
+        RowOutput::new(&self.output, existing, &inputs)
+    }
+
+    /// How the work on `rows` rows ended: with what the writer met, or else with what the engine did. What is finished is kept.
+    pub fn conclude(
+        &self,
+        rows: usize,
+        writer: RowWriter,
+        written: Result<(), RowError>,
+        engine: Result<(), EngineError>,
+    ) -> anyhow::Result<()> {
+        let (done, file) = (writer.finished(), writer.is_file());
+        let ended = written.map_err(anyhow::Error::from).and(engine.map_err(anyhow::Error::from));
+        let ended = ended.and_then(|()| Ok(writer.finish()?));
+        match file {
+            true => ended.with_context(|| {
+                format!("{done} of {rows} rows are kept in {}; the same command with --resume goes on", self.output)
+            }),
+            false => ended,
+        }
+    }
+}
+
+/// A number for everything that a model computes with: its shape and every weight.
+pub fn fingerprint_of_model(config: &Qwen3Config, weights: &[f32]) -> String {
+    const CHUNK: usize = 16 << 20;
+    let hashes: Vec<_> = weights.par_chunks(CHUNK).map(|chunk| blake3::hash(bytemuck::cast_slice(chunk))).collect();
+    let mut all = blake3::Hasher::new();
+    all.update(config.to_json().to_string().as_bytes());
+    for hash in hashes {
+        all.update(hash.as_bytes());
+    }
+    all.finalize().to_hex().to_string()
+}
+
+/// A number for what is to be worked on: the rows' ids and their prompts as tokens, in their order.
+pub fn fingerprint_of_input<'a>(rows: impl Iterator<Item = (&'a Value, &'a [u32])>) -> String {
+    let mut all = blake3::Hasher::new();
+    for (id, prompt) in rows {
+        let id = id.to_string();
+        all.update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes());
+        all.update(&(prompt.len() as u64).to_le_bytes()).update(bytemuck::cast_slice(prompt));
+    }
+    all.finalize().to_hex().to_string()
+}
+
+/// The device as far as it changes bits.
+pub fn kind_of_device(device: DeviceChoice) -> Value {
+    json!(device.to_string().split(':').next())
+}

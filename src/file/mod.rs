@@ -1,0 +1,15 @@
+//! Everything that is written: whole files, rows of a long job, and the terminal.
+//!
+//! A plain file is written aside and renamed, so that it is never there half-written. What is not a plain file (a device, a pipe,
+//! an open descriptor) is written through and never replaced. Rows of a job are appended as they finish, so that a job that is
+//! ended loses only what it was working on. Nothing here panics because an output is full, closed or gone.
+
+mod atomic;
+pub mod console;
+mod rows;
+mod target;
+
+pub use atomic::{UNFINISHED_PREFIX, write_atomically};
+pub(crate) use console::say;
+pub use rows::{Existing, RowError, RowOutput, RowWriter};
+pub use target::{Target, is_same, try_writing};
