@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::console::{self, StdoutError};
-use super::target::{Target, folder_of, is_same, try_folder};
+use super::target::{Target, folder_of, is_same, try_creating};
 
 /// What becomes of an output that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl RowOutput {
             match Target::of(Path::new(output)).map_err(failed)? {
                 Target::Through(file) => Place::Through(file),
                 Target::Plain { path, existing: None } => {
-                    try_folder(folder_of(&path)).map_err(failed)?;
+                    try_creating(Path::new(output), &path).map_err(failed)?;
                     Place::File { path, file: None }
                 }
                 Target::Plain { path, existing: Some(found) } => {

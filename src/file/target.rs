@@ -106,23 +106,20 @@ pub fn try_writing(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     match Target::of(path)? {
-        Target::Plain { path, existing: None } => try_folder(folder_of(&path)),
+        Target::Plain { path: target, existing: None } => try_creating(path, &target),
         _ => Ok(()),
     }
 }
 
-/// Whether a file can be created in a folder, or in the nearest folder that is there.
-pub(super) fn try_folder(folder: &Path) -> io::Result<()> {
-    let there = folder.ancestors().map(|at| if at.as_os_str().is_empty() { Path::new(".") } else { at });
-    let nearest = there.into_iter().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(Path::new("."));
-    let within = |error: io::Error| {
-        io::Error::new(error.kind(), format!("in {} no file can be created: {error}", nearest.display()))
-    };
-    tempfile::Builder::new()
-        .prefix(UNFINISHED_PREFIX)
-        .tempfile_in(nearest)
-        .map(drop)
-        .map_err(|e| within(plain_error(e)))
+/// Whether a file can be created where `name` leads to. Missing folders can be made, but not behind a link.
+pub(super) fn try_creating(name: &Path, target: &Path) -> io::Result<()> {
+    let mut folder = folder_of(target);
+    while name == target && fs::symlink_metadata(folder).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        folder = folder_of(folder);
+    }
+    let created = tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempfile_in(folder).map_err(plain_error);
+    let within = |error: io::Error| format!("in {} no file can be created: {error}", folder.display());
+    created.map(drop).map_err(|error| io::Error::new(error.kind(), within(error)))
 }
 
 /// The system's error without the path of the temporary file, which nobody has asked for.
