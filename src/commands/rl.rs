@@ -46,7 +46,7 @@ pub struct RlArgs {
 pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     let rubrics = args.rubrics.iter().map(|file| Assignment::flag("--rubrics", "data.rubrics", file.as_str()));
     let settings = args.train.settings("rl", rubrics.collect())?;
-    if args.train.printed(&settings) {
+    if args.train.printed(&settings)? {
         return Ok(());
     }
     let stop = super::stop_flag()?;
@@ -86,14 +86,14 @@ fn train_rl<B: Backend>(
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, settings.part(|s| &s.rl.adamw), s.micro_batch_tokens)
         .with_context(|| format!("a learner for rl.micro_batch_tokens = {} cannot be made", s.micro_batch_tokens))?;
-    let out = Path::new(&settings.run.out);
-    let (mut folder, mut progress) = open_run(out, RL.key, settings, args.train.resume, &mut learner)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
     let mut engine = Engine::new(&learner.model, limits).with_context(|| {
         let (prompt, new) = (s.max_prompt_tokens, s.max_new_tokens);
         format!("no room for rl.max_running = {} completions of {prompt} + {new} tokens: lower it", s.max_running)
     })?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
+    let out = Path::new(&settings.run.out);
+    let (mut folder, mut progress) = open_run(out, RL.key, settings, args.train.resume, &mut learner)?;
     let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if let Some(table) = backend.memory_table() {
         say!("{table}");

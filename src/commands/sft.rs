@@ -42,7 +42,7 @@ pub struct SftArgs {
 pub fn run(args: &SftArgs) -> anyhow::Result<()> {
     let target = args.target.iter().map(|target| Assignment::flag("--target", "sft.target", target.as_str()));
     let settings = args.train.settings("sft", target.collect())?;
-    if args.train.printed(&settings) {
+    if args.train.printed(&settings)? {
         return Ok(());
     }
     let stop = super::stop_flag()?;

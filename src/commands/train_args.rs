@@ -1,5 +1,6 @@
 //! What `sft` and `rl` have in common: their command line, and how it becomes settings.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -13,7 +14,8 @@ use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
 use crate::setting::{Assignment, Overlay, Valid, commented, overlay};
 
-/// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here.
+/// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here. Every one is
+/// checked, also those of the other stage, before anything is read.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// Training rows: JSONL or a JSON array; several files are one data set.
@@ -22,7 +24,7 @@ pub struct TrainArgs {
     /// Hugging Face directory of a Qwen3: config.json, safetensors, tokenizer.json.
     #[arg(long, value_name = "DIR")]
     pub model: Option<String>,
-    /// Random weights of a named shape instead (nano, mini, 0.6b … 32b); needs --tokenizer.
+    /// Random weights of a named shape instead of a --model (nano, mini, 0.6b … 32b); needs --tokenizer.
     #[arg(long, value_name = "SHAPE")]
     pub init: Option<String>,
     /// Directory of the tokenizer, if it is not the model's.
@@ -51,7 +53,8 @@ pub struct TrainArgs {
     /// Count bad rows and go on, instead of stopping at the first.
     #[arg(long)]
     pub skip_bad: bool,
-    /// Print the resolved settings as TOML and stop.
+    /// Print the resolved settings as TOML and stop: what each key means, the values it may have, its default. A file for
+    /// --config.
     #[arg(long)]
     pub print_config: bool,
 }
@@ -78,13 +81,16 @@ impl TrainArgs {
 
     /// Prints the settings as a TOML file that explains itself, if that was asked for; otherwise says what about them is rarely
     /// meant.
-    pub fn printed(&self, settings: &Valid<Settings>) -> bool {
-        if self.print_config {
-            print!("{}", commented(settings));
-        } else {
+    pub fn printed(&self, settings: &Valid<Settings>) -> anyhow::Result<bool> {
+        if !self.print_config {
             settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
+            return Ok(false);
         }
-        self.print_config
+        match std::io::stdout().write_all(commented(settings).as_bytes()) {
+            // Whoever reads it has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
+            written => written.map(|()| true).context("standard output cannot be written"),
+        }
     }
 
     /// File, environment and assignments over `defaults`.

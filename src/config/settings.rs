@@ -283,7 +283,7 @@ fn learning(schedule: &Schedule, adamw: &AdamWConfig) -> Vec<Finding> {
     let mut found = Vec::new();
     if schedule.warmup > schedule.total {
         let reason = "the learning rate never reaches its peak: the warm-up is longer than the stage";
-        found.push(Finding::new(Severity::Noted, &["warmup", "steps"], reason));
+        found.push(Finding::new(Severity::RefusedByHand, &["warmup", "steps"], reason));
     }
     if schedule.peak * f64::from(adamw.weight_decay) >= 1.0 {
         let reason = "their product is the share of a weight that decays in one update, and must be below 1";

@@ -213,6 +213,8 @@ fn what_is_rarely_meant_is_said() {
     assert!(notes(&["rl.aggregation=dr_grpo"]).contains("reward.advantage = none"));
     assert_eq!(notes(&["rl.aggregation=dr_grpo", "reward.advantage=none"]), "");
     assert!(notes(&["sft.steps=2"]).contains("`sft.warmup` = 20, `sft.steps` = 2"));
+    assert!(refused("sft.warmup=1001").contains("`sft.warmup` = 1001, `sft.steps` = 1000: the learning rate never"));
+    assert!(resolved("[sft]\nwarmup = 1001", &[], &[]).is_ok(), "a file may hold every key");
     assert!(notes(&["reward.threshold=9"]).contains("`high` is never earned"));
 }
 
@@ -265,6 +267,10 @@ fn words_of_rules_are_those_of_their_types() {
 
 #[test]
 fn what_is_printed_reads_back_as_the_same_settings() {
+    let text = commented(&resolved("", &[], &["rl.adamw.beta2=0.999"]).unwrap());
+    for line in ["beta2 = 0.999", "learning_rate = 1e-6", "# a number from 0.0 to below 1.0; default 0.95"] {
+        assert!(text.lines().any(|other| other == line), "{line} is missing in: {text}");
+    }
     let set = [
         "rl.adamw.beta1=0.87",
         "rl.learning_rate=3.3e-7",

@@ -1,6 +1,6 @@
 //! Resolves settings from their sources: defaults < file < environment < `--set` < flags.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::Path;
@@ -10,8 +10,9 @@ use serde::de::IntoDeserializer;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::rule::toml_text;
 use super::valid::Refusal;
-use super::{Key, Of, Rule, Section, Valid};
+use super::{Finding, Key, Of, Rule, Section, Severity, Valid};
 
 /// Prefix of environment variables: `PATARM_CFG_RL__STEPS=10` sets `rl.steps`.
 const PREFIX: &str = "PATARM_CFG_";
@@ -49,7 +50,8 @@ enum Given {
 impl Assignment {
     /// `--set KEY=VALUE`.
     pub fn set(assignment: &str) -> Result<Self, SettingError> {
-        let origin = format!("--set {assignment}");
+        let shown: String = assignment.chars().take(100).collect();
+        let origin = format!("--set {shown}{}", if shown.len() < assignment.len() { "…" } else { "" });
         let Some((key, value)) = assignment.split_once('=') else {
             return Err(error(&origin, "expected key=value, for example rl.learning_rate=1e-6"));
         };
@@ -67,6 +69,8 @@ pub struct Overlay<T> {
     pub settings: T,
     /// Where the value of a key came from, by its full name; defaults are absent.
     origins: BTreeMap<String, String>,
+    /// Keys that a variable or an argument set.
+    by_hand: BTreeSet<String>,
 }
 
 /// Lays the sources over `defaults`, later ones over earlier ones: a TOML file, the environment, assignments.
@@ -87,13 +91,15 @@ pub fn overlay<T: Section>(
         let document = DeTable::parse(&text).map_err(|e| syntax(&e, &text, line))?;
         target.merge(T::KEYS, &mut Vec::new(), document.into_inner(), &line)?;
     }
+    let mut by_hand = BTreeSet::new();
     for assignment in variables(environment)?.iter().chain(assignments) {
+        by_hand.insert(assignment.key.clone());
         let path: Vec<&str> = assignment.key.split('.').collect();
         target.assign(T::KEYS, &path, &assignment.given, &assignment.origin)?;
     }
     let origin = file.map_or("settings".into(), |path| path.display().to_string());
     let settings = Value::Table(target.table).try_into().map_err(|e: toml::de::Error| error(&origin, e.message()))?;
-    Ok(Overlay { settings, origins: target.origins })
+    Ok(Overlay { settings, origins: target.origins, by_hand })
 }
 
 /// Resolves settings from their sources, and checks them together.
@@ -115,6 +121,12 @@ impl<T: Section> Overlay<T> {
 
     /// Checks what must hold between the values.
     pub fn valid(self) -> Result<Valid<T>, SettingError> {
+        let refused =
+            |finding: &&Finding| finding.severity == Severity::RefusedByHand && self.by_hand.contains(&finding.keys[0]);
+        if let Some(finding) = self.settings.findings().iter().find(refused) {
+            let table = Table::try_from(&self.settings).unwrap_or_default();
+            return Err(self.refused(&Refusal::of(finding, &table)));
+        }
         Valid::new(self.settings.clone()).map_err(|refusal| self.refused(&refusal))
     }
 
@@ -301,8 +313,8 @@ fn plain(value: Spanned<DeValue<'_>>) -> Result<Value, String> {
 /// A value as it is written in a file; `single`: of an f32.
 pub(super) fn shown(value: &Value, single: bool) -> String {
     match value {
-        Value::Float(x) if single => Value::Float((*x as f32).to_string().parse().unwrap_or(*x)).to_string(),
-        value => value.to_string(),
+        Value::Float(x) if single => toml_text(&Value::Float((*x as f32).to_string().parse().unwrap_or(*x))),
+        value => toml_text(value),
     }
 }
 

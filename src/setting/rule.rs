@@ -58,7 +58,7 @@ impl fmt::Display for Rule {
             Self::Number { min, max, open } => {
                 let low = if open[0] { "above" } else { "from" };
                 let high = if open[1] { "to below" } else { "to" };
-                write!(f, "a number {low} {} {high} {}", Value::Float(*min), Value::Float(*max))
+                write!(f, "a number {low} {min:?} {high} {max:?}")
             }
             Self::OneOf(words) => write!(f, "one of {}", words.join(", ")),
             Self::Text => f.write_str("text"),
@@ -95,7 +95,11 @@ impl Rule {
             (Self::Table, Value::Table(_)) => true,
             _ => false,
         };
-        if fits { Ok(value) } else { Err(format!("expected {self}, got {}{}", shown(&value), self.nearest(&value))) }
+        if fits {
+            Ok(value)
+        } else {
+            Err(format!("expected {self}, got {}{}", self.shown(&value), self.nearest(&value)))
+        }
     }
 
     /// The word that was probably meant.
@@ -108,23 +112,36 @@ impl Rule {
             .map_or_else(String::new, |(_, word)| format!(" (did you mean {word}?)"))
     }
 
+    /// A value in an error: its type where that may be the fault, and not too much of it.
+    fn shown(&self, value: &Value) -> String {
+        const LONGEST: usize = 80;
+        let text = toml_text(value);
+        let text = match text.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        };
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match (self, value) {
+            (_, Value::Integer(_) | Value::Float(_) | Value::Boolean(_)) => text,
+            // TOML's integers have 64 bits: a larger one was typed.
+            (Self::Count { .. }, Value::String(typed)) if digits(typed.strip_prefix('-').unwrap_or(typed)) => {
+                text.trim_matches('"').to_string()
+            }
+            (_, value) => format!("the {} {text}", value.type_str()),
+        }
+    }
+
     /// Whether its values are text, so that what is typed needs no quotes.
     pub(super) fn is_text(&self) -> bool {
         matches!(self, Self::Text | Self::Name | Self::OneOf(_))
     }
 }
 
-/// A value in an error: its type where that may be the fault, and not too much of it.
-fn shown(value: &Value) -> String {
-    const LONGEST: usize = 80;
-    let text = value.to_string();
-    let text = match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    };
+/// A value as TOML, numbers as short as they can be: 1e-6 and not 0.000001.
+pub(super) fn toml_text(value: &Value) -> String {
     match value {
-        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => text,
-        value => format!("the {} {text}", value.type_str()),
+        Value::Float(x) if x.is_finite() => format!("{x:?}"),
+        value => value.to_string(),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Rule;
+use super::overlay::shown;
 
 /// A key of a section.
 #[derive(Debug)]
@@ -32,6 +33,9 @@ pub enum Of {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Refused,
+    /// Refused where its first key was set by hand, by a variable or an argument; said where it comes from a default, or from a
+    /// file, which may hold every key.
+    RefusedByHand,
     /// Works, but is rarely what is meant.
     Noted,
 }
@@ -146,12 +150,8 @@ impl Refusal {
 
 /// Text of a value; an f32 that was widened to f64 is shown as it was typed.
 fn plain(value: &Value) -> String {
-    match value {
-        Value::Float(x) if f64::from(*x as f32) == *x => {
-            Value::Float((*x as f32).to_string().parse().unwrap_or(*x)).to_string()
-        }
-        value => value.to_string(),
-    }
+    let single = value.as_float().is_some_and(|x| f64::from(x as f32) == x);
+    shown(value, single)
 }
 
 fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {

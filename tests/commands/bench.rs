@@ -23,8 +23,10 @@ fn decoding_says_how_long_a_step_takes_also_where_prompts_are_shared() {
 #[test]
 fn prompts_are_shared_by_whole_groups() {
     let fixture = CliFixture::new();
-    for shared in ["3", "0"] {
+    for (shared, words) in
+        [("3", ["--batch 4", "multiple", "--batch-shared"]), ("0", ["'0'", "from 1", "--batch-shared"])]
+    {
         let arguments = [&["bench", "decode", "--batch", "4", "--batch-shared", shared], &TINY[..]].concat();
-        fixture.fail(&arguments, &["--batch 4", "multiple", "--batch-shared"]);
+        fixture.fail(&arguments, &words);
     }
 }

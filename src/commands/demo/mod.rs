@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -104,13 +104,21 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
         (s.sft.steps, s.rl.steps, s.rl.pairs_per_step, s.eval.pairs) = (12, 2, 8, 16);
     }
     let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
-    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
+    let s = resolve(&s, None, std::env::vars_os(), &set)?;
+    let (needed, context) = (s.rl.max_prompt_tokens + s.rl.max_new_tokens, s.model.context);
+    ensure!(
+        needed <= context,
+        "rl.max_prompt_tokens + rl.max_new_tokens = {needed} exceed model.context = {context}: lower them or raise it"
+    );
+    Ok(s)
 }
 
 /// Learns from random weights, or with `--from` holds the device to an earlier demo's models.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let (settings, device) = (settings(args)?, args.device.device);
-    settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    if !args.quick {
+        settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    }
     let stop = super::stop_flag()?;
     super::on_threads(settings.run.threads, || match &args.from {
         None => with_backend!(device, backend => learn(backend, args, &settings, &stop)),

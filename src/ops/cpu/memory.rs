@@ -39,6 +39,7 @@ impl<T: Pod> Aligned<T> {
     pub fn zeros(len: usize) -> Result<Self, DeviceError> {
         let () = Self::FITS;
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| out_of_memory::<T>(len))?;
+        check_available(bytes, || format!("a buffer of {len} elements"))?;
         let lines = filled(bytes.div_ceil(size_of::<Line>()), Line::zeroed()).map_err(|_| out_of_memory::<T>(len))?;
         Ok(Self { lines, len, of: PhantomData })
     }
@@ -131,10 +132,7 @@ mod tests {
             let errors =
                 [filled(len, 0.0f32).map(drop).unwrap_err(), Aligned::<f32>::zeros(len).map(drop).unwrap_err()];
             for message in errors.map(|error| error.to_string()) {
-                assert!(
-                    message.contains(&format!("out of memory: could not allocate {len} elements of 4")),
-                    "{message}"
-                );
+                assert!(message.contains("out of memory") && message.contains(&len.to_string()), "{message}");
             }
         }
     }
