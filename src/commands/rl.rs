@@ -1,35 +1,37 @@
 //! `rl`: GRPO on the Preference-Aware Reward, from preference pairs.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
+use super::ending::{conclude, ended};
+use super::interrupt;
 use super::pretrained::{self, PretrainedSource};
-use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
-use crate::config::Settings;
+use crate::config::{RlSettings, Settings};
 use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
+use crate::ops::score_margin::ROLLOUTS_MAX;
 use crate::rollout::{Engine, EngineLimits};
 use crate::train::dataset::PairDataset;
 use crate::train::rl::{RlContext, RlPlan, RlTrainer};
 use crate::train::rl_report::RL;
-use crate::train::run::{CheckpointPolicy, Outcome, train};
-use crate::train::run_folder::open_run;
+use crate::train::run::{CheckpointPolicy, train};
+use crate::train::run_folder::{Claim, RunRecord, inputs};
 use crate::train::{Guard, Learner, Scorer};
 
 /// Train a judge from preference pairs: GRPO on the Preference-Aware Reward.
 ///
 /// The model judges both responses of every pair several times; a judgement of the chosen response is rewarded for
 /// scoring above the rejected side's mean, and the mirror image. Pairs may come in any known format. Start from a model
-/// that `sft` has taught the judgement's format. Ctrl-C saves and stops, --resume goes on with the same bits.
+/// that `sft` has taught the judgement's format. Ctrl-C and SIGTERM save and stop, `rl --resume --out DIR` goes on with the
+/// same bits.
 #[derive(Debug, Args)]
 pub struct RlArgs {
     #[command(flatten)]
@@ -51,18 +53,25 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     check(&settings)?;
-    let stop = super::stop_flag()?;
+    let claim = args.train.claim("rl", &settings)?;
+    let stop = interrupt::watch()?;
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
-        || with_backend!(device, backend => train_rl(backend, args, &settings, &stop)),
+        || with_backend!(device, backend => train_rl(backend, args, claim, &settings, &stop)),
     )
 }
 
-fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &AtomicBool) -> anyhow::Result<()> {
+fn train_rl<B: Backend>(
+    backend: &B,
+    args: &RlArgs,
+    claim: Claim,
+    settings: &Settings,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
-    let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
+    let settings = &for_device(backend, settings, &source.config)?;
     let PretrainedSource { config, tokenizer, weights } = source;
     let context = settings.model.context.min(config.max_position_embeddings);
     let s = &settings.rl;
@@ -75,6 +84,9 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     );
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
     let pairs = PairDataset::load(settings, &judge)?;
+    fits_micro_batch(&pairs, s)?;
+    let record = RunRecord::new(RL.key, args.train.device.device.kind(), inputs(settings)?);
+    claim.check(&record, settings)?;
 
     let weights = weights.read(&config)?;
     let mut model = Qwen3::new(backend, config, &weights, context)?;
@@ -82,15 +94,16 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, s.adamw, s.micro_batch_tokens)?;
-    let out = Path::new(&settings.run.out);
-    let (mut folder, mut progress) = open_run(out, RL.key, settings, args.train.resume, &mut learner)?;
+    let mut progress = claim.restore(&mut learner, s.steps)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
     let mut engine = Engine::new(&learner.model, limits)?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
-    let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if let Some(table) = backend.memory_table() {
         eprintln!("{table}");
     }
+    interrupt::defer();
+    let mut folder = claim.begin(&record, settings, progress)?;
+    let mut guard = Guard::new(folder.path().to_path_buf(), settings.run.patience);
     let plan = RlPlan {
         settings: s,
         reward: &settings.reward,
@@ -108,19 +121,34 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     };
     let mut trainer = RlTrainer { context, source: &pairs, plan };
     let policy = CheckpointPolicy::new(&settings.run);
-    if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
-        bail!("stopped after step {}; go on with --resume", progress.step);
-    }
-    pretrained::export(&out.join("model"), &learner.model, judge.tokenizer(), judge.settings())?;
-    let report = folder.finish(
-        &json!({
-            "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
-            "pairs": pairs.pairs.len(), "skipped_rows": pairs.skipped, "too_long": pairs.too_long,
-            "stages": {}, "environment": Environment::detect(),
-        }),
-        &CONTENTS,
-    )?;
-    println!("The trained judge: {}. The report: {}", out.join("model").display(), report.display());
+    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, stop);
+    ended(outcome, &folder, progress.step, &RL)?;
+    let summary = Map::from_iter([
+        ("stage".into(), json!(RL.key)),
+        ("wall_s".into(), json!(start.elapsed().as_secs_f64())),
+        ("seed".into(), json!(settings.run.seed)),
+        ("steps".into(), json!(progress.step)),
+        ("pairs".into(), json!(pairs.pairs.len())),
+        ("skipped_rows".into(), json!(pairs.skipped)),
+        ("too_long".into(), json!(pairs.too_long)),
+        ("stages".into(), Value::Object(Map::new())),
+        ("environment".into(), json!(Environment::detect())),
+    ]);
+    conclude(&folder, &learner, &RL, summary, |path| {
+        pretrained::export(path, &learner.model, judge.tokenizer(), judge.settings())
+    })
+}
+
+/// The longest prompt with the longest answer must fit one micro-batch: an update could not take them otherwise.
+fn fits_micro_batch(pairs: &PairDataset, settings: &RlSettings) -> anyhow::Result<()> {
+    let longest = pairs.pairs.iter().flat_map(|pair| &pair.prompts).map(Vec::len).max().unwrap_or(0);
+    let (needed, capacity) = (longest + settings.max_new_tokens, settings.micro_batch_tokens);
+    ensure!(
+        needed <= capacity,
+        "a prompt of {longest} tokens and rl.max_new_tokens = {} are {needed} tokens, which do not fit into \
+         rl.micro_batch_tokens = {capacity}: raise it, or lower rl.max_prompt_tokens or rl.max_new_tokens",
+        settings.max_new_tokens
+    );
     Ok(())
 }
 
@@ -136,6 +164,11 @@ fn check(settings: &Settings) -> anyhow::Result<()> {
     ] {
         ensure!(value > 0, "{name} must be 1 or more");
     }
+    ensure!(
+        s.rollouts <= ROLLOUTS_MAX,
+        "rl.rollouts = {}: at most {ROLLOUTS_MAX} judgements of a response are rewarded together",
+        s.rollouts
+    );
     ensure!(s.temperature > 0.0, "rl.temperature must be above 0: equal judgements teach nothing");
     s.sampling().validate().map_err(|reason| anyhow::anyhow!("rl: {reason}"))?;
     settings.reward.validate().map_err(|reason| anyhow::anyhow!("reward: {reason}"))

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 
 use super::device::DeviceArgs;
@@ -11,6 +11,7 @@ use crate::config::{Settings, resolve};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
+use crate::train::run_folder::{Claim, Intent, settings_of};
 
 /// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here.
 #[derive(Debug, Args)]
@@ -36,9 +37,14 @@ pub struct TrainArgs {
     /// One setting, for example `rl.learning_rate=1e-6`; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Go on from the latest checkpoint in the run's folder.
+    /// Go on with the run in the folder (--out), from its latest checkpoint or, without one, from its beginning. Settings,
+    /// data and model are the run's own; what is given beside it comes on top. Changes of speed and length are recorded in the
+    /// run's config.toml and config-history.jsonl; changes of what is learnt are refused.
     #[arg(long)]
     pub resume: bool,
+    /// With --resume: go on although data, model, reference, rewards or other settings of what is learnt are not the run's.
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
     /// Seed of data order, random weights and sampling.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -59,16 +65,32 @@ impl TrainArgs {
     /// The settings that all sources together give; `stage` names the run's folder where nothing else does.
     pub fn settings(&self, stage: &str) -> anyhow::Result<Settings> {
         let mut s = self.resolve(&Settings::default())?;
+        if s.run.out.is_empty() {
+            s.run.out = format!("runs/{stage}");
+        }
+        let out = s.run.out.clone();
+        if self.resume {
+            s = self.resolve(&settings_of(Path::new(&out))?)?;
+            s.run.out = out;
+            return Ok(s);
+        }
         // A judge that is trained on keeps its way of judging unless it is told otherwise, so its directory gives the defaults.
         if let Some(judge) = pretrained::carried(&s.model)? {
             let mut defaults = Settings::default();
             (defaults.reward.verdict, defaults.model.thinking) = (judge.verdict, judge.thinking);
             s = self.resolve(&defaults)?;
-        }
-        if s.run.out.is_empty() {
-            s.run.out = format!("runs/{stage}");
+            s.run.out = out;
         }
         Ok(s)
+    }
+
+    /// Takes the run's folder for `command`.
+    pub fn claim(&self, command: &'static str, settings: &Settings) -> anyhow::Result<Claim> {
+        let intent = match self.resume {
+            true => Intent::Resume { accept_changes: self.accept_changes },
+            false => Intent::New,
+        };
+        Claim::new(Path::new(&settings.run.out), command, intent)
     }
 
     /// File, environment, `--set` and flags over `defaults`.
@@ -95,45 +117,16 @@ impl TrainArgs {
     }
 }
 
-/// The settings with what depends on the device resolved, before any weight is read: `run.lm_head_chunk_rows` is what the
-/// config.toml of a resumed run says, or else what is asked for, or else what suits the device's total memory.
-pub fn for_device<B: Backend>(
-    backend: &B,
-    settings: &Settings,
-    resume: bool,
-    model: &Qwen3Config,
-) -> anyhow::Result<Settings> {
+/// The settings with what depends on the device resolved, before any weight is read: `run.lm_head_chunk_rows` is what is asked
+/// for (a resumed run asks for what it was begun with), or else what suits the device's total memory.
+pub fn for_device<B: Backend>(backend: &B, settings: &Settings, model: &Qwen3Config) -> anyhow::Result<Settings> {
     let sizes = LinearSizes { out_features: model.vocab_size, in_features: model.hidden_size };
-    let asked = settings.run.lm_head_chunk_rows;
-    let begun = if resume { lm_head_chunk_of(Path::new(&settings.run.out))? } else { 0 };
-    let rows = match (begun, asked) {
-        (0, 0) => backend.lm_head_chunk_rows(sizes),
-        (0, rows) | (rows, 0) => rows,
-        (begun, asked) => {
-            let out = &settings.run.out;
-            ensure!(
-                begun == asked,
-                "run.lm_head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its \
-                 sums; leave the setting out"
-            );
-            begun
-        }
+    let rows = match settings.run.lm_head_chunk_rows {
+        0 => backend.lm_head_chunk_rows(sizes),
+        asked => asked,
     };
     backend.lm_head_check_chunk(rows, sizes).with_context(|| format!("run.lm_head_chunk_rows = {rows} cannot work"))?;
     let mut settings = settings.clone();
     settings.run.lm_head_chunk_rows = rows;
     Ok(settings)
-}
-
-/// `run.lm_head_chunk_rows` in the config.toml of a run's folder; 0 where it does not say.
-fn lm_head_chunk_of(out: &Path) -> anyhow::Result<usize> {
-    let path = out.join("config.toml");
-    if !path.exists() {
-        return Ok(0);
-    }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let table: toml::Table = text.parse().with_context(|| format!("{}: is not TOML", path.display()))?;
-    let Some(value) = table.get("run").and_then(|run| run.get("lm_head_chunk_rows")) else { return Ok(0) };
-    let rows = value.as_integer().and_then(|rows| usize::try_from(rows).ok());
-    rows.with_context(|| format!("{}: run.lm_head_chunk_rows = {value} is no number of rows", path.display()))
 }

@@ -3,8 +3,10 @@
 //! Every key has a default, so the defaults are the list of known keys. An unknown key is refused, and the error names the
 //! nearest known one. The resolved configuration is saved with every run.
 
+mod changes;
 mod overlay;
 mod settings;
 
+pub use changes::{Change, KeyClass, changes};
 pub use overlay::{ConfigError, resolve};
 pub use settings::{DataSettings, EvalSettings, ModelSettings, RlSettings, RunSettings, Settings, SftSettings};

@@ -91,11 +91,20 @@ pub struct DataSettings {
     pub skip_bad: bool,
     /// The fraction of labels to swap at random, for experiments with noise.
     pub flip: f64,
+    /// The demo's: the fraction of its teacher's scores that are drawn at random.
+    pub score_noise: f64,
 }
 
 impl Default for DataSettings {
     fn default() -> Self {
-        Self { train: Vec::new(), task: "chat".into(), rubrics: String::new(), skip_bad: false, flip: 0.0 }
+        Self {
+            train: Vec::new(),
+            task: "chat".into(),
+            rubrics: String::new(),
+            skip_bad: false,
+            flip: 0.0,
+            score_noise: 0.3,
+        }
     }
 }
 
