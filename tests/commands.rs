@@ -7,6 +7,8 @@ mod commands {
     mod bench;
     mod devices;
     mod profile;
+    mod run_endings;
+    mod run_folders;
     mod runs;
     mod tools;
 }

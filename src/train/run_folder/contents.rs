@@ -134,10 +134,10 @@ pub fn clean(path: &Path) {
     checkpoint::clean(&path.join(CHECKPOINTS));
 }
 
-/// The names of `tensor::file`'s temporary files: `.tmp` and six letters or digits.
+/// The names of files that are written aside and renamed: `.tmp` or `.writing-`, and six letters or digits.
 fn is_half_written(name: &str) -> bool {
-    name.strip_prefix(".tmp")
-        .is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    let rest = [".tmp", ".writing-"].iter().find_map(|prefix| name.strip_prefix(prefix));
+    rest.is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 /// Removes the run in a folder of ours, all but run.toml; files that no run writes stay.
