@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::report::CONTENTS;
@@ -79,14 +79,17 @@ pub fn ended(
             bail!("stopped before the end of the first step; --resume --out {path} starts again from there")
         }
         Ok(Outcome::Stopped) => bail!("stopped after step {step}, which is saved; go on with --resume --out {path}"),
-        Err(error) => {
-            say_unhealthy(folder.path(), &[stage]);
-            match write_report(folder.path(), &CONTENTS) {
-                Ok(page) => Err(error.context(format!("the run has failed (its report: {})", page.display()))),
-                Err(_) => Err(error).context("the run has failed"),
-            }
-        }
+        Err(error) => Err(failed(error, folder, &[stage])),
     }
+}
+
+/// A failure with what there is to see of it: signs of health on stderr, and a report.
+pub fn failed(error: anyhow::Error, folder: &RunFolder, stages: &[&'static Stage]) -> anyhow::Error {
+    say_unhealthy(folder.path(), stages);
+    error.context(match write_report(folder.path(), &CONTENTS) {
+        Ok(page) => format!("the run has failed (its report: {})", page.display()),
+        Err(_) => "the run has failed".into(),
+    })
 }
 
 /// Prints the signs of health that are not good, on stderr.

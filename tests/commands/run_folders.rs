@@ -185,11 +185,9 @@ fn files_that_are_not_ours_are_never_replaced() {
         let out = format!("foreign{index}");
         std::fs::create_dir(fixture.path(&out)).unwrap();
         fixture.write(&format!("{out}/{name}"), "mine");
-        // Refused before the model is looked at.
-        for args in [with(SFT, &["--model", "nowhere"])[2..].to_vec(), with(RL, &[])[2..].to_vec()] {
-            let command = if args.iter().any(|arg| arg.starts_with("rl.")) { "rl" } else { "sft" };
-            let args = with(&[command, "--out", &out, "--model"], &args[1..]);
-            fixture.fail(&args, &[&out, name]);
+        for command in ["sft", "rl"] {
+            // Refused before data and model are looked at.
+            fixture.fail(&[command, "--model", "nowhere", "--data", "none.jsonl", "--out", &out], &[&out, name]);
         }
         fixture.fail(&["demo", "--out", &out], &[&out, name]);
         fixture.fail(&["sft", "--resume", "--out", &out], &[&out]);
@@ -222,6 +220,12 @@ fn a_folder_that_cannot_be_one_is_refused_by_name() {
     assert_eq!(fixture.read("file"), "mine");
     fixture.fail(&["rl", "--resume", "--out", "nowhere"], &["nowhere", "no run to resume", "--resume"]);
     fixture.fail(&["report", "model"], &["model: holds no run"]);
+    // A page that is not ours is not written over, whatever lies beside it.
+    std::fs::create_dir(fixture.path("pages")).unwrap();
+    fixture.write("pages/metrics.jsonl", "");
+    fixture.write("pages/report.html", "<html>mine</html>");
+    fixture.fail(&["report", "pages"], &["report.html", "not of this program"]);
+    assert_eq!(fixture.read("pages/report.html"), "<html>mine</html>");
     fixture.fail(&["sft", "--accept-changes"], &["--resume"]);
 }
 
@@ -318,6 +322,11 @@ fn a_resumed_run_refuses_what_changes_what_it_learns() {
     ] {
         refused(&["--set", setting], &[words]);
     }
+    // Sums of a GPU are others, so the device must be named again where it was not the CPU.
+    let record = fixture.read("run/run.toml");
+    fixture.write("run/run.toml", &record.replace("device = \"cpu\"", "device = \"cuda\""));
+    refused(&[], &["device: cuda in the run, cpu now"]);
+    fixture.write("run/run.toml", &record);
     // Two at once are both named.
     refused(&["--set", "reward.low=1.3", "--set", "rl.warmup=9"], &["reward.low", "rl.warmup"]);
 
@@ -357,6 +366,18 @@ fn a_resumed_run_refuses_what_changes_what_it_learns() {
     let config: toml::Table = fixture.read("run/config.toml").parse().unwrap();
     assert_eq!(config["rl"]["learning_rate"].as_float(), Some(1e-2));
     fixture.succeed(&["rl", "--resume", "--out", "run"]);
+}
+
+#[test]
+fn a_run_is_resumed_from_another_folder() {
+    let fixture = CliFixture::new();
+    fixture.succeed(&with(RL, &["--out", "whole", "--set", "rl.steps=3"]));
+    fixture.succeed(&with(RL, &["--out", "run", "--set", "rl.steps=2"]));
+    let program = env!("CARGO_BIN_EXE_patarm-train");
+    let script = format!("cd run && {program} rl --resume --out . --set rl.steps=3");
+    let (code, said) = fixture.start_by(std::process::Command::new("sh").args(["-c", &script])).end();
+    assert_eq!(code, Some(0), "{said}");
+    assert_same_run(&fixture, "whole", "run");
 }
 
 #[test]

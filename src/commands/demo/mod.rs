@@ -146,10 +146,7 @@ fn learn<B: Backend>(
     let mut run = claim.begin(&record, settings, Progress::default())?;
     match learn_stages(model, &suite, settings, &mut run, stop) {
         Err(error) if is_stop(&error) => Err(stopped(run.path())),
-        Err(error) => {
-            ending::say_unhealthy(run.path(), CONTENTS.stages);
-            Err(error)
-        }
+        Err(error) => Err(ending::failed(error, &run, CONTENTS.stages)),
         learnt => learnt,
     }
 }
@@ -169,7 +166,7 @@ fn learn_stages<B: Backend>(
     let mut learner = Learner::new(model, settings.sft.adamw, settings.sft.micro_batch_tokens)?;
     let mut guard = Guard::new(out.clone(), settings.run.patience);
     if suite.run_sft(&mut learner, settings, run, &mut guard, stop)? == Outcome::Stopped {
-        return Err(stopped(&out));
+        return Err(EngineError::Interrupted.into());
     }
     sound(&learner, &SFT)?;
     pretrained::export(&out.join(SFT_MODEL), &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
@@ -179,7 +176,7 @@ fn learn_stages<B: Backend>(
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.rl.adamw, settings.rl.micro_batch_tokens)?;
     if suite.run_rl(&mut learner, &reference, settings, run, &mut guard, stop)? == Outcome::Stopped {
-        return Err(stopped(&out));
+        return Err(EngineError::Interrupted.into());
     }
     sound(&learner, &RL)?;
     stages.add(RL.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);

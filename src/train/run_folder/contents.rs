@@ -16,6 +16,8 @@ pub const CHECKPOINTS: &str = "checkpoints";
 /// Files of every run beside run.toml; run.lock has its own rules.
 const FILES: [&str; 7] =
     [CONFIG_FILE, HISTORY_FILE, "environment.json", "metrics.jsonl", "samples.jsonl", "summary.json", "report.html"];
+/// What every page of ours has in its title.
+const PAGE_MARK: &str = "patarm-train";
 /// Folders of trained models, and what an export writes there.
 const MODELS: [&str; 2] = ["model", "model-sft"];
 const EXPORTED: [&str; 6] = [
@@ -119,9 +121,20 @@ impl Standing {
     }
 }
 
-/// Whether there is anything in a folder that a report could be made of.
-pub fn holds_a_run(path: &Path) -> bool {
-    [RUN_FILE, "metrics.jsonl", "summary.json"].iter().any(|name| path.join(name).exists())
+/// Refuses a report where there is nothing to make one of, or where it would replace a page that is not ours.
+pub fn check_report(path: &Path) -> anyhow::Result<()> {
+    let exists = |name: &str| path.join(name).exists();
+    if ![RUN_FILE, "metrics.jsonl", "summary.json"].into_iter().any(exists) {
+        let reason =
+            format!("holds no run (no {RUN_FILE}, metrics.jsonl or summary.json), so there is nothing to report");
+        return Err(refuse(path, reason));
+    }
+    let page = path.join("report.html");
+    let ours = || fs::read(&page).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(PAGE_MARK));
+    if exists(RUN_FILE) || !page.exists() || ours() {
+        return Ok(());
+    }
+    Err(refuse(&page, "is not of this program, so it is not replaced; move it away"))
 }
 
 /// Removes what killed processes left in a run of ours: half-written files and checkpoints. The caller holds the lock.

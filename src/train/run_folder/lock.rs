@@ -64,7 +64,8 @@ impl Drop for FolderLock {
 fn write_holder(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
-    writeln!(file, "{OPENING}, process {}", std::process::id())
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    writeln!(file, "{OPENING}, process {} on {}", std::process::id(), host.trim())
 }
 
 /// Why a folder cannot be had.

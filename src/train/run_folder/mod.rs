@@ -23,7 +23,7 @@ use crate::ops::Backend;
 use crate::report::{Contents, write_report};
 use crate::tensor::file::write_atomically;
 
-pub use contents::holds_a_run;
+pub use contents::check_report;
 use contents::{Found, clean, clear};
 pub use inputs::{Input, inputs};
 use lock::FolderLock;

@@ -1,6 +1,6 @@
 //! `run.toml`: what made a run's folder, and from what. A folder without it is not ours to write into.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct RunRecord {
     /// `cpu` or `cuda`: their sums differ.
     #[serde(default)]
     pub device: String,
+    /// The working directory, which relative paths of the settings start from.
+    #[serde(default)]
+    directory: PathBuf,
     #[serde(default)]
     pub inputs: Vec<Input>,
 }
@@ -36,7 +39,8 @@ pub struct RunRecord {
 impl RunRecord {
     /// A record of today's format.
     pub fn new(command: &str, device: &str, inputs: Vec<Input>) -> Self {
-        Self { format: FORMAT, command: command.into(), device: device.into(), inputs }
+        let directory = std::env::current_dir().unwrap_or_default();
+        Self { format: FORMAT, command: command.into(), device: device.into(), directory, inputs }
     }
 
     /// Reads a folder's record; `None` if it has none.
@@ -60,11 +64,24 @@ impl RunRecord {
     }
 }
 
-/// The settings of the run in a folder.
+/// The settings of the run in a folder. Relative paths of its inputs start where the run was begun, wherever this process is.
 pub fn settings_of(folder: &Path) -> anyhow::Result<Settings> {
     let file = folder.join(CONFIG_FILE);
     ensure!(file.is_file(), "{}: there is no run to resume; leave out --resume to start one", folder.display());
-    Ok(resolve(&Settings::default(), Some(&file), std::iter::empty(), &[])?)
+    let mut settings = resolve(&Settings::default(), Some(&file), std::iter::empty(), &[])?;
+    let Some(RunRecord { directory, .. }) = RunRecord::read(folder)? else { return Ok(settings) };
+    if std::env::current_dir().is_ok_and(|here| here == directory) {
+        return Ok(settings);
+    }
+    let Settings { model, data, .. } = &mut settings;
+    for path in [&mut model.path, &mut model.tokenizer, &mut data.rubrics].into_iter().chain(&mut data.train) {
+        let there = directory.join(&path);
+        // Where the tree was moved as a whole, they may still be right from here.
+        if !path.is_empty() && there.exists() {
+            *path = there.display().to_string();
+        }
+    }
+    Ok(settings)
 }
 
 /// A run with its settings.
