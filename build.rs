@@ -34,6 +34,7 @@ fn main() {
     for name in ["NVCC", "CUDA_HOME", "PATARM_CUDA_ARCH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
+    record_commit();
     let Some(nvcc) = find_nvcc() else {
         println!("cargo::rerun-if-env-changed=PATH");
         println!(
@@ -50,6 +51,42 @@ fn main() {
             exit(1);
         }
     }
+}
+
+/// Tells the program the commit it is built from, as `PATARM_COMMIT`, unless that variable is set already. Without git, or in
+/// a copy of the sources inside another repository, it stays unset.
+fn record_commit() {
+    println!("cargo::rerun-if-env-changed=PATARM_COMMIT");
+    if env::var_os("PATARM_COMMIT").is_some() {
+        return;
+    }
+    let top = git(&["rev-parse", "--show-toplevel"]).and_then(|path| fs::canonicalize(path).ok());
+    if top.is_none() || top != fs::canonicalize(root()).ok() {
+        return;
+    }
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return };
+    // A tracked file that differs from the commit. What is built depends on these alone.
+    const SOURCES: [&str; 5] = ["src", "kernels", "tools/cuda-emulator", "build.rs", "Cargo.lock"];
+    let changed =
+        git(&[&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--"], &SOURCES[..]].concat());
+    let mark = if changed.is_some_and(|lines| !lines.is_empty()) { "-dirty" } else { "" };
+    println!("cargo::rustc-env=PATARM_COMMIT={commit}{mark}");
+    SOURCES.iter().for_each(|path| println!("cargo::rerun-if-changed={path}"));
+    // HEAD moves with a checkout, the file of its branch with a commit. A branch may be in packed-refs alone.
+    let branch = git(&["symbolic-ref", "-q", "HEAD"]);
+    for name in ["HEAD", "packed-refs"].into_iter().map(String::from).chain(branch) {
+        let file = git(&["rev-parse", "--git-path", &name]).map(|path| root().join(path));
+        if let Some(file) = file.filter(|file| file.exists()) {
+            println!("cargo::rerun-if-changed={}", file.display());
+        }
+    }
+}
+
+/// What a git command prints; `None` if it fails, or there is no git.
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).current_dir(root()).output().ok()?;
+    let text = output.status.success().then(|| String::from_utf8(output.stdout).ok())??;
+    Some(text.trim().to_string())
 }
 
 /// The nvcc to use. If a variable names one that does not exist, that is an error; no other one is tried.

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) if error.chain().any(console::is_closed_pipe) => console::end_by_closed_pipe(),
         Err(error) => {
             console::write_stderr(&format!("error: {error:#}\n"));
-            ExitCode::FAILURE
+            ExitCode::from(commands::interrupt::exit_code())
         }
     }
 }

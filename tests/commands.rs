@@ -8,6 +8,8 @@ mod commands {
     mod devices;
     mod outputs;
     mod profile;
+    mod run_endings;
+    mod run_folders;
     mod runs;
     mod settings;
     mod tools;

@@ -17,6 +17,9 @@ use crate::tensor::{DType, Device};
 
 const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
+/// Prefixes of folders that are not checkpoints yet, or no more.
+const WRITING: &str = ".writing-";
+const DELETING: &str = ".deleting-";
 /// Increased when the meaning of a file changes. Since 2, the manifest lists the arenas.
 const FORMAT: u32 = 2;
 
@@ -39,7 +42,6 @@ pub struct Progress {
 pub struct RunState {
     /// `sft` or `rl`.
     pub stage: String,
-    pub seed: u64,
     pub progress: Progress,
     /// Updates of the optimizer. They differ from steps if a step was skipped or has several updates.
     pub updates: u64,
@@ -88,7 +90,7 @@ pub fn save<B: Backend>(
     arenas: &[NamedArena<'_, B>],
 ) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(io_error(root))?;
-    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(root).map_err(io_error(root))?;
+    let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(root).map_err(io_error(root))?;
     let fetched = arenas
         .iter()
         .map(|(name, buffer)| Ok((*name, backend.download(backend.view(buffer, 0..backend.len(buffer)))?)))
@@ -156,9 +158,25 @@ pub fn latest(root: &Path) -> Option<PathBuf> {
 pub fn prune(root: &Path, keep: usize) -> Result<(), CheckpointError> {
     let folders = all(root);
     for folder in &folders[..folders.len().saturating_sub(keep)] {
-        fs::remove_dir_all(folder).map_err(io_error(folder))?;
+        // Renamed first: a half-deleted folder is no checkpoint, and the next `clean` finds it.
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let deleted = root.join(format!("{DELETING}{name}"));
+        fs::rename(folder, &deleted).map_err(io_error(folder))?;
+        fs::remove_dir_all(&deleted).map_err(io_error(&deleted))?;
     }
     Ok(())
+}
+
+/// Removes what a killed process left half-written or half-deleted. Only for the process that owns the folder; what cannot be
+/// removed is left.
+pub fn clean(root: &Path) {
+    let Ok(entries) = fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if [WRITING, DELETING].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Complete checkpoints in the order of their steps.

@@ -18,6 +18,16 @@ pub enum DeviceChoice {
     Emulated(usize),
 }
 
+impl DeviceChoice {
+    /// `cpu` or `cuda`: what decides the order and the precision of sums.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) | Self::Emulated(_) => "cuda",
+        }
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 

@@ -4,7 +4,9 @@ pub mod bench;
 pub mod demo;
 pub mod device;
 pub mod doctor;
+mod ending;
 pub mod generate;
+pub mod interrupt;
 pub mod judge;
 pub mod pretrained;
 mod profile;
@@ -15,14 +17,12 @@ pub mod sft;
 mod train_args;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
 use serde::de::DeserializeOwned;
 
 use crate::setting::Rule;
-
-use crate::file::say;
 
 /// Trains, evaluates and serves PaTaRM generative reward models on Qwen3.
 #[derive(Debug, Parser)]
@@ -88,15 +88,8 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> anyhow::Result<T> 
 /// More threads than this on a core are a mistake: they only wait for each other.
 const THREADS_A_CORE: usize = 16;
 
-/// A flag that the first Ctrl-C sets, so that work ends at the next safe point; the second ends the program at once.
+/// A flag that the first signal to stop sets, so that work ends at the next safe point; the second ends the program at once.
 fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = flag.clone();
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        say!("stopping at the next safe point; press Ctrl-C again to stop at once");
-    })?;
-    Ok(flag)
+    interrupt::defer();
+    interrupt::watch()
 }

@@ -9,6 +9,7 @@ use crate::eval::pairs::PAIRS;
 use crate::file::console;
 use crate::report::{Contents, write_report};
 use crate::train::rl_report::RL;
+use crate::train::run_folder::check_report;
 use crate::train::sft::SFT;
 
 /// What reports show. A new trainer adds its stage here.
@@ -31,6 +32,8 @@ pub struct ReportArgs {
 /// Writes report.html into the run's folder and prints its path. An error if there is no such folder.
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
+    // Without the lock: a run that is still in progress can be looked at, and no run reads the page.
+    check_report(&args.run)?;
     Ok(console::print_line(write_report(&args.run, &CONTENTS)?.display())?)
 }
 

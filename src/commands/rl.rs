@@ -1,19 +1,19 @@
 //! `rl`: GRPO on the Preference-Aware Reward, from preference pairs.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
+use super::ending::{conclude, ended};
+use super::interrupt;
 use super::pretrained::{self, PretrainedSource};
-use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
-use crate::config::Settings;
-use crate::file::{console, say};
+use crate::config::{RlSettings, Settings};
+use crate::file::say;
 use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
@@ -23,15 +23,16 @@ use crate::setting::{Assignment, Valid};
 use crate::train::dataset::PairDataset;
 use crate::train::rl::{RlContext, RlPlan, RlTrainer};
 use crate::train::rl_report::RL;
-use crate::train::run::{CheckpointPolicy, Outcome, train};
-use crate::train::run_folder::open_run;
+use crate::train::run::{CheckpointPolicy, train};
+use crate::train::run_folder::{Claim, RunRecord, inputs};
 use crate::train::{Guard, Learner, Scorer};
 
 /// Train a judge from preference pairs: GRPO on the Preference-Aware Reward.
 ///
 /// The model judges both responses of every pair several times; a judgement of the chosen response is rewarded for
 /// scoring above the rejected side's mean, and the mirror image. Pairs may come in any known format. Start from a model
-/// that `sft` has taught the judgement's format. Ctrl-C saves and stops, --resume goes on with the same bits.
+/// that `sft` has taught the judgement's format. Ctrl-C and SIGTERM save and stop, `rl --resume --out DIR` goes on with the
+/// same bits.
 #[derive(Debug, Args)]
 pub struct RlArgs {
     #[command(flatten)]
@@ -49,23 +50,25 @@ pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     if args.train.printed(&settings)? {
         return Ok(());
     }
-    let stop = super::stop_flag()?;
+    let claim = args.train.claim("rl", &settings)?;
+    let stop = interrupt::watch()?;
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
-        || with_backend!(device, backend => train_rl(backend, args, &settings, &stop)),
+        || with_backend!(device, backend => train_rl(backend, args, claim, &settings, &stop)),
     )
 }
 
 fn train_rl<B: Backend>(
     backend: &B,
     args: &RlArgs,
+    claim: Claim,
     settings: &Valid<Settings>,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
-    let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
+    let settings = &for_device(backend, settings, &source.config)?;
     let PretrainedSource { config, tokenizer, weights } = source;
     let context = settings.model.context.min(config.max_position_embeddings);
     let s = &settings.rl;
@@ -78,6 +81,9 @@ fn train_rl<B: Backend>(
     );
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
     let pairs = PairDataset::load(settings, &judge)?;
+    fits_micro_batch(&pairs, s)?;
+    let record = RunRecord::new(RL.key, args.train.device.device.kind(), inputs(settings)?);
+    claim.check(&record, settings)?;
 
     let weights = weights.read(&config)?;
     let mut model = Qwen3::new(backend, config, &weights, context)?;
@@ -86,18 +92,19 @@ fn train_rl<B: Backend>(
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, settings.part(|s| &s.rl.adamw), s.micro_batch_tokens)
         .with_context(|| format!("a learner for rl.micro_batch_tokens = {} cannot be made", s.micro_batch_tokens))?;
+    let mut progress = claim.restore(&mut learner, s.steps)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
     let mut engine = Engine::new(&learner.model, limits).with_context(|| {
         let (prompt, new) = (s.max_prompt_tokens, s.max_new_tokens);
         format!("no room for rl.max_running = {} completions of {prompt} + {new} tokens: lower it", s.max_running)
     })?;
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
-    let out = Path::new(&settings.run.out);
-    let (mut folder, mut progress) = open_run(out, RL.key, settings, args.train.resume, &mut learner)?;
-    let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
     if let Some(table) = backend.memory_table() {
         say!("{table}");
     }
+    interrupt::defer();
+    let mut folder = claim.begin(&record, settings, progress)?;
+    let mut guard = Guard::new(folder.path().to_path_buf(), settings.run.patience);
     let plan = RlPlan {
         settings: settings.part(|s| &s.rl),
         reward: settings.part(|s| &s.reward),
@@ -114,18 +121,33 @@ fn train_rl<B: Backend>(
     };
     let mut trainer = RlTrainer { context, source: &pairs, plan };
     let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
-    if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
-        bail!("stopped after step {}; go on with --resume", progress.step);
-    }
-    pretrained::export(&out.join("model"), &learner.model, judge.tokenizer(), judge.settings())?;
-    let report = folder.finish(
-        &json!({
-            "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
-            "pairs": pairs.pairs.len(), "skipped_rows": pairs.skipped, "too_long": pairs.too_long,
-            "stages": {}, "environment": Environment::detect(),
-        }),
-        &CONTENTS,
-    )?;
-    let model = out.join("model");
-    Ok(console::print_line(format_args!("The trained judge: {}. The report: {}", model.display(), report.display()))?)
+    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, stop);
+    ended(outcome, &folder, progress.step, &RL)?;
+    let summary = Map::from_iter([
+        ("stage".into(), json!(RL.key)),
+        ("wall_s".into(), json!(start.elapsed().as_secs_f64())),
+        ("seed".into(), json!(settings.run.seed)),
+        ("steps".into(), json!(progress.step)),
+        ("pairs".into(), json!(pairs.pairs.len())),
+        ("skipped_rows".into(), json!(pairs.skipped)),
+        ("too_long".into(), json!(pairs.too_long)),
+        ("stages".into(), Value::Object(Map::new())),
+        ("environment".into(), json!(Environment::detect())),
+    ]);
+    conclude(&folder, &learner, &RL, summary, |path| {
+        pretrained::export(path, &learner.model, judge.tokenizer(), judge.settings())
+    })
+}
+
+/// The longest prompt with the longest answer must fit one micro-batch: an update could not take them otherwise.
+fn fits_micro_batch(pairs: &PairDataset, settings: &RlSettings) -> anyhow::Result<()> {
+    let longest = pairs.pairs.iter().flat_map(|pair| &pair.prompts).map(Vec::len).max().unwrap_or(0);
+    let (needed, capacity) = (longest + settings.max_new_tokens, settings.micro_batch_tokens);
+    ensure!(
+        needed <= capacity,
+        "a prompt of {longest} tokens and rl.max_new_tokens = {} are {needed} tokens, which do not fit into \
+         rl.micro_batch_tokens = {capacity}: raise it, or lower rl.max_prompt_tokens or rl.max_new_tokens",
+        settings.max_new_tokens
+    );
+    Ok(())
 }

@@ -1,26 +1,25 @@
 //! `sft`: supervised fine-tuning on conversations, or on the chosen responses of preference pairs.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
-use super::pretrained;
-use super::report::CONTENTS;
+use super::ending::{conclude, ended};
 use super::train_args::{TrainArgs, for_device};
+use super::{interrupt, pretrained};
 use crate::config::Settings;
-use crate::file::{console, say};
+use crate::file::say;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::setting::{Assignment, Valid};
 use crate::train::dataset::SftDataset;
-use crate::train::run::{CheckpointPolicy, Outcome, train};
-use crate::train::run_folder::open_run;
+use crate::train::run::{CheckpointPolicy, train};
+use crate::train::run_folder::{Claim, RunRecord, inputs};
 use crate::train::sft::{SFT, SftTrainer};
 use crate::train::{Guard, Learner};
 
@@ -28,7 +27,7 @@ use crate::train::{Guard, Learner};
 ///
 /// Rows are {"messages": [{"role", "content"}, …]}, or with --target chosen preference pairs in any known format. The
 /// loss is on the assistant's tokens alone, the closing end-of-turn token included. The run's folder holds metrics,
-/// checkpoints and the trained model; Ctrl-C saves and stops, --resume goes on with the same bits.
+/// checkpoints and the trained model; Ctrl-C and SIGTERM save and stop, `sft --resume --out DIR` goes on with the same bits.
 #[derive(Debug, Args)]
 pub struct SftArgs {
     #[command(flatten)]
@@ -45,26 +44,30 @@ pub fn run(args: &SftArgs) -> anyhow::Result<()> {
     if args.train.printed(&settings)? {
         return Ok(());
     }
-    let stop = super::stop_flag()?;
+    let claim = args.train.claim("sft", &settings)?;
+    let stop = interrupt::watch()?;
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
-        || with_backend!(device, backend => train_sft(backend, args, &settings, &stop)),
+        || with_backend!(device, backend => train_sft(backend, args, claim, &settings, &stop)),
     )
 }
 
 fn train_sft<B: Backend>(
     backend: &B,
     args: &SftArgs,
+    claim: Claim,
     settings: &Valid<Settings>,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
-    let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
+    let settings = &for_device(backend, settings, &source.config)?;
     let context = settings.model.context.min(source.config.max_position_embeddings);
     let judge = pretrained::judge_settings(settings)?;
     let dataset = SftDataset::load(settings, &source.tokenizer, context)?;
+    let record = RunRecord::new(SFT.key, args.train.device.device.kind(), inputs(settings)?);
+    claim.check(&record, settings)?;
 
     let weights = source.weights.read(&source.config)?;
     let mut model = Qwen3::new(backend, source.config, &weights, context)?;
@@ -73,27 +76,30 @@ fn train_sft<B: Backend>(
     let tokens = settings.sft.micro_batch_tokens;
     let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), tokens)
         .with_context(|| format!("a learner for sft.micro_batch_tokens = {tokens} cannot be made"))?;
-    let out = Path::new(&settings.run.out);
-    let (mut folder, mut progress) = open_run(out, SFT.key, settings, args.train.resume, &mut learner)?;
+    let mut progress = claim.restore(&mut learner, settings.sft.steps)?;
     if let Some(table) = backend.memory_table() {
         say!("{table}");
     }
-    let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
+    interrupt::defer();
+    let mut folder = claim.begin(&record, settings, progress)?;
+    let mut guard = Guard::new(folder.path().to_path_buf(), settings.run.patience);
     let mut trainer =
         SftTrainer { learner: &mut learner, source: &dataset, settings: settings.part(|s| &s.sft), guard: &mut guard };
     let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
-    if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
-        bail!("stopped after step {}; go on with --resume", progress.step);
-    }
-    pretrained::export(&out.join("model"), &learner.model, &source.tokenizer, &judge)?;
-    let report = folder.finish(
-        &json!({
-            "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,
-            "examples": dataset.examples.len(), "skipped_rows": dataset.skipped, "too_long": dataset.too_long,
-            "stages": {}, "environment": Environment::detect(),
-        }),
-        &CONTENTS,
-    )?;
-    let model = out.join("model");
-    Ok(console::print_line(format_args!("The trained model: {}. The report: {}", model.display(), report.display()))?)
+    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, stop);
+    ended(outcome, &folder, progress.step, &SFT)?;
+    let summary = Map::from_iter([
+        ("stage".into(), json!(SFT.key)),
+        ("wall_s".into(), json!(start.elapsed().as_secs_f64())),
+        ("seed".into(), json!(settings.run.seed)),
+        ("steps".into(), json!(progress.step)),
+        ("examples".into(), json!(dataset.examples.len())),
+        ("skipped_rows".into(), json!(dataset.skipped)),
+        ("too_long".into(), json!(dataset.too_long)),
+        ("stages".into(), Value::Object(Map::new())),
+        ("environment".into(), json!(Environment::detect())),
+    ]);
+    conclude(&folder, &learner, &SFT, summary, |path| {
+        pretrained::export(path, &learner.model, &source.tokenizer, &judge)
+    })
 }

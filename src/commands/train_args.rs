@@ -1,18 +1,19 @@
 //! What `sft` and `rl` have in common: their command line, and how it becomes settings.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 
 use super::device::DeviceArgs;
 use super::{flag, pretrained};
 use crate::config::{SEED, Settings, THREADS};
+use crate::file::{console, say};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
 use crate::setting::{Assignment, Overlay, Valid, commented, overlay};
+use crate::train::run_folder::{Claim, Intent, settings_of};
 
 /// Settings come from the defaults, then --config, then PATARM_CFG_* variables, then --set, then the flags here. Every one is
 /// checked, also those of the other stage, before anything is read.
@@ -39,9 +40,14 @@ pub struct TrainArgs {
     /// One setting, for example `rl.learning_rate=1e-6`; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Go on from the latest checkpoint in the run's folder.
+    /// Go on with the run in the folder (--out), from its latest checkpoint or, without one, from its beginning. Settings,
+    /// data and model are the run's own; what is given beside it comes on top. Changes of speed and length are recorded in the
+    /// run's config.toml and config-history.jsonl; changes of what is learnt are refused.
     #[arg(long)]
     pub resume: bool,
+    /// With --resume: go on although data, model, reference, rewards or other settings of what is learnt are not the run's.
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
     /// Seed of data order, random weights and sampling.
     #[arg(long, allow_negative_numbers = true, value_parser = flag::<i64>(SEED))]
     pub seed: Option<i64>,
@@ -67,14 +73,21 @@ impl TrainArgs {
         assignments.extend(self.flags());
         assignments.extend(flags);
         let mut s = self.overlay(&Settings::default(), &assignments)?;
+        if s.settings.run.out.is_empty() {
+            s.settings.run.out = format!("runs/{stage}");
+        }
+        let out = s.settings.run.out.clone();
+        if self.resume {
+            s = self.overlay(&settings_of(Path::new(&out))?, &assignments)?;
+            s.settings.run.out = out;
+            return Ok(s.valid()?);
+        }
         // A judge that is trained on keeps its way of judging unless it is told otherwise, so its directory gives the defaults.
         if let Some(judge) = pretrained::carried(&s.settings.model)? {
             let mut defaults = Settings::default();
             (defaults.reward.verdict, defaults.model.thinking) = (judge.verdict, judge.thinking);
             s = self.overlay(&defaults, &assignments)?;
-        }
-        if s.settings.run.out.is_empty() {
-            s.settings.run.out = format!("runs/{stage}");
+            s.settings.run.out = out;
         }
         Ok(s.valid()?)
     }
@@ -83,14 +96,20 @@ impl TrainArgs {
     /// meant.
     pub fn printed(&self, settings: &Valid<Settings>) -> anyhow::Result<bool> {
         if !self.print_config {
-            settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
+            settings.notes().iter().for_each(|note| say!("note: {note}"));
             return Ok(false);
         }
-        match std::io::stdout().write_all(commented(settings).as_bytes()) {
-            // Whoever reads it has seen enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
-            written => written.map(|()| true).context("standard output cannot be written"),
-        }
+        console::print(&commented(settings))?;
+        Ok(true)
+    }
+
+    /// Takes the run's folder for `command`.
+    pub fn claim(&self, command: &'static str, settings: &Settings) -> anyhow::Result<Claim> {
+        let intent = match self.resume {
+            true => Intent::Resume { accept_changes: self.accept_changes },
+            false => Intent::New,
+        };
+        Claim::new(Path::new(&settings.run.out), command, intent)
     }
 
     /// File, environment and assignments over `defaults`.
@@ -122,43 +141,18 @@ impl TrainArgs {
     }
 }
 
-/// The settings with what depends on the device resolved, before any weight is read: `run.lm_head_chunk_rows` is what the
-/// config.toml of a resumed run says, or else what is asked for, or else what suits the device's total memory.
+/// The settings with what depends on the device resolved, before any weight is read: `run.lm_head_chunk_rows` is what is asked
+/// for (a resumed run asks for what it was begun with), or else what suits the device's total memory.
 pub fn for_device<B: Backend>(
     backend: &B,
     settings: &Valid<Settings>,
-    resume: bool,
     model: &Qwen3Config,
 ) -> anyhow::Result<Valid<Settings>> {
     let sizes = LinearSizes { out_features: model.vocab_size, in_features: model.hidden_size };
-    let asked = settings.run.lm_head_chunk_rows;
-    let begun = if resume { lm_head_chunk_of(Path::new(&settings.run.out))? } else { 0 };
-    let rows = match (begun, asked) {
-        (0, 0) => backend.lm_head_chunk_rows(sizes),
-        (0, rows) | (rows, 0) => rows,
-        (begun, asked) => {
-            let out = &settings.run.out;
-            ensure!(
-                begun == asked,
-                "run.lm_head_chunk_rows = {asked}: the run in {out} was begun with {begun}, and another value would change its \
-                 sums; leave the setting out"
-            );
-            begun
-        }
+    let rows = match settings.run.lm_head_chunk_rows {
+        0 => backend.lm_head_chunk_rows(sizes),
+        asked => asked,
     };
     backend.lm_head_check_chunk(rows, sizes).with_context(|| format!("run.lm_head_chunk_rows = {rows} cannot work"))?;
     Ok(settings.changed(|settings| settings.run.lm_head_chunk_rows = rows)?)
-}
-
-/// `run.lm_head_chunk_rows` in the config.toml of a run's folder; 0 where it does not say.
-fn lm_head_chunk_of(out: &Path) -> anyhow::Result<usize> {
-    let path = out.join("config.toml");
-    if !path.exists() {
-        return Ok(0);
-    }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let table: toml::Table = text.parse().with_context(|| format!("{}: is not TOML", path.display()))?;
-    let Some(value) = table.get("run").and_then(|run| run.get("lm_head_chunk_rows")) else { return Ok(0) };
-    let rows = value.as_integer().and_then(|rows| usize::try_from(rows).ok());
-    rows.with_context(|| format!("{}: run.lm_head_chunk_rows = {value} is no number of rows", path.display()))
 }

@@ -4,10 +4,12 @@
 //! nearest known one; so is every value that its rule does not allow, whatever the stage. The resolved configuration is saved
 //! with every run.
 
+mod changes;
 mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use changes::{Change, KeyClass, changes};
 pub use settings::{
     DataSettings, EvalSettings, ModelSettings, RUNNING, RlSettings, RunSettings, SEED, SHARE, Settings, SftSettings,
     SftTarget, THREADS, TOKENS, TOKENS_MAX,

@@ -129,6 +129,8 @@ section! {
         pub skip_bad: bool = false => Rule::Flag;
         /// The fraction of labels to swap at random, for experiments with noise.
         pub flip: f64 = 0.0 => SHARE;
+        /// The demo's: the fraction of its teacher's scores that are drawn at random.
+        pub score_noise: f64 = 0.3 => SHARE;
     }
 }
 

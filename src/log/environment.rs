@@ -22,7 +22,7 @@ pub struct Environment {
     pub system: String,
     /// Version of this crate.
     pub version: String,
-    /// Commit the binary was built from, if the build set `PATARM_COMMIT`.
+    /// Commit the binary was built from, with `-dirty` if its sources differed; `None` where the build found no git.
     pub commit: Option<String>,
     /// Largest resident memory of this process so far, in bytes; `None` where the system does not report it.
     pub peak_rss_bytes: Option<u64>,

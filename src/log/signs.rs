@@ -46,6 +46,22 @@ pub struct Finding {
     pub advice: &'static str,
 }
 
+/// Whether loss and gradient norm, the keys of the sign, are numbers.
+pub fn finite(ends: &Ends) -> Option<Finding> {
+    let count = ends.not_finite();
+    Some(Finding {
+        level: Level::of(count > 0, false),
+        found: match count {
+            0 => "Loss and gradient norm are finite.".to_owned(),
+            _ => format!("Loss or gradient norm was not finite in {count} of the last {} steps.", ends.steps()),
+        },
+        advice: match count {
+            0 => "Nothing diverged.",
+            _ => "Go back to the last good checkpoint, lower the learning rate, and check the gradient clipping.",
+        },
+    })
+}
+
 /// The first and the last steps of a stage, as one sign sees them.
 pub struct Ends<'a> {
     keys: &'static [&'static str],

@@ -8,6 +8,7 @@ pub mod prefix_tree;
 pub mod rl;
 mod rl_metrics;
 pub mod rl_report;
+mod rl_sample;
 pub mod run;
 pub mod run_folder;
 pub mod sft;

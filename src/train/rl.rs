@@ -14,14 +14,13 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::error::TrainError;
 use super::guard::Guard;
 use super::learner::Learner;
 use super::prefix_tree::{self, pack};
 use super::rl_metrics::{RlMetrics, StepNumbers};
 use super::rl_report::RL;
+use super::rl_sample::RlSample;
 use super::run::{StepReport, Trainer};
 use super::token_loss::{Loss, Scorer, TokenObjective};
 use super::trajectory::{Inputs, Rows, Trajectory, join, sequences};
@@ -89,7 +88,7 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
             rl_step(&mut self.context, self.source, &self.plan, progress)?;
         // The first rollouts of as many responses as asked for, those of a pair one after the other.
         let first = trajectories.iter().filter(|t| t.rollout == 0).take(self.plan.settings.samples_per_step);
-        let samples = first.map(|t| RlSample::new(metrics.step, &pairs[t.pair], t)).collect();
+        let samples = first.map(|t| RlSample::new(metrics.step, &pairs[t.pair], t, &trajectories)).collect();
         let shown = vec![
             ("reward", metrics.reward_mean),
             ("margin", metrics.margin_mean.unwrap_or(f64::NAN)),
@@ -99,45 +98,6 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
             ("dead", 0.5 * (metrics.dead_groups_chosen + metrics.dead_groups_rejected)),
         ];
         Ok(StepReport { metrics, shown, samples })
-    }
-}
-
-/// A judgement in samples.jsonl.
-#[derive(Serialize)]
-pub struct RlSample {
-    stage: &'static str,
-    step: u64,
-    pair: u64,
-    role: Role,
-    rollout: usize,
-    task: String,
-    prompt: String,
-    response: String,
-    judgement: String,
-    verdict: &'static str,
-    score: Option<f64>,
-    reward: f32,
-    advantage: f32,
-}
-
-impl RlSample {
-    fn new(step: u64, pair: &JudgePair, t: &Trajectory) -> Self {
-        let verdict = t.judged.verdict;
-        Self {
-            stage: RL.key,
-            step,
-            pair: pair.pair.id,
-            role: t.role,
-            rollout: t.rollout,
-            task: pair.pair.task.clone(),
-            prompt: pair.pair.prompt.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
-            response: pair.pair.response(t.role).to_string(),
-            judgement: t.judged.text.clone(),
-            verdict: verdict.failure().map_or("score", |failure| failure.name()),
-            score: verdict.score(),
-            reward: t.rewarded.reward,
-            advantage: t.rewarded.advantage,
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 use super::rl_metrics::{RlMetrics, STAGE};
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
 use crate::log::progress::fixed;
-use crate::log::signs::{Ends, Finding, Level, Sign};
+use crate::log::signs::{Ends, Finding, Level, Sign, finite};
 
 /// Reinforcement learning, for the report.
 pub const RL: Stage = Stage { key: STAGE, name: "RL", charts: CHARTS, signs: SIGNS, keys: keys_of::<RlMetrics> };
@@ -175,21 +175,6 @@ const SIGNS: &[Sign] = &[
 
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
-}
-
-fn finite(ends: &Ends) -> Option<Finding> {
-    let count = ends.not_finite();
-    Some(Finding {
-        level: Level::of(count > 0, false),
-        found: match count {
-            0 => "Loss and gradient norm are finite.".to_owned(),
-            _ => format!("Loss or gradient norm was not finite in {count} of the last {} steps.", ends.steps()),
-        },
-        advice: match count {
-            0 => "Nothing diverged.",
-            _ => "Go back to the last good checkpoint, lower the learning rate, and check the gradient clipping.",
-        },
-    })
 }
 
 fn margin(ends: &Ends) -> Option<Finding> {

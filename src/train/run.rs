@@ -50,24 +50,23 @@ pub struct CheckpointPolicy {
     pub every: Option<u64>,
     /// Checkpoints kept.
     pub keep: usize,
-    pub seed: u64,
 }
 
 impl CheckpointPolicy {
     /// The policy that `[run]` asks for.
     pub fn new(settings: &Valid<RunSettings>) -> Self {
-        Self { every: Some(settings.checkpoint_every), keep: settings.keep_checkpoints, seed: settings.seed }
+        Self { every: Some(settings.checkpoint_every), keep: settings.keep_checkpoints }
     }
 
     /// For runs that take no longer than what they would save.
-    pub const NONE: Self = Self { every: None, keep: 1, seed: 0 };
+    pub const NONE: Self = Self { every: None, keep: 1 };
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Complete,
-    /// Stopped from outside; the state is saved.
+    /// Stopped from outside; the state is saved, unless it is that of a run's beginning.
     Stopped,
 }
 
@@ -81,10 +80,15 @@ pub fn train<B: Backend, T: Trainer<B>>(
 ) -> anyhow::Result<Outcome> {
     let steps = trainer.steps();
     let mut bar = StageBar::new(T::STAGE.key, steps, progress.step);
+    // A run begins from its configuration or from a checkpoint, and neither needs to be saved again.
+    let begun = progress.step;
     while progress.step < steps {
         let report = match trainer.step(progress) {
             Err(TrainError::Engine(EngineError::Interrupted)) => {
-                save(trainer, folder, progress, policy)?;
+                let saved = policy.every.is_some_and(|every| every > 0 && progress.step.is_multiple_of(every));
+                if progress.step > begun && !saved {
+                    save(trainer, folder, progress, policy)?;
+                }
                 return Ok(Outcome::Stopped);
             }
             report => report?,
@@ -115,12 +119,7 @@ fn save<B: Backend, T: Trainer<B>>(
         return Ok(());
     }
     let learner = trainer.learner();
-    let state = RunState {
-        stage: T::STAGE.key.into(),
-        seed: policy.seed,
-        progress: *progress,
-        updates: learner.optimizer.updates,
-    };
+    let state = RunState { stage: T::STAGE.key.into(), progress: *progress, updates: learner.optimizer.updates };
     let root = folder.checkpoints();
     checkpoint::save(&root, &state, &learner.model.backend, &learner.arenas())
         .context("the checkpoint cannot be saved")?;

@@ -13,6 +13,7 @@ use super::token_loss::{Targets, TokenObjective};
 use crate::checkpoint::Progress;
 use crate::config::SftSettings;
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
+use crate::log::signs::{Ends, Finding, Level, Sign, finite};
 use crate::model::Batch;
 use crate::ops::Backend;
 use crate::setting::Valid;
@@ -48,7 +49,26 @@ pub struct SftMetrics {
 }
 
 /// Supervised fine-tuning, for the report.
-pub const SFT: Stage = Stage { key: "sft", name: "SFT", charts: CHARTS, signs: &[], keys: keys_of::<SftMetrics> };
+pub const SFT: Stage = Stage { key: "sft", name: "SFT", charts: CHARTS, signs: SIGNS, keys: keys_of::<SftMetrics> };
+
+const SIGNS: &[Sign] = &[
+    Sign { name: "Numbers", keys: &["loss", "grad_norm"], judge: finite },
+    Sign { name: "Loss", keys: &["loss"], judge: falling },
+];
+
+/// A loss that ends well above its start says that the rate is too high; the margin is for the noise of a step.
+fn falling(ends: &Ends) -> Option<Finding> {
+    let (now, then) = (ends.now("loss")?, ends.then("loss")?);
+    let risen = now > 1.1 * then + 0.05;
+    Some(Finding {
+        level: Level::of(risen, false),
+        found: format!("The loss is {now:.3} nats per token (at the start of SFT: {then:.3})."),
+        advice: match risen {
+            true => "It has risen: lower the learning rate, and read the training rows.",
+            false => "The model takes the text on.",
+        },
+    })
+}
 
 const CHARTS: &[Chart] = &[
     Chart::lines(

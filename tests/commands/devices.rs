@@ -196,7 +196,7 @@ mod emulated {
             ["sft", "--model", "model", "--data", "sft.jsonl", "--out", "parts", "--resume", "--device", "emulated"];
         fixture.fail(
             &[&other[..], &["--set", "run.lm_head_chunk_rows=16"]].concat(),
-            &["run.lm_head_chunk_rows = 16", "begun with 8"],
+            &["run.lm_head_chunk_rows: 8 in the run, 16 now"],
         );
     }
 

@@ -1,7 +1,8 @@
 //! A folder with a tiny model and rows to train it on, and the binary to run in it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use patarm::data::synthetic::{self, Counts, Suite, SuiteConfig};
 use patarm::model::parameters::random_weights;
@@ -11,6 +12,51 @@ use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 
 pub struct CliFixture {
     folder: tempfile::TempDir,
+}
+
+/// A command that runs. It is killed when this is dropped.
+pub struct Process {
+    child: Child,
+    stderr: PathBuf,
+}
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
+        assert!(sent.unwrap().success(), "SIG{name} can be sent");
+    }
+
+    /// Waits for the end; the exit code (`None`: it died of a signal), and what it said.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        (code, std::fs::read_to_string(&self.stderr).unwrap())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for something that another process does. The limit is not a measurement: only a test that fails reaches it.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(300), "{what}: waited in vain");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What a command printed, and how it ended.
@@ -57,6 +103,29 @@ impl CliFixture {
 
     pub fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Starts the binary in the folder, and goes on. Its stderr is kept in the file `stderr`.
+    pub fn start(&self, args: &[&str]) -> Process {
+        self.start_by(Command::new(env!("CARGO_BIN_EXE_patarm-train")).args(args))
+    }
+
+    /// The same with a command that ends in the binary.
+    pub fn start_by(&self, command: &mut Command) -> Process {
+        let stderr = self.path("stderr");
+        let child = command
+            .current_dir(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&stderr).unwrap())
+            .spawn()
+            .expect("the command starts");
+        Process { child, stderr }
+    }
+
+    /// Waits until the file of that name has `count` lines.
+    #[track_caller]
+    pub fn wait_for_lines(&self, name: &str, count: usize) {
+        wait_until(name, || std::fs::read_to_string(self.path(name)).is_ok_and(|text| text.lines().count() >= count));
     }
 
     /// Runs the binary in the folder.

@@ -40,7 +40,7 @@ fn assert_resumes<B: Backend>(
     for _ in 0..3 {
         step(&mut learner, &mut progress, folder.path());
     }
-    let state = RunState { stage: stage.into(), seed: 1, progress, updates: learner.optimizer.updates };
+    let state = RunState { stage: stage.into(), progress, updates: learner.optimizer.updates };
     let saved = checkpoint::save(folder.path(), &state, &learner.model.backend, &learner.arenas()).unwrap();
     let lines: Vec<Value> = (0..steps).map(|_| step(&mut learner, &mut progress, folder.path())).collect();
 
@@ -132,7 +132,7 @@ fn a_damaged_or_foreign_checkpoint_is_refused() {
     let fixture = SuiteFixture::new();
     let folder = tempfile::tempdir().unwrap();
     let learner = || Learner::new(fixture.model(&Cpu), Valid::default(), 64).unwrap();
-    let state = RunState { stage: "sft".into(), seed: 1, progress: Progress::default(), updates: 0 };
+    let state = RunState { stage: "sft".into(), progress: Progress::default(), updates: 0 };
     let saved = checkpoint::save(folder.path(), &state, &Cpu, &learner().arenas()).unwrap();
     let file = saved.join("state.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();

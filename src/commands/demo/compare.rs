@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use super::suite::DemoSuite;
 use super::{DemoArgs, MODEL, SFT_MODEL};
+use crate::checkpoint::Progress;
+use crate::commands::device::DeviceChoice;
+use crate::commands::interrupt;
 use crate::commands::pretrained::{self, Pretrained};
 use crate::commands::report::CONTENTS;
 use crate::config::Settings;
@@ -22,7 +25,7 @@ use crate::setting::{Assignment, Valid, overlay, resolve};
 use crate::train::prefix_tree::{self, Sequence};
 use crate::train::rl::{PairSource, reward};
 use crate::train::run::Outcome;
-use crate::train::run_folder::RunFolder;
+use crate::train::run_folder::{Claim, Intent, RunFolder, RunRecord};
 use crate::train::{Guard, Learner, Scorer};
 
 /// Pairs whose accuracy is compared.
@@ -36,6 +39,9 @@ const LOGPROB_MAX: f64 = 0.5;
 const LOGPROB_MEAN: f64 = 0.02;
 /// How far the loss of an SFT step may be from the CPU's, mean over the steps, in nats a token.
 const LOSS_GAP: f64 = 0.01;
+
+/// The name of a comparison in run.toml.
+pub const COMMAND: &str = "compare";
 
 /// One comparison.
 #[derive(Serialize)]
@@ -57,16 +63,27 @@ struct Summary {
 }
 
 /// Runs the checks against the demo in the folder `from` and reports them. An error if one of them fails.
-pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicBool) -> anyhow::Result<()> {
-    let settings = settings(args, from)?;
-    let suite = DemoSuite::new(args.score_noise, &settings, JudgeSettings::read(&from.join(MODEL))?)?;
-    let out = Path::new(&settings.run.out);
-    super::prepare_folder(out)?;
-    let mut run = RunFolder::create(out, &settings)?;
-    let mut checks = vec![accuracy(backend, &suite, &settings, &from.join(MODEL), stop)?];
-    let taught = from.join(SFT_MODEL);
-    checks.extend(rollouts(backend, &suite, &settings, &taught, stop)?);
-    checks.extend(training(backend, &suite, &settings, &taught, &mut run, stop)?);
+pub fn run<B: Backend>(
+    backend: &B,
+    device: DeviceChoice,
+    from: &Path,
+    claim: Claim,
+    settings: &Valid<Settings>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
+    let suite = DemoSuite::new(settings, JudgeSettings::read(&from.join(MODEL))?)?;
+    let (judge, taught) = (from.join(MODEL), from.join(SFT_MODEL));
+    // Refused before an earlier comparison is replaced.
+    drop((load(&Cpu, &judge, settings)?, load(&Cpu, &taught, settings)?));
+    interrupt::defer();
+    let begin = |claim: Claim, device: DeviceChoice| {
+        claim.begin(&RunRecord::new(COMMAND, device.kind(), Vec::new()), settings, Progress::default())
+    };
+    let mut run = begin(claim, device)?;
+    let mut cpu_run = begin(Claim::new(&run.path().join("cpu"), COMMAND, Intent::Replace)?, DeviceChoice::Cpu)?;
+    let mut checks = vec![accuracy(backend, &suite, settings, &judge, stop)?];
+    checks.extend(rollouts(backend, &suite, settings, &taught, stop)?);
+    checks.extend(training(backend, &suite, settings, &taught, [&mut run, &mut cpu_run], stop)?);
     backend.wait()?;
     let summary = Summary { device: backend.name(), checks, stages: serde_json::Map::new() };
     let mut table = TextTable::new(["check", "CPU", &summary.device, "expected", ""]);
@@ -82,7 +99,7 @@ pub fn run<B: Backend>(backend: &B, args: &DemoArgs, from: &Path, stop: &AtomicB
 }
 
 /// The earlier run's settings with few and small steps.
-fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Valid<Settings>> {
+pub fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Valid<Settings>> {
     let file = from.join("config.toml");
     ensure!(file.is_file(), "--from {}: there is no config.toml: it is not the folder of a demo", from.display());
     let mut s = overlay(&Settings::default(), Some(&file), std::iter::empty(), &[])?.settings;
@@ -196,22 +213,19 @@ fn score<B: Backend>(
     Ok(prefix_tree::score(&mut scorer, model, &sequences, capacity, 1.0)?.concat())
 }
 
-/// SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there.
+/// `[run, cpu_run]`: the folders of the device's steps and of the CPU's. SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there.
 fn training<B: Backend>(
     backend: &B,
     suite: &DemoSuite,
     settings: &Valid<Settings>,
     judge: &Path,
-    run: &mut RunFolder,
+    [run, cpu_run]: [&mut RunFolder; 2],
     stop: &AtomicBool,
 ) -> anyhow::Result<[Check; 2]> {
-    let cpu_folder = run.path().join("cpu");
-    super::prepare_folder(&cpu_folder)?;
-    let mut cpu_run = RunFolder::create(&cpu_folder, settings)?;
     let mut guard = Guard::new(run.path().to_path_buf(), settings.run.patience);
     let mut cpu =
         Learner::new(load(&Cpu, judge, settings)?, settings.part(|s| &s.sft.adamw), settings.sft.micro_batch_tokens)?;
-    if suite.run_sft(&mut cpu, settings, &mut cpu_run, &mut guard, stop)? == Outcome::Stopped {
+    if suite.run_sft(&mut cpu, settings, cpu_run, &mut guard, stop)? == Outcome::Stopped {
         bail!("stopped");
     }
     let mut learner = Learner::new(
@@ -228,7 +242,7 @@ fn training<B: Backend>(
         bail!("stopped");
     }
     let losses = column(run.path(), "sft", "loss")?;
-    let cpu_losses = column(&cpu_folder, "sft", "loss")?;
+    let cpu_losses = column(cpu_run.path(), "sft", "loss")?;
     let (rl_losses, mismatch) = (column(run.path(), "rl", "loss")?, column(run.path(), "rl", "mismatch_max")?);
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let largest = |values: &[f64]| values.iter().copied().fold(f64::NAN, f64::max);

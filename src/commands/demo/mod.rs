@@ -8,28 +8,31 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::device::{DeviceArgs, with_backend};
+use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
-use super::{flag, pretrained};
-use crate::config::{SEED, SHARE, Settings, THREADS};
+use super::{ending, flag, interrupt, pretrained};
+use crate::checkpoint::Progress;
+use crate::config::{DataSettings, SEED, SHARE, Settings, THREADS};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
-use crate::file::console;
+use crate::file::{console, say};
 use crate::log::Environment;
+use crate::log::charts::Stage;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::Decay;
 use crate::report::results;
+use crate::rollout::EngineError;
 use crate::setting::{Assignment, Valid, resolve};
 use crate::train::rl_report::RL;
 use crate::train::run::Outcome;
-use crate::train::run_folder::RunFolder;
+use crate::train::run_folder::{Claim, Intent, RunFolder, RunRecord};
 use crate::train::sft::SFT;
 use crate::train::{Guard, Learner};
 use suite::DemoSuite;
@@ -38,7 +41,8 @@ use suite::DemoSuite;
 ///
 /// Makes a synthetic preference suite (four tasks whose answers a program grades), trains a tiny Qwen3 first on a noisy
 /// teacher's judgements (SFT), then on preference pairs alone (GRPO with the Preference-Aware Reward), evaluates it on
-/// held-out pairs after each stage, and writes a report to open in a browser.
+/// held-out pairs after each stage, and writes a report to open in a browser. An earlier demo in the same folder is replaced;
+/// anything else there is refused. There are no checkpoints: a demo that is stopped starts again.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Seed of data, weights and sampling: the same seed gives the same numbers.
@@ -57,7 +61,7 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
     pub flip: f64,
     /// Share of the teacher's scores that are drawn at random.
-    #[arg(long, default_value_t = 0.3, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
+    #[arg(long, default_value_t = DataSettings::default().score_noise, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
     pub score_noise: f64,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -84,6 +88,7 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
     s.model.init = "nano".into();
     s.model.context = 256;
     s.data.flip = args.flip;
+    s.data.score_noise = args.score_noise;
     s.sft.steps = 250;
     s.sft.examples_per_step = 32;
     s.sft.learning_rate = 2e-3;
@@ -113,84 +118,116 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
     Ok(s)
 }
 
+/// The name of a demo in run.toml.
+const COMMAND: &str = "demo";
+
 /// Learns from random weights, or with `--from` holds the device to an earlier demo's models.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let (settings, device) = (settings(args)?, args.device.device);
     if !args.quick {
-        settings.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        settings.notes().iter().for_each(|note| say!("note: {note}"));
     }
-    let stop = super::stop_flag()?;
-    super::on_threads(settings.run.threads, || match &args.from {
-        None => with_backend!(device, backend => learn(backend, args, &settings, &stop)),
-        Some(run) => with_backend!(device, backend => compare::run(backend, args, run, &stop)),
-    })
+    if let Some(from) = &args.from {
+        let settings = compare::settings(args, from)?;
+        let claim = Claim::new(Path::new(&settings.run.out), compare::COMMAND, Intent::Replace)?;
+        let stop = interrupt::watch()?;
+        let work = || with_backend!(device, backend => compare::run(backend, device, from, claim, &settings, &stop));
+        return super::on_threads(settings.run.threads, work);
+    }
+    let claim = Claim::new(Path::new(&settings.run.out), COMMAND, Intent::Replace)?;
+    let stop = interrupt::watch()?;
+    super::on_threads(
+        settings.run.threads,
+        || with_backend!(device, backend => learn(backend, device, claim, &settings, &stop)),
+    )
 }
 
 fn learn<B: Backend>(
     backend: &B,
-    args: &DemoArgs,
+    device: DeviceChoice,
+    claim: Claim,
     settings: &Valid<Settings>,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
-    let start = Instant::now();
-    let suite = DemoSuite::new(args.score_noise, settings, None)?;
-    let out = Path::new(&settings.run.out);
-    prepare_folder(out)?;
+    let suite = DemoSuite::new(settings, None)?;
     let (config, weights) = suite.model(settings)?;
-    let settings = &for_device(backend, settings, false, &config)?;
-    let mut run = RunFolder::create(out, settings)?;
-
+    let settings = &for_device(backend, settings, &config)?;
     let mut model = Qwen3::new(backend, config, &weights, settings.model.context)?;
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
+    interrupt::defer();
+    let record = RunRecord::new(COMMAND, device.kind(), Vec::new());
+    let mut run = claim.begin(&record, settings, Progress::default())?;
+    match learn_stages(model, &suite, settings, &mut run, stop) {
+        Err(error) if is_stop(&error) => Err(stopped(run.path())),
+        Err(error) => Err(ending::failed(error, &run, CONTENTS.stages)),
+        learnt => learnt,
+    }
+}
+
+/// Both stages, with an evaluation before, between and after them; then summary, report, and the table of results.
+fn learn_stages<B: Backend>(
+    model: Qwen3<B>,
+    suite: &DemoSuite,
+    settings: &Valid<Settings>,
+    run: &mut RunFolder,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
+    let (start, out) = (Instant::now(), run.path().to_path_buf());
     let mut stages = Stages::new();
     stages.add(UNTRAINED, suite.evaluate(&model, settings, VOTES, stop)?);
 
     let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), settings.sft.micro_batch_tokens)?;
-    let mut guard = Guard::new(out.to_path_buf(), settings.run.patience);
-    if suite.run_sft(&mut learner, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
-        return stopped(out);
+    let mut guard = Guard::new(out.clone(), settings.run.patience);
+    if suite.run_sft(&mut learner, settings, run, &mut guard, stop)? == Outcome::Stopped {
+        return Err(EngineError::Interrupted.into());
     }
+    sound(&learner, &SFT)?;
     pretrained::export(&out.join(SFT_MODEL), &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
     stages.add(SFT.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.frozen()?;
     let policy = learner.model;
     let mut learner = Learner::new(policy, settings.part(|s| &s.rl.adamw), settings.rl.micro_batch_tokens)?;
-    if suite.run_rl(&mut learner, &reference, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
-        return stopped(out);
+    if suite.run_rl(&mut learner, &reference, settings, run, &mut guard, stop)? == Outcome::Stopped {
+        return Err(EngineError::Interrupted.into());
     }
+    sound(&learner, &RL)?;
     stages.add(RL.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
-    let folder = out.join(MODEL);
-    pretrained::export(&folder, &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
     let summary = Summary {
         wall_s: start.elapsed().as_secs_f64(),
-        seed: args.seed,
-        flip: args.flip,
-        score_noise: args.score_noise,
+        seed: settings.run.seed,
+        flip: settings.data.flip,
+        score_noise: settings.data.score_noise,
         stages: stages.0,
         environment: serde_json::to_value(Environment::detect())?,
     };
-    let report = run.finish(&summary, &CONTENTS)?;
-    print_results(&summary, &report, &folder)
+    let report = run.finish(&summary, &CONTENTS);
+    let folder = out.join(MODEL);
+    pretrained::export(&folder, &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
+    ending::say_unhealthy(&out, CONTENTS.stages);
+    print_results(&summary, &report?, &folder)
 }
 
-/// A demo's folder may hold an earlier demo, which the new one replaces; anything else is left alone.
-fn prepare_folder(out: &Path) -> anyhow::Result<()> {
-    if !out.join("metrics.jsonl").exists() {
-        return Ok(());
+/// An error if a stage has learnt nothing, or has ruined the weights.
+fn sound<B: Backend>(learner: &Learner<B>, stage: &Stage) -> anyhow::Result<()> {
+    match ending::fault(learner, stage)? {
+        Some(fault) => anyhow::bail!("{}: {fault}", stage.name),
+        None => Ok(()),
     }
-    for name in ["metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "config.toml", "environment.json"] {
-        let file = out.join(name);
-        if file.exists() {
-            std::fs::remove_file(&file).with_context(|| format!("{}: cannot be replaced", file.display()))?;
-        }
-    }
-    Ok(())
 }
 
-fn stopped(out: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("stopped; what was measured so far is in {}", out.display())
+/// Whether an error says that an evaluation or a rollout was stopped from outside.
+fn is_stop(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(EngineError::Interrupted)))
+}
+
+fn stopped(out: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "stopped; the numbers so far are kept in {} (`patarm-train report` draws them), and a demo has no checkpoints: the \
+         same command replaces them and starts again",
+        out.display()
+    )
 }
 
 /// The stages' reports, by name.

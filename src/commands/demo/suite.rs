@@ -34,10 +34,14 @@ pub struct DemoSuite {
 
 impl DemoSuite {
     /// `way`: how an earlier demo's judge judges; `None`: with the suite's rubrics.
-    pub fn new(score_noise: f64, settings: &Settings, way: Option<Valid<JudgeSettings>>) -> anyhow::Result<Self> {
+    pub fn new(settings: &Valid<Settings>, way: Option<Valid<JudgeSettings>>) -> anyhow::Result<Self> {
         let inner = synthetic::tokenizer().map_err(|e| anyhow::anyhow!("the demo's tokenizer cannot be made: {e}"))?;
-        let suite =
-            Suite::new(SuiteConfig { seed: settings.run.seed, score_noise, flip: settings.data.flip, leave_out: None });
+        let suite = Suite::new(SuiteConfig {
+            seed: settings.run.seed,
+            score_noise: settings.data.score_noise,
+            flip: settings.data.flip,
+            leave_out: None,
+        });
         let template = CHAT_TEMPLATE.to_string();
         let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN)?;
         let own = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS)?, settings.reward.verdict, false);

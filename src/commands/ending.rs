@@ -1,0 +1,112 @@
+//! How a training command ends: what it has learnt is looked at before anything says that it has succeeded.
+
+use std::path::Path;
+
+use anyhow::bail;
+use serde_json::{Map, Value, json};
+
+use super::report::CONTENTS;
+use crate::file::{console, say};
+use crate::log::charts::Stage;
+use crate::log::metrics::Record;
+use crate::log::read_records;
+use crate::log::signs::{Finding, Level};
+use crate::model::Qwen3;
+use crate::ops::Backend;
+use crate::report::diagnosis::findings;
+use crate::report::write_report;
+use crate::train::Learner;
+use crate::train::run::Outcome;
+use crate::train::run_folder::RunFolder;
+
+/// Why the model that a stage leaves may not be used; `None` if it may.
+pub fn fault<B: Backend>(learner: &Learner<B>, stage: &Stage) -> anyhow::Result<Option<String>> {
+    if learner.optimizer.updates == 0 {
+        let name = stage.name;
+        return Ok(Some(format!(
+            "nothing was learnt: no update of {name} was applied, because every step was skipped"
+        )));
+    }
+    Ok(first_not_finite(&learner.model)?.map(|tensor| {
+        format!("the weights are ruined: `{tensor}` holds numbers that are not finite. Lower the learning rate")
+    }))
+}
+
+/// The first tensor that holds a NaN or an infinity.
+fn first_not_finite<B: Backend>(model: &Qwen3<B>) -> anyhow::Result<Option<String>> {
+    for parameter in model.table.parameters() {
+        let values = model.backend.download(model.backend.view(model.master(), parameter.range()))?;
+        if !values.iter().all(|value| value.is_finite()) {
+            return Ok(Some(parameter.name.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes summary and report, says what is not healthy, and exports the model: or says why not, as an error. `summary` gets the
+/// key `outcome`.
+pub fn conclude<B: Backend>(
+    folder: &RunFolder,
+    learner: &Learner<B>,
+    stage: &'static Stage,
+    mut summary: Map<String, Value>,
+    export: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let fault = fault(learner, stage)?;
+    summary.insert("outcome".into(), json!(fault.as_deref().unwrap_or("complete")));
+    let report = folder.finish(&summary, &CONTENTS);
+    say_unhealthy(folder.path(), &[stage]);
+    if let Some(fault) = fault {
+        let page = report.map(|page| page.display().to_string()).unwrap_or_else(|error| format!("{error:#}"));
+        bail!("{fault}. No model is exported. The report: {page}");
+    }
+    let model = folder.path().join("model");
+    export(&model)?;
+    let report = report?;
+    Ok(console::print_line(format_args!("The trained model: {}. The report: {}", model.display(), report.display()))?)
+}
+
+/// Hands the outcome of training on: a stop becomes an error that says what is kept, and a failure leaves a report.
+pub fn ended(
+    outcome: anyhow::Result<Outcome>,
+    folder: &RunFolder,
+    step: u64,
+    stage: &'static Stage,
+) -> anyhow::Result<()> {
+    let path = folder.path().display();
+    match outcome {
+        Ok(Outcome::Complete) => Ok(()),
+        Ok(Outcome::Stopped) if step == 0 => {
+            bail!("stopped before the end of the first step; --resume --out {path} starts again from there")
+        }
+        Ok(Outcome::Stopped) => bail!("stopped after step {step}, which is saved; go on with --resume --out {path}"),
+        Err(error) => Err(failed(error, folder, &[stage])),
+    }
+}
+
+/// A failure with what there is to see of it: signs of health on stderr, and a report.
+pub fn failed(error: anyhow::Error, folder: &RunFolder, stages: &[&'static Stage]) -> anyhow::Error {
+    say_unhealthy(folder.path(), stages);
+    error.context(match write_report(folder.path(), &CONTENTS) {
+        Ok(page) => format!("the run has failed (its report: {})", page.display()),
+        Err(_) => "the run has failed".into(),
+    })
+}
+
+/// Prints the signs of health that are not good, on stderr.
+pub fn say_unhealthy(folder: &Path, stages: &[&'static Stage]) {
+    let Ok((records, _)) = read_records(&folder.join("metrics.jsonl")) else { return };
+    stages.iter().flat_map(|stage| unhealthy(stage, &records)).for_each(|line| say!("{line}"));
+}
+
+fn unhealthy(stage: &Stage, records: &[Record]) -> Vec<String> {
+    let line = |(name, finding): (&str, Finding)| {
+        let word = match finding.level {
+            Level::Good => return None,
+            Level::Watch => "to watch",
+            Level::Bad => "to act on",
+        };
+        Some(format!("health of {}, {word}: {name}: {} {}", stage.name, finding.found, finding.advice))
+    };
+    findings(stage, records).into_iter().filter_map(line).collect()
+}
