@@ -8,11 +8,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::device::{DeviceArgs, DeviceChoice, with_backend};
+use super::pretrained;
 use super::profile::{self, ProfileReport};
 use crate::log::environment::peak_rss_bytes;
 use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::model::parameters::uniform_weights;
-use crate::model::{Batch, Qwen3, Qwen3Config, directory};
+use crate::model::{Batch, Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::optimizer::AdamWConfig;
@@ -211,7 +212,9 @@ fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
         let names: Vec<_> = Qwen3Config::names().collect();
         bail!("--shape {name}: neither a directory nor one of {}", names.join(", "));
     }
-    directory::load(path).with_context(|| format!("--shape {name}"))
+    let opened = pretrained::open(path).with_context(|| format!("--shape {name}"))?;
+    let weights = opened.weights()?;
+    Ok((opened.config, weights))
 }
 
 /// Timed runs of the prompts alone, whose time is no decode step's.

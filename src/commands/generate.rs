@@ -97,7 +97,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, stop: &AtomicBool) -> 
     let prompt = prompt_ids(args, &tokenizer)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");
     let needed = prompt.len() + args.max_new_tokens;
-    let limit = config.max_position_embeddings;
+    let limit = config.context();
     ensure!(
         needed <= limit,
         "{} prompt tokens + {} new exceed the model's context of {limit}",

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
-use super::pretrained::{self, PretrainedSource};
+use super::pretrained::{self, PretrainedSource, Trained};
 use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
@@ -63,15 +63,15 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
-    let PretrainedSource { config, tokenizer, weights } = source;
-    let context = settings.model.context.min(config.max_position_embeddings);
+    let PretrainedSource { config, tokenizer, weights, description } = source;
+    let context = settings.model.context.min(config.context());
     let s = &settings.rl;
     let needed = s.max_prompt_tokens + s.max_new_tokens;
     ensure!(
         needed <= context,
         "rl.max_prompt_tokens + rl.max_new_tokens = {needed} exceed the context of {context}: lower them or raise \
          model.context (the model's own limit is {})",
-        config.max_position_embeddings
+        config.context()
     );
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
     let pairs = PairDataset::load(settings, &judge)?;
@@ -111,7 +111,14 @@ fn train_rl<B: Backend>(backend: &B, args: &RlArgs, settings: &Settings, stop: &
     if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
-    pretrained::export(&out.join("model"), &learner.model, judge.tokenizer(), judge.settings())?;
+    let trained = Trained {
+        model: &learner.model,
+        description: &description,
+        dtype: settings.run.export_dtype,
+        tokenizer: judge.tokenizer(),
+        judge: judge.settings(),
+    };
+    pretrained::export(&out.join("model"), &trained)?;
     let report = folder.finish(
         &json!({
             "stage": "rl", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,

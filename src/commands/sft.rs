@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::device::with_backend;
-use super::pretrained;
+use super::pretrained::{self, Trained};
 use super::report::CONTENTS;
 use super::train_args::{TrainArgs, for_device};
 use crate::config::Settings;
@@ -58,7 +58,7 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, args.train.resume, &source.config)?;
-    let context = settings.model.context.min(source.config.max_position_embeddings);
+    let context = settings.model.context.min(source.config.context());
     let judge = pretrained::judge_settings(settings)?;
     let dataset = SftDataset::load(settings, &source.tokenizer, context)?;
 
@@ -83,7 +83,14 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
     if train(&mut trainer, &mut folder, &mut progress, policy, stop)? == Outcome::Stopped {
         bail!("stopped after step {}; go on with --resume", progress.step);
     }
-    pretrained::export(&out.join("model"), &learner.model, &source.tokenizer, &judge)?;
+    let trained = Trained {
+        model: &learner.model,
+        description: &source.description,
+        dtype: settings.run.export_dtype,
+        tokenizer: &source.tokenizer,
+        judge: &judge,
+    };
+    pretrained::export(&out.join("model"), &trained)?;
     let report = folder.finish(
         &json!({
             "stage": "sft", "wall_s": start.elapsed().as_secs_f64(), "seed": settings.run.seed, "steps": progress.step,

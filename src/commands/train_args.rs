@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::device::DeviceArgs;
 use super::pretrained;
-use crate::config::{Settings, resolve};
+use crate::config::{ExportDtype, Settings, resolve};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
 use crate::ops::linear::LinearSizes;
@@ -36,6 +36,9 @@ pub struct TrainArgs {
     /// One setting, for example `rl.learning_rate=1e-6`; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The type that the trained model's weights are written as, instead of the one that they were read as.
+    #[arg(long)]
+    pub dtype: Option<ExportDtype>,
     /// Go on from the latest checkpoint in the run's folder.
     #[arg(long)]
     pub resume: bool,
@@ -89,6 +92,7 @@ impl TrainArgs {
             s.data.train.clone_from(&self.data);
         }
         s.run.seed = self.seed.unwrap_or(s.run.seed);
+        s.run.export_dtype = self.dtype.unwrap_or(s.run.export_dtype);
         s.run.threads = self.threads.unwrap_or(s.run.threads);
         s.data.skip_bad |= self.skip_bad;
         Ok(s)

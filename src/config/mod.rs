@@ -7,4 +7,6 @@ mod overlay;
 mod settings;
 
 pub use overlay::{ConfigError, resolve};
-pub use settings::{DataSettings, EvalSettings, ModelSettings, RlSettings, RunSettings, Settings, SftSettings};
+pub use settings::{
+    DataSettings, EvalSettings, ExportDtype, ModelSettings, RlSettings, RunSettings, Settings, SftSettings,
+};

@@ -36,9 +36,21 @@ pub struct RunSettings {
     pub keep_checkpoints: usize,
     /// The run stops after this many consecutive steps whose loss or gradient is not finite.
     pub patience: u32,
+    /// The type that the trained model's weights are written as: `source` (each as it was read; f32 for random weights), `f32` or
+    /// `bf16`.
+    pub export_dtype: ExportDtype,
     /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
     /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
     pub lm_head_chunk_rows: usize,
+}
+
+/// The type that weights are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportDtype {
+    Source,
+    F32,
+    Bf16,
 }
 
 impl Default for RunSettings {
@@ -50,6 +62,7 @@ impl Default for RunSettings {
             checkpoint_every: 100,
             keep_checkpoints: 2,
             patience: 5,
+            export_dtype: ExportDtype::Source,
             lm_head_chunk_rows: 0,
         }
     }

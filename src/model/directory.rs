@@ -1,69 +1,170 @@
-//! A Hugging Face model directory: config.json and weights, in and out.
+//! A Hugging Face model directory as it is read: config.json and tensors that fit together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::config::ConfigError;
+use serde_json::{Map, Value};
+
+use super::description::Description;
+use super::export::Export;
 use super::{ParameterTable, Qwen3Config};
 use crate::tensor::DType;
-use crate::tensor::file::write_atomically;
-use crate::tensor::safetensors::{NamedTensor, TensorDirectory, TensorFileError, write_tensors};
+use crate::tensor::safetensors::{LFS_POINTER, TensorDirectory, TensorFileError, is_lfs_pointer};
+
+pub(super) const CONFIG: &str = "config.json";
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const LM_HEAD: &str = "lm_head.weight";
+
+/// A longer config.json is something else.
+const JSON_BYTES_MAX: u64 = 64 << 20;
 
 /// A model directory that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
+    #[error("{}: {reason}", file.display())]
+    File { file: PathBuf, reason: String },
     #[error(transparent)]
     Tensors(#[from] TensorFileError),
-    #[error("{file}: cannot be written: {source}")]
-    Write { file: String, source: std::io::Error },
+}
+
+pub(super) fn error(file: &Path, reason: impl ToString) -> DirectoryError {
+    DirectoryError::File { file: file.to_path_buf(), reason: reason.to_string() }
+}
+
+/// A directory whose config.json and tensors fit together. Its weights are not read yet.
+pub struct ModelDirectory {
+    pub config: Qwen3Config,
+    pub description: Description,
+    /// What was read in a way that may surprise.
+    pub notes: Vec<String>,
+    files: TensorDirectory,
+    table: ParameterTable,
+    /// What the files call each parameter.
+    names: Vec<String>,
+}
+
+impl ModelDirectory {
+    /// Reads config.json and the headers of the weights, and refuses what does not fit together.
+    pub fn open(directory: &Path) -> Result<Self, DirectoryError> {
+        let file = directory.join(CONFIG);
+        let mut notes = Vec::new();
+        let Some(mut json) = read_object(&file)? else {
+            let adapter = directory.join("adapter_config.json").exists();
+            let hint =
+                if adapter { ", and adapter_config.json is there: merge the adapter into its model first" } else { "" };
+            return Err(error(&file, format!("is missing{hint}")));
+        };
+        let mut config = Qwen3Config::from_json(&json, &mut notes).map_err(|reason| error(&file, reason))?;
+        let files = TensorDirectory::open(directory)?;
+        if let Some(score) = files.names().find(|name| name.starts_with("score.")) {
+            return Err(error(
+                directory,
+                format!("has a tensor `{score}`: it is a classifier, which does not write text"),
+            ));
+        }
+        if config.tie_word_embeddings && head_differs(&files, &config)? {
+            config.tie_word_embeddings = false;
+            json.insert("tie_word_embeddings".into(), false.into());
+            notes.push(
+                "`tie_word_embeddings` is true, but the files hold an `lm_head.weight` that differs from the embedding: it is \
+                 used, as transformers 5 does (4 would use the embedding)"
+                    .into(),
+            );
+        }
+        let table = ParameterTable::new(&config);
+        let names: Vec<String> = table.parameters().iter().map(|parameter| name_in(&files, &parameter.name)).collect();
+        if !config.tie_word_embeddings && !files.has(LM_HEAD) {
+            let reason = "there is no `lm_head.weight`, and `tie_word_embeddings` of config.json is false, which is its default: \
+                          set it to true if the embedding is the head";
+            return Err(error(directory, reason));
+        }
+        let types = table.parameters().iter().zip(&names).map(|(parameter, name)| files.check(name, &parameter.shape));
+        let types = types.collect::<Result<Vec<DType>, _>>()?;
+        note_unread(&files, &names, &mut notes);
+        let description = Description::read(directory, json, types)?;
+        Ok(Self { config, description, notes, files, table, names })
+    }
+
+    /// An arena of the weights.
+    pub fn weights(&self) -> Result<Vec<f32>, DirectoryError> {
+        let mut weights = vec![0.0; self.table.arena_len()];
+        for (parameter, name) in self.table.parameters().iter().zip(&self.names) {
+            self.files.read(name, &parameter.shape, &mut weights[parameter.range()])?;
+        }
+        Ok(weights)
+    }
 }
 
 /// Reads config.json and all weights of a directory into an arena.
 pub fn load(directory: &Path) -> Result<(Qwen3Config, Vec<f32>), DirectoryError> {
-    let config = Qwen3Config::load(&directory.join("config.json"))?;
-    let table = ParameterTable::new(&config);
-    let files = TensorDirectory::open(directory)?;
-    let mut weights = vec![0.0; table.arena_len()];
-    for parameter in table.parameters() {
-        files.read(&parameter.name, &parameter.shape, &mut weights[parameter.range()])?;
-    }
-    Ok((config, weights))
+    let opened = ModelDirectory::open(directory)?;
+    let weights = opened.weights()?;
+    Ok((opened.config, weights))
 }
 
-/// Writes config.json, generation_config.json and model.safetensors; the tokenizer writes its own files beside them.
+/// Writes a model that no directory describes: config.json, generation_config.json and the weights; the tokenizer writes its own
+/// files beside them.
 pub fn save(directory: &Path, config: &Qwen3Config, weights: &[f32], dtype: DType) -> Result<(), DirectoryError> {
-    let table = ParameterTable::new(config);
-    assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
-    let json = |name: &str, value: &serde_json::Value| {
-        let file = directory.join(name);
-        let text = format!("{value:#}\n");
-        write_atomically(&file, text.as_bytes())
-            .map_err(|source| DirectoryError::Write { file: file.display().to_string(), source })
-    };
-    let tensors: Vec<_> = table
-        .parameters()
-        .iter()
-        .map(|p| NamedTensor { name: &p.name, shape: &p.shape, values: &weights[p.range()] })
+    Export::new(config, weights, &Description::new(config), Some(dtype)).write(directory)
+}
+
+/// What the files call a parameter: a model that was saved without its head has no `model.` before its names, and a tied one may
+/// hold the head in place of the embedding.
+fn name_in(files: &TensorDirectory, name: &str) -> String {
+    let bare = name.strip_prefix("model.").unwrap_or(name);
+    let there = [name, bare].into_iter().find(|name| files.has(name));
+    let head = if name == EMBEDDING { Some(LM_HEAD).filter(|head| files.has(head)) } else { None };
+    there.or(head).unwrap_or(name).to_string()
+}
+
+/// Whether the files hold a head beside the embedding, with other numbers.
+fn head_differs(files: &TensorDirectory, config: &Qwen3Config) -> Result<bool, DirectoryError> {
+    let embedding = name_in(files, EMBEDDING);
+    if embedding == LM_HEAD || !files.has(&embedding) || !files.has(LM_HEAD) {
+        return Ok(false);
+    }
+    Ok(!files.same(&embedding, LM_HEAD, &[config.vocab_size, config.hidden_size])?)
+}
+
+/// Tensors that are no parameter of this model: transformers passes over them too. A tied head and the frequencies that old
+/// versions saved are nothing to speak of.
+fn note_unread(files: &TensorDirectory, names: &[String], notes: &mut Vec<String>) {
+    let read: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let unread: Vec<&str> = files
+        .names()
+        .filter(|name| !read.contains(name) && *name != LM_HEAD && !name.ends_with("rotary_emb.inv_freq"))
         .collect();
-    write_tensors(&directory.join("model.safetensors"), &tensors, dtype)?;
-    json(
-        "generation_config.json",
-        &serde_json::json!({
-            "do_sample": true,
-            "temperature": 1.0,
-            "eos_token_id": config.eos_token_id,
-            "pad_token_id": config.pad_token_id,
-        }),
-    )?;
-    // Written last: a directory with a config.json is complete.
-    json("config.json", &config.to_json())
+    if let Some(first) = unread.first() {
+        notes.push(format!(
+            "{} tensors are no part of a dense Qwen3 and are not read, the first `{first}`",
+            unread.len()
+        ));
+    }
+}
+
+/// The object in a JSON file; `None` if there is no such file.
+pub(super) fn read_object(file: &Path) -> Result<Option<Map<String, Value>>, DirectoryError> {
+    match std::fs::metadata(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(error(file, format!("cannot be read: {e}"))),
+        Ok(found) if !found.is_file() => return Err(error(file, "is not a file")),
+        Ok(found) if found.len() > JSON_BYTES_MAX => {
+            return Err(error(file, format!("is {} bytes long, which no such file is", found.len())));
+        }
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(file).map_err(|e| error(file, format!("cannot be read: {e}")))?;
+    if is_lfs_pointer(&bytes) {
+        return Err(error(file, LFS_POINTER));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| error(file, format!("is not a JSON object: {e}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::parameters::random_weights;
+    use crate::tensor::file::write_atomically;
 
     fn tiny() -> Qwen3Config {
         let mut config = Qwen3Config::named("nano").unwrap();

@@ -14,7 +14,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::device::{DeviceArgs, with_backend};
-use super::pretrained;
 use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
 use crate::config::{Settings, resolve};
@@ -133,7 +132,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     if suite.run_sft(&mut learner, settings, &mut run, &mut guard, stop)? == Outcome::Stopped {
         return stopped(out);
     }
-    pretrained::export(&out.join(SFT_MODEL), &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
+    suite.export(&out.join(SFT_MODEL), &learner.model)?;
     stages.add(SFT.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.frozen()?;
@@ -145,7 +144,7 @@ fn learn<B: Backend>(backend: &B, args: &DemoArgs, settings: &Settings, stop: &A
     stages.add(RL.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let folder = out.join(MODEL);
-    pretrained::export(&folder, &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
+    suite.export(&folder, &learner.model)?;
     let summary = Summary {
         wall_s: start.elapsed().as_secs_f64(),
         seed: args.seed,
