@@ -8,6 +8,8 @@ pub mod description;
 pub mod directory;
 pub mod export;
 pub mod forward;
+#[cfg(test)]
+mod fuzz;
 pub mod kv_pool;
 pub mod parameters;
 pub mod projection;
