@@ -6,6 +6,7 @@ mod commands {
     mod bad_input;
     mod bench;
     mod devices;
+    mod export;
     mod profile;
     mod runs;
     mod tools;
