@@ -25,13 +25,14 @@ then widened (`.double()` turns the buffer inv_freq to f64, forward turns it bac
 """
 
 import argparse
+import copy
 import json
 import pathlib
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, modeling_rope_utils
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 from transformers.utils import logging
 
@@ -368,6 +369,132 @@ def rope_case(folder):
     store(folder, scalars, {"inv_freq": model.model.rotary_emb.inv_freq, "rope": rope_table(model, positions)})
 
 
+# Beside the keys of `scaled_config`: what a config.json may say of RoPE, in every spelling and type that is computed.
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ROPE_CASES = {
+    "none": {},
+    "theta": {"rope_theta": 1e6},
+    "parameters": {"rope_parameters": {"rope_theta": 5e6, "rope_type": "default"}},
+    "no_head_dim": {"rope_theta": 1e6, "head_dim": None},
+    "linear": {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.5}},
+    "yarn_card": {"rope_theta": 1e6, "rope_scaling": YARN},
+    "yarn_parameters": {"rope_parameters": YARN | {"rope_theta": 1e6}},
+    "yarn_both": {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "yarn_mscale": {"rope_theta": 1e6, "rope_scaling": YARN | {"factor": 40, "mscale": 1.0, "mscale_all_dim": 0.707}},
+    "yarn_attention": {"rope_theta": 1e6, "rope_scaling": YARN | {"attention_factor": 1.25, "mscale": 2.0}},
+    "yarn_betas": {"rope_theta": 1e4, "head_dim": 64, "rope_scaling": YARN | {"beta_fast": 24, "beta_slow": 2.0, "truncate": False}},
+    "yarn_short": {"rope_theta": 1e4, "head_dim": 32, "rope_scaling": {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 16}},
+    "yarn_top_original": {"rope_theta": 1e6, "original_max_position_embeddings": 8192, "rope_scaling": {"rope_type": "yarn", "factor": None}},
+    "llama3": {"rope_theta": 5e5, "rope_scaling": LLAMA3 | {"original_max_position_embeddings": 8192}},
+}  # fmt: skip
+
+
+def scaled_config(keys):
+    """A config.json with these keys; None for a key of the base leaves that out."""
+    base = {"model_type": "qwen3", "vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "num_key_value_heads": 1, "head_dim": 128, "intermediate_size": 16, "max_position_embeddings": 40960}  # fmt: skip
+    # transformers fills in the dictionaries that it is given.
+    return copy.deepcopy({key: value for key, value in (base | keys).items() if value is not None})
+
+
+class TorchInFloat64:
+    """torch for modeling_rope_utils, with f64 wherever it asks for f32."""
+
+    float = float32 = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def arange(self, *args, dtype=None, **kwargs):
+        return torch.arange(*args, dtype=dtype or torch.float64, **kwargs)
+
+
+def inverse_frequencies(config):
+    """inv_freq as a list of f64, and the attention factor, by transformers' own functions."""
+    scaled = config.rope_parameters["rope_type"]
+    compute = qwen3.Qwen3RotaryEmbedding.compute_default_rope_parameters
+    module = qwen3 if scaled == "default" else modeling_rope_utils
+    compute = compute if scaled == "default" else modeling_rope_utils.ROPE_INIT_FUNCTIONS[scaled]
+    module.torch, kept = TorchInFloat64(), torch
+    try:
+        inv_freq, attention_factor = compute(config)
+    finally:
+        module.torch = kept
+    assert inv_freq.dtype == torch.float64
+    return inv_freq.tolist(), attention_factor
+
+
+def scaled_rope_case(folder):
+    """Frequencies in f64 and tables in f32, for every way of writing RoPE down, at positions beyond the native context."""
+    positions = [0, 1, 2, 7, 100, 4097, 32768, 40961, 65537, 131071]
+    cases, tensors = {}, {}
+    for name, keys in ROPE_CASES.items():
+        config = Qwen3Config.from_dict(scaled_config(keys))
+        model = Qwen3ForCausalLM(config)
+        inv_freq, attention_factor = inverse_frequencies(config)
+        plain = model.model.rotary_emb.inv_freq.double()
+        assert ((torch.tensor(inv_freq) - plain).abs() <= 1e-4 * plain).all(), name
+        cases[name] = {"config": scaled_config(keys), "inv_freq": inv_freq, "attention_factor": attention_factor}
+        tensors[f"rope.{name}"] = rope_table(model, positions)
+        tensors[f"inv_freq.{name}"] = plain
+    scalars = {
+        "how": "inv_freq (f64) and attention_factor of transformers' modeling_rope_utils for `config`; in golden.safetensors "
+        "inv_freq and `rope` (cosines, then sines, times the attention factor) as transformers makes them in f32",
+        "positions": positions,
+        "cases": cases,
+    }
+    store(folder, scalars, tensors)
+
+
+# A whole model for each: config.json as transformers never writes it, read by transformers from the folder.
+MODEL_CASES = {
+    "rope_yarn": {"rope_theta": 1e4, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}},
+    "rope_parameters": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 2e4, "factor": 2.0, "attention_factor": 1.3,
+                                            "original_max_position_embeddings": 16}},
+    "default_head_dim": {"head_dim": None, "rope_theta": 1e5},
+    "tied_other_head": {"tie_word_embeddings": True},
+}  # fmt: skip
+
+
+def build_case(name, out, seed):
+    """A model that transformers reads from a config.json with these keys and f32 weights; ids, and its untouched logits."""
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    base = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "head_dim": 32, "intermediate_size": 24,
+            "max_position_embeddings": 64, "architectures": ["Qwen3ForCausalLM"], "torch_dtype": "float32"}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(scaled_config(base | MODEL_CASES[name]), indent=2) + "\n")
+    config = AutoConfig.from_pretrained(folder)
+    # With a head of its own, which the file then holds whatever config.json says.
+    config.tie_word_embeddings = False
+    model = Qwen3ForCausalLM(config)
+    randomise(model, seed)
+    weights = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    assert model.lm_head.weight is not model.model.embed_tokens.weight, f"{name}: the head of the file is not used"
+    ids = random_ids(41, config.vocab_size, torch.Generator().manual_seed(seed))
+    return model, ids, logits_of(model, ids)
+
+
+def model_case(name, folder, model, ids, untouched):
+    """Logits, losses and gradients in f64."""
+    model = model.double()
+    logits = logits_of(model, ids)
+    difference = (logits - untouched).abs().max().item()
+    assert difference < 1e-4, f"{name}: f64 model and untouched f32 model differ by {difference}"
+    losses = target_losses(logits, ids)
+    scalars = {
+        "model": ".",
+        "how": "a config.json as others write it, read by transformers from this folder; 41 tokens; "
+        "f64 from f32 weights; loss = mean over the 40 next tokens",
+        "ids": ids,
+        "loss": losses.mean().item(),
+    }
+    store(folder, scalars, {"logits": logits, "target_losses": losses} | gradients(model, losses.mean()))
+    print(f"{name}: f64 against untouched f32, maximum difference of logits {difference:.1e}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "tests" / "goldens")
@@ -379,6 +506,7 @@ def main():
     built = {"tied_gqa2": build(tied_config(), seed=2), "untied_gqa5": build(untied_config(), seed=1)}
     probe = [7 * t % 96 for t in range(24)]
     untouched = {name: logits_of(model, probe) for name, (model, _) in built.items()}
+    cases = {name: build_case(name, out, seed) for seed, name in enumerate(MODEL_CASES, start=61)}
     in_float64()
     for name, (model, double) in built.items():
         # The replaced functions compute what the untouched ones do: f32 and f64 differ by rounding only.
@@ -392,6 +520,9 @@ def main():
     packed_case(tied, out / "packed")
     grpo_loss_case(out / "grpo_loss")
     rope_case(out / "rope")
+    scaled_rope_case(out / "rope_scaling")
+    for name, case in cases.items():
+        model_case(name, out / name, *case)
     sizes = {p.relative_to(out): p.stat().st_size for p in sorted(out.rglob("*.*")) if p.is_file()}
     print("\n".join(f"{size:8} {path}" for path, size in sizes.items()), f"\n{sum(sizes.values()):8} bytes in all")
 

@@ -15,7 +15,7 @@ use crate::file::console;
 use crate::log::environment::peak_rss_bytes;
 use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::model::parameters::uniform_weights;
-use crate::model::{Batch, Qwen3, Qwen3Config, directory};
+use crate::model::{Batch, Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::{Stream, bench_seeds};
@@ -214,7 +214,9 @@ fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
         let names: Vec<_> = Qwen3Config::names().collect();
         bail!("--shape {name}: neither a directory nor one of {}", names.join(", "));
     }
-    directory::load(path).with_context(|| format!("--shape {name}"))
+    let opened = pretrained::open(path).with_context(|| format!("--shape {name}"))?;
+    let weights = opened.weights()?;
+    Ok((opened.config, weights))
 }
 
 /// Timed runs of the prompts alone, whose time is no decode step's.

@@ -231,7 +231,7 @@ impl Job {
             (text, _) => text.clone().unwrap_or_default(),
         };
         let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
-        let limit = config.max_position_embeddings;
+        let limit = config.context();
         let stream = Stream::new(args.seed);
         let Some(loaded) = loaded else {
             let tokens = tokens_of(args, &tokenizer, &PromptText::Plain(alone))?;

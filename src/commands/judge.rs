@@ -201,7 +201,7 @@ impl Job {
         let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
         let loaded = load_responses(&args.input, &options)?;
         let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
-        let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.max_position_embeddings);
+        let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.context());
         ensure!(
             needed <= limit,
             "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"

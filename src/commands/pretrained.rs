@@ -1,14 +1,14 @@
 //! A model with its tokenizer, from a Hugging Face directory or from random weights, and back to a directory.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::config::{ModelSettings, Settings};
+use crate::config::{ExportDtype, ModelSettings, Settings};
 use crate::file::say;
 use crate::judge::{JudgeSettings, PromptFile};
-use crate::model::parameters::{ParameterTable, random_weights};
-use crate::model::{Qwen3, Qwen3Config, directory};
+use crate::model::parameters::random_weights;
+use crate::model::{Description, Export, ModelDirectory, Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::setting::Valid;
 use crate::tensor::DType;
@@ -24,11 +24,22 @@ pub struct Pretrained {
 
 /// Reads a directory with config.json, safetensors and tokenizer.json.
 pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
-    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
-    let (config, weights) = directory::load(path)?;
+    let opened = open(path)?;
     let tokenizer = Tokenizer::from_dir(path)?;
-    check_vocabulary(&tokenizer, &config, path)?;
-    Ok(Pretrained { config, weights, tokenizer })
+    check_vocabulary(&tokenizer, &opened.config, path)?;
+    let weights = opened.weights()?;
+    Ok(Pretrained { config: opened.config, weights, tokenizer })
+}
+
+/// The files of a model directory; says on stderr what in them may surprise.
+pub fn open(path: &Path) -> anyhow::Result<ModelDirectory> {
+    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
+    let opened = ModelDirectory::open(path)?;
+    check_memory(&opened.config).with_context(|| path.display().to_string())?;
+    for note in &opened.notes {
+        say!("note: {}: {note}", path.display());
+    }
+    Ok(opened)
 }
 
 /// Shape and tokenizer of a model whose weights are not read yet.
@@ -36,11 +47,13 @@ pub struct PretrainedSource {
     pub config: Qwen3Config,
     pub tokenizer: Tokenizer,
     pub weights: WeightSource,
+    /// What an export writes back.
+    pub description: Description,
 }
 
 /// Where weights come from. They are read last: whatever else cannot work is refused before.
 pub enum WeightSource {
-    Directory(PathBuf),
+    Directory(Box<ModelDirectory>),
     Random { seed: u64 },
 }
 
@@ -48,7 +61,7 @@ impl WeightSource {
     /// An arena of the weights.
     pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
         match self {
-            Self::Directory(path) => Ok(directory::load(path)?.1),
+            Self::Directory(opened) => Ok(opened.weights()?),
             Self::Random { seed } => {
                 check_memory(config)?;
                 Ok(random_weights(config, *seed))
@@ -59,9 +72,12 @@ impl WeightSource {
 
 /// An error if the weights of a shape do not fit into this machine's memory.
 pub fn check_memory(config: &Qwen3Config) -> anyhow::Result<()> {
-    let parameters = ParameterTable::new(config).arena_len();
-    let weights = || format!("a model of {:.1} billion weights", 1e-9 * parameters as f64);
-    Ok(check_available(parameters * size_of::<f32>(), weights)?)
+    let parameters = config.parameters();
+    let bytes = usize::try_from(parameters * size_of::<f32>() as u128).unwrap_or(usize::MAX);
+    let weights = || {
+        format!("a model of {parameters} parameters ({:.1} billion), 4 bytes each in f32,", 1e-9 * parameters as f64)
+    };
+    Ok(check_available(bytes, weights)?)
 }
 
 /// The model that a configuration asks for: a directory, or a named shape with random weights and some tokenizer.
@@ -69,12 +85,17 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
     if settings.init.is_empty() {
         ensure!(!settings.path.is_empty(), "no model: give --model DIR, or --init SHAPE with --tokenizer DIR");
         let path = Path::new(&settings.path);
-        ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
-        let config = Qwen3Config::load(&path.join("config.json"))?;
+        let opened = open(path)?;
+        let (config, description) = (opened.config.clone(), opened.description.clone());
         let folder = if settings.tokenizer.is_empty() { path } else { Path::new(&settings.tokenizer) };
         let tokenizer = Tokenizer::from_dir(folder)?;
         check_vocabulary(&tokenizer, &config, folder)?;
-        return Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Directory(path.to_path_buf()) });
+        return Ok(PretrainedSource {
+            config,
+            tokenizer,
+            weights: WeightSource::Directory(opened.into()),
+            description,
+        });
     }
     let Some(mut config) = Qwen3Config::named(&settings.init) else {
         let names: Vec<_> = Qwen3Config::names().collect();
@@ -85,10 +106,9 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
     let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
     // Random weights fit any vocabulary: take the tokenizer's.
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
-    config.eos_token_id = Some(tokenizer.eos_id());
-    config.pad_token_id = Some(tokenizer.pad_id());
     check_memory(&config).with_context(|| format!("--init {}", settings.init))?;
-    Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed } })
+    let description = Description::with_tokens(&config, tokenizer.eos_id(), tokenizer.pad_id());
+    Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed }, description })
 }
 
 fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {
@@ -132,15 +152,28 @@ pub fn say_differences(folder: &Path, carried: Option<&JudgeSettings>, used: &Ju
     }
 }
 
-/// Writes a model, its tokenizer and its way of judging as a directory that transformers loads.
-pub fn export<B: Backend>(
-    folder: &Path,
-    model: &Qwen3<B>,
-    tokenizer: &Tokenizer,
-    judge: &Valid<JudgeSettings>,
-) -> anyhow::Result<()> {
-    let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
-    directory::save(folder, &model.config, &weights, DType::F32)?;
+/// A trained model, and what its directory says beside its weights.
+pub struct Trained<'a, B: Backend> {
+    pub model: &'a Qwen3<B>,
+    /// Of the model that training began from
+    pub description: &'a Description,
+    pub dtype: ExportDtype,
+    pub tokenizer: &'a Tokenizer,
+    pub judge: &'a Valid<JudgeSettings>,
+}
+
+/// Writes a model, its tokenizer and its way of judging as a directory that transformers loads; config.json is written last.
+pub fn export<B: Backend>(folder: &Path, trained: &Trained<'_, B>) -> anyhow::Result<()> {
+    let Trained { model, description, dtype, tokenizer, judge } = *trained;
     tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))?;
-    Ok(judge.write(folder)?)
+    judge.write(folder)?;
+    let mut description = description.clone();
+    description.add_stop_tokens(tokenizer.eos_ids());
+    let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
+    let dtype = match dtype {
+        ExportDtype::Source => None,
+        ExportDtype::F32 => Some(DType::F32),
+        ExportDtype::Bf16 => Some(DType::Bf16),
+    };
+    Ok(Export::new(&model.config, &weights, &description, dtype).write(folder)?)
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::device::with_backend;
 use super::ending::{conclude, ended};
 use super::interrupt;
-use super::pretrained::{self, PretrainedSource};
+use super::pretrained::{self, PretrainedSource, Trained};
 use super::train_args::{TrainArgs, for_device};
 use crate::config::{RlSettings, Settings};
 use crate::file::say;
@@ -69,15 +69,15 @@ fn train_rl<B: Backend>(
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, &source.config)?;
-    let PretrainedSource { config, tokenizer, weights } = source;
-    let context = settings.model.context.min(config.max_position_embeddings);
+    let PretrainedSource { config, tokenizer, weights, description } = source;
+    let context = settings.model.context.min(config.context());
     let s = &settings.rl;
     let needed = s.max_prompt_tokens + s.max_new_tokens;
     ensure!(
         needed <= context,
         "rl.max_prompt_tokens + rl.max_new_tokens = {needed} exceed the context of {context}: lower them or raise \
          model.context (the model's own limit is {})",
-        config.max_position_embeddings
+        config.context()
     );
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
     let pairs = PairDataset::load(settings, &judge)?;
@@ -134,9 +134,14 @@ fn train_rl<B: Backend>(
         ("stages".into(), Value::Object(Map::new())),
         ("environment".into(), json!(Environment::detect())),
     ]);
-    conclude(&folder, &learner, &RL, summary, |path| {
-        pretrained::export(path, &learner.model, judge.tokenizer(), judge.settings())
-    })
+    let trained = Trained {
+        model: &learner.model,
+        description: &description,
+        dtype: settings.run.export_dtype,
+        tokenizer: judge.tokenizer(),
+        judge: judge.settings(),
+    };
+    conclude(&folder, &learner, &RL, summary, |path| pretrained::export(path, &trained))
 }
 
 /// The longest prompt with the longest answer must fit one micro-batch: an update could not take them otherwise.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
 use super::ending::{conclude, ended};
+use super::pretrained::Trained;
 use super::train_args::{TrainArgs, for_device};
 use super::{interrupt, pretrained};
 use crate::config::Settings;
@@ -63,7 +64,7 @@ fn train_sft<B: Backend>(
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, &source.config)?;
-    let context = settings.model.context.min(source.config.max_position_embeddings);
+    let context = settings.model.context.min(source.config.context());
     let judge = pretrained::judge_settings(settings)?;
     let dataset = SftDataset::load(settings, &source.tokenizer, context)?;
     let record = RunRecord::new(SFT.key, args.train.device.device.kind(), inputs(settings)?);
@@ -99,7 +100,12 @@ fn train_sft<B: Backend>(
         ("stages".into(), Value::Object(Map::new())),
         ("environment".into(), json!(Environment::detect())),
     ]);
-    conclude(&folder, &learner, &SFT, summary, |path| {
-        pretrained::export(path, &learner.model, &source.tokenizer, &judge)
-    })
+    let trained = Trained {
+        model: &learner.model,
+        description: &source.description,
+        dtype: settings.run.export_dtype,
+        tokenizer: &source.tokenizer,
+        judge: &judge,
+    };
+    conclude(&folder, &learner, &SFT, summary, |path| pretrained::export(path, &trained))
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::device::DeviceArgs;
 use super::{flag, pretrained};
-use crate::config::{SEED, Settings, THREADS};
+use crate::config::{ExportDtype, SEED, Settings, THREADS};
 use crate::file::{console, say};
 use crate::model::Qwen3Config;
 use crate::ops::Backend;
@@ -40,6 +40,9 @@ pub struct TrainArgs {
     /// One setting, for example `rl.learning_rate=1e-6`; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The type that the trained model's weights are written as, instead of the one that they were read as.
+    #[arg(long)]
+    pub dtype: Option<ExportDtype>,
     /// Go on with the run in the folder (--out), from its latest checkpoint or, without one, from its beginning. Settings,
     /// data and model are the run's own; what is given beside it comes on top. Changes of speed and length are recorded in the
     /// run's config.toml and config-history.jsonl; changes of what is learnt are refused.
@@ -137,6 +140,7 @@ impl TrainArgs {
         if self.skip_bad {
             flags.push(Assignment::flag("--skip-bad", "data.skip_bad", true));
         }
+        flags.extend(self.dtype.map(|dtype| Assignment::flag("--dtype", "run.export_dtype", dtype.name())));
         flags
     }
 }

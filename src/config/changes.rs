@@ -24,6 +24,7 @@ pub const KEY_CLASSES: &[(&str, KeyClass)] = &[
     ("run.checkpoint_every", Free),
     ("run.keep_checkpoints", Free),
     ("run.patience", Free),
+    ("run.export_dtype", Free),
     ("run.seed", Learnt),
     // On a GPU it changes the order of sums.
     ("run.lm_head_chunk_rows", Learnt),

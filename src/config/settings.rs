@@ -76,9 +76,31 @@ section! {
         pub keep_checkpoints: usize = 2 => count(1, ROWS_MAX);
         /// The run stops after this many consecutive steps whose loss or gradient is not finite.
         pub patience: u32 = 5 => count(1, ROWS_MAX);
+        /// The type that the trained model's weights are written as: `source` (each as it was read; f32 for random weights), `f32`
+        /// or `bf16`.
+        pub export_dtype: ExportDtype = ExportDtype::Source => one_of(ExportDtype::NAMES);
         /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
         /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
         pub lm_head_chunk_rows: usize = 0 => count(0, TOKENS_MAX);
+    }
+}
+
+/// The type that weights are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportDtype {
+    Source,
+    F32,
+    Bf16,
+}
+
+impl ExportDtype {
+    /// As settings write them, in the order of the variants.
+    pub const NAMES: &'static [&'static str] = &["source", "f32", "bf16"];
+
+    /// As settings write it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
     }
 }
 

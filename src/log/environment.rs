@@ -52,11 +52,11 @@ impl Environment {
 
 /// Largest resident memory of this process so far, in bytes (`VmHWM` of Linux); `None` on other systems.
 pub fn peak_rss_bytes() -> Option<u64> {
-    parse_peak_rss(&std::fs::read_to_string("/proc/self/status").ok()?)
+    parse_kib("VmHWM:", &std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-fn parse_peak_rss(status: &str) -> Option<u64> {
-    let rest = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn parse_kib(key: &str, text: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn peak_memory_is_read_in_bytes() {
-        assert_eq!(parse_peak_rss("VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 7 kB\n"), Some(2 << 20));
-        assert_eq!(parse_peak_rss("VmRSS:\t 7 kB\n"), None);
-        assert_eq!(parse_peak_rss("VmHWM:\t many kB\n"), None);
+        assert_eq!(parse_kib("VmHWM:", "VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 7 kB\n"), Some(2 << 20));
+        assert_eq!(parse_kib("VmHWM:", "VmRSS:\t 7 kB\n"), None);
+        assert_eq!(parse_kib("VmHWM:", "VmHWM:\t many kB\n"), None);
     }
 
     #[test]

@@ -70,14 +70,14 @@ impl<B: Backend> Qwen3<B> {
         assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
         let (layers, lm_head) = new_projections(backend, &table)?;
         let config = table.config().clone();
-        let rope_rows = context.clamp(1, config.max_position_embeddings);
+        let rope_rows = context.clamp(1, config.context());
         let mut model = Self {
             backend: backend.clone(),
             lm_head_chunk_rows: backend.lm_head_chunk_rows(lm_head.sizes()),
             master: Master::Whole(backend.upload(weights)?),
             layers,
             lm_head,
-            rope: backend.upload(&rope_table(rope_rows, config.head_dim, config.rope_theta))?,
+            rope: backend.upload(&rope_table(rope_rows, config.head_dim, &config.rope))?,
             rope_rows,
             table: Arc::new(table),
             config,
@@ -110,7 +110,7 @@ impl<B: Backend> Qwen3<B> {
             master: Master::Frozen { norms: copy(table.decay_ranges().1)?, embedding },
             layers,
             lm_head,
-            rope: backend.upload(&rope_table(*rope_rows, config.head_dim, config.rope_theta))?,
+            rope: backend.upload(&rope_table(*rope_rows, config.head_dim, &config.rope))?,
             rope_rows: *rope_rows,
             table: Arc::new(table),
             config: config.clone(),

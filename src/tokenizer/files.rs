@@ -6,11 +6,13 @@ use serde_json::{Map, Value};
 
 use super::{CHAT_TEMPLATE, Inner, Tokenizer, TokenizerError};
 use crate::file::write_atomically;
+use crate::tensor::safetensors::{LFS_POINTER, is_lfs_pointer};
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const GENERATION: &str = "generation_config.json";
+const MODEL_CONFIG: &str = "config.json";
 
 impl Tokenizer {
     /// Reads a model's folder. It must contain tokenizer.json, and tokenizer_config.json with an `eos_token`. A
@@ -19,6 +21,9 @@ impl Tokenizer {
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join(TOKENIZER);
         let bytes = std::fs::read(&path).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
+        if is_lfs_pointer(&bytes) {
+            return Err(TokenizerError::File { path, reason: LFS_POINTER.into() });
+        }
         let inner = Inner::from_bytes(&bytes)
             .map_err(|error| TokenizerError::File { path, reason: format!("is not a tokenizer: {error}") })?;
         let config = read_object(&dir.join(CONFIG))?.unwrap_or_default();
@@ -38,8 +43,14 @@ impl Tokenizer {
                 })?
             }
         };
-        let generation = read_object(&dir.join(GENERATION))?.unwrap_or_default();
-        Self::assemble(inner, template, &eos_token, &pad_token, &eos_ids_of(&generation), config)
+        // Where generation_config.json does not say what ends a text, the model's config.json does.
+        let mut more_eos_ids = Vec::new();
+        for file in [GENERATION, MODEL_CONFIG] {
+            if more_eos_ids.is_empty() {
+                more_eos_ids = eos_ids_of(&read_object(&dir.join(file))?.unwrap_or_default());
+            }
+        }
+        Self::assemble(inner, template, &eos_token, &pad_token, &more_eos_ids, config)
     }
 
     /// Writes tokenizer.json, tokenizer_config.json and chat_template.jinja so that transformers' AutoTokenizer and
@@ -108,7 +119,7 @@ fn our_template(inner: &Inner) -> Option<String> {
     (has("<|im_start|>") && has("<|im_end|>")).then(|| CHAT_TEMPLATE.to_string())
 }
 
-/// `eos_token_id` of generation_config.json: one id or a list.
+/// `eos_token_id` of generation_config.json or config.json: one id or a list.
 fn eos_ids_of(generation: &Map<String, Value>) -> Vec<u32> {
     let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match generation.get("eos_token_id") {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use patarm::model::directory;
 use patarm::model::parameters::random_weights;
-use patarm::model::{Qwen3Config, directory};
 use patarm::tensor::DType;
 
 use super::runs::timeless;
@@ -346,7 +346,7 @@ fn a_resumed_run_refuses_what_changes_what_it_learns() {
     changed("model/tokenizer_config.json", &format!("{tokenizer}\n"), "tokenizer");
     // The KL reference is the model of the path: one step of training there would be another reference.
     let weights = std::fs::read(fixture.path("model/model.safetensors")).unwrap();
-    let config = Qwen3Config::load(&fixture.path("model/config.json")).unwrap();
+    let config = directory::load(&fixture.path("model")).unwrap().0;
     directory::save(&fixture.path("model"), &config, &random_weights(&config, 2), DType::F32).unwrap();
     refused(&[], &["model: model"]);
     std::fs::write(fixture.path("model/model.safetensors"), weights).unwrap();

@@ -10,7 +10,7 @@ use patarm::train::TokenObjective;
 use crate::common::devices::devices;
 use crate::parity::generation::generate;
 use crate::parity::golden::{Golden, assert_near, assert_near_l2, ids};
-use crate::parity::model::{assert_gradients, learner, logits, one_sequence, packed, shared_prefix};
+use crate::parity::model::{WRITTEN_BY_OTHERS, assert_gradients, learner, logits, one_sequence, packed, shared_prefix};
 use crate::parity::optimizer::{
     a_gradient_that_is_not_finite_leaves_no_trace, ten_steps, updates_leave_no_prepared_weight_behind,
 };
@@ -23,7 +23,7 @@ const LOGITS: f64 = 0.03;
 #[test]
 fn one_sequence_has_the_logits_and_gradients_of_transformers() {
     for device in devices() {
-        for case in ["tied_gqa2", "untied_gqa5"] {
+        for case in ["tied_gqa2", "untied_gqa5"].into_iter().chain(WRITTEN_BY_OTHERS) {
             let golden = Golden::load(case);
             let mut learner = learner(device, &golden);
             let (logits, losses) = one_sequence(&golden, &mut learner);

@@ -1,6 +1,7 @@
 //! Logits and every named gradient, alone, packed, and with a shared prefix.
 
-use patarm::model::{Activations, Batch, KvPool, Qwen3};
+use patarm::model::rope::{Rope, rope_table};
+use patarm::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
 use patarm::ops::{Backend, Cpu};
 use patarm::setting::Valid;
 use patarm::train::prefix_tree::{Sequence, pack};
@@ -50,6 +51,21 @@ pub fn one_sequence<B: Backend>(golden: &Golden, learner: &mut Learner<B>) -> (V
     let weights = vec![1.0 / targets.rows.len() as f32; targets.rows.len()];
     let results = learner.accumulate(&mut batch, &TokenObjective::cross_entropy(&targets, &weights)).unwrap();
     (logits, results.get().unwrap().loss)
+}
+
+/// Models whose config.json others wrote: YaRN in both spellings, no head_dim, a tied model with another head.
+pub const WRITTEN_BY_OTHERS: [&str; 4] = ["rope_yarn", "rope_parameters", "default_head_dim", "tied_other_head"];
+
+#[test]
+fn a_config_that_others_wrote_has_the_logits_losses_and_gradients_of_transformers() {
+    for case in WRITTEN_BY_OTHERS {
+        let golden = Golden::load(case);
+        let mut learner = learner(&Cpu, &golden);
+        let (logits, losses) = one_sequence(&golden, &mut learner);
+        assert_near(case, &logits, &golden.tensor("logits"), 1e-4);
+        assert_near(case, &losses, &golden.tensor("target_losses"), 1e-5);
+        assert_gradients(&golden, &learner, F32);
+    }
 }
 
 #[test]
@@ -142,11 +158,50 @@ fn rotary_tables_are_those_of_transformers() {
     let expected = golden.tensor("rope");
     let (dim, theta) = (golden.json["head_dim"].as_u64().unwrap() as usize, golden.json["theta"].as_f64().unwrap());
     let positions = ids(&golden.json["positions"]);
-    let table = patarm::model::rope::rope_table(*positions.iter().max().unwrap() as usize + 1, dim, theta);
+    let table = rope_table(*positions.iter().max().unwrap() as usize + 1, dim, &Rope::new(theta));
     for (index, position) in positions.iter().enumerate() {
         let got = &table[*position as usize * dim..][..dim];
         // One ulp of a frequency turns an angle by 6e-8 of itself.
         let limit = 1e-7 + 1.2e-7 * f64::from(*position);
         assert_near(&format!("position {position}"), got, &expected[index * dim..][..dim], limit);
+    }
+}
+
+/// Every spelling and every type of scaling. Frequencies are f32: powers, quotients and a ramp take a few roundings, of which the
+/// ramp's are relative to a frequency that is up to `factor` times the one that comes out.
+#[test]
+fn scaled_rotary_tables_are_those_of_transformers() {
+    let golden = Golden::load("rope_scaling");
+    let positions = ids(&golden.json["positions"]);
+    let cases = golden.json["cases"].as_object().unwrap();
+    assert!(cases.len() >= 12, "{} cases", cases.len());
+    for (name, case) in cases {
+        let config = Qwen3Config::from_json(case["config"].as_object().unwrap(), &mut Vec::new()).unwrap();
+        let factor = case["attention_factor"].as_f64().unwrap();
+        let got = config.rope.attention_factor();
+        assert!((got - factor).abs() <= 1e-15 * factor, "{name}: attention factor {got}, expected {factor}");
+        let expected = floats(&case["inv_freq"]);
+        let got = config.rope.frequencies(config.head_dim);
+        assert_eq!(got.len(), expected.len(), "{name}");
+        let scale = case["config"]["rope_scaling"]["factor"].as_f64().unwrap_or(4.0);
+        let ulps = golden.tensor(&format!("inv_freq.{name}"));
+        for (index, ((got, expected), theirs)) in got.iter().zip(&expected).zip(&ulps).enumerate() {
+            let error = (f64::from(*got) / expected - 1.0).abs();
+            assert!(
+                error <= 1e-6 + 1e-7 * scale,
+                "{name}: frequency {index} is {got}, expected {expected}: {error:.1e}"
+            );
+            // The same roundings in the same order: what differs is their power of θ, by two ulps.
+            let apart = (f64::from(*got) / f64::from(*theirs) - 1.0).abs();
+            assert!(apart <= 2.4e-7, "{name}: frequency {index} is {got}, in transformers {theirs}: {apart:.1e}");
+        }
+        let dim = config.head_dim;
+        let table = rope_table(*positions.iter().max().unwrap() as usize + 1, dim, &config.rope);
+        let expected = golden.tensor(&format!("rope.{name}"));
+        for (index, position) in positions.iter().enumerate() {
+            let got = &table[*position as usize * dim..][..dim];
+            let limit = 2e-7 + 2.4e-7 * f64::from(*position);
+            assert_near(&format!("{name}, position {position}"), got, &expected[index * dim..][..dim], limit);
+        }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
-use super::{ending, flag, interrupt, pretrained};
+use super::{ending, flag, interrupt};
 use crate::checkpoint::Progress;
 use crate::config::{DataSettings, SEED, SHARE, Settings, THREADS};
 use crate::eval::PairReport;
@@ -182,7 +182,7 @@ fn learn_stages<B: Backend>(
         return Err(EngineError::Interrupted.into());
     }
     sound(&learner, &SFT)?;
-    pretrained::export(&out.join(SFT_MODEL), &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
+    suite.export(&out.join(SFT_MODEL), &learner.model)?;
     stages.add(SFT.key, suite.evaluate(&learner.model, settings, VOTES, stop)?);
 
     let reference = learner.model.frozen()?;
@@ -204,7 +204,7 @@ fn learn_stages<B: Backend>(
     };
     let report = run.finish(&summary, &CONTENTS);
     let folder = out.join(MODEL);
-    pretrained::export(&folder, &learner.model, suite.judge.tokenizer(), suite.judge.settings())?;
+    suite.export(&folder, &learner.model)?;
     ending::say_unhealthy(&out, CONTENTS.stages);
     print_results(&summary, &report?, &folder)
 }

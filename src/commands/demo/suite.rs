@@ -1,19 +1,20 @@
 //! The demo's suite: the synthetic suite with its tokenizer and judge prompt, as a source of examples and pairs.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 
 use crate::checkpoint::Progress;
-use crate::commands::pretrained;
-use crate::config::Settings;
+use crate::commands::pretrained::{self, Trained};
+use crate::config::{ExportDtype, Settings};
 use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
 use crate::eval::{PairReport, evaluate_pairs};
 use crate::judge::{Judge, JudgePair, JudgeSampling, JudgeSettings, PromptFile};
 use crate::log::StageBar;
 use crate::model::parameters::random_weights;
-use crate::model::{Qwen3, Qwen3Config};
+use crate::model::{Description, Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::{Purpose, Stream};
@@ -54,12 +55,18 @@ impl DemoSuite {
             .with_context(|| format!("model.init: no shape is called {}", settings.model.init))?;
         config.vocab_size = self.judge.tokenizer().vocab_size().next_multiple_of(32);
         config.max_position_embeddings = 1024;
-        config.eos_token_id = Some(self.judge.tokenizer().eos_id());
-        config.pad_token_id = Some(self.judge.tokenizer().pad_id());
         config.initializer_range = 0.06;
         pretrained::check_memory(&config).with_context(|| format!("model.init = {}", settings.model.init))?;
         let weights = random_weights(&config, settings.run.seed);
         Ok((config, weights))
+    }
+
+    /// Writes a judge of this suite as a directory that transformers loads.
+    pub fn export<B: Backend>(&self, folder: &Path, model: &Qwen3<B>) -> anyhow::Result<()> {
+        let tokenizer = self.judge.tokenizer();
+        let description = Description::with_tokens(&model.config, tokenizer.eos_id(), tokenizer.pad_id());
+        let (dtype, judge) = (ExportDtype::Source, self.judge.settings());
+        pretrained::export(folder, &Trained { model, description: &description, dtype, tokenizer, judge })
     }
 
     /// An engine whose cache fits the prompts and completions of the RL settings.
