@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::device::{DeviceArgs, with_backend};
 use super::pretrained::{self, Pretrained};
 use crate::config::resolve;
-use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
-use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
+use crate::data::{LoadOptions, OnBadRow, Response, RowId, load_responses, shown_prompt};
+use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::StageBar;
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -92,7 +92,11 @@ struct Vote {
 /// One line of the output.
 #[derive(Serialize)]
 struct Row {
-    id: u64,
+    /// As it came; a row without one has its position over all files.
+    id: RowId,
+    /// The input file, where there are several: their ids may be the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
     task: String,
     /// Mean over the votes that have a score.
     score: Option<f64>,
@@ -137,18 +141,18 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
         "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
     );
     let judge = Judge::new(settings, tokenizer)?;
-    let encode =
-        |r: &Response| judge.encode(&r.task, &r.prompt, &r.response).with_context(|| format!("response {}", r.id));
-    let prompts = loaded.rows.iter().map(encode).collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
+    let loaded = loaded.try_map(|r: Response| {
+        let prompt = judge.encode(&r.task, &shown_prompt(&r.prompt, &r.arguments), &r.response)?;
+        Ok::<_, JudgeError>((r, prompt))
+    })?;
     let fits = |prompt: &[u32]| prompt.len() <= args.max_prompt_tokens;
     let requests: Vec<JudgeRequest<'_>> = loaded
         .rows
         .iter()
-        .zip(&prompts)
         .filter(|(_, prompt)| fits(prompt))
-        .map(|(response, prompt)| JudgeRequest { prompt, stream: how.stream.fold(response.id) })
+        .map(|(response, prompt)| JudgeRequest { prompt, stream: how.stream.fold(response.id.key()) })
         .collect();
-    report_skipped(&loaded.skipped, prompts.len() - requests.len(), args.max_prompt_tokens);
+    report_skipped(&loaded.skipped, loaded.rows.len() - requests.len(), args.max_prompt_tokens);
 
     let model = Qwen3::new(backend, config, &weights, needed)?;
     drop(weights);
@@ -161,13 +165,17 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
     })?;
     bar.finish();
     let mut judged = judged.into_iter();
+    let several = args.input.len() > 1;
     let rows: Vec<Row> = loaded
         .rows
         .into_iter()
-        .zip(&prompts)
-        .map(|(response, prompt)| match fits(prompt) {
-            true => row(response, judged.next().into_iter().flatten().map(|j| vote(j, args.texts)).collect()),
-            false => skipped(response, prompt.len(), args.max_prompt_tokens),
+        .zip(loaded.locations)
+        .map(|((response, prompt), location)| {
+            let scored = match fits(&prompt) {
+                true => row(response, judged.next().into_iter().flatten().map(|j| vote(j, args.texts)).collect()),
+                false => skipped(response, prompt.len(), args.max_prompt_tokens),
+            };
+            Row { file: several.then(|| location.path.display().to_string()), ..scored }
         })
         .collect();
     write_rows(&args.output, &rows)?;
@@ -206,7 +214,7 @@ fn vote(judged: Judged, texts: bool) -> Vote {
 fn row(response: Response, votes: Vec<Vote>) -> Row {
     let scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).collect();
     let score = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
-    Row { id: response.id, task: response.task, score, valid: scores.len(), votes, skipped: None }
+    Row { id: response.id, file: None, task: response.task, score, valid: scores.len(), votes, skipped: None }
 }
 
 fn skipped(response: Response, length: usize, limit: usize) -> Row {

@@ -10,13 +10,16 @@ pub mod message;
 pub mod order;
 pub mod pair;
 pub mod response;
+pub mod row_id;
 pub mod synthetic;
+mod transcript;
 mod turns;
 
-pub use conversation::{Conversation, pairs_to_conversations};
+pub use conversation::Conversation;
 pub use error::DataError;
 pub use jsonl::{OnBadRow, Skipped};
 pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_responses};
-pub use message::Message;
+pub use message::{Message, TemplateArguments, shown_prompt};
 pub use pair::{Pair, Role};
 pub use response::Response;
+pub use row_id::RowId;

@@ -11,7 +11,7 @@ mod prompt;
 mod settings;
 mod verdict;
 
-use crate::data::{Message, Pair, Role};
+use crate::data::{Message, Pair, Role, shown_prompt};
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
@@ -53,7 +53,7 @@ impl Judge {
 
     /// The judge's prompt for a response, as messages. Control tokens in text from outside are escaped.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
-        let escape = |turn: &Message| Message::new(turn.role.as_str(), self.tokenizer.escape(&turn.content));
+        let escape = |turn: &Message| Message::new(turn.role.as_str(), self.tokenizer.escape(&turn.text()));
         let prompt: Vec<Message> = prompt.iter().map(escape).collect();
         self.prompt.messages(task, &prompt, &self.tokenizer.escape(response))
     }
@@ -67,7 +67,8 @@ impl Judge {
 
     /// Encodes the prompts for both responses of a pair.
     pub fn encode_pair(&self, pair: Pair) -> Result<JudgePair, JudgeError> {
-        let prompt = |role: Role| self.encode(&pair.task, &pair.prompt, pair.response(role));
+        let shown = shown_prompt(&pair.prompt, &pair.arguments);
+        let prompt = |role: Role| self.encode(&pair.task, &shown, pair.response(role));
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }

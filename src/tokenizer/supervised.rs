@@ -10,7 +10,7 @@
 //! drops the reasoning of earlier turns); and no token may cross either border. Otherwise the turn is only context.
 
 use super::{RenderOptions, Tokenizer, TokenizerError, encode_error};
-use crate::data::Message;
+use crate::data::{Conversation, Message};
 
 /// The ids of a conversation and its loss mask, of the same length.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,14 @@ pub struct Supervised {
 }
 
 impl Tokenizer {
+    /// [`Self::encode_supervised`] of a row: everything but the assistant's turns is text from outside and is escaped.
+    pub fn encode_conversation(&self, row: &Conversation, thinking: bool) -> Result<Supervised, TokenizerError> {
+        let escaped = |turn: &Message| Message { content: self.escape(&turn.content), ..turn.clone() };
+        let turn = |turn: &Message| if turn.role == "assistant" { turn.clone() } else { escaped(turn) };
+        let messages: Vec<Message> = row.messages.iter().map(turn).collect();
+        self.encode_supervised(&messages, thinking)
+    }
+
     /// Ids and loss mask of a conversation that ends with an assistant turn. `thinking` selects the generation prompt that the
     /// answer is learnt for. `encode_chat(all but the last, generation prompt, thinking)` is a prefix of the ids; of the ids
     /// after it, exactly those up to and including the end of the turn have a loss.
