@@ -20,7 +20,7 @@ use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
 use crate::tensor::file::write_atomically;
-use crate::train::dataset::report_skipped;
+use crate::train::dataset::{report_default_tasks, report_skipped};
 
 /// Score responses with a judge.
 ///
@@ -145,6 +145,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, stop: &AtomicBool) -> anyhow
         let prompt = judge.encode(&r.task, &shown_prompt(&r.prompt, &r.arguments), &r.response)?;
         Ok::<_, JudgeError>((r, prompt))
     })?;
+    report_default_tasks(&judge, loaded.rows.iter().map(|(response, _)| response.task.as_str()));
     let fits = |prompt: &[u32]| prompt.len() <= args.max_prompt_tokens;
     let requests: Vec<JudgeRequest<'_>> = loaded
         .rows

@@ -51,6 +51,11 @@ impl Judge {
         &self.tokenizer
     }
 
+    /// Whether a task has no rubrics and is judged by those of the default task.
+    pub fn falls_to_default(&self, task: &str) -> bool {
+        self.prompt.falls_to_default(task)
+    }
+
     /// The judge's prompt for a response, as messages. Control tokens in text from outside are escaped.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
         let escape = |turn: &Message| Message::new(turn.role.as_str(), self.tokenizer.escape(&turn.text()));

@@ -1,5 +1,7 @@
 //! Escapes text from outside, so that it cannot close or open a turn, or end a think block.
 
+use serde_json::Value;
+
 use super::{Tokenizer, UNKNOWN};
 
 /// A zero-width space: it splits a control token, readers do not see it, and NFC keeps it.
@@ -23,6 +25,27 @@ impl Tokenizer {
             text = rewrite(&text, &spans, round < BREAK_ROUNDS);
         }
         text
+    }
+
+    /// [`Self::escape`] of every text in a value, field names included.
+    pub(super) fn escape_json(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.escape(text).into(),
+            Value::Array(items) => items.iter().map(|item| self.escape_json(item)).collect(),
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (self.escape(name), self.escape_json(value))).collect()
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// A special token in `text` (`<|im_end|>`; not a tag of thinking, even where it is called special), if there is one.
+    pub(super) fn special_token_in(&self, text: &str) -> Option<String> {
+        let encoding = self.inner.encode_fast(text, false).ok()?;
+        let special = encoding.get_ids().iter().filter(|id| self.special.contains(id));
+        special
+            .filter_map(|id| self.inner.id_to_token(*id))
+            .find(|token| !["<think>", "</think>"].contains(&token.as_str()))
     }
 
     /// Byte ranges of the added tokens in the encoding of `text`: in order, not empty, on character boundaries. They come from

@@ -1,5 +1,6 @@
 //! Training rows as a trainer takes them: loaded, encoded, held to a length, in a resumable order.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 
@@ -39,6 +40,7 @@ impl PairDataset {
         let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));
         report_skipped(&loaded.skipped, too_long, limit);
         let pairs = loaded.rows;
+        report_default_tasks(judge, pairs.iter().map(|pair| pair.pair.task.as_str()));
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
         ensure!(
             count >= wanted,
@@ -75,11 +77,11 @@ impl SftDataset {
             "chosen" => load_pairs(&files, &options)?.try_map(|pair| Ok::<_, Infallible>(Conversation::from(pair)))?,
             other => bail!("sft.target must be `messages` or `chosen`, got `{other}`"),
         };
+        let limit = settings.sft.max_length.min(context).min(settings.sft.micro_batch_tokens);
         let mut loaded = conversations.try_map(|conversation| {
-            let encoded = tokenizer.encode_conversation(&conversation, settings.model.thinking)?;
+            let encoded = tokenizer.encode_conversation(&conversation, settings.model.thinking, limit)?;
             Ok::<_, TokenizerError>(Example { ids: encoded.ids, mask: encoded.mask })
         })?;
-        let limit = settings.sft.max_length.min(context).min(settings.sft.micro_batch_tokens);
         let too_long = loaded.retain(|example| example.ids.len() <= limit);
         report_skipped(&loaded.skipped, too_long, limit);
         let (examples, skipped) = (loaded.rows, loaded.skipped);
@@ -116,5 +118,22 @@ pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
     }
     if too_long > 0 {
         eprintln!("{too_long} rows of more than {limit} tokens were kept out");
+    }
+}
+
+/// Says which tasks have no rubrics, so that the rows that name them are judged by those of the default task.
+pub fn report_default_tasks<'a>(judge: &Judge, tasks: impl Iterator<Item = &'a str>) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for task in tasks.filter(|task| judge.falls_to_default(task)) {
+        *counts.entry(task).or_default() += 1;
+    }
+    if !counts.is_empty() {
+        let rows: usize = counts.values().sum();
+        let names: Vec<String> = counts.iter().take(10).map(|(task, count)| format!("{task} ({count})")).collect();
+        let more = if counts.len() > names.len() { ", …" } else { "" };
+        eprintln!(
+            "{rows} rows name tasks without rubrics, and are judged as the default task: {}{more}",
+            names.join(", ")
+        );
     }
 }

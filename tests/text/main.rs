@@ -1,9 +1,11 @@
 //! Tokenizer, chat templates, loss masks and dataset files, through the public interface.
 
 mod formats;
+mod fuzz;
 mod golden;
 mod rows;
 mod samples;
+mod templates;
 mod tiny;
 mod tokenizer;
 
