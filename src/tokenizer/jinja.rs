@@ -2,7 +2,7 @@
 //!
 //! `{% generation %}` … `{% endgeneration %}`, a tag of transformers that marks what the assistant wrote, becomes a `{% with %}`
 //! block: it has a scope of its own and renders its body. `a % b`, which formats text in Python, becomes a call of
-//! [`REMAINDER`]. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
+//! [`REMAINDER`]. Line breaks become `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
 
 use super::TokenizerError;
 
@@ -14,8 +14,10 @@ const REMAINDERS_MAX: usize = 1000;
 
 /// Translates a template. Text that is no template stays what it is, for the compiler to refuse.
 pub(super) fn translate(source: &str) -> Result<String, TokenizerError> {
-    let mut out = String::with_capacity(source.len());
-    let (mut rest, mut raw, mut remainders) = (source, false, 0);
+    // Jinja knows one kind of line break.
+    let unified = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(unified.len());
+    let (mut rest, mut raw, mut remainders) = (unified.as_str(), false, 0);
     while let Some(start) = rest.find('{') {
         let (text, tag) = rest.split_at(start);
         out.push_str(text);

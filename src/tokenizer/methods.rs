@@ -22,7 +22,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
         .add_filter("wordcount", |text: String| text.split(|c: char| !is_word(c)).filter(|w| !w.is_empty()).count());
     environment
         .add_filter("center", |text: String, width: Option<usize>| padded(&text, width.unwrap_or(80), ' ', Pad::Both));
-    environment.add_filter("truncate", minijinja_contrib::filters::truncate);
+    environment.add_filter("indent", indent);
+    environment.add_filter("truncate", truncate);
     environment.add_filter("striptags", minijinja_contrib::filters::striptags);
     environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_test("sequence", |value: Value| {
@@ -68,6 +69,47 @@ fn float(value: Value, other: Option<Value>) -> Value {
 fn escape_html(value: Value) -> Result<String, Error> {
     let text = str_of(&value)?.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
+}
+
+fn indent(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+    let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
+        Ok(positional.get(index).cloned().or(named.get(name)?))
+    };
+    let width = argument(0, "width")?.unwrap_or_else(|| Value::from(4));
+    let margin = match width.as_str() {
+        Some(text) => text.to_string(),
+        None => padded("", usize::try_from(width)?, ' ', Pad::After)?,
+    };
+    let first = argument(1, "first")?.is_some_and(|value| value.is_true());
+    let blank = argument(2, "blank")?.is_some_and(|value| value.is_true());
+    named.assert_all_used()?;
+    let mut out = String::with_capacity(text.len());
+    for (index, line) in text.split('\n').enumerate() {
+        out.push_str(if index == 0 { "" } else { "\n" });
+        if (index > 0 || first) && (blank || !line.is_empty() || index == 0) {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+fn truncate(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+    let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
+        Ok(positional.get(index).cloned().or(named.get(name)?))
+    };
+    let number = |value: Option<Value>, other: usize| value.map_or(Ok(other), usize::try_from);
+    let length = number(argument(0, "length")?, 255)?;
+    let cut_words = argument(1, "killwords")?.is_some_and(|value| value.is_true());
+    let end = argument(2, "end")?.map_or(Ok("...".to_string()), |value| str_of(&value))?;
+    let leeway = number(argument(3, "leeway")?.filter(|value| !value.is_none()), 5)?;
+    named.assert_all_used()?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text);
+    }
+    let kept: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
+    let kept = if cut_words { kept.as_str() } else { kept.rsplit_once(' ').map_or(kept.as_str(), |(words, _)| words) };
+    Ok(format!("{kept}{end}"))
 }
 
 /// Python's attributes: a mapping's fields are none.

@@ -6,7 +6,7 @@
 //! learnt. Prompt and answer are encoded separately, as in generation: no token crosses the start of the answer.
 //!
 //! An earlier assistant turn is learnt too if its position is certain. The rendering up to it, with a plain generation prompt,
-//! must be a prefix of the whole; the text from there to the next end token must be the message (its reasoning, its content
+//! must be a prefix of the whole, or a rendering with other words in its place must be the same around them; the text from there to the next end token must be the message (its reasoning, its content
 //! and its tool calls, or without the reasoning, which Qwen3 drops in earlier turns); and no token may cross either border.
 //! Otherwise the turn is only context, as are turns that the row says not to learn.
 
@@ -127,15 +127,34 @@ impl Tokenizer {
         let options = RenderOptions { add_generation_prompt: true, enable_thinking: None };
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for (index, message) in before.iter().enumerate().filter(|(_, m)| m.role == "assistant" && m.learnt) {
-            // If the template cannot render these turns alone, the turn is only context.
-            let Ok(head) = self.render_with(&before[..index], arguments, &options) else { continue };
-            let Some(rest) = prompt.strip_prefix(head.as_str()) else { continue };
-            let Some(length) = rest.find(end) else { continue };
-            if is_turn(rest[..length].trim(), message) {
-                spans.push((head.len(), head.len() + length + end.len()));
+            // If the template cannot render these turns alone, or renders them otherwise there, they are looked for in the whole.
+            let head = self.render_with(&before[..index], arguments, &options).ok();
+            let start = head.filter(|head| prompt.starts_with(head.as_str())).map(|head| head.len());
+            let Some(start) = start.or_else(|| self.start_of(index, before, arguments, prompt)) else { continue };
+            let Some(length) = prompt[start..].find(end) else { continue };
+            if is_turn(prompt[start..start + length].trim(), message) {
+                spans.push((start, start + length + end.len()));
             }
         }
         spans
+    }
+
+    /// Where the content of a turn begins in `prompt`: where a rendering with other words in its place begins to differ. All
+    /// around the words must be the same.
+    fn start_of(&self, index: usize, before: &[Message], arguments: &TemplateArguments, prompt: &str) -> Option<usize> {
+        const WORDS: &str = "patarm-words";
+        let mut turns = before.to_vec();
+        turns[index].content = WORDS.to_string();
+        for add_generation_prompt in [true, false] {
+            let options = RenderOptions { add_generation_prompt, enable_thinking: None };
+            let Ok(text) = self.render_with(&turns, arguments, &options) else { continue };
+            let Some((head, tail)) = text.split_once(WORDS).filter(|(_, tail)| !tail.contains(WORDS)) else { continue };
+            let around = prompt.len() >= head.len() + tail.len() && prompt[head.len()..].contains(tail);
+            if prompt.starts_with(head) && around {
+                return Some(head.len());
+            }
+        }
+        None
     }
 }
 

@@ -195,7 +195,7 @@ fn any_row() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn no_template_panics_or_hangs(source in mutated()) {
@@ -207,7 +207,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(2000))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn no_row_panics(rows in prop::collection::vec(any_row(), 1..4)) {

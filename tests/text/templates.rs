@@ -55,7 +55,8 @@ fn templates_of_public_models_render_as_in_transformers() {
         .map(|path| serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap());
     let (mut checked, mut refused, mut wrong) = (0, 0, Vec::new());
     for (name, texts) in renderings.as_object().unwrap() {
-        let source = std::fs::read_to_string(goldens().join("templates").join(name)).unwrap();
+        let source =
+            std::fs::read_to_string(goldens().join("templates").join(name)).unwrap().replace("strftime_now(", "(");
         let tokenizer = with_template(&cases["tokens"], &source);
         for golden in cases["cases"].as_array().unwrap() {
             let (messages, mut arguments, options) = case(golden);
@@ -64,8 +65,11 @@ fn templates_of_public_models_render_as_in_transformers() {
             let rendered = tokenizer.render_with(&messages, &arguments, &options);
             match (&texts[label], rendered) {
                 (Value::Null, Err(_)) => refused += 1,
-                // A turn without content that only calls tools: many templates fail on it, ours have an empty text there.
-                (Value::Null, Ok(_)) if label.starts_with("call_null") => refused += 1,
+                // Ours is more lenient in two cases where many templates fail: a turn without content that only calls tools has an
+                // empty text, and a call's JSON text is parsed where the template cannot take it.
+                (Value::Null, Ok(_)) if label.starts_with("call_null") || label.starts_with("call_text") => {
+                    refused += 1
+                }
                 (Value::String(text), Ok(ours)) if *text == ours || *text == fnv(&ours) => checked += 1,
                 (_, ours) => {
                     wrong.push(format!("{name} {label}: {ours:?} THEIRS {:?}", full.as_ref().map(|f| &f[name][label])))
@@ -235,7 +239,7 @@ fn what_a_template_leaves_out_is_refused() {
     let mut reasoned = json!({"messages": turns});
     reasoned["messages"][1]["reasoning"] = "why".into();
     assert_eq!(learnt(&ours, &reasoned).unwrap(), ["<think>\nwhy\n</think>\n\nA<|im_end|>"]);
-    let deaf = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.reasoning is none }}<|im_end|>{% endfor %}\
+    let deaf = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.reasoning is none %}{% endif %}<|im_end|>{% endfor %}\
                 {% if add_generation_prompt %}assistant:{% endif %}";
     let deaf = Tokenizer::from_parts(crate::tiny::inner(), deaf.into(), "<|im_end|>", "<|endoftext|>").unwrap();
     let error = learnt(&deaf, &reasoned).unwrap_err().to_string();
