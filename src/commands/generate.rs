@@ -14,7 +14,7 @@ use super::flag;
 use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, Message, OnBadRow, Prompt, PromptText, load_prompts};
+use crate::data::{LoadOptions, Message, OnBadRow, Prompt, PromptText, TemplateArguments, load_prompts};
 use crate::file::{RowOutput, is_same, say, try_writing, write_atomically};
 use crate::log::StageBar;
 use crate::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
@@ -23,7 +23,7 @@ use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Completion, Ended, Engine, EngineLimits, NotFinite, PromptGroup, SampleRequest};
 use crate::setting::{above, count, number};
-use crate::tokenizer::{RenderOptions, Tokenizer};
+use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 use crate::train::dataset::report_skipped;
 
 /// Complete a prompt, or every prompt of a file.
@@ -234,7 +234,7 @@ impl Job {
         let limit = config.context();
         let stream = Stream::new(args.seed);
         let Some(loaded) = loaded else {
-            let tokens = tokens_of(args, &tokenizer, &PromptText::Plain(alone))?;
+            let tokens = tokens_of(args, &tokenizer, &PromptText::Plain(alone), &TemplateArguments::new())?;
             ensure!(!tokens.is_empty(), "the prompt has no tokens");
             let (length, new) = (tokens.len(), args.max_new_tokens);
             ensure!(length + new <= limit, "{length} prompt tokens + {new} new exceed the model's context of {limit}");
@@ -250,29 +250,32 @@ impl Job {
             needed <= limit,
             "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
         );
-        let prompt = |row: &Prompt| {
-            let tokens = tokens_of(args, &tokenizer, &row.text).with_context(|| format!("prompt {}", row.id))?;
-            ensure!(!tokens.is_empty(), "prompt {}: has no tokens", row.id);
-            Ok(TokenPrompt { id: json!(row.id), tokens, stream: stream.fold(row.id) })
-        };
-        let prompts = loaded.rows.iter().map(prompt).collect::<anyhow::Result<Vec<TokenPrompt>>>()?;
+        let loaded = loaded.try_map(|row: Prompt| {
+            let tokens = tokens_of(args, &tokenizer, &row.text, &row.arguments).map_err(|error| error.to_string())?;
+            if tokens.is_empty() {
+                return Err("the prompt has no tokens".to_string());
+            }
+            Ok(TokenPrompt { id: row.id.given().clone(), tokens, stream: stream.fold(row.id.key()) })
+        })?;
+        let prompts = loaded.rows;
         let too_long = prompts.iter().filter(|prompt| prompt.tokens.len() > args.max_prompt_tokens).count();
         report_skipped(&loaded.skipped, too_long, args.max_prompt_tokens);
         Ok(Self { config, weights, tokenizer, prompts })
     }
 }
 
-fn tokens_of(args: &GenerateArgs, tokenizer: &Tokenizer, text: &PromptText) -> anyhow::Result<Vec<u32>> {
-    let messages = match text {
-        PromptText::Plain(text) if !args.chat => return Ok(tokenizer.encode(text)?),
-        PromptText::Plain(text) => vec![Message::user(tokenizer.escape(text))],
-        PromptText::Chat(messages) => {
-            let escaped = |turn: &Message| Message::new(turn.role.as_str(), tokenizer.escape(&turn.content));
-            messages.iter().map(escaped).collect()
-        }
-    };
+fn tokens_of(
+    args: &GenerateArgs,
+    tokenizer: &Tokenizer,
+    text: &PromptText,
+    arguments: &TemplateArguments,
+) -> Result<Vec<u32>, TokenizerError> {
     let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(args.thinking) };
-    Ok(tokenizer.encode_chat(&messages, &options)?)
+    match text {
+        PromptText::Plain(text) if !args.chat => tokenizer.encode(text),
+        PromptText::Plain(text) => tokenizer.encode_outside(&[Message::user(text.as_str())], arguments, &options),
+        PromptText::Chat(messages) => tokenizer.encode_outside(messages, arguments, &options),
+    }
 }
 
 /// All that a row depends on: rows that were made with the same can stand in one output.

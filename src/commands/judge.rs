@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,9 +15,9 @@ use super::flag;
 use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, OnBadRow, Response, load_responses};
+use crate::data::{LoadOptions, OnBadRow, Response, RowId, load_responses, shown_prompt};
 use crate::file::{RowOutput, say};
-use crate::judge::{Judge, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
+use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::{StageBar, fixed};
 use crate::model::{Qwen3, Qwen3Config};
 use crate::ops::Backend;
@@ -25,7 +25,7 @@ use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
 use crate::setting::{Assignment, Valid, count, number, resolve};
-use crate::train::dataset::report_skipped;
+use crate::train::dataset::{report_default_tasks, report_skipped};
 
 /// Score responses with a judge.
 ///
@@ -118,7 +118,11 @@ struct Scored {
 /// One line of the output.
 #[derive(Serialize)]
 struct Row {
-    id: Value,
+    /// As it came; a row without one has its position over all files.
+    id: RowId,
+    /// The input file, where there are several: their ids may be the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
     task: String,
     #[serde(flatten)]
     scored: Scored,
@@ -147,7 +151,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &At
         stream: Stream::new(args.seed),
     };
     how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{reason}"))?;
-    let Job { judge, config, weights, responses, prompts, ids } = Job::read(args)?;
+    let Job { judge, config, weights, responses, prompts, ids, files } = Job::read(args)?;
     let made_with = match output.is_file() {
         true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &ids, &prompts)?,
         false => Value::Null,
@@ -163,7 +167,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &At
     let (open, too_long): (Vec<usize>, Vec<usize>) = (0..prompts.len()).filter(|i| !writer.has(*i)).partition(fits);
     let mut written = Ok(());
     for index in too_long {
-        let row = skipped(&ids[index], &responses[index], prompts[index].len(), args.max_prompt_tokens);
+        let row = skipped(&responses[index], &files[index], prompts[index].len(), args.max_prompt_tokens);
         summary.add(&row.scored);
         written = written.and_then(|()| writer.put(index, line(&row)));
     }
@@ -174,7 +178,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &At
         done += votes.len() as u64;
         bar.update(done, &[]);
         let index = open[request];
-        let row = row(&ids[index], &responses[index], votes.into_iter().map(|vote| read(vote, args.texts)).collect());
+        let row = row(&responses[index], &files[index], votes.into_iter().map(|vote| read(vote, args.texts)).collect());
         summary.add(&row.scored);
         written = writer.put(index, line(&row));
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -192,6 +196,8 @@ struct Job {
     responses: Vec<Response>,
     prompts: Vec<Vec<u32>>,
     ids: Vec<Value>,
+    /// Named where there are several: the ids of two files may be the same.
+    files: Vec<Option<String>>,
 }
 
 impl Job {
@@ -207,19 +213,24 @@ impl Job {
             "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
         );
         let judge = Judge::new(settings, tokenizer)?;
-        let encode =
-            |r: &Response| judge.encode(&r.task, &r.prompt, &r.response).with_context(|| format!("response {}", r.id));
-        let prompts = loaded.rows.iter().map(encode).collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
-        let too_long = prompts.iter().filter(|prompt| prompt.len() > args.max_prompt_tokens).count();
+        let loaded = loaded.try_map(|r: Response| {
+            let prompt = judge.encode(&r.task, &shown_prompt(&r.prompt, &r.arguments), &r.response)?;
+            Ok::<_, JudgeError>((r, prompt))
+        })?;
+        report_default_tasks(&judge, loaded.rows.iter().map(|(response, _)| response.task.as_str()));
+        let too_long = loaded.rows.iter().filter(|(_, prompt)| prompt.len() > args.max_prompt_tokens).count();
         report_skipped(&loaded.skipped, too_long, args.max_prompt_tokens);
-        let ids = loaded.rows.iter().map(|response| json!(response.id)).collect();
-        Ok(Self { judge, config, weights, responses: loaded.rows, prompts, ids })
+        let several = args.input.len() > 1;
+        let files = loaded.locations.iter().map(|at| several.then(|| at.path.display().to_string())).collect();
+        let (responses, prompts): (Vec<Response>, _) = loaded.rows.into_iter().unzip();
+        let ids = responses.iter().map(|response| response.id.given().clone()).collect();
+        Ok(Self { judge, config, weights, responses, prompts, ids, files })
     }
 }
 
 /// The random numbers of a response depend on its id alone, and not on the rows around it.
 fn stream(how: &JudgeSampling, response: &Response) -> Stream {
-    how.stream.fold(response.id)
+    how.stream.fold(response.id.key())
 }
 
 /// All that a row depends on: rows that were made with the same can stand in one output.
@@ -277,13 +288,14 @@ fn read(judged: Option<Judged>, texts: bool) -> Vote {
     }
 }
 
-fn row(id: &Value, response: &Response, votes: Vec<Vote>) -> Row {
-    Row { id: id.clone(), task: response.task.clone(), scored: Scored::new(&votes), votes, skipped: None }
+fn row(response: &Response, file: &Option<String>, votes: Vec<Vote>) -> Row {
+    let (id, task) = (response.id.clone(), response.task.clone());
+    Row { id, file: file.clone(), task, scored: Scored::new(&votes), votes, skipped: None }
 }
 
-fn skipped(id: &Value, response: &Response, length: usize, limit: usize) -> Row {
+fn skipped(response: &Response, file: &Option<String>, length: usize, limit: usize) -> Row {
     let reason = format!("its prompt has {length} tokens, more than {limit}");
-    Row { skipped: Some(reason), ..row(id, response, Vec::new()) }
+    Row { skipped: Some(reason), ..row(response, file, Vec::new()) }
 }
 
 fn line(row: &Row) -> String {

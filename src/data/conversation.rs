@@ -2,22 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Message, Pair};
+use super::{Message, Pair, RowId, TemplateArguments};
 
 /// A conversation whose last turn is the assistant's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversation {
-    /// Unique in a data set.
-    pub id: u64,
+    pub id: RowId,
     pub messages: Vec<Message>,
+    #[serde(rename = "chat_template_kwargs", default, skip_serializing_if = "TemplateArguments::is_empty")]
+    pub arguments: TemplateArguments,
 }
 
-/// The prompt of each pair with its chosen response as the answer. The ids are kept.
-pub fn pairs_to_conversations(pairs: &[Pair]) -> Vec<Conversation> {
-    let conversation = |pair: &Pair| {
-        let mut messages = pair.prompt.clone();
-        messages.push(Message::assistant(pair.chosen.clone()));
-        Conversation { id: pair.id, messages }
-    };
-    pairs.iter().map(conversation).collect()
+impl From<Pair> for Conversation {
+    /// The prompt of a pair with its chosen response as the answer. The id is kept.
+    fn from(pair: Pair) -> Self {
+        let mut messages = pair.prompt;
+        messages.push(Message::assistant(pair.chosen));
+        Self { id: pair.id, messages, arguments: pair.arguments }
+    }
 }

@@ -17,9 +17,4 @@ pub enum DataError {
     Empty { path: PathBuf, skipped: String },
     #[error("no data files were given")]
     NoFiles,
-    #[error(
-        "{}: {unit} {number}: id {id} was used before; ids must be unique over all files (remove `id` from the rows to \
-         have them numbered)", path.display()
-    )]
-    DuplicateId { path: PathBuf, unit: &'static str, number: usize, id: u64 },
 }

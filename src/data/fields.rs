@@ -1,9 +1,16 @@
-//! Fields of a JSON row: looking them up, and naming in messages what was found instead.
+//! Fields of a JSON row: looking them up, and naming in messages what was found instead. Rows have no null fields: a null
+//! column counts as absent ([`present`]).
 
 use serde_json::{Map, Value};
 
 /// A row.
 pub(super) type Object = Map<String, Value>;
+
+/// A row or a message without its null fields: files of columns write null for what a row does not have.
+pub(super) fn present(mut object: Object) -> Object {
+    object.retain(|_, value| !value.is_null());
+    object
+}
 
 /// A field that must be there.
 pub(super) fn field<'a>(row: &'a Object, name: &str) -> Result<&'a Value, String> {
@@ -12,8 +19,35 @@ pub(super) fn field<'a>(row: &'a Object, name: &str) -> Result<&'a Value, String
 
 /// A field that must be text.
 pub(super) fn text<'a>(row: &'a Object, name: &str) -> Result<&'a str, String> {
-    let value = field(row, name)?;
+    field(row, name).and_then(|value| text_of(value, name))
+}
+
+/// A field that must be text if it is there.
+pub(super) fn optional_text<'a>(row: &'a Object, name: &str) -> Result<Option<&'a str>, String> {
+    row.get(name).map(|value| text_of(value, name)).transpose()
+}
+
+fn text_of<'a>(value: &'a Value, name: &str) -> Result<&'a str, String> {
     value.as_str().ok_or_else(|| format!("{name}: expected text, got {}", kind(value)))
+}
+
+/// A list that may be given as JSON text, as files of columns do with lists of objects.
+pub(super) fn list(value: &Value, name: &str) -> Result<Vec<Value>, String> {
+    let parsed =
+        value.as_str().map(|text| if text.trim().is_empty() { Ok(Value::Array(Vec::new())) } else { json(text) });
+    match parsed.transpose().map_err(|error| format!("{name}: is text that is no JSON: {error}"))? {
+        Some(Value::Array(items)) => Ok(items),
+        Some(other) => Err(format!("{name}: expected a list, got {} as text", kind(&other))),
+        None => match value {
+            Value::Array(items) => Ok(items.clone()),
+            other => Err(format!("{name}: expected a list, got {}", kind(other))),
+        },
+    }
+}
+
+/// JSON in text.
+pub(super) fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// What a value is, for messages.

@@ -2,11 +2,10 @@
 
 use serde_json::Value;
 
-use super::fields::{Object, field, keys, text};
-use super::turns::{
-    message_of, messages_of, prompt_of, split_common_prefix, split_conversations, system_of, transcript_of,
-};
-use super::{Message, PromptText};
+use super::fields::{Object, field, json, keys, kind, list, optional_text, present, text};
+use super::transcript::transcript_of;
+use super::turns::{message_of, messages_of, prompt_of, same_turns, split_common_prefix, split_conversations};
+use super::{Message, PromptText, TemplateArguments};
 
 /// The prompt of a row, with its two responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +22,12 @@ pub(super) struct Sides {
 /// | Math-Step-DPO | `prompt`, `initial_reason_steps`, `full_chosen`, `full_rejected` |
 /// | LLMBar | `input`, `output_1`, `output_2`, `label` 1 or 2 |
 /// | Code-Preference-Pairs | `input`, `accepted`, `rejected` |
-/// | LLaMA-Factory sharegpt | `conversations`, `chosen`, `rejected` (`from`, `value`), `system`? |
-/// | LLaMA-Factory alpaca | `instruction`, `input`?, `chosen`, `rejected`, `system`?, `history`? |
+/// | LLaMA-Factory sharegpt | `conversations`, `chosen`, `rejected` (`from`, `value`) |
+/// | LLaMA-Factory alpaca | `instruction`, `input`?, `chosen`, `rejected`, `history`? |
 /// | TRL, explicit prompt; ultrafeedback; ours | `prompt`, `chosen`, `rejected`, each text or messages |
 /// | TRL, implicit prompt; Skywork; hh-rlhf | `chosen`, `rejected`: texts, messages or transcripts |
+///
+/// Each may have a `system` (or `system_prompt`), which becomes the first turn.
 pub(super) fn pair_of(row: &Object) -> Result<Sides, String> {
     let has = |names: &[&str]| names.iter().all(|&name| row.contains_key(name));
     let sides = if has(&["initial_reason_steps", "full_chosen", "full_rejected"]) {
@@ -46,7 +47,42 @@ pub(super) fn pair_of(row: &Object) -> Result<Sides, String> {
     } else {
         Err(format!("no known pair format; expected at least \"chosen\" and \"rejected\", found {}", keys(row)))
     }?;
-    check(sides)
+    check_row(row)?;
+    check(Sides { prompt: with_system(row, sides.prompt)?, ..sides })
+}
+
+/// Fields that would change what is learnt or judged, and that are not supported.
+fn check_row(row: &Object) -> Result<(), String> {
+    for name in ["images", "image", "videos", "video", "audios", "audio"] {
+        if row
+            .get(name)
+            .is_some_and(|value| value.as_array().is_none_or(|items| items.iter().any(|item| !item.is_null())))
+        {
+            return Err(format!("{name}: models of text alone are supported"));
+        }
+    }
+    if let Some(weight) = row.get("weight").filter(|weight| weight.as_f64() != Some(1.0)) {
+        return Err(format!("weight: rows cannot be weighted; expected 1 or no weight, got {weight}"));
+    }
+    if row.get("functions").is_some_and(|value| value != &Value::Array(Vec::new())) {
+        return Err("functions: write them as `tools`".to_string());
+    }
+    Ok(())
+}
+
+/// The prompt after the system turn that the row carries beside its messages, if any.
+fn with_system(row: &Object, mut prompt: Vec<Message>) -> Result<Vec<Message>, String> {
+    for name in ["system", "system_prompt"] {
+        let Some(text) = optional_text(row, name)?.filter(|text| !text.trim().is_empty()) else { continue };
+        match prompt.first().filter(|first| first.role == "system") {
+            Some(first) if first.content != text => {
+                return Err(format!("{name}: differs from the system turn that the messages begin with"));
+            }
+            Some(_) => {}
+            None => prompt.insert(0, Message::new("system", text)),
+        }
+    }
+    Ok(prompt)
 }
 
 /// Every pair must have a prompt that ends with a turn to answer, and two responses that differ.
@@ -108,8 +144,7 @@ fn code_preference(row: &Object) -> Result<Sides, String> {
 }
 
 fn sharegpt(row: &Object) -> Result<Sides, String> {
-    let mut prompt: Vec<Message> = system_of(row).into_iter().collect();
-    prompt.extend(messages_of(field(row, "conversations")?, "conversations")?);
+    let prompt = messages_of(field(row, "conversations")?, "conversations")?;
     let side = |name| match field(row, name)? {
         Value::String(text) => Ok(text.clone()),
         value => {
@@ -117,7 +152,7 @@ fn sharegpt(row: &Object) -> Result<Sides, String> {
             if turn.role != "assistant" {
                 return Err(format!("{name}: expected a turn of gpt or assistant, got {}", turn.role));
             }
-            Ok(turn.content)
+            Ok(turn.text())
         }
     };
     Ok(Sides { prompt, chosen: side("chosen")?, rejected: side("rejected")? })
@@ -125,18 +160,17 @@ fn sharegpt(row: &Object) -> Result<Sides, String> {
 
 /// The prompt is `instruction`, a newline and `input` (if there is any), after earlier rounds in `history`.
 fn alpaca(row: &Object) -> Result<Sides, String> {
-    let mut prompt: Vec<Message> = system_of(row).into_iter().collect();
-    if let Some(Value::Array(rounds)) = row.get("history") {
-        for round in rounds {
-            let texts = (round.get(0).and_then(Value::as_str), round.get(1).and_then(Value::as_str));
-            let (Some(question), Some(answer)) = texts else {
-                return Err("history: expected a list of [question, answer]".to_string());
-            };
-            prompt.extend([Message::user(question), Message::assistant(answer)]);
+    let mut prompt = Vec::new();
+    for round in row.get("history").map(|history| list(history, "history")).transpose()?.unwrap_or_default() {
+        match round.as_array().map(Vec::as_slice) {
+            Some([Value::String(question), Value::String(answer)]) => {
+                prompt.extend([Message::user(question.as_str()), Message::assistant(answer.as_str())]);
+            }
+            _ => return Err("history: expected a list of [question, answer]".to_string()),
         }
     }
     let instruction = text(row, "instruction")?;
-    prompt.push(Message::user(match row.get("input").and_then(Value::as_str) {
+    prompt.push(Message::user(match optional_text(row, "input")? {
         Some(input) if !input.is_empty() => format!("{instruction}\n{input}"),
         _ => instruction.to_string(),
     }));
@@ -149,14 +183,18 @@ fn explicit_prompt(row: &Object) -> Result<Sides, String> {
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
     let side = |name| {
         let turns = match field(row, name)? {
-            Value::String(text) => vec![Message::assistant(text.as_str())],
+            Value::String(text) => match transcript_of(text)? {
+                // The response's text repeats the prompt's transcript.
+                Some(turns) if turns.len() > prompt.len() && same_turns(&turns[..prompt.len()], &prompt) => turns,
+                _ => vec![Message::assistant(text.as_str())],
+            },
             value => messages_of(value, name)?,
         };
         if turns[0].role == "assistant" || turns[0].role == "tool" {
             return Ok([prompt.as_slice(), &turns].concat());
         }
         // ultrafeedback repeats the prompt (its text, possibly after a system turn) in both responses.
-        let repeated = prompt.last().is_some_and(|last| turns.contains(last));
+        let repeated = prompt.last().is_some_and(|last| turns.iter().any(|turn| turn.says_the_same(last)));
         if repeated { Ok(turns) } else { Err(format!("{name}: is a conversation that does not hold the prompt")) }
     };
     let (prompt, chosen, rejected) = split_conversations(side("chosen")?, side("rejected")?)?;
@@ -165,12 +203,13 @@ fn explicit_prompt(row: &Object) -> Result<Sides, String> {
 
 fn implicit_prompt(row: &Object) -> Result<Sides, String> {
     let (chosen, rejected) = match (field(row, "chosen")?, field(row, "rejected")?) {
-        (Value::String(chosen), Value::String(rejected)) => match (transcript_of(chosen), transcript_of(rejected)) {
+        (Value::String(chosen), Value::String(rejected)) => match (transcript_of(chosen)?, transcript_of(rejected)?) {
             (Some(chosen), Some(rejected)) => (chosen, rejected),
-            _ => {
+            (None, None) => {
                 let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected)?;
                 return Ok(Sides { prompt: vec![Message::user(prompt)], chosen, rejected });
             }
+            _ => return Err("one of chosen and rejected is a transcript, the other is not".to_string()),
         },
         (chosen, rejected) => (messages_of(chosen, "chosen")?, messages_of(rejected, "rejected")?),
     };
@@ -180,14 +219,17 @@ fn implicit_prompt(row: &Object) -> Result<Sides, String> {
 
 /// `messages` that end with an assistant turn.
 pub(super) fn conversation_of(row: &Object) -> Result<Vec<Message>, String> {
-    let messages = messages_of(field(row, "messages")?, "messages")?;
+    check_row(row)?;
+    let messages = with_system(row, messages_of(field(row, "messages")?, "messages")?)?;
     match messages.split_last() {
         Some((last, before)) if last.role == "assistant" => {
             check_prompt(before)?;
-            if last.content.trim().is_empty() {
+            if last.text().trim().is_empty() {
                 Err("messages: the last turn is empty".to_string())
-            } else {
+            } else if messages.iter().any(|turn| turn.role == "assistant" && turn.learnt) {
                 Ok(messages)
+            } else {
+                Err("messages: every turn of the assistant has weight 0, so nothing would be learnt".to_string())
             }
         }
         _ => Err("messages: do not end with an assistant turn".to_string()),
@@ -196,7 +238,8 @@ pub(super) fn conversation_of(row: &Object) -> Result<Vec<Message>, String> {
 
 /// `prompt` (text or messages) and `response`. An empty response is allowed: the judge must see it.
 pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String> {
-    let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
+    check_row(row)?;
+    let prompt = with_system(row, prompt_of(field(row, "prompt")?, "prompt")?)?;
     check_prompt(&prompt)?;
     Ok((prompt, text(row, "response")?.to_string()))
 }
@@ -214,18 +257,69 @@ pub(super) fn prompt_text_of(row: &Object) -> Result<PromptText, String> {
     }
 }
 
-/// The row's own `id` if it is an integer. An `id` that is not a number is ignored.
-pub(super) fn id_of(row: &Object) -> Result<Option<u64>, String> {
+/// What the row gives the chat template besides messages.
+pub(super) fn arguments_of(row: &Object) -> Result<TemplateArguments, String> {
+    let given = match row.get("chat_template_kwargs") {
+        None => TemplateArguments::new(),
+        Some(Value::Object(given)) => given.clone(),
+        Some(Value::String(text)) => match json(text) {
+            Ok(Value::Object(given)) => given,
+            _ => return Err("chat_template_kwargs: expected an object, got text that is none".to_string()),
+        },
+        Some(other) => return Err(format!("chat_template_kwargs: expected an object, got {}", kind(other))),
+    };
+    let mut arguments = present(given);
+    for name in SET_BY_US {
+        if arguments.contains_key(name) {
+            return Err(format!("chat_template_kwargs.{name}: cannot be chosen by a row; remove it"));
+        }
+    }
+    for name in ["tools", "documents"] {
+        let Some(value) = row.get(name).or_else(|| arguments.get(name)) else { continue };
+        let items = list(value, name)?;
+        if let Some(other) = items.iter().find(|item| !item.is_object()) {
+            return Err(format!("{name}: expected a list of objects, got {} in it", kind(other)));
+        }
+        let items = Value::Array(items);
+        match arguments.insert(name.to_string(), items.clone()) {
+            Some(other) if row.contains_key(name) && other != items => {
+                return Err(format!("{name}: differs from chat_template_kwargs.{name}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(arguments)
+}
+
+/// Arguments of `apply_chat_template` that say what is rendered and how.
+const SET_BY_US: [&str; 9] = [
+    "messages",
+    "conversation",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "return_dict",
+    "return_tensors",
+    "return_assistant_tokens_mask",
+];
+
+/// The row's own `id` as it came, unless it is blank.
+pub(super) fn id_of(row: &Object) -> Result<Option<Value>, String> {
     match row.get("id") {
-        Some(value) if value.is_i64() && !value.is_u64() => Err(format!("id: expected an integer from 0, got {value}")),
-        value => Ok(value.and_then(Value::as_u64)),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        // Whole numbers of more digits were rounded when the row was read.
+        Some(Value::Number(number)) if number.as_f64().is_some_and(|n| number.is_f64() && n.abs() >= 2f64.powi(53)) => {
+            Err(format!("id: expected text or a number of 64 bits, got {number}; write it as text"))
+        }
+        value => Ok(value.cloned()),
     }
 }
 
 /// The row's own `task`, if it names one.
 pub(super) fn task_of(row: &Object) -> Result<Option<String>, String> {
     match row.get("task") {
-        None | Some(Value::Null) => Ok(None),
+        None => Ok(None),
         Some(Value::String(task)) if !task.trim().is_empty() => Ok(Some(task.clone())),
         Some(other) => Err(format!("task: expected a name, got {other}")),
     }

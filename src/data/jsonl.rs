@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
@@ -33,21 +34,35 @@ pub struct Skipped {
     pub count: usize,
     /// The first few, each with file, line and reason.
     pub reasons: Vec<String>,
+    /// The file of the first.
+    file: Option<Arc<Path>>,
 }
 
 impl Skipped {
-    fn add(&mut self, reason: String) {
-        self.count += 1;
-        if self.reasons.len() < REASONS_MAX {
-            self.reasons.push(reason);
+    /// Counts a bad row, or makes it an error where bad rows are refused.
+    pub(super) fn refuse(&mut self, location: &Location, reason: String, on: OnBadRow) -> Result<(), DataError> {
+        let bad = location.bad(reason);
+        if on == OnBadRow::Refuse {
+            return Err(bad);
         }
+        self.count += 1;
+        self.file.get_or_insert_with(|| location.path.clone());
+        if self.reasons.len() < REASONS_MAX {
+            self.reasons.push(bad.to_string());
+        }
+        Ok(())
+    }
+
+    /// The file of the first bad row.
+    pub(super) fn first_file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 }
 
 /// Where a row is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// `line` in a JSONL file, `row` in an array.
     pub unit: &'static str,
     /// Counted from 1; lines include blank ones.
@@ -56,7 +71,7 @@ pub struct Location {
 
 impl Location {
     fn bad(&self, reason: String) -> DataError {
-        DataError::BadRow { path: self.path.clone(), unit: self.unit, number: self.number, reason }
+        DataError::BadRow { path: self.path.to_path_buf(), unit: self.unit, number: self.number, reason }
     }
 }
 
@@ -146,12 +161,10 @@ impl RowReader {
             Ok(value) => on_row(value, position, location)?,
             Err(reason) => Err(reason),
         };
-        match (outcome, self.on_bad_row) {
-            (Ok(()), _) => {}
-            (Err(reason), OnBadRow::Refuse) => return Err(location.bad(reason)),
-            (Err(reason), OnBadRow::Skip) => self.skipped.add(location.bad(reason).to_string()),
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(reason) => self.skipped.refuse(location, reason, self.on_bad_row),
         }
-        Ok(())
     }
 }
 

@@ -1,13 +1,15 @@
 //! Reads files of rows as pairs, conversations and responses, with their ids and tasks.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::fields::{Object, kind};
+use super::fields::{Object, kind, present};
 use super::formats;
 use super::jsonl::{Location, RowReader};
+use super::row_id::{RowId, Unnamed, name_rows};
 use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped};
 
 /// How rows are read.
@@ -22,81 +24,147 @@ pub struct LoadOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded<T> {
     pub rows: Vec<T>,
+    /// Where each row is.
+    pub locations: Vec<Location>,
     pub skipped: Skipped,
+    on_bad_row: OnBadRow,
+}
+
+impl<T> Loaded<T> {
+    /// Converts every row. A row that cannot be converted is bad, like one that cannot be read: it is an error with file and
+    /// line, or is left out and counted.
+    pub fn try_map<U, E: Display>(self, mut convert: impl FnMut(T) -> Result<U, E>) -> Result<Loaded<U>, DataError> {
+        let (mut rows, mut locations, mut skipped) = (Vec::new(), Vec::new(), self.skipped);
+        for (row, location) in self.rows.into_iter().zip(self.locations) {
+            match convert(row) {
+                Ok(row) => {
+                    rows.push(row);
+                    locations.push(location);
+                }
+                Err(error) => skipped.refuse(&location, error.to_string(), self.on_bad_row)?,
+            }
+        }
+        Loaded { rows, locations, skipped, on_bad_row: self.on_bad_row }.some()
+    }
+
+    /// Keeps the rows for which `keep` is true, and says how many it left out.
+    pub fn retain(&mut self, keep: impl Fn(&T) -> bool) -> usize {
+        let kept: Vec<bool> = self.rows.iter().map(keep).collect();
+        let mut keep = kept.iter();
+        self.rows.retain(|_| *keep.next().expect("one a row"));
+        let mut keep = kept.iter();
+        self.locations.retain(|_| *keep.next().expect("one a row"));
+        kept.len() - self.rows.len()
+    }
+
+    /// An error if no row is left because all were bad.
+    fn some(self) -> Result<Self, DataError> {
+        match self.skipped.first_file() {
+            Some(path) if self.rows.is_empty() => {
+                let Skipped { count, reasons, .. } = &self.skipped;
+                let skipped = format!("; all {count} rows were bad: {}", reasons.join("; "));
+                Err(DataError::Empty { path: path.to_path_buf(), skipped })
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// Preference pairs in any of the formats of [`formats::pair_of`], which is recognised row by row.
 ///
-/// A pair's id is its row's integer `id`, or else the row's position over all files in their order. Bad rows count too, so
-/// skipping one changes no id. A repeated id, an unreadable file and a file without rows are errors even if bad rows are
-/// skipped.
+/// A pair's id is its row's `id` as it came, or else the row's position over all files in their order ([`RowId`]). Bad rows
+/// count too, so skipping one changes no position. An id that the same file has used before makes a row bad. An unreadable
+/// file and a file without rows are errors even if bad rows are skipped.
 pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pair>, DataError> {
-    load(files, options, |row, id| {
-        let sides = formats::pair_of(row)?;
-        let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-        Ok(Pair { id, task, prompt: sides.prompt, chosen: sides.chosen, rejected: sides.rejected })
-    })
+    load(
+        files,
+        options,
+        |row| {
+            let sides = formats::pair_of(row)?;
+            let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
+            Ok((sides, task, formats::arguments_of(row)?))
+        },
+        |id, (sides, task, arguments)| Pair {
+            id,
+            task,
+            prompt: sides.prompt,
+            chosen: sides.chosen,
+            rejected: sides.rejected,
+            arguments,
+        },
+    )
 }
 
-/// Rows `{"messages": [{"role", "content"}, …]}` that end with an assistant turn. Ids and errors as in [`load_pairs`].
+/// Rows of [`formats::conversation_of`], which end with an assistant turn. Ids and errors as in [`load_pairs`].
 pub fn load_conversations(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Conversation>, DataError> {
-    load(files, options, |row, id| Ok(Conversation { id, messages: formats::conversation_of(row)? }))
+    load(
+        files,
+        options,
+        |row| Ok((formats::conversation_of(row)?, formats::arguments_of(row)?)),
+        |id, (messages, arguments)| Conversation { id, messages, arguments },
+    )
 }
 
 /// Rows `{"prompt": text or messages, "response": text}` with optional `task` and `id`, as in [`load_pairs`].
 pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Response>, DataError> {
-    load(files, options, |row, id| {
-        let (prompt, response) = formats::response_of(row)?;
-        let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-        Ok(Response { id, task, prompt, response })
-    })
+    load(
+        files,
+        options,
+        |row| {
+            let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
+            Ok((formats::response_of(row)?, task, formats::arguments_of(row)?))
+        },
+        |id, ((prompt, response), task, arguments)| Response { id, task, prompt, response, arguments },
+    )
 }
 
 /// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`].
 pub fn load_prompts(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Prompt>, DataError> {
-    load(files, options, |row, id| Ok(Prompt { id, text: formats::prompt_text_of(row)? }))
+    load(
+        files,
+        options,
+        |row| Ok((formats::prompt_text_of(row)?, formats::arguments_of(row)?)),
+        |id, (text, arguments)| Prompt { id, text, arguments },
+    )
 }
 
-fn load<T>(
+/// Reads what `read` makes of each row, and joins it with the row's id once all rows are known.
+fn load<R, T>(
     files: &[PathBuf],
     options: &LoadOptions,
-    mut convert: impl FnMut(&Object, u64) -> Result<T, String>,
+    mut read: impl FnMut(&Object) -> Result<R, String>,
+    join: impl Fn(RowId, R) -> T,
 ) -> Result<Loaded<T>, DataError> {
+    if files.is_empty() {
+        return Err(DataError::NoFiles);
+    }
     let mut reader = RowReader::new(options.on_bad_row);
-    let mut rows = Vec::new();
-    let mut ids = HashSet::new();
-    for path in files {
+    let (mut parts, mut locations, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
+    for (file, path) in files.iter().enumerate() {
+        let mut ids = HashSet::new();
         reader.read(path, &mut |row, position, location| {
-            let converted = object_of(&row).and_then(|row| {
-                let id = formats::id_of(row)?.unwrap_or(position);
-                Ok((id, convert(row, id)?))
-            });
-            Ok(match converted {
-                Ok((id, item)) => {
-                    check_new(&mut ids, id, location)?;
-                    rows.push(item);
-                    Ok(())
-                }
-                Err(reason) => Err(reason),
-            })
+            let (own, part) = match object_of(row).and_then(|row| Ok((formats::id_of(&row)?, read(&row)?))) {
+                Ok(row) => row,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            if let Some(id) = &own
+                && !ids.insert(id.to_string())
+            {
+                return Ok(Err(format!("id {id} was used before in this file; ids must be unique in a file")));
+            }
+            parts.push(part);
+            locations.push(location.clone());
+            unnamed.push(Unnamed { own, position, file });
+            Ok(Ok(()))
         })?;
     }
-    let skipped = reader.skipped;
-    if rows.is_empty() {
-        let path = files.first().ok_or(DataError::NoFiles)?.clone();
-        let skipped = format!("; all {} rows were bad: {}", skipped.count, skipped.reasons.join("; "));
-        return Err(DataError::Empty { path, skipped });
-    }
-    Ok(Loaded { rows, skipped })
+    let rows = name_rows(&unnamed).into_iter().zip(parts).map(|(id, part)| join(id, part)).collect();
+    Loaded { rows, locations, skipped: reader.skipped, on_bad_row: options.on_bad_row }.some()
 }
 
-fn object_of(row: &Value) -> Result<&Object, String> {
-    row.as_object().ok_or_else(|| format!("expected a JSON object, got {}", kind(row)))
-}
-
-fn check_new(ids: &mut HashSet<u64>, id: u64, location: &Location) -> Result<(), DataError> {
-    if ids.insert(id) {
-        return Ok(());
+fn object_of(row: Value) -> Result<Object, String> {
+    match row {
+        Value::Object(row) => Ok(present(row)),
+        other => Err(format!("expected a JSON object, got {}", kind(&other))),
     }
-    Err(DataError::DuplicateId { path: location.path.clone(), unit: location.unit, number: location.number, id })
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Message;
+use super::{Message, RowId, TemplateArguments};
 
 /// The response of a pair that a judgement is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,17 +30,19 @@ impl Role {
     }
 }
 
-/// A prompt with its preferred and its other response. `id` is the pair's identity: it is unique in a data set, rewards are
+/// A prompt with its preferred and its other response. `id` is the pair's identity: its key is unique in a data set, rewards are
 /// joined by it, and it is part of the key of random numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
-    pub id: u64,
+    pub id: RowId,
     /// The task whose primary rubric the judge sees (`chat`, `code`, `math`, `safety`, …).
     pub task: String,
     /// The conversation up to the response: one message or many.
     pub prompt: Vec<Message>,
     pub chosen: String,
     pub rejected: String,
+    #[serde(rename = "chat_template_kwargs", default, skip_serializing_if = "TemplateArguments::is_empty")]
+    pub arguments: TemplateArguments,
 }
 
 impl Pair {

@@ -1,12 +1,14 @@
 //! A prompt to be completed: an input row of the `generate` command.
 
-use super::Message;
+use super::{Message, RowId, TemplateArguments};
 
 /// A prompt with the id of its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    pub id: u64,
+    pub id: RowId,
     pub text: PromptText,
+    /// What its chat template gets besides messages.
+    pub arguments: TemplateArguments,
 }
 
 /// What a prompt is made of.

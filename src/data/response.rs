@@ -2,15 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Message;
+use super::{Message, RowId, TemplateArguments};
 
 /// A prompt with one response: an input row of the `judge` command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
-    /// Unique in a data set.
-    pub id: u64,
+    pub id: RowId,
     /// The task whose primary rubric the judge sees.
     pub task: String,
     pub prompt: Vec<Message>,
     pub response: String,
+    #[serde(rename = "chat_template_kwargs", default, skip_serializing_if = "TemplateArguments::is_empty")]
+    pub arguments: TemplateArguments,
 }

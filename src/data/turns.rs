@@ -1,13 +1,10 @@
-//! Conversations from JSON: lists of messages under their various names, `Human:`/`Assistant:` transcripts, and prompts that
-//! two conversations share.
+//! Conversations from JSON: lists of messages under their various names, and prompts that two conversations share.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::Message;
-use super::fields::{Object, keys, kind};
-
-const HUMAN: &str = "\n\nHuman:";
-const ASSISTANT: &str = "\n\nAssistant:";
+use super::fields::{self, Object, keys, kind, list, present};
+use super::transcript::transcript_of;
 
 /// A conversation from a list of `{"role", "content"}` or `{"from", "value"}` objects.
 pub(super) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, String> {
@@ -18,30 +15,125 @@ pub(super) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, Str
     list.iter().enumerate().map(|(index, item)| message_of(item, &format!("{name}[{index}]"))).collect()
 }
 
-/// One message. Reasoning in a separate field is moved into the content, as everywhere in this program.
+/// One message.
 pub(super) fn message_of(value: &Value, name: &str) -> Result<Message, String> {
     let object = value.as_object().ok_or_else(|| format!("{name}: expected a message object, got {}", kind(value)))?;
-    let (role_key, content_key) = if object.contains_key("role") { ("role", "content") } else { ("from", "value") };
-    let role = object
-        .get(role_key)
-        .and_then(Value::as_str)
-        .ok_or_else(|| format!("{name}: expected a role in \"role\" or \"from\", found {}", keys(object)))?;
-    let role = match role {
-        "human" => "user",
-        "gpt" => "assistant",
-        "observation" => "tool",
-        "system" | "user" | "assistant" | "tool" => role,
-        other => return Err(format!("{name}: unknown role {other:?}; expected system, user, assistant or tool")),
+    let mut object = present(object.clone());
+    let keys_of = if object.contains_key("role") { ["role", "content"] } else { ["from", "value"] };
+    let [role_key, content_key] = keys_of;
+    let role = match object.remove(role_key) {
+        Some(Value::String(role)) => role,
+        _ => return Err(format!("{name}: expected a role in \"role\" or \"from\", found {}", keys(&object))),
     };
-    if object.get("tool_calls").is_some_and(|calls| !calls.is_null() && calls != &Value::Array(Vec::new())) {
-        return Err(format!("{name}: has tool calls, which are not supported; write them into the content"));
+    let role = match role.as_str() {
+        "human" => "user",
+        "gpt" | "function_call" => "assistant",
+        "observation" => "tool",
+        "system" | "user" | "assistant" | "tool" => role.as_str(),
+        other => return Err(format!("{name}: unknown role {other:?}; expected system, user, assistant or tool")),
     }
-    let content = content_of(object.get(content_key), &format!("{name}.{content_key}"))?;
-    match object.get("reasoning_content").and_then(Value::as_str) {
-        Some(reasoning) if role == "assistant" && !reasoning.trim().is_empty() => {
-            Ok(Message::new(role, format!("<think>\n{}\n</think>\n\n{content}", reasoning.trim_matches('\n'))))
+    .to_string();
+    let is_call = value.get(role_key).and_then(Value::as_str) == Some("function_call");
+    let content = object.remove(content_key);
+    let tool_calls = if is_call {
+        called(content.as_ref(), &format!("{name}.{content_key}"))?
+    } else {
+        tool_calls_of(&mut object, &role, name)?
+    };
+    let reasoning = reasoning_of(&mut object, &role, name)?;
+    let content = match content {
+        _ if is_call => String::new(),
+        None if !tool_calls.is_empty() => String::new(),
+        content => content_of(content.as_ref(), &format!("{name}.{content_key}"))?,
+    };
+    let learnt = learnt_of(&mut object, &role, name)?;
+    Ok(Message { role, content, reasoning, tool_calls, learnt, fields: object })
+}
+
+/// The calls in `tool_calls`, or the one call of the older `function_call`.
+fn tool_calls_of(object: &mut Object, role: &str, name: &str) -> Result<Vec<Value>, String> {
+    let mut calls = match object.remove("tool_calls") {
+        Some(value) => list(&value, &format!("{name}.tool_calls"))?,
+        None => Vec::new(),
+    };
+    if let Some(function) = object.remove("function_call") {
+        calls.push(json!({"type": "function", "function": function}));
+    }
+    if !calls.is_empty() && role != "assistant" {
+        return Err(format!("{name}.tool_calls: only an assistant calls tools, but this is a turn of {role}"));
+    }
+    for (index, call) in calls.iter().enumerate() {
+        let function = call.get("function").unwrap_or(call);
+        let arguments = function.get("arguments");
+        let known = matches!(arguments, None | Some(Value::Null | Value::String(_) | Value::Object(_)));
+        if !function.get("name").is_some_and(Value::is_string) || !known {
+            let wanted = "expected {\"function\": {\"name\": text, \"arguments\": object or JSON text}}";
+            return Err(format!("{name}.tool_calls[{index}]: {wanted}, got {call}"));
         }
-        _ => Ok(Message::new(role, content)),
+    }
+    Ok(calls)
+}
+
+/// LLaMA-Factory's turns of `function_call`: the call, or a list of calls, as JSON text.
+fn called(content: Option<&Value>, name: &str) -> Result<Vec<Value>, String> {
+    let text = content.and_then(Value::as_str).ok_or_else(|| format!("{name}: expected a call as JSON text"))?;
+    let calls = match fields::json(text).map_err(|error| format!("{name}: expected a call as JSON text: {error}"))? {
+        Value::Array(calls) => calls,
+        call => vec![call],
+    };
+    let calls = calls.into_iter().map(|function| json!({"type": "function", "function": function})).collect();
+    tool_calls_of(&mut Map::from_iter([("tool_calls".to_string(), Value::Array(calls))]), "assistant", name)
+}
+
+/// Reasoning under any of its names; two different ones are an error.
+fn reasoning_of(object: &mut Object, role: &str, name: &str) -> Result<Option<String>, String> {
+    let mut found: Option<(&str, String)> = None;
+    for key in ["reasoning_content", "reasoning", "thinking"] {
+        let Some(value) = object.remove(key) else { continue };
+        let Value::String(text) = value else {
+            return Err(format!("{name}.{key}: expected text, got {}", kind(&value)));
+        };
+        match &found {
+            Some((other, first)) if *first != text => {
+                return Err(format!("{name}: {other} and {key} differ; keep one of them"));
+            }
+            _ => found = Some((key, text)),
+        }
+    }
+    let Some((key, text)) = found.filter(|(_, text)| !text.trim().is_empty()) else { return Ok(None) };
+    if role != "assistant" {
+        return Err(format!("{name}.{key}: only an assistant reasons, but this is a turn of {role}"));
+    }
+    Ok(Some(text))
+}
+
+/// Whether a turn is to be learnt: OpenAI's and Mistral's `weight`, axolotl's `train`, ms-swift's `loss`.
+fn learnt_of(object: &mut Object, role: &str, name: &str) -> Result<bool, String> {
+    let mut found: Option<(&str, bool)> = None;
+    for key in ["weight", "train", "training", "loss", "loss_mask"] {
+        let Some(value) = object.remove(key) else { continue };
+        let learnt = match (&value, value.as_f64()) {
+            (Value::Bool(learnt), _) => *learnt,
+            (_, Some(0.0)) => false,
+            (_, Some(1.0)) => true,
+            _ => return Err(format!("{name}.{key}: expected 0 (not learnt) or 1 (learnt), got {value}")),
+        };
+        if found.is_some_and(|(_, other)| other != learnt) {
+            let (other, _) = found.unwrap_or_default();
+            return Err(format!("{name}: {other} and {key} say opposite things"));
+        }
+        found = Some((key, learnt));
+    }
+    for key in ["train_detail", "training_detail"] {
+        if object.contains_key(key) {
+            return Err(format!("{name}.{key}: parts of a turn cannot be left out; use weight 0 or 1 of whole turns"));
+        }
+    }
+    match found {
+        Some((key, true)) if role != "assistant" => {
+            Err(format!("{name}.{key}: only turns of the assistant are learnt, but this is a turn of {role}"))
+        }
+        found => Ok(found.is_none_or(|(_, learnt)| learnt)),
     }
 }
 
@@ -51,7 +143,7 @@ fn content_of(value: Option<&Value>, name: &str) -> Result<String, String> {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(parts)) => parts
             .iter()
-            .map(|part| part.get("text").and_then(Value::as_str))
+            .map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)))
             .collect::<Option<String>>()
             .ok_or_else(|| format!("{name}: has a part that is not text")),
         Some(other) => Err(format!("{name}: expected text, got {}", kind(other))),
@@ -59,37 +151,24 @@ fn content_of(value: Option<&Value>, name: &str) -> Result<String, String> {
     }
 }
 
-/// A prompt given as text (one user turn, or an hh-rlhf transcript) or as messages.
+/// A prompt given as text (one user turn, or a transcript) or as messages.
 pub(super) fn prompt_of(value: &Value, name: &str) -> Result<Vec<Message>, String> {
     match value {
-        Value::String(text) if text.starts_with(HUMAN) => {
-            let mut turns = transcript_of(text).ok_or_else(|| format!("{name}: broken Human/Assistant transcript"))?;
-            // hh-rlhf's prompts end with the marker of the answer and no answer.
-            turns.pop_if(|turn| turn.role == "assistant" && turn.content.is_empty());
-            Ok(turns)
-        }
-        Value::String(text) => Ok(vec![Message::user(text.as_str())]),
+        Value::String(text) => match transcript_of(text).map_err(|reason| format!("{name}: {reason}"))? {
+            Some(mut turns) => {
+                // hh-rlhf's prompts end with the marker of the answer and no answer.
+                turns.pop_if(|turn| turn.role == "assistant" && turn.content.is_empty());
+                Ok(turns)
+            }
+            None => Ok(vec![Message::user(text.as_str())]),
+        },
         other => messages_of(other, name),
     }
 }
 
-/// The turns of an hh-rlhf transcript, stripped of white space; `None` if the text is not one.
-pub(super) fn transcript_of(text: &str) -> Option<Vec<Message>> {
-    if !text.starts_with(HUMAN) {
-        return None;
-    }
-    let mut turns = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (role, after) = match rest.strip_prefix(HUMAN) {
-            Some(after) => ("user", after),
-            None => ("assistant", rest.strip_prefix(ASSISTANT)?),
-        };
-        let end = [HUMAN, ASSISTANT].iter().filter_map(|marker| after.find(marker)).min().unwrap_or(after.len());
-        turns.push(Message::new(role, after[..end].trim()));
-        rest = &after[end..];
-    }
-    Some(turns)
+/// Whether two lists of turns say the same.
+pub(super) fn same_turns(a: &[Message], b: &[Message]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.says_the_same(b))
 }
 
 /// Splits two full conversations into the prompt that they share and the response that ends each. All turns but the last
@@ -100,10 +179,10 @@ pub(super) fn split_conversations(
 ) -> Result<(Vec<Message>, String, String), String> {
     let answer = |turns: &mut Vec<Message>, name: &str| {
         let last = turns.pop().filter(|turn| turn.role == "assistant");
-        last.map(|turn| turn.content).ok_or_else(|| format!("{name}: does not end with an assistant turn"))
+        last.map(|turn| turn.text()).ok_or_else(|| format!("{name}: does not end with an assistant turn"))
     };
     let (chosen_answer, rejected_answer) = (answer(&mut chosen, "chosen")?, answer(&mut rejected, "rejected")?);
-    if chosen != rejected {
+    if !same_turns(&chosen, &rejected) {
         return Err("chosen and rejected answer different prompts (they differ before the last turn)".to_string());
     }
     Ok((chosen, chosen_answer, rejected_answer))
@@ -122,10 +201,4 @@ pub(super) fn split_common_prefix(chosen: &str, rejected: &str) -> Result<(Strin
         return Err("chosen and rejected are texts without \"prompt\" and share no beginning".to_string());
     }
     Ok((chosen[..cut].to_string(), chosen[cut..].to_string(), rejected[cut..].to_string()))
-}
-
-/// The system turn that a row carries beside its messages, if any.
-pub(super) fn system_of(row: &Object) -> Option<Message> {
-    let text = row.get("system").and_then(Value::as_str).filter(|text| !text.trim().is_empty())?;
-    Some(Message::new("system", text))
 }

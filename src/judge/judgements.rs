@@ -22,7 +22,7 @@ pub struct JudgePair {
 impl JudgePair {
     /// The requests for both responses.
     fn requests(&self, stream: Stream) -> [JudgeRequest<'_>; 2] {
-        let stream = stream.fold(self.pair.id);
+        let stream = stream.fold(self.pair.id.key());
         Role::BOTH
             .map(|role| JudgeRequest { prompt: &self.prompts[role.index()], stream: stream.fold(role.index() as u64) })
     }

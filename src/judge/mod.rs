@@ -12,7 +12,7 @@ mod prompt;
 mod settings;
 mod verdict;
 
-use crate::data::{Message, Pair, Role};
+use crate::data::{Message, Pair, Role, shown_prompt};
 use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
@@ -56,10 +56,15 @@ impl Judge {
         &self.tokenizer
     }
 
+    /// Whether a task has no rubrics and is judged by those of the default task.
+    pub fn falls_to_default(&self, task: &str) -> bool {
+        self.prompt.falls_to_default(task)
+    }
+
     /// The judge's prompt for a response, as messages. Text from outside can write neither control tokens nor the tags and
     /// labels that frame it.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
-        let harmless = |turn: &Message| Message::new(turn.role.as_str(), self.harmless(&turn.content));
+        let harmless = |turn: &Message| Message::new(turn.role.as_str(), self.harmless(&turn.text()));
         let prompt: Vec<Message> = prompt.iter().map(harmless).collect();
         self.prompt.messages(task, &prompt, &self.harmless(response))
     }
@@ -85,7 +90,8 @@ impl Judge {
 
     /// Encodes the prompts for both responses of a pair.
     pub fn encode_pair(&self, pair: Pair) -> Result<JudgePair, JudgeError> {
-        let prompt = |role: Role| self.encode(&pair.task, &pair.prompt, pair.response(role));
+        let shown = shown_prompt(&pair.prompt, &pair.arguments);
+        let prompt = |role: Role| self.encode(&pair.task, &shown, pair.response(role));
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }

@@ -23,8 +23,8 @@ pub enum JudgePromptError {
     Io { path: PathBuf, error: std::io::Error },
     #[error("rubrics{}: {reason}", file.as_ref().map(|path| format!(" file {}", path.display())).unwrap_or_default())]
     Invalid { file: Option<PathBuf>, reason: String },
-    #[error("unknown task `{task}`{nearest}; the rubrics file has {known} and no `default_task`")]
-    UnknownTask { task: String, nearest: String, known: String },
+    #[error("unknown task `{task}`{nearest}; the rubrics file has {known}{default}")]
+    UnknownTask { task: String, nearest: String, known: String, default: &'static str },
     #[error("the judge's prompt for task `{task}`: {reason}")]
     Render { task: String, reason: String },
 }
@@ -121,13 +121,21 @@ impl JudgePrompt {
         self.rubrics.keys().map(String::as_str)
     }
 
+    /// Whether a task has no rubrics and is judged by those of `default_task`.
+    pub fn falls_to_default(&self, task: &str) -> bool {
+        !self.rubrics.contains_key(task)
+    }
+
     /// The messages for the judge: the file's system message, if there is one, and a user message. For a task without rubrics,
-    /// those of the file's `default_task` are used.
+    /// those of the file's `default_task` are used, unless its name is nearly that of a task with rubrics: then it is
+    /// misspelt, and an error.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
         let (name, rubrics) = self
             .rubrics
             .get_key_value(task)
-            .or_else(|| self.rubrics.get_key_value(self.default_task.as_ref()?))
+            .or_else(|| {
+                self.rubrics.get_key_value(self.default_task.as_ref().filter(|_| self.misspelt(task).is_none())?)
+            })
             .ok_or_else(|| self.unknown(task))?;
         let text = self
             .render(name, rubrics, &conversation(prompt), response)
@@ -178,14 +186,25 @@ impl JudgePrompt {
         format!("; it uses {}, but can only use {}", unknown.join(", "), KNOWN.join(", "))
     }
 
+    /// The task that a name is nearest to, and how near: 1 is the same.
+    fn nearest(&self, task: &str) -> Option<(f64, &str)> {
+        let name = task.trim().to_lowercase();
+        let near = self.tasks().map(|known| (strsim::jaro_winkler(&known.to_lowercase(), &name), known));
+        near.max_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// The task that was meant, if the name is nearly its name.
+    fn misspelt(&self, task: &str) -> Option<&str> {
+        self.nearest(task).filter(|(score, _)| *score > 0.85).map(|(_, known)| known)
+    }
+
     fn unknown(&self, task: &str) -> JudgePromptError {
         let nearest = self
-            .tasks()
-            .map(|known| (strsim::jaro_winkler(known, task), known))
-            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .nearest(task)
             .filter(|(score, _)| *score > 0.7)
             .map_or(String::new(), |(_, known)| format!(": did you mean `{known}`?"));
-        JudgePromptError::UnknownTask { task: task.to_string(), nearest, known: names(&self.rubrics) }
+        let default = if self.default_task.is_some() { "" } else { " and no `default_task`" };
+        JudgePromptError::UnknownTask { task: task.to_string(), nearest, known: names(&self.rubrics), default }
     }
 }
 
@@ -268,7 +287,23 @@ sums
         let message = judge.messages("maths", &[], "r").unwrap_err().to_string();
         assert!(message.contains("`maths`: did you mean `math`?"), "{message}");
         let message = judge.messages("poetry", &[], "r").unwrap_err().to_string();
-        assert!(message.contains("`poetry`; the rubrics file has math"), "{message}");
+        assert!(message.contains("`poetry`; the rubrics file has math and no `default_task`"), "{message}");
+    }
+
+    #[test]
+    fn a_misspelt_task_does_not_fall_to_the_default() {
+        let judge = JudgePrompt::new(&PromptFile::load(None).unwrap()).unwrap();
+        for (task, meant) in
+            [("maths", "math"), ("Math", "math"), ("mathh", "math"), ("saftey", "safety"), ("codee", "code")]
+        {
+            let message = judge.messages(task, &[Message::user("p")], "r").unwrap_err().to_string();
+            assert!(message.contains(&format!("`{task}`: did you mean `{meant}`?")), "{message}");
+        }
+        for task in ["poetry", "summarisation", "ifeval", "reasoning", "helpfulness"] {
+            assert!(text(&judge, task, &[Message::user("p")], "r").starts_with("<task>chat</task>"));
+            assert!(judge.falls_to_default(task));
+        }
+        assert!(!judge.falls_to_default("code"));
     }
 
     #[test]

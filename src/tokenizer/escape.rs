@@ -1,6 +1,9 @@
 //! Escapes text from outside, so that it cannot close or open a turn, or end a think block.
 
+use serde_json::{Map, Value};
+
 use super::{Tokenizer, UNKNOWN};
+use crate::data::Message;
 
 /// A zero-width space: it splits a control token, readers do not see it, and NFC keeps it.
 const BREAK: char = '\u{200b}';
@@ -23,6 +26,43 @@ impl Tokenizer {
             text = rewrite(&text, &spans, round < BREAK_ROUNDS);
         }
         text
+    }
+
+    /// [`Self::escape`] of every text in a value, field names included.
+    pub(super) fn escape_json(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.escape(text).into(),
+            Value::Array(items) => items.iter().map(|item| self.escape_json(item)).collect(),
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (self.escape(name), self.escape_json(value))).collect()
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// [`Self::escape`] of all fields of an object; their names are ours.
+    pub(super) fn escape_fields(&self, fields: &Map<String, Value>) -> Map<String, Value> {
+        fields.iter().map(|(name, value)| (name.clone(), self.escape_json(value))).collect()
+    }
+
+    /// [`Self::escape`] of all that a turn says.
+    pub(super) fn escape_message(&self, turn: &Message) -> Message {
+        Message {
+            content: self.escape(&turn.content),
+            reasoning: turn.reasoning.as_deref().map(|text| self.escape(text)),
+            tool_calls: turn.tool_calls.iter().map(|call| self.escape_json(call)).collect(),
+            fields: self.escape_fields(&turn.fields),
+            ..turn.clone()
+        }
+    }
+
+    /// A special token in `text` (`<|im_end|>`; not a tag of thinking, even where it is called special), if there is one.
+    pub(super) fn special_token_in(&self, text: &str) -> Option<String> {
+        let encoding = self.inner.encode_fast(text, false).ok()?;
+        let special = encoding.get_ids().iter().filter(|id| self.special.contains(id));
+        special
+            .filter_map(|id| self.inner.id_to_token(*id))
+            .find(|token| !["<think>", "</think>"].contains(&token.as_str()))
     }
 
     /// Byte ranges of the added tokens in the encoding of `text`: in order, not empty, on character boundaries. They come from

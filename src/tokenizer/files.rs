@@ -1,23 +1,28 @@
-//! A tokenizer's folder: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
+//! A tokenizer's folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja,
+//! additional_chat_templates/, generation_config.json.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{CHAT_TEMPLATE, Inner, Tokenizer, TokenizerError};
+use super::templates::{DEFAULT, Templates};
+use super::{CHAT_TEMPLATE, Inner, Parts, Tokenizer, TokenizerError};
 use crate::file::write_atomically;
 use crate::tensor::safetensors::{LFS_POINTER, is_lfs_pointer};
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const MORE_TEMPLATES: &str = "additional_chat_templates";
 const GENERATION: &str = "generation_config.json";
 const MODEL_CONFIG: &str = "config.json";
 
 impl Tokenizer {
-    /// Reads a model's folder. It must contain tokenizer.json, and tokenizer_config.json with an `eos_token`. A
-    /// chat_template.jinja takes precedence over the template in tokenizer_config.json. If there is neither, our template is
-    /// used, provided that the vocabulary has its control tokens. Without a `pad_token`, the eos token pads.
+    /// Reads a model's folder. It must contain tokenizer.json, and an `eos_token` in tokenizer_config.json (or in the older
+    /// special_tokens_map.json). Templates in files take precedence over those in tokenizer_config.json. If there are none,
+    /// our template is used, provided that the vocabulary has its control tokens; without any, chats cannot be rendered.
+    /// Without a `pad_token`, the eos token pads.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join(TOKENIZER);
         let bytes = std::fs::read(&path).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
@@ -27,22 +32,21 @@ impl Tokenizer {
         let inner = Inner::from_bytes(&bytes)
             .map_err(|error| TokenizerError::File { path, reason: format!("is not a tokenizer: {error}") })?;
         let config = read_object(&dir.join(CONFIG))?.unwrap_or_default();
-        let eos_token = token_text(&config, "eos_token").ok_or_else(|| TokenizerError::File {
+        let special_tokens = special_tokens(&config, &read_object(&dir.join(SPECIAL))?.unwrap_or_default());
+        let named = |name: &str| special_tokens.get(name).and_then(Value::as_str).map(str::to_string);
+        let eos_token = named("eos_token").ok_or_else(|| TokenizerError::File {
             path: dir.join(CONFIG),
             reason: "expected eos_token, a string or {\"content\": string}; add it".to_string(),
         })?;
-        let pad_token = token_text(&config, "pad_token").unwrap_or_else(|| eos_token.clone());
-        let template = match read_text(&dir.join(TEMPLATE))? {
-            Some(text) => text,
-            None => {
-                template_of_config(&config).or_else(|| our_template(&inner)).ok_or_else(|| TokenizerError::File {
-                    path: dir.join(TEMPLATE),
-                    reason: "there is no chat template, neither here nor in tokenizer_config.json, and the vocabulary \
-                             lacks <|im_start|> and <|im_end|>; add a template"
-                        .to_string(),
-                })?
-            }
-        };
+        let pad_token = named("pad_token").unwrap_or_else(|| eos_token.clone());
+        let mut templates = templates_of_files(dir)?;
+        if templates.is_empty() {
+            templates = templates_of_config(&config);
+        }
+        if templates.is_empty() && ["<|im_start|>", "<|im_end|>"].iter().all(|token| inner.token_to_id(token).is_some())
+        {
+            templates = Templates::one(CHAT_TEMPLATE.to_string());
+        }
         // Where generation_config.json does not say what ends a text, the model's config.json does.
         let mut more_eos_ids = Vec::new();
         for file in [GENERATION, MODEL_CONFIG] {
@@ -50,10 +54,10 @@ impl Tokenizer {
                 more_eos_ids = eos_ids_of(&read_object(&dir.join(file))?.unwrap_or_default());
             }
         }
-        Self::assemble(inner, template, &eos_token, &pad_token, &more_eos_ids, config)
+        Parts { inner, templates, special_tokens, more_eos_ids, config }.assemble(&eos_token, &pad_token)
     }
 
-    /// Writes tokenizer.json, tokenizer_config.json and chat_template.jinja so that transformers' AutoTokenizer and
+    /// Writes tokenizer.json, tokenizer_config.json and the chat templates so that transformers' AutoTokenizer and
     /// [`Self::from_dir`] read the same tokenizer. It keeps the class and all other settings that were loaded, creates the
     /// folder if necessary, and writes each file atomically.
     pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
@@ -63,10 +67,19 @@ impl Tokenizer {
         let config = serde_json::to_string_pretty(&self.saved_config())
             .map_err(|error| TokenizerError::Tokens(error.to_string()))?;
         write_file(dir, CONFIG, &(config + "\n"))?;
-        write_file(dir, TEMPLATE, &self.template.source)
+        for (name, source) in self.templates.sources() {
+            if name == DEFAULT {
+                write_file(dir, TEMPLATE, source)?;
+            } else {
+                let folder = dir.join(MORE_TEMPLATES);
+                std::fs::create_dir_all(&folder).map_err(|error| TokenizerError::Io { path: folder.clone(), error })?;
+                write_file(&folder, &format!("{name}.jinja"), source)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The loaded configuration, or a small one. It includes the template, for readers that do not know the template file.
+    /// The loaded configuration, or a small one. It includes the templates, for readers that do not know the template files.
     fn saved_config(&self) -> Map<String, Value> {
         let mut config = self.config.clone();
         let class = || Value::from("PreTrainedTokenizerFast");
@@ -77,7 +90,9 @@ impl Tokenizer {
         if pad.is_null() {
             *pad = self.pad_token.as_str().into();
         }
-        config.insert("chat_template".to_string(), self.template.source.as_str().into());
+        if !self.templates.is_empty() {
+            config.insert("chat_template".to_string(), self.templates.to_config());
+        }
         config
     }
 }
@@ -98,25 +113,60 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError
         .map_err(|error| TokenizerError::File { path: path.into(), reason: format!("is not a JSON object: {error}") })
 }
 
-/// A token setting is a string or an object with `content`; null means the same as no setting.
-fn token_text(config: &Map<String, Value>, key: &str) -> Option<String> {
-    let value = config.get(key)?;
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+/// The tokens that the configuration names (`bos_token`, `image_token`, …), then those that only the older file names, and
+/// the list `additional_special_tokens`. A token is a string or an object with `content`; null means the same as no setting.
+fn special_tokens(config: &Map<String, Value>, older: &Map<String, Value>) -> Map<String, Value> {
+    let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string);
+    let named = ["extra_special_tokens", "model_specific_special_tokens"];
+    let more = named.into_iter().filter_map(|name| config.get(name)?.as_object()).flatten();
+    let mut tokens = Map::new();
+    for (name, value) in config.iter().chain(older).filter(|(name, _)| name.ends_with("_token")).chain(more) {
+        if let Some(token) = text(value) {
+            tokens.entry(name.clone()).or_insert(token.into());
+        }
+    }
+    let list = "additional_special_tokens";
+    if let Some(items) = config.get(list).or_else(|| older.get(list)).and_then(Value::as_array) {
+        let texts: Vec<Value> = items.iter().filter_map(|item| Some(text(item)?.into())).collect();
+        tokens.insert(list.to_string(), texts.into());
+    }
+    tokens
+}
+
+/// chat_template.jinja, and NAME.jinja in additional_chat_templates/.
+fn templates_of_files(dir: &Path) -> Result<Templates, TokenizerError> {
+    let mut templates = Templates::default();
+    if let Some(source) = read_text(&dir.join(TEMPLATE))? {
+        templates.insert(DEFAULT, source);
+    }
+    let Ok(entries) = std::fs::read_dir(dir.join(MORE_TEMPLATES)) else { return Ok(templates) };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "jinja")) {
+        if let (Some(name), Some(source)) = (path.file_stem().and_then(|name| name.to_str()), read_text(path)?) {
+            templates.insert(name, source);
+        }
+    }
+    Ok(templates)
 }
 
 /// `chat_template` is a string, or a list of named templates, in which the one for chats is named `default`.
-fn template_of_config(config: &Map<String, Value>) -> Option<String> {
-    let value = config.get("chat_template")?;
-    let named = || {
-        let is_default = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
-        value.as_array()?.iter().find(is_default)?.get("template")?.as_str()
+fn templates_of_config(config: &Map<String, Value>) -> Templates {
+    let mut templates = Templates::default();
+    let entries = match config.get("chat_template") {
+        Some(Value::String(source)) => return Templates::one(source.clone()),
+        Some(Value::Array(entries)) => entries.as_slice(),
+        _ => &[],
     };
-    value.as_str().or_else(named).map(str::to_string)
-}
-
-fn our_template(inner: &Inner) -> Option<String> {
-    let has = |token: &str| inner.token_to_id(token).is_some();
-    (has("<|im_start|>") && has("<|im_end|>")).then(|| CHAT_TEMPLATE.to_string())
+    for entry in entries {
+        let field = |name: &str| entry.get(name).and_then(Value::as_str);
+        // A name becomes a file's name when the tokenizer is saved.
+        let name = field("name").filter(|name| !name.is_empty() && !name.contains(['/', '\\', '\0']));
+        if let (Some(name), Some(source)) = (name, field("template")) {
+            templates.insert(name, source.to_string());
+        }
+    }
+    templates
 }
 
 /// `eos_token_id` of generation_config.json or config.json: one id or a list.

@@ -6,8 +6,12 @@
 mod error;
 mod escape;
 mod files;
+mod jinja;
+mod methods;
+mod python;
 mod supervised;
 mod template;
+mod templates;
 
 use std::collections::BTreeSet;
 
@@ -17,8 +21,8 @@ pub use error::TokenizerError;
 pub use supervised::Supervised;
 pub use template::{CHAT_TEMPLATE, RenderOptions};
 
-use crate::data::Message;
-use template::ChatTemplate;
+use crate::data::{Message, TemplateArguments};
+use templates::Templates;
 
 /// What an unknown id decodes to.
 const UNKNOWN: char = '\u{fffd}';
@@ -26,9 +30,11 @@ const UNKNOWN: char = '\u{fffd}';
 /// A tokenizer with its chat template. All methods take `&self` and give the same result on any thread.
 pub struct Tokenizer {
     inner: Inner,
-    template: ChatTemplate,
+    templates: Templates,
     eos_token: String,
     pad_token: String,
+    /// What templates see under `bos_token`, `eos_token`, …: text by name.
+    special_tokens: serde_json::Map<String, serde_json::Value>,
     eos_ids: Vec<u32>,
     pad_id: u32,
     /// The token that closes an assistant turn in this template (`<|im_end|>`): usually the eos, but not in Qwen3's base models.
@@ -36,6 +42,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Ids of the added tokens, special or not. `escape` keeps them out of text from outside.
     added: BTreeSet<u32>,
+    /// Those of them that are special: no text of a turn may contain them.
+    special: BTreeSet<u32>,
     /// tokenizer_config.json as it was read, so that `save` keeps the class and all settings that we do not know.
     config: serde_json::Map<String, serde_json::Value>,
 }
@@ -49,39 +57,12 @@ impl Tokenizer {
         eos_token: &str,
         pad_token: &str,
     ) -> Result<Self, TokenizerError> {
-        Self::assemble(inner, chat_template, eos_token, pad_token, &[], serde_json::Map::new())
-    }
-
-    fn assemble(
-        mut inner: Inner,
-        chat_template: String,
-        eos_token: &str,
-        pad_token: &str,
-        more_eos_ids: &[u32],
-        config: serde_json::Map<String, serde_json::Value>,
-    ) -> Result<Self, TokenizerError> {
-        // Callers limit lengths; a truncation stored in tokenizer.json would silently cut conversations.
-        inner.with_truncation(None).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
-        inner.with_padding(None);
-        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        let id_of = |name: &str, token: &str| {
-            inner.token_to_id(token).ok_or_else(|| {
-                TokenizerError::Tokens(format!("{name} {token:?} is not one of its tokens; add it to tokenizer.json"))
-            })
-        };
-        let mut eos_ids = vec![id_of("eos_token", eos_token)?];
-        let pad_id = id_of("pad_token", pad_token)?;
-        let added: BTreeSet<u32> = inner.get_added_tokens_decoder().keys().copied().collect();
-        let template = ChatTemplate::new(chat_template)?;
-        let turn_end = find_turn_end(&template, &inner, &added, eos_token, pad_token);
-        let turn_end_id = turn_end.as_deref().and_then(|token| inner.token_to_id(token));
-        for &id in turn_end_id.iter().chain(more_eos_ids) {
-            if !eos_ids.contains(&id) {
-                eos_ids.push(id);
-            }
-        }
-        let (eos_token, pad_token) = (eos_token.to_string(), pad_token.to_string());
-        Ok(Self { inner, template, eos_token, pad_token, eos_ids, pad_id, turn_end, vocab_size, added, config })
+        let templates = Templates::one(chat_template);
+        templates.choose(false)?;
+        let named = [("eos_token", eos_token), ("pad_token", pad_token)];
+        let special_tokens = named.into_iter().map(|(name, token)| (name.to_string(), token.into())).collect();
+        Parts { inner, templates, special_tokens, more_eos_ids: Vec::new(), config: serde_json::Map::new() }
+            .assemble(eos_token, pad_token)
     }
 
     /// Token ids of `text`. Control tokens in the text are recognised; none are added.
@@ -132,12 +113,103 @@ impl Tokenizer {
 
     /// Renders a conversation with the model's own template.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TokenizerError> {
-        self.template.render(messages, options, &self.eos_token, &self.pad_token)
+        self.render_with(messages, &TemplateArguments::new(), options)
+    }
+
+    /// [`Self::render`] with what a row gives its template besides the messages.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        arguments: &TemplateArguments,
+        options: &RenderOptions,
+    ) -> Result<String, TokenizerError> {
+        let template = self.templates.choose(arguments.contains_key("tools"))?;
+        template.render(messages, arguments, options, &self.special_tokens)
+    }
+
+    /// [`Self::encode`] of a rendering in which nothing is ours: every turn is escaped, and so is what the row gives the template.
+    pub fn encode_outside(
+        &self,
+        messages: &[Message],
+        arguments: &TemplateArguments,
+        options: &RenderOptions,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let messages: Vec<Message> = messages.iter().map(|turn| self.escape_message(turn)).collect();
+        self.encode(&self.render_with(&messages, &self.escape_fields(arguments), options)?)
     }
 
     /// [`Self::encode`] of [`Self::render`].
     pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>, TokenizerError> {
         self.encode(&self.render(messages, options)?)
+    }
+}
+
+impl Tokenizer {
+    /// The added token that the template writes after an assistant's text. It is found in the rendering of an example turn.
+    fn find_turn_end(&self) -> Option<String> {
+        let words = "patarm";
+        let turns = [Message::user("question"), Message::assistant(words)];
+        let text = self.render(&turns, &RenderOptions::default()).ok()?;
+        let after = &text[text.rfind(words)? + words.len()..];
+        let closing =
+            |id: &u32| self.inner.id_to_token(*id).filter(|token| !token.is_empty() && after.starts_with(token));
+        // The eos token is tried first, then the longest added token, because one added token may begin with another.
+        if after.starts_with(&self.eos_token) && !self.eos_token.is_empty() {
+            return Some(self.eos_token.clone());
+        }
+        self.added.iter().filter_map(closing).max_by_key(String::len)
+    }
+}
+
+/// What a tokenizer is made of, besides its end and padding tokens.
+struct Parts {
+    inner: Inner,
+    templates: Templates,
+    special_tokens: serde_json::Map<String, serde_json::Value>,
+    more_eos_ids: Vec<u32>,
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Parts {
+    fn assemble(self, eos_token: &str, pad_token: &str) -> Result<Tokenizer, TokenizerError> {
+        let Self { mut inner, templates, special_tokens, more_eos_ids, config } = self;
+        // Callers limit lengths; a truncation stored in tokenizer.json would silently cut conversations.
+        inner.with_truncation(None).map_err(|error| TokenizerError::Tokens(error.to_string()))?;
+        inner.with_padding(None);
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let id_of = |name: &str, token: &str| {
+            inner.token_to_id(token).ok_or_else(|| {
+                TokenizerError::Tokens(format!("{name} {token:?} is not one of its tokens; add it to tokenizer.json"))
+            })
+        };
+        let eos_ids = vec![id_of("eos_token", eos_token)?];
+        let pad_id = id_of("pad_token", pad_token)?;
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let added: BTreeSet<u32> = added.keys().copied().collect();
+        let (eos_token, pad_token) = (eos_token.to_string(), pad_token.to_string());
+        let mut tokenizer = Tokenizer {
+            inner,
+            templates,
+            eos_token,
+            pad_token,
+            special_tokens,
+            eos_ids,
+            pad_id,
+            turn_end: None,
+            vocab_size,
+            added,
+            special,
+            config,
+        };
+        tokenizer.turn_end = tokenizer.find_turn_end();
+        let turn_end_id = tokenizer.turn_end.as_deref().and_then(|token| tokenizer.inner.token_to_id(token));
+        for id in turn_end_id.into_iter().chain(more_eos_ids) {
+            if !tokenizer.eos_ids.contains(&id) {
+                tokenizer.eos_ids.push(id);
+            }
+        }
+        Ok(tokenizer)
     }
 }
 
@@ -147,26 +219,6 @@ impl std::fmt::Debug for Tokenizer {
         let mut fields = formatter.debug_struct("Tokenizer");
         fields.field("vocab_size", &self.vocab_size).field("eos_ids", &self.eos_ids).finish_non_exhaustive()
     }
-}
-
-/// The added token that the template writes after an assistant's text. It is found in the rendering of an example turn.
-fn find_turn_end(
-    template: &ChatTemplate,
-    inner: &Inner,
-    added: &BTreeSet<u32>,
-    eos_token: &str,
-    pad_token: &str,
-) -> Option<String> {
-    let words = "patarm";
-    let turns = [Message::user("question"), Message::assistant(words)];
-    let text = template.render(&turns, &RenderOptions::default(), eos_token, pad_token).ok()?;
-    let after = &text[text.rfind(words)? + words.len()..];
-    let closing = |id: &u32| inner.id_to_token(*id).filter(|token| !token.is_empty() && after.starts_with(token));
-    // The eos token is tried first, then the longest added token, because one added token may begin with another.
-    if after.starts_with(eos_token) && !eos_token.is_empty() {
-        return Some(eos_token.to_string());
-    }
-    added.iter().filter_map(closing).max_by_key(String::len)
 }
 
 fn encode_error(text: &str, error: &tokenizers::Error) -> TokenizerError {

@@ -1,15 +1,27 @@
-//! The chat template: Jinja as transformers runs it (trimmed blocks, Python's string methods), over our messages.
+//! The chat template: Jinja as transformers runs it (trimmed blocks, Python's methods and ways of writing values), over our
+//! messages. A template comes with a model and is not trusted: what it may compute is bounded.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::{Kwargs, Rest, Serde, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind};
+use serde_json::Map;
 
 use super::TokenizerError;
-use crate::data::Message;
+use super::jinja::{REMAINDER, translate};
+use super::methods::{self, percent};
+use super::python::{JsonStyle, dumps, str_of};
+use crate::data::{Message, TemplateArguments};
 
 /// The template for tokenizers that we train. It renders system, user and assistant turns as Qwen3's template does, but does
 /// not support tools.
 pub const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
+
+/// The longest template, in bytes.
+const SOURCE_MAX: usize = 1 << 20;
+
+/// What one rendering may cost, in minijinja's units (an instruction, or 64 bytes that are made), besides the size of what it
+/// renders. The longest templates in use take some thousand units a turn.
+const FUEL: u64 = 10_000_000;
 
 /// Options of a rendering.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,105 +29,239 @@ pub struct RenderOptions {
     /// Appends the header of an assistant turn, for the model to continue.
     pub add_generation_prompt: bool,
     /// `None` leaves the variable undefined, as transformers does when it is not given. Qwen3 with `Some(false)` puts
-    /// an empty think block into the generation prompt.
+    /// an empty think block into the generation prompt. A row's own `enable_thinking` takes precedence.
     pub enable_thinking: Option<bool>,
 }
 
-/// A parsed chat template.
+/// A compiled chat template.
 #[derive(Debug)]
 pub(super) struct ChatTemplate {
-    pub source: String,
+    /// The source as minijinja reads it.
+    translated: String,
     environment: Environment<'static>,
+    /// Whether it reads a message's reasoning under any of its names.
+    pub reads_reasoning: bool,
 }
 
 impl ChatTemplate {
-    /// Compiles a Jinja template with the filters and methods that Hugging Face's templates use. An error if its syntax is wrong.
-    pub fn new(source: String) -> Result<Self, TokenizerError> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| TokenizerError::Template(error.to_string()))?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, reason))
-        });
-        environment.template_from_str(&source).map_err(|error| TokenizerError::Template(format!("{error:#}")))?;
-        Ok(Self { source, environment })
+    /// Compiles a Jinja template with what Hugging Face's templates use. An error if its syntax is wrong.
+    pub fn new(source: &str) -> Result<Self, TokenizerError> {
+        if source.len() > SOURCE_MAX {
+            return Err(TokenizerError::Template(format!("it has {} bytes, more than {SOURCE_MAX}", source.len())));
+        }
+        let translated = translate(source)?;
+        let environment = environment().map_err(|error| template_error(&error))?;
+        environment.template_from_str(&translated).map_err(|error| template_error(&error))?;
+        let reads_reasoning = ["reasoning_content", "thinking", "reasoning"].iter().any(|name| reads(source, name));
+        Ok(Self { translated, environment, reads_reasoning })
     }
 
-    /// Renders the conversation. `eos_token` and `pad_token` are visible to the template, as in transformers.
+    /// Renders the conversation. `special_tokens` (`bos_token`, `eos_token`, …) and the row's arguments are visible to the
+    /// template, as in transformers.
     pub fn render(
         &self,
         messages: &[Message],
+        arguments: &TemplateArguments,
         options: &RenderOptions,
-        eos_token: &str,
-        pad_token: &str,
+        special_tokens: &Map<String, serde_json::Value>,
     ) -> Result<String, TokenizerError> {
-        let turns: Vec<Value> = messages
-            .iter()
-            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
-            .collect();
-        let variables = context! {
-            messages => Value::from(turns),
-            add_generation_prompt => options.add_generation_prompt,
-            enable_thinking => options.enable_thinking.map_or(Value::UNDEFINED, Value::from),
-            eos_token => eos_token,
-            pad_token => pad_token,
-        };
-        self.environment
-            .template_from_str(&self.source)
-            .and_then(|template| template.render(variables))
-            .map_err(|error| TokenizerError::Template(format!("{error:#}")))
+        let turns: Vec<serde_json::Value> = messages.iter().map(turn).collect();
+        let rendered = self.run(turns.clone(), arguments, options, special_tokens);
+        rendered.or_else(|error| match parse_arguments(turns) {
+            // Templates that walk through a call's arguments cannot take them as JSON text.
+            Some(turns) => self.run(turns, arguments, options, special_tokens).map_err(|_| error),
+            None => Err(error),
+        })
     }
+
+    fn run(
+        &self,
+        turns: Vec<serde_json::Value>,
+        arguments: &TemplateArguments,
+        options: &RenderOptions,
+        special_tokens: &Map<String, serde_json::Value>,
+    ) -> Result<String, TokenizerError> {
+        let mut variables = special_tokens.clone();
+        variables.insert("tools".to_string(), serde_json::Value::Null);
+        variables.insert("documents".to_string(), serde_json::Value::Null);
+        if let Some(thinking) = options.enable_thinking {
+            variables.insert("enable_thinking".to_string(), thinking.into());
+        }
+        variables.extend(arguments.clone());
+        variables.insert("messages".to_string(), turns.into());
+        variables.insert("add_generation_prompt".to_string(), options.add_generation_prompt.into());
+        let variables = serde_json::Value::Object(variables);
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + size(&variables) as u64));
+        environment
+            .template_from_str(&self.translated)
+            .and_then(|template| template.render(Value::from(Serde(&variables))))
+            .map_err(|error| template_error(&error))
+    }
+}
+
+/// A message as transformers gives it to a template.
+fn turn(message: &Message) -> serde_json::Value {
+    let mut turn = Map::new();
+    turn.insert("role".to_string(), message.role.as_str().into());
+    turn.insert("content".to_string(), message.content.as_str().into());
+    turn.extend(message.fields.clone());
+    if let Some(reasoning) = &message.reasoning {
+        for name in ["reasoning_content", "reasoning", "thinking"] {
+            turn.insert(name.to_string(), reasoning.as_str().into());
+        }
+    }
+    if !message.tool_calls.is_empty() {
+        turn.insert("tool_calls".to_string(), message.tool_calls.clone().into());
+    }
+    turn.into()
+}
+
+fn template_error(error: &Error) -> TokenizerError {
+    TokenizerError::Template(format!("{error:#}"))
+}
+
+/// Whether a template reads a field of this name (`message.NAME`, `message['NAME']`, `'NAME' in message`).
+fn reads(source: &str, name: &str) -> bool {
+    [format!(".{name}"), format!("'{name}'"), format!("\"{name}\"")].iter().any(|text| source.contains(text.as_str()))
+}
+
+/// The turns with the JSON text of every call's arguments parsed; `None` if there is no such text.
+fn parse_arguments(mut turns: Vec<serde_json::Value>) -> Option<Vec<serde_json::Value>> {
+    let mut parsed = false;
+    let calls = turns.iter_mut().filter_map(|turn| turn.get_mut("tool_calls")?.as_array_mut()).flatten();
+    for call in calls {
+        let function = if call.get("function").is_some() { &mut call["function"] } else { call };
+        let arguments = function.get("arguments").and_then(serde_json::Value::as_str);
+        if let Some(object) = arguments.and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok()) {
+            function["arguments"] = object.into();
+            parsed = true;
+        }
+    }
+    parsed.then_some(turns)
+}
+
+/// Roughly the bytes of a value.
+fn size(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::String(text) => text.len(),
+        serde_json::Value::Array(items) => items.iter().map(|item| 16 + size(item)).sum(),
+        serde_json::Value::Object(fields) => fields.iter().map(|(key, value)| 16 + key.len() + size(value)).sum(),
+        _ => 8,
+    }
+}
+
+/// Jinja as transformers configures it.
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_formatter(|out, _, value| {
+        let text = str_of(value)?;
+        out.write_str(&text).map_err(Error::from)
+    });
+    environment.set_unknown_method_callback(methods::call);
+    methods::add(&mut environment);
+    environment.add_filter("tojson", to_json);
+    environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, reason))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_function(REMAINDER, remainder);
+    Ok(environment)
 }
 
 /// `tojson` as transformers defines it: Python's `json.dumps` with `ensure_ascii=False`. Jinja's own filter escapes
 /// `<`, `>` and `&` for HTML, which would change what the model reads.
-fn to_json(value: Value) -> Result<String, Error> {
-    let mut out = String::new();
-    write_json(&value, &mut out)?;
-    Ok(out)
-}
-
-fn write_json(value: &Value, out: &mut String) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::None => out.push_str("null"),
-        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => out.push_str(&value.to_string()),
-        ValueKind::String => write_json_string(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
-            for (index, item) in value.try_iter()?.enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
-                write_json(&item, out)?;
-            }
-            out.push(']');
-        }
-        ValueKind::Map => {
-            out.push('{');
-            for (index, key) in value.try_iter()?.enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
-                write_json_string(&key.to_string(), out);
-                out.push_str(": ");
-                write_json(&value.get_item(&key)?, out)?;
-            }
-            out.push('}');
-        }
-        kind => return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} has no JSON form"))),
+fn to_json(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+    const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    if positional.len() > NAMES.len() {
+        return Err(Error::new(ErrorKind::TooManyArguments, "tojson takes 4 arguments"));
     }
-    Ok(())
+    let argument = |index: usize| -> Result<Option<Value>, Error> {
+        let named: Option<Value> = named.get(NAMES[index])?;
+        Ok(positional.get(index).cloned().or(named).filter(|value| !value.is_none() && !value.is_undefined()))
+    };
+    let indent = argument(1)?.map(|value| match (value.kind(), value.as_str()) {
+        (_, Some(text)) => Ok(text.to_string()),
+        (ValueKind::Bool, _) => Ok(" ".repeat(usize::from(value.is_true()))),
+        _ => i64::try_from(value).map(|spaces| " ".repeat(spaces.clamp(0, 64) as usize)),
+    });
+    let separators = match argument(2)? {
+        Some(value) => {
+            let texts: Vec<Value> = value.try_iter()?.collect();
+            match texts.iter().map(Value::as_str).collect::<Vec<_>>()[..] {
+                [Some(item), Some(key)] => Some((item.to_string(), key.to_string())),
+                _ => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two texts")),
+            }
+        }
+        None => None,
+    };
+    let style = JsonStyle {
+        ensure_ascii: argument(0)?.is_some_and(|value| value.is_true()),
+        indent: indent.transpose()?,
+        separators,
+        sort_keys: argument(3)?.is_some_and(|value| value.is_true()),
+    };
+    named.assert_all_used()?;
+    dumps(&value, &style)
 }
 
-fn write_json_string(text: &str, out: &mut String) {
-    out.push_str(&serde_json::Value::from(text).to_string());
+/// `left % right`: Python's formatting of text, or the remainder of numbers with the sign of the divisor.
+fn remainder(left: Value, right: Value) -> Result<Value, Error> {
+    if let Some(text) = left.as_str() {
+        return percent(text, right);
+    }
+    let impossible = || {
+        let kinds = (left.kind(), right.kind());
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("tried to use % operator on unsupported types {} and {}", kinds.0, kinds.1),
+        )
+    };
+    if left.is_integer() && right.is_integer() {
+        let (a, b) = (i128::try_from(left.clone())?, i128::try_from(right.clone())?);
+        let remainder = a.checked_rem(b).ok_or_else(impossible)?;
+        return Ok(Value::from(if remainder != 0 && (remainder < 0) != (b < 0) { remainder + b } else { remainder }));
+    }
+    if left.kind() != ValueKind::Number || right.kind() != ValueKind::Number {
+        return Err(impossible());
+    }
+    let (a, b) = (f64::try_from(left.clone())?, f64::try_from(right.clone())?);
+    let remainder = if b == 0.0 { return Err(impossible()) } else { a % b };
+    Ok(Value::from(if remainder != 0.0 && (remainder < 0.0) != (b < 0.0) { remainder + b } else { remainder }))
+}
+
+/// The local time, as C's `strftime` writes it.
+fn strftime_now(pattern: String) -> Result<String, Error> {
+    let unusable = || Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write {pattern:?}"));
+    if pattern.is_empty() {
+        return Ok(String::new());
+    }
+    let text = std::ffi::CString::new(pattern.as_str()).map_err(|_| unusable())?;
+    let mut out = vec![0_u8; 64 * pattern.len().min(1 << 10) + 64];
+    // SAFETY: `time` takes a null pointer; `localtime_r` writes a `tm`, for which zeros are a value; `strftime` reads `text`,
+    // which ends with a zero, and writes at most `out.len()` bytes.
+    let written = unsafe {
+        let now = libc::time(std::ptr::null_mut());
+        let mut parts: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&now, &mut parts).is_null() {
+            return Err(unusable());
+        }
+        libc::strftime(out.as_mut_ptr().cast(), out.len(), text.as_ptr(), &parts)
+    };
+    out.truncate(written);
+    String::from_utf8(out).map_err(|_| unusable())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn render(source: &str, messages: &[Message]) -> Result<String, TokenizerError> {
-        ChatTemplate::new(source.to_string())?.render(messages, &RenderOptions::default(), "E", "P")
+        let tokens = json!({"eos_token": "E", "bos_token": "B"}).as_object().unwrap().clone();
+        ChatTemplate::new(source)?.render(messages, &TemplateArguments::new(), &RenderOptions::default(), &tokens)
     }
 
     #[test]
@@ -126,7 +272,7 @@ mod tests {
             {{ messages[0].content.startswith('ab') }} {{ messages[0].content is string }} \
             {{ messages[0].tool_calls is defined }} {{ messages[0].nothing is string }} {{ '--a-'.strip('-') }}";
         let text = render(source, &[Message::user("abc"), Message::user("d")]).unwrap();
-        assert_eq!(text.to_lowercase(), "d,abc,1 c xx true true false false a");
+        assert_eq!(text, "d,abc,1 c xx True True False False a");
     }
 
     #[test]
@@ -136,15 +282,36 @@ mod tests {
     }
 
     #[test]
-    fn tojson_is_pythons() {
-        let source = r#"{{ {"a": [1, 2.5, true, none], "b": "<é\"\n>"} | tojson }}"#;
-        assert_eq!(render(source, &[]).unwrap(), r#"{"a": [1, 2.5, true, null], "b": "<é\"\n>"}"#);
+    fn the_date_is_todays() {
+        let year: i32 = render("{{ strftime_now('%Y') }}", &[]).unwrap().parse().unwrap();
+        assert!((2024..3000).contains(&year));
+        assert_eq!(render("{{ strftime_now('') }}{{ strftime_now('%% é') }}", &[]).unwrap(), "% é");
     }
 
     #[test]
     fn faults_are_errors() {
-        assert!(matches!(ChatTemplate::new("{% if %}".into()), Err(TokenizerError::Template(_))));
+        assert!(matches!(ChatTemplate::new("{% if %}"), Err(TokenizerError::Template(_))));
         let raised = render("{{ raise_exception('no tools here') }}", &[]).unwrap_err().to_string();
         assert!(raised.contains("no tools here"), "{raised}");
+        for source in ["{{ nothing.at_all }}", "{{ 1 % 0 }}", "{{ [] % 2 }}", "{{ 1|tojson(separators=3) }}"] {
+            assert!(render(source, &[]).is_err(), "{source}");
+        }
+    }
+
+    #[test]
+    fn what_a_template_may_compute_is_bounded() {
+        let nest = "{% set n = namespace(x=[]) %}{% for i in range(90000) %}{% set n.x = [n.x] %}{% endfor %}";
+        for source in [
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}".to_string(),
+            "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}".to_string(),
+            "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}".to_string(),
+            "{{ 'a' * 99999999999 }}".to_string(),
+            "{{ '%999999999999d' % 1 }}".to_string(),
+            format!("{nest}{{{{ n.x }}}}"),
+            format!("{nest}{{{{ n.x|tojson }}}}"),
+            "a".repeat(SOURCE_MAX + 1),
+        ] {
+            assert!(render(&source, &[]).is_err(), "{}", &source[..source.len().min(90)]);
+        }
     }
 }

@@ -1,20 +1,20 @@
 //! Training rows as a trainer takes them: loaded, encoded, held to a length, in a resumable order.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use super::rl::PairSource;
 use super::sft::{Example, ExampleSource};
 use crate::config::{Settings, SftTarget};
 use crate::data::order::Order;
-use crate::data::{
-    Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs, pairs_to_conversations,
-};
+use crate::data::{Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs};
 use crate::file::say;
 use crate::judge::{Judge, JudgePair};
 use crate::random::{Purpose, Stream};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Pairs with their prompts.
 pub struct PairDataset {
@@ -30,22 +30,18 @@ impl PairDataset {
     /// Reads pairs, swaps the labels of the fraction `data.flip`, and encodes the judge's prompts. An error if fewer pairs than
     /// one step needs have prompts that fit.
     pub fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
-        let loaded = load_pairs(&files(settings)?, &load_options(settings))?;
         let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
-        let (mut pairs, mut too_long) = (Vec::new(), 0);
-        for mut pair in loaded.rows {
-            if f64::from(flips.fold(pair.id).uniform(0)) < settings.data.flip {
+        let mut loaded = load_pairs(&files(settings)?, &load_options(settings))?.try_map(|mut pair| {
+            if f64::from(flips.fold(pair.id.key()).uniform(0)) < settings.data.flip {
                 std::mem::swap(&mut pair.chosen, &mut pair.rejected);
             }
-            let id = pair.id;
-            let pair = judge.encode_pair(pair).with_context(|| format!("pair {id}"))?;
-            if pair.prompts.iter().any(|prompt| prompt.len() > settings.rl.max_prompt_tokens) {
-                too_long += 1;
-            } else {
-                pairs.push(pair);
-            }
-        }
-        report_skipped(&loaded.skipped, too_long, settings.rl.max_prompt_tokens);
+            judge.encode_pair(pair)
+        })?;
+        let limit = settings.rl.max_prompt_tokens;
+        let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));
+        report_skipped(&loaded.skipped, too_long, limit);
+        let pairs = loaded.rows;
+        report_default_tasks(judge, pairs.iter().map(|pair| pair.pair.task.as_str()));
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
         ensure!(
             count >= wanted,
@@ -77,29 +73,20 @@ impl SftDataset {
     /// Reads rows of either `sft.target` and encodes them; those longer than `context` are left out. An error if none is left.
     pub fn load(settings: &Settings, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Self> {
         let (files, options) = (files(settings)?, load_options(settings));
-        let (conversations, skipped): (Vec<Conversation>, _) = match settings.sft.target {
-            SftTarget::Messages => {
-                let loaded = load_conversations(&files, &options)?;
-                (loaded.rows, loaded.skipped)
-            }
+        let conversations = match settings.sft.target {
+            SftTarget::Messages => load_conversations(&files, &options)?,
             SftTarget::Chosen => {
-                let loaded = load_pairs(&files, &options)?;
-                (pairs_to_conversations(&loaded.rows), loaded.skipped)
+                load_pairs(&files, &options)?.try_map(|pair| Ok::<_, Infallible>(Conversation::from(pair)))?
             }
         };
         let limit = settings.sft.max_length.min(context).min(settings.sft.micro_batch_tokens);
-        let (mut examples, mut too_long) = (Vec::new(), 0);
-        for conversation in &conversations {
-            let encoded = tokenizer
-                .encode_supervised(&conversation.messages, settings.model.thinking)
-                .with_context(|| format!("row {}", conversation.id))?;
-            if encoded.ids.len() > limit {
-                too_long += 1;
-            } else {
-                examples.push(Example { ids: encoded.ids, mask: encoded.mask });
-            }
-        }
-        report_skipped(&skipped, too_long, limit);
+        let mut loaded = conversations.try_map(|conversation| {
+            let encoded = tokenizer.encode_conversation(&conversation, settings.model.thinking, limit)?;
+            Ok::<_, TokenizerError>(Example { ids: encoded.ids, mask: encoded.mask })
+        })?;
+        let too_long = loaded.retain(|example| example.ids.len() <= limit);
+        report_skipped(&loaded.skipped, too_long, limit);
+        let (examples, skipped) = (loaded.rows, loaded.skipped);
         ensure!(!examples.is_empty(), "no row has at most {limit} tokens: raise sft.max_length or model.context");
         let order = Order::new(examples.len(), settings.run.seed);
         Ok(Self { examples, order, skipped: skipped.count, too_long })
@@ -133,5 +120,22 @@ pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
     }
     if too_long > 0 {
         say!("{too_long} rows of more than {limit} tokens were kept out");
+    }
+}
+
+/// Says which tasks have no rubrics, so that the rows that name them are judged by those of the default task.
+pub fn report_default_tasks<'a>(judge: &Judge, tasks: impl Iterator<Item = &'a str>) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for task in tasks.filter(|task| judge.falls_to_default(task)) {
+        *counts.entry(task).or_default() += 1;
+    }
+    if !counts.is_empty() {
+        let rows: usize = counts.values().sum();
+        let names: Vec<String> = counts.iter().take(10).map(|(task, count)| format!("{task} ({count})")).collect();
+        let more = if counts.len() > names.len() { ", …" } else { "" };
+        eprintln!(
+            "{rows} rows name tasks without rubrics, and are judged as the default task: {}{more}",
+            names.join(", ")
+        );
     }
 }

@@ -200,7 +200,7 @@ fn collect<B: Backend>(
         judged.extend(fresh_judged);
         let rewards = reward(&model.backend, &plan.reward, settings.rollouts, &pairs, &judged)?;
         if attempt < settings.resample {
-            let alive: Vec<bool> = pairs.iter().map(|pair| rewards.is_alive(pair.pair.id)).collect();
+            let alive: Vec<bool> = pairs.iter().map(|pair| rewards.is_alive(pair.pair.id.key())).collect();
             let dead = alive.iter().filter(|alive| !**alive).count();
             if dead > 0 {
                 let mut keep = alive.iter();
@@ -220,12 +220,12 @@ fn collect<B: Backend>(
 /// The next `wanted` pairs, none of which is in `pairs` already: where a pass over the data ends and the next begins, the
 /// same pair can come twice, and within a step a pair's identity must be its own.
 fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair], wanted: usize) -> Vec<JudgePair> {
-    let mut ids: BTreeSet<u64> = pairs.iter().map(|pair| pair.pair.id).collect();
+    let mut ids: BTreeSet<u64> = pairs.iter().map(|pair| pair.pair.id.key()).collect();
     let mut fresh = Vec::with_capacity(wanted);
     while fresh.len() < wanted {
         let pair = source.pair(*cursor);
         *cursor += 1;
-        if ids.insert(pair.pair.id) {
+        if ids.insert(pair.pair.id.key()) {
             fresh.push(pair);
         }
     }
@@ -240,13 +240,13 @@ pub fn reward<B: Backend>(
     pairs: &[JudgePair],
     judged: &[[Vec<Judged>; 2]],
 ) -> Result<Rewards, TrainError> {
-    let expected = pairs.iter().map(|pair| pair.pair.id);
+    let expected = pairs.iter().map(|pair| pair.pair.id.key());
     let mut manager = PairRewardManager::new(*settings, rollouts).expecting(expected);
     for (pair, sides) in pairs.iter().zip(judged) {
         for role in Role::BOTH {
             for (rollout, judged) in sides[role.index()].iter().enumerate() {
                 manager.add(Judgement {
-                    pair: pair.pair.id,
+                    pair: pair.pair.id.key(),
                     role,
                     rollout: rollout as u32,
                     verdict: judged.verdict,

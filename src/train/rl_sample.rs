@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::rl_metrics::STAGE;
 use super::trajectory::Trajectory;
-use crate::data::Role;
+use crate::data::{Message, Role, RowId};
 use crate::judge::{Failure, JudgePair};
 
 /// A line of samples.jsonl. With the `[reward]` settings in config.toml, `par` follows from `score`, the means and `delta`,
@@ -14,7 +14,7 @@ use crate::judge::{Failure, JudgePair};
 pub struct RlSample {
     stage: &'static str,
     step: u64,
-    pair: u64,
+    pair: RowId,
     role: Role,
     rollout: usize,
     task: String,
@@ -59,11 +59,11 @@ impl RlSample {
         Self {
             stage: STAGE,
             step,
-            pair: pair.pair.id,
+            pair: pair.pair.id.clone(),
             role: t.role,
             rollout: t.rollout,
             task: pair.pair.task.clone(),
-            prompt: pair.pair.prompt.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
+            prompt: pair.pair.prompt.iter().map(Message::text).collect::<Vec<_>>().join("\n"),
             response: pair.pair.response(t.role).to_string(),
             judgement: t.judged.text.clone(),
             verdict: verdict.failure().map_or("score", |failure| failure.name()),
@@ -91,7 +91,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::data::{Message, Pair};
+    use crate::data::Pair;
     use crate::judge::{Judged, Verdict};
     use crate::ops::Cpu;
     use crate::reward::RewardSettings;
@@ -154,13 +154,14 @@ mod tests {
         ];
         // Of the second pair, one side has no score at all.
         let mute = [[failed(Failure::Truncated); 4], [score(2.0), score(4.0), score(4.0), failed(Failure::Missing)]];
-        let pair = |id| JudgePair {
+        let pair = |id: u64| JudgePair {
             pair: Pair {
-                id,
+                id: RowId::from(id),
                 task: "chat".into(),
                 prompt: vec![Message::user("q")],
                 chosen: "a".into(),
                 rejected: "b".into(),
+                arguments: Default::default(),
             },
             prompts: [vec![1], vec![2]],
         };

@@ -29,7 +29,7 @@ pub fn join(pairs: &[JudgePair], judged: Vec<[Vec<Judged>; 2]>, rewards: &Reward
     for (index, (pair, sides)) in pairs.iter().zip(judged).enumerate() {
         for (role, side) in Role::BOTH.into_iter().zip(sides) {
             for (rollout, judged) in side.into_iter().enumerate() {
-                let rewarded = *by_identity[&(pair.pair.id, role, rollout as u32)];
+                let rewarded = *by_identity[&(pair.pair.id.key(), role, rollout as u32)];
                 trajectories.push(Trajectory {
                     pair: index,
                     role,

@@ -1,10 +1,12 @@
 //! Tokenizer, chat templates, loss masks and dataset files, through the public interface.
 
 mod formats;
+mod fuzz;
 mod golden;
 mod injections;
 mod rows;
 mod samples;
+mod templates;
 mod tiny;
 mod tokenizer;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use patarm::data::jsonl::ROW_BYTES_MAX;
 use patarm::data::{DataError, Loaded, OnBadRow, Pair, load_pairs};
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::formats::options;
 
@@ -37,7 +38,7 @@ fn good(id: &str) -> String {
 }
 
 fn ids(loaded: &Loaded<Pair>) -> Vec<u64> {
-    loaded.rows.iter().map(|pair| pair.id).collect()
+    loaded.rows.iter().map(|pair| pair.id.key()).collect()
 }
 
 #[test]
@@ -136,10 +137,31 @@ fn ids_run_over_files_and_are_unique() {
     let loaded = load_pairs(&[first.path(), second.path()], &options(OnBadRow::Refuse)).unwrap();
     assert_eq!(ids(&loaded), [0, 1]);
     let text = [good(r#", "id": 40"#), good(r#", "id": "x""#), good("")].join("\n");
-    assert_eq!(ids(&load(text.as_bytes(), OnBadRow::Refuse).unwrap()), [40, 1, 2]);
-    let text = [good(r#", "id": 1"#), good("")].join("\n");
-    let error = load(text.as_bytes(), OnBadRow::Skip).unwrap_err();
-    assert!(matches!(error, DataError::DuplicateId { id: 1, number: 2, .. }), "{error}");
+    let shown = |text: &str| {
+        let rows = load(text.as_bytes(), OnBadRow::Refuse).unwrap().rows;
+        rows.iter().map(|pair| pair.id.given().clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&text), [json!(40), json!("x"), json!(2)]);
+    assert_eq!(
+        shown(&[good(r#", "id": 1"#), good(""), good(r#", "id": """#)].join("\n")),
+        [json!(1), json!("row 2"), json!(2)]
+    );
+}
+
+#[test]
+fn a_repeated_id_is_a_bad_row_but_not_in_another_file() {
+    let text = [good(r#", "id": "a""#), good(""), good(r#", "id": "a""#)].join("\n");
+    let error = load(text.as_bytes(), OnBadRow::Refuse).unwrap_err().to_string();
+    assert!(error.contains("line 3: id \"a\" was used before in this file"), "{error}");
+    let loaded = load(text.as_bytes(), OnBadRow::Skip).unwrap();
+    assert_eq!((loaded.rows.len(), loaded.skipped.count), (2, 1));
+    let numbered = format!("{}\n{}", good(r#", "id": 0"#), good(r#", "id": 1"#));
+    let (first, second) = (file_of("a.jsonl", numbered.as_bytes()), file_of("b.jsonl", numbered.as_bytes()));
+    let loaded = load_pairs(&[first.path(), second.path()], &options(OnBadRow::Refuse)).unwrap();
+    assert_eq!(loaded.rows.iter().map(|pair| pair.id.to_string()).collect::<Vec<_>>(), ["0", "1", "0", "1"]);
+    let keys = ids(&loaded);
+    assert_eq!((keys[0], keys[1], keys.iter().collect::<std::collections::BTreeSet<_>>().len()), (0, 1, 4));
+    assert!(loaded.locations[2].path.ends_with("b.jsonl") && loaded.locations[2].number == 1);
 }
 
 #[test]
@@ -181,7 +203,7 @@ proptest! {
         let refused = load(&bytes, OnBadRow::Refuse);
         let skipped = load(&bytes, OnBadRow::Skip);
         if let Ok(all) = refused {
-            prop_assert_eq!(Some(all), skipped.ok());
+            prop_assert_eq!(Some(all.rows), skipped.ok().map(|loaded| loaded.rows));
         }
     }
 

@@ -108,7 +108,7 @@ fn conversations_without_an_honest_mask_are_refused() {
     refused(&[], false, "no turns");
     refused(std::slice::from_ref(&question), false, "user");
     refused(&[question.clone(), Message::assistant("<think>\nx\n</think>\n\nA")], false, "thinking");
-    refused(&[question.clone(), Message::assistant("A<|im_end|>B")], false, "escape");
+    refused(&[question.clone(), Message::assistant("A<|im_end|>B")], false, "control token <|im_end|>");
     refused(&[question.clone(), Message::assistant("A"), Message::assistant("B")], false, "in a row");
     let endless =
         Tokenizer::from_parts(inner(), "{{ messages[0].content }}".into(), "<|im_end|>", "<|im_end|>").unwrap();

@@ -18,7 +18,7 @@ mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conversation, Message, Pair};
+use super::{Conversation, Message, Pair, TemplateArguments};
 use crate::random::{Purpose, Stream};
 use draws::Draws;
 use request::Request;
@@ -86,7 +86,7 @@ impl SftExample {
     /// The conversation to imitate: `judge_prompt` (the user's message, made from the example) and the judgement.
     pub fn conversation(&self, judge_prompt: String) -> Conversation {
         let messages = vec![Message::user(judge_prompt), Message::assistant(self.judgement.clone())];
-        Conversation { id: self.id, messages }
+        Conversation { id: self.id.into(), messages, arguments: TemplateArguments::new() }
     }
 }
 
@@ -183,5 +183,12 @@ fn draw_pair(id: u64, task: Task, test: bool, draws: &mut Draws) -> Pair {
     let fewer = draws.below(ITEMS + 1 - gap);
     let chosen = request.respond(fewer, draws);
     let rejected = request.respond(fewer + gap, draws);
-    Pair { id, task: task.name().to_string(), prompt: vec![Message::user(request.text())], chosen, rejected }
+    Pair {
+        id: id.into(),
+        task: task.name().to_string(),
+        prompt: vec![Message::user(request.text())],
+        chosen,
+        rejected,
+        arguments: TemplateArguments::new(),
+    }
 }

@@ -170,7 +170,7 @@ fn train_and_test_prompts_are_disjoint_and_ids_unique() {
     let sft = (0..4000).map(|index| suite.sft(index).unwrap().example.prompt);
     assert!(train.chain(sft).all(|prompt| !test.contains(&prompt)));
     assert!(test.len() > 3500, "only {} different test prompts", test.len());
-    let ids = (0..100).flat_map(|index| [suite.train_pair(index).id, suite.test_pair(index).id]);
+    let ids = (0..100).flat_map(|index| [suite.train_pair(index).id.key(), suite.test_pair(index).id.key()]);
     assert_eq!(ids.collect::<BTreeSet<_>>().len(), 200);
 }
 
