@@ -88,6 +88,7 @@ fn train_sft<B: Backend>(backend: &B, args: &SftArgs, settings: &Settings, stop:
         description: &source.description,
         dtype: settings.run.export_dtype,
         tokenizer: &source.tokenizer,
+        tokenizer_files: &source.tokenizer_files,
         judge: &judge,
     };
     pretrained::export(&out.join("model"), &trained)?;
