@@ -117,7 +117,19 @@ fn key() -> impl Strategy<Value = String> {
 fn scaling() -> impl Strategy<Value = Value> {
     let kind = proptest::sample::select(vec!["default", "linear", "yarn", "llama3"]);
     let base = (kind, 0.5f64..64.0, 1u32..100_000, 0.1f64..64.0, 0.1f64..64.0);
-    (base, proptest::collection::vec((key(), any_json()), 0..2)).prop_map(|((kind, factor, original, a, b), more)| {
+    let keys = [
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
+        "beta_fast",
+        "beta_slow",
+        "factor",
+        "original_max_position_embeddings",
+        "rope_theta",
+        "truncate",
+    ];
+    let more = (proptest::sample::select(keys.to_vec()).prop_map(String::from), any_json());
+    (base, proptest::collection::vec(more, 0..3)).prop_map(|((kind, factor, original, a, b), more)| {
         let mut scaling = json!({
             "rope_type": kind, "factor": factor, "original_max_position_embeddings": original, "beta_fast": a, "beta_slow": b,
             "low_freq_factor": a, "high_freq_factor": b,
