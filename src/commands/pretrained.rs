@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 
 use crate::config::{ExportDtype, ModelSettings, Settings};
-use crate::file::say;
+use crate::file::{say, write_atomically};
 use crate::judge::{JudgeSettings, PromptFile};
 use crate::model::parameters::random_weights;
 use crate::model::{Description, Export, ModelDirectory, Qwen3, Qwen3Config};
@@ -49,6 +49,40 @@ pub struct PretrainedSource {
     pub weights: WeightSource,
     /// What an export writes back.
     pub description: Description,
+    pub tokenizer_files: TokenizerFiles,
+}
+
+/// The files of a tokenizer as they came, which an export writes back: what no reader here knows is kept too.
+#[derive(Default)]
+pub struct TokenizerFiles(Vec<(&'static str, Vec<u8>)>);
+
+impl TokenizerFiles {
+    const NAMES: [&str; 7] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+    ];
+
+    fn read(folder: &Path) -> anyhow::Result<Self> {
+        let mut files = Vec::new();
+        for name in Self::NAMES.iter().filter(|name| folder.join(name).is_file()) {
+            let path = folder.join(name);
+            files.push((*name, std::fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?));
+        }
+        Ok(Self(files))
+    }
+
+    fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        for (name, bytes) in &self.0 {
+            let path = folder.join(name);
+            write_atomically(&path, bytes).with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// Where weights come from. They are read last: whatever else cannot work is refused before.
@@ -90,12 +124,9 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
         let folder = if settings.tokenizer.is_empty() { path } else { Path::new(&settings.tokenizer) };
         let tokenizer = Tokenizer::from_dir(folder)?;
         check_vocabulary(&tokenizer, &config, folder)?;
-        return Ok(PretrainedSource {
-            config,
-            tokenizer,
-            weights: WeightSource::Directory(opened.into()),
-            description,
-        });
+        let tokenizer_files = TokenizerFiles::read(folder)?;
+        let weights = WeightSource::Directory(opened.into());
+        return Ok(PretrainedSource { config, tokenizer, weights, description, tokenizer_files });
     }
     let Some(mut config) = Qwen3Config::named(&settings.init) else {
         let names: Vec<_> = Qwen3Config::names().collect();
@@ -104,11 +135,12 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
     let folder = &settings.tokenizer;
     ensure!(!folder.is_empty(), "--init {} needs a tokenizer: give --tokenizer DIR", settings.init);
     let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
+    let tokenizer_files = TokenizerFiles::read(Path::new(folder))?;
     // Random weights fit any vocabulary: take the tokenizer's.
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     check_memory(&config).with_context(|| format!("--init {}", settings.init))?;
     let description = Description::with_tokens(&config, tokenizer.eos_id(), tokenizer.pad_id());
-    Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed }, description })
+    Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed }, description, tokenizer_files })
 }
 
 fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {
@@ -159,13 +191,16 @@ pub struct Trained<'a, B: Backend> {
     pub description: &'a Description,
     pub dtype: ExportDtype,
     pub tokenizer: &'a Tokenizer,
+    /// Those that the tokenizer was read from
+    pub tokenizer_files: &'a TokenizerFiles,
     pub judge: &'a Valid<JudgeSettings>,
 }
 
 /// Writes a model, its tokenizer and its way of judging as a directory that transformers loads; config.json is written last.
 pub fn export<B: Backend>(folder: &Path, trained: &Trained<'_, B>) -> anyhow::Result<()> {
-    let Trained { model, description, dtype, tokenizer, judge } = *trained;
+    let Trained { model, description, dtype, tokenizer, tokenizer_files, judge } = *trained;
     tokenizer.save(folder).with_context(|| format!("{}: the tokenizer cannot be written", folder.display()))?;
+    tokenizer_files.write(folder)?;
     judge.write(folder)?;
     let mut description = description.clone();
     description.add_stop_tokens(tokenizer.eos_ids());

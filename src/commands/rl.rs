@@ -69,7 +69,7 @@ fn train_rl<B: Backend>(
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, &source.config)?;
-    let PretrainedSource { config, tokenizer, weights, description } = source;
+    let PretrainedSource { config, tokenizer, weights, description, tokenizer_files } = source;
     let context = settings.model.context.min(config.context());
     let s = &settings.rl;
     let needed = s.max_prompt_tokens + s.max_new_tokens;
@@ -139,6 +139,7 @@ fn train_rl<B: Backend>(
         description: &description,
         dtype: settings.run.export_dtype,
         tokenizer: judge.tokenizer(),
+        tokenizer_files: &tokenizer_files,
         judge: judge.settings(),
     };
     conclude(&folder, &learner, &RL, summary, |path| pretrained::export(path, &trained))

@@ -105,6 +105,7 @@ fn train_sft<B: Backend>(
         description: &source.description,
         dtype: settings.run.export_dtype,
         tokenizer: &source.tokenizer,
+        tokenizer_files: &source.tokenizer_files,
         judge: &judge,
     };
     conclude(&folder, &learner, &SFT, summary, |path| pretrained::export(path, &trained))

@@ -116,7 +116,8 @@ fn names(count: usize) -> Vec<String> {
     }
 }
 
-/// Weights of an earlier export that a reader would take for this one's: the single file, the index, and the shards that it names.
+/// Weights of an earlier export that a reader would take for this one's: the single file, the index, and the shards that the
+/// index names.
 fn stale(directory: &Path, names: &[String]) -> Vec<PathBuf> {
     let index = directory.join(INDEX);
     let mut stale = BTreeSet::from([SINGLE.to_string(), INDEX.to_string()]);

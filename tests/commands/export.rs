@@ -75,9 +75,18 @@ fn a_step_too_small_to_see_leaves_the_judge_as_it_was() {
         fixture.succeed(&[&args[..], &["--model", model]].concat()).out
     };
     let before = judge("model");
+    // Tokenizer files with what no reader here knows.
+    let mut tokenizer = json_of(&fixture, "model/tokenizer_config.json");
+    tokenizer["model_max_length"] = json!(131_072);
+    tokenizer["pad_token"] = json!({"content": synthetic::PAD_TOKEN, "lstrip": false});
+    fixture.write("model/tokenizer_config.json", &tokenizer.to_string());
+    fixture.write("model/special_tokens_map.json", "{\"additional_special_tokens\": []}\n");
+    fixture.write("model/tokenizer.json", &(fixture.read("model/tokenizer.json") + "\n\n"));
 
     step(&fixture, "run", &["--set", "model.context=256"]);
-    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+    let of_model = ["config.json", "generation_config.json", "model.safetensors"];
+    let of_tokenizer = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+    for name in of_model.into_iter().chain(of_tokenizer) {
         let bytes = |folder: &str| std::fs::read(fixture.path(folder).join(name)).unwrap();
         assert!(bytes("run/model") == bytes("model"), "{name} is what was read");
     }

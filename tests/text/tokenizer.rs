@@ -198,8 +198,16 @@ fn folder_faults_name_the_file_and_templates_have_an_order() {
     assert_eq!(render(), "of config");
     write("chat_template.jinja", "of file");
     assert_eq!(render(), "of file");
+    // What ends a text: generation_config.json, or config.json where that does not say.
+    let eos_ids = || Tokenizer::from_dir(dir.path()).unwrap().eos_ids().to_vec();
+    write("config.json", r#"{"eos_token_id": [260, 261]}"#);
+    assert_eq!(eos_ids(), [261, 260]);
+    write("generation_config.json", r#"{"eos_token_id": null}"#);
+    assert_eq!(eos_ids(), [261, 260]);
     write("generation_config.json", r#"{"eos_token_id": 259}"#);
-    assert_eq!(Tokenizer::from_dir(dir.path()).unwrap().eos_ids(), [261, 259]);
+    assert_eq!(eos_ids(), [261, 259]);
+    write("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:aeb1\nsize 11422654\n");
+    assert!(fault().contains("git lfs pull"));
 }
 
 /// Text of control tokens, their pieces, characters that a normaliser moves, and others.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 
 use crate::checkpoint::Progress;
-use crate::commands::pretrained::{self, Trained};
+use crate::commands::pretrained::{self, TokenizerFiles, Trained};
 use crate::config::{ExportDtype, Settings};
 use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
@@ -65,8 +65,15 @@ impl DemoSuite {
     pub fn export<B: Backend>(&self, folder: &Path, model: &Qwen3<B>) -> anyhow::Result<()> {
         let tokenizer = self.judge.tokenizer();
         let description = Description::with_tokens(&model.config, tokenizer.eos_id(), tokenizer.pad_id());
-        let (dtype, judge) = (ExportDtype::Source, self.judge.settings());
-        pretrained::export(folder, &Trained { model, description: &description, dtype, tokenizer, judge })
+        let trained = Trained {
+            model,
+            description: &description,
+            dtype: ExportDtype::Source,
+            tokenizer,
+            tokenizer_files: &TokenizerFiles::default(),
+            judge: self.judge.settings(),
+        };
+        pretrained::export(folder, &trained)
     }
 
     /// An engine whose cache fits the prompts and completions of the RL settings.

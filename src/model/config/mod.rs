@@ -27,7 +27,7 @@ pub struct Qwen3Config {
 }
 
 /// More layers or parameters are a mistake, and no memory holds them.
-const LAYERS_MAX: usize = 1 << 16;
+const LAYERS_MAX: usize = 1 << 12;
 const PARAMETERS_MAX: u128 = 1 << 40;
 
 /// Shapes known by name: vocab, hidden, layers, query heads, kv heads, head_dim, intermediate, tied.
