@@ -198,7 +198,11 @@ impl<B: Backend> Engine<B> {
         };
         let (interrupted, others): (Vec<_>, Vec<_>) =
             results.into_iter().partition(|result| matches!(result, Err(EngineError::Interrupted)));
-        others.into_iter().chain(interrupted).collect()
+        others.into_iter().chain(interrupted).collect::<Result<(), EngineError>>()?;
+        match each.into_inner() {
+            Ok(None) => Err(EngineError::Interrupted),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -240,7 +240,8 @@ fn devices_pipes_and_links_stay_what_they_are() {
 
     // A run's files too: the report behind a link, and the mode of a file that was made private.
     assert_eq!(shell(&fixture, &format!("P {SFT} run")).code, 0);
-    let line = "mv run/report.html page.html; chmod 600 page.html; : > page.html; ln -s ../page.html run/report.html; P report run";
+    let line = "mv run/report.html page.html; chmod 600 page.html; : > page.html; ln -s ../page.html run/report.html; \
+                P report run";
     assert_eq!(shell(&fixture, line).code, 0);
     assert!(fixture.path("run/report.html").is_symlink() && fixture.read("page.html").contains("<html"));
     assert_eq!(std::fs::metadata(fixture.path("page.html")).unwrap().mode() & 0o777, 0o600);
