@@ -8,6 +8,7 @@ use patarm::commands::{self, Cli};
 use patarm::file::console;
 
 fn main() -> ExitCode {
+    console::survive_size_limit();
     let result = match Cli::try_parse() {
         Ok(cli) => commands::run(cli),
         Err(mistake) if mistake.use_stderr() => {

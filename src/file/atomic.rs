@@ -188,7 +188,7 @@ mod tests {
         symlink("/dev/null", folder.path("null")).unwrap();
         write_atomically(&folder.path("null"), b"x").unwrap();
         use std::os::unix::fs::FileTypeExt;
-        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device() && folder.path("null").is_symlink());
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
         assert_eq!(write_atomically(Path::new("/dev/full"), b"x").unwrap_err().kind(), ErrorKind::StorageFull);
         let socket = folder.path("socket");

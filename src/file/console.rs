@@ -76,6 +76,13 @@ pub fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     stdout.is_some_and(|StdoutError(error)| error.kind() == ErrorKind::BrokenPipe)
 }
 
+/// Makes a file that has reached the system's limit of size (`ulimit -f`) an error of whoever writes, as a full disk is one. The
+/// signal that comes first would end the program without a word.
+pub fn survive_size_limit() {
+    // Safety: the call only names a signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Ends the program as the system ends one whose reader has gone: quietly, by SIGPIPE (a shell shows 141).
 pub fn end_by_closed_pipe() -> ! {
     // Safety: both calls only name a signal; its default action ends the program.

@@ -12,4 +12,4 @@ mod target;
 pub use atomic::{UNFINISHED_PREFIX, write_atomically};
 pub(crate) use console::say;
 pub use rows::{Existing, RowError, RowOutput, RowWriter};
-pub use target::{Target, is_same, try_writing};
+pub use target::{is_same, try_writing};

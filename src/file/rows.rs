@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::console::{self, StdoutError};
-use super::target::{Target, folder_of, is_same, try_creating};
+use super::target::{Target, folder_of, is_same, try_creating, try_writing};
 
 /// What becomes of an output that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ impl RowOutput {
         if let Place::File { path, .. } = &place {
             refuse_input(output, &beside(path), inputs)?;
             refuse_foreign(output, &beside(path))?;
+            try_writing(&beside(path)).map_err(failed)?;
         } else if existing == Existing::Resume {
             return Err(RowError::NoFile { output: output.into() });
         }
@@ -357,12 +358,11 @@ impl RowWriter {
     /// Writes the rows that no longer wait.
     fn flush(&mut self) -> Result<(), RowError> {
         let failed = |error| RowError::Io { output: self.output.clone(), error };
-        while let Some(lines) = self.waiting.get(&self.next) {
+        while let Some(lines) = self.waiting.remove(&self.next) {
             match &mut self.sink {
-                Sink::Stdout => console::print(lines)?,
+                Sink::Stdout => console::print(&lines)?,
                 Sink::Through(file) | Sink::File { file, .. } => file.write_all(lines.as_bytes()).map_err(failed)?,
             }
-            self.waiting.remove(&self.next);
             self.next += 1;
         }
         match &mut self.sink {

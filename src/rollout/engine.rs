@@ -172,7 +172,8 @@ impl<B: Backend> Engine<B> {
             groups.iter().enumerate().flat_map(split).collect()
         };
         let count = self.workers.len();
-        let (each, broken) = (Mutex::new(each), AtomicBool::new(false));
+        // Taken away after a `Break`: several samples can end in the same step.
+        let (each, broken) = (Mutex::new(Some(each)), AtomicBool::new(false));
         let stopped = || broken.load(Ordering::Relaxed) || stop.is_some_and(|flag| flag.load(Ordering::Relaxed));
         // Groups are assigned round-robin, so that the workers end at about the same time.
         let assigned = |worker: usize| parts.iter().skip(worker).step_by(count);
@@ -181,7 +182,9 @@ impl<B: Backend> Engine<B> {
             let ended = |ended: Ended| {
                 let (group, first, _) = parts[index + ended.group * count];
                 let ended = Ended { group, sample: first + ended.sample, ..ended };
-                if each.lock().is_ok_and(|mut each| each(ended).is_break()) {
+                let Ok(mut each) = each.lock() else { return };
+                if each.as_mut().is_some_and(|each| each(ended).is_break()) {
+                    *each = None;
                     broken.store(true, Ordering::Relaxed);
                 }
             };
@@ -195,7 +198,11 @@ impl<B: Backend> Engine<B> {
         };
         let (interrupted, others): (Vec<_>, Vec<_>) =
             results.into_iter().partition(|result| matches!(result, Err(EngineError::Interrupted)));
-        others.into_iter().chain(interrupted).collect()
+        others.into_iter().chain(interrupted).collect::<Result<(), EngineError>>()?;
+        match each.into_inner() {
+            Ok(None) => Err(EngineError::Interrupted),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -168,6 +168,11 @@ fn outputs_that_cannot_be_written_are_named_before_the_model_is_loaded() {
         }
     }
     assert_eq!(fixture.read("file"), "mine\n");
+    // The record beside an output is tried as well.
+    std::fs::create_dir(fixture.path("out.resume")).unwrap();
+    let ended = shell(&fixture, &format!("P {JUDGE} --output out"));
+    assert!(ended.code == 1 && ended.err.contains("out.resume"), "{}", ended.err);
+    assert!(!fixture.path("out").exists());
     // A full disk shows only on writing.
     for command in [JUDGE, GENERATE] {
         let ended = shell(&fixture, &format!("P {command} --output /dev/full"));
@@ -235,7 +240,8 @@ fn devices_pipes_and_links_stay_what_they_are() {
 
     // A run's files too: the report behind a link, and the mode of a file that was made private.
     assert_eq!(shell(&fixture, &format!("P {SFT} run")).code, 0);
-    let line = "mv run/report.html page.html; chmod 600 page.html; : > page.html; ln -s ../page.html run/report.html; P report run";
+    let line = "mv run/report.html page.html; chmod 600 page.html; : > page.html; ln -s ../page.html run/report.html; \
+                P report run";
     assert_eq!(shell(&fixture, line).code, 0);
     assert!(fixture.path("run/report.html").is_symlink() && fixture.read("page.html").contains("<html"));
     assert_eq!(std::fs::metadata(fixture.path("page.html")).unwrap().mode() & 0o777, 0o600);
@@ -328,6 +334,26 @@ fn a_job_that_is_ended_anywhere_goes_on_and_ends_with_the_same_bytes() {
             std::fs::remove_file(fixture.path(file)).unwrap();
         }
     }
+}
+
+#[test]
+fn a_file_that_can_grow_no_further_is_an_error_and_the_job_goes_on_elsewhere() {
+    let fixture = fixture(40);
+    // One response at a time, so that no rows wait in the record beside the output.
+    let judge = format!("P {JUDGE} --texts --votes 4 --max-running 4");
+    let whole = shell(&fixture, &judge).out;
+    assert!(whole.len() > 10_000, "{} bytes", whole.len());
+    // Blocks of 1024 bytes; the record takes a few of its own.
+    let ended = shell(&fixture, &format!("ulimit -f 8; {judge} --output out"));
+    assert!(ended.code == 1 && ended.err.contains("out: cannot be written: File too large"), "{}", ended.err);
+    assert!(ended.err.contains("of 40 rows are kept in out") && ended.err.contains("--resume"), "{}", ended.err);
+    let part = fixture.read("out");
+    assert!(part.len() == 8192 && whole.starts_with(&part), "{} bytes", part.len());
+    assert_eq!(shell(&fixture, &format!("{judge} --output out --resume")).code, 0);
+    assert_eq!(fixture.read("out"), whole);
+    let ended = shell(&fixture, &format!("ulimit -f 1; P {ONE} --logits logits.json"));
+    assert!(ended.code == 1 && ended.err.contains("logits.json: cannot be written: File too large"), "{}", ended.err);
+    assert!(!fixture.path("logits.json").exists(), "no half of a file");
 }
 
 /// The program itself, so that a signal meets it and not a shell.

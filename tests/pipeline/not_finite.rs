@@ -96,12 +96,14 @@ fn whoever_wants_all_completions_gets_an_error() {
 #[test]
 fn whoever_has_seen_enough_ends_the_work() {
     let model = model();
-    let groups: Vec<PromptGroup> = (0..6).map(|index| group(index, false)).collect();
+    let mut groups: Vec<PromptGroup> = (0..6).map(|index| group(index, false)).collect();
+    groups.iter_mut().for_each(|group| group.max_new_tokens = 1);
     let mut taken = 0;
     let result = Engine::new(&model, limits(true)).unwrap().generate_each(&model, &groups, None, |_| {
         taken += 1;
-        if taken < 4 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        ControlFlow::Break(())
     });
     assert!(matches!(result, Err(EngineError::Interrupted)), "{result:?}");
-    assert!((4..18).contains(&taken), "{taken}");
+    // Even if several end in the same step.
+    assert_eq!(taken, 1);
 }
