@@ -69,6 +69,7 @@ fn a_value_is_refused_with_its_key_its_line_what_was_expected_and_what_came() {
         ("[run]\nout = 3", ["config.toml:2", "`run.out`", "expected text", "got 3", ""]),
         ("rl = 3", ["config.toml:1", "`rl` is a section", "steps", "", ""]),
         ("[rl]\nsteps = 3\nsteps = 4", ["config.toml:3", "not TOML", "duplicate key", "`steps = 4`", ""]),
+        ("[rl]\nsteps = '''\n\n", ["config.toml:2", "not TOML", "`steps = '''`", "", ""]),
         ("[rl]\nsteps = ", ["config.toml:2", "not TOML", "`steps =`", "", ""]),
         ("[rl]\ndecay = 2024-01-01", ["config.toml:2", "`rl.decay`", "one of constant", "datetime", ""]),
     ] {

@@ -119,7 +119,7 @@ fn the_printed_settings_are_a_file_that_gives_them_again() {
 /// Cases of a property: so many, or as many as PATARM_CASES says.
 fn cases(usual: u32) -> Config {
     let cases = std::env::var("PATARM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual);
-    Config { cases, max_shrink_iters: 200, ..Config::default() }
+    Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() }
 }
 
 /// Every key by its full name, with its rule.
