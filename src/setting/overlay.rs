@@ -311,6 +311,15 @@ impl Given {
 
 /// A value without its place in the file.
 fn plain(value: Spanned<DeValue<'_>>) -> Result<Value, String> {
+    // TOML's integers have 64 bits; a larger one is near enough as a float to be refused by its rule.
+    if let DeValue::Integer(n) = value.get_ref()
+        && i64::from_str_radix(n.as_str(), n.radix()).is_err()
+    {
+        return Ok(Value::Float(match n.radix() {
+            10 => n.as_str().parse().unwrap_or(f64::INFINITY),
+            radix => u128::from_str_radix(n.as_str(), radix).map_or(f64::INFINITY, |n| n as f64),
+        }));
+    }
     Value::deserialize(value.into_deserializer()).map_err(|e: toml::de::Error| e.message().to_string())
 }
 

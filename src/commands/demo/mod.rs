@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -103,13 +103,7 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
         (s.sft.steps, s.rl.steps, s.rl.pairs_per_step, s.eval.pairs) = (12, 2, 8, 16);
     }
     let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
-    let s = resolve(&s, None, std::env::vars_os(), &set)?;
-    let (needed, context) = (s.rl.max_prompt_tokens + s.rl.max_new_tokens, s.model.context);
-    ensure!(
-        needed <= context,
-        "rl.max_prompt_tokens + rl.max_new_tokens = {needed} exceed model.context = {context}: lower them or raise it"
-    );
-    Ok(s)
+    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
 }
 
 /// Learns from random weights, or with `--from` holds the device to an earlier demo's models.
@@ -133,6 +127,7 @@ fn learn<B: Backend>(
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     let suite = DemoSuite::new(args.score_noise, settings, None)?;
+    suite.check(settings)?;
     let out = Path::new(&settings.run.out);
     prepare_folder(out)?;
     let (config, weights) = suite.model(settings)?;
