@@ -23,8 +23,8 @@ pub const TOKENS: Rule = count(1, TOKENS_MAX);
 const RATE: Rule = number(1e-30, 1.0);
 /// Completions at the same time.
 pub const RUNNING: Rule = count(1, 65_536);
-/// The most threads that can be asked for; a machine may allow fewer.
-pub const THREADS: Rule = count(0, 4096);
+/// Threads. How many a machine takes depends on its cores, and is checked where they are started.
+pub const THREADS: Rule = count(0, 1_000_000_000);
 /// A seed is kept in a TOML file, whose integers have 63 bits and a sign.
 pub const SEED: Rule = count(0, i64::MAX);
 /// A share of rows.
@@ -68,7 +68,7 @@ section! {
         pub out: String = String::new() => Rule::Text;
         /// Seed of data order, random weights and sampling.
         pub seed: u64 = 0 => SEED;
-        /// Threads; 0: all cores.
+        /// Threads; 0: all cores; at most 16 a core. They change speed alone.
         pub threads: usize = 0 => THREADS;
         /// Steps between checkpoints; 0: only at the end.
         pub checkpoint_every: u64 = 100 => count(0, STEPS_MAX);

@@ -61,7 +61,7 @@ fn a_value_is_refused_with_its_key_its_line_what_was_expected_and_what_came() {
         ),
         ("[rl]\nsteps = -1", ["config.toml:2", "`rl.steps`", "from 1 to 1000000000", "got -1", "default is 300"]),
         ("\n[rl]\naggregation = \"median\"", ["config.toml:3", "`rl.aggregation`", "token_mean", "dr_grpo", "median"]),
-        ("[rl]\nsteps = 99999999999999999999", ["config.toml:2", "`rl.steps`", "", "", ""]),
+        ("[rl]\nsteps = 99999999999999999999", ["config.toml:2", "`rl.steps`: expected", "from 1", "got 1e20", ""]),
         (
             "[rl.policy]\nclip_low = -0.5",
             ["config.toml:2", "`rl.policy.clip_low`", "from 0.0 to 1.0", "got -0.5", "0.2"],
@@ -69,6 +69,7 @@ fn a_value_is_refused_with_its_key_its_line_what_was_expected_and_what_came() {
         ("[run]\nout = 3", ["config.toml:2", "`run.out`", "expected text", "got 3", ""]),
         ("rl = 3", ["config.toml:1", "`rl` is a section", "steps", "", ""]),
         ("[rl]\nsteps = 3\nsteps = 4", ["config.toml:3", "not TOML", "duplicate key", "`steps = 4`", ""]),
+        ("[rl]\nsteps = '''\n\n", ["config.toml:2", "not TOML", "`steps = '''`", "", ""]),
         ("[rl]\nsteps = ", ["config.toml:2", "not TOML", "`steps =`", "", ""]),
         ("[rl]\ndecay = 2024-01-01", ["config.toml:2", "`rl.decay`", "one of constant", "datetime", ""]),
     ] {
@@ -119,7 +120,7 @@ fn numbers_that_wreck_a_run_are_refused_by_name() {
     for set in [
         "run.patience=0",
         "run.keep_checkpoints=0",
-        "run.threads=100000000",
+        "run.threads=-1",
         "run.seed=-1",
         "model.context=0",
         "model.init=huge",

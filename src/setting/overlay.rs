@@ -180,9 +180,13 @@ fn read(path: &Path) -> Result<String, SettingError> {
 
 /// An error of TOML itself, with its line.
 fn syntax(e: &toml::de::Error, text: &str, line: impl Fn(usize) -> String) -> SettingError {
-    let start = e.span().map_or(0, |span| span.start).min(text.len());
-    let begin = text[..start].rfind('\n').map_or(0, |at| at + 1);
-    let typed: String = text[begin..].lines().next().unwrap_or("").trim().chars().take(100).collect();
+    let mut start = e.span().map_or(0, |span| span.start).min(text.len());
+    let begin = |start: usize| text[..start].rfind('\n').map_or(0, |at| at + 1);
+    // What is not closed is missed at the end of the file: the last line that says something is shown.
+    if text[begin(start)..].trim().is_empty() {
+        start = text.trim_end().len();
+    }
+    let typed: String = text[begin(start)..].lines().next().unwrap_or("").trim().chars().take(100).collect();
     error(&line(start), format!("is not TOML: {}, in `{typed}`", e.message()))
 }
 
@@ -307,6 +311,15 @@ impl Given {
 
 /// A value without its place in the file.
 fn plain(value: Spanned<DeValue<'_>>) -> Result<Value, String> {
+    // TOML's integers have 64 bits; a larger one is near enough as a float to be refused by its rule.
+    if let DeValue::Integer(n) = value.get_ref()
+        && i64::from_str_radix(n.as_str(), n.radix()).is_err()
+    {
+        return Ok(Value::Float(match n.radix() {
+            10 => n.as_str().parse().unwrap_or(f64::INFINITY),
+            radix => u128::from_str_radix(n.as_str(), radix).map_or(f64::INFINITY, |n| n as f64),
+        }));
+    }
     Value::deserialize(value.into_deserializer()).map_err(|e: toml::de::Error| e.message().to_string())
 }
 

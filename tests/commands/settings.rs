@@ -79,6 +79,13 @@ fn flags_are_held_to_ranges_by_name() {
     }
     fixture.fail(&[&generate[..], &["--temperature", "1e-30"]].concat(), &["--temperature must be 0, or from 0.001"]);
     fixture.fail(&["bench", "train", "--batch", "60000", "--length", "60000"], &["--batch × --length = 3600000000"]);
+    for (set, needed) in [
+        ("sft.micro_batch_tokens=10", "sft.micro_batch_tokens = 10: the demo needs"),
+        ("rl.max_prompt_tokens=8", "rl.max_prompt_tokens = 8: the demo needs"),
+        ("model.context=100", "model.context = 100: the demo needs 192"),
+    ] {
+        fixture.fail(&["demo", "--set", set], &[needed]);
+    }
     fixture
         .fail(&["bench", "train", "--shape", "32b", "--threads", "4000"], &["--threads (run.threads) = 4000", "cores"]);
     fixture.fail(
@@ -119,7 +126,7 @@ fn the_printed_settings_are_a_file_that_gives_them_again() {
 /// Cases of a property: so many, or as many as PATARM_CASES says.
 fn cases(usual: u32) -> Config {
     let cases = std::env::var("PATARM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual);
-    Config { cases, max_shrink_iters: 200, ..Config::default() }
+    Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() }
 }
 
 /// Every key by its full name, with its rule.

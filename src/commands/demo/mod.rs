@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -109,13 +108,7 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
         (s.sft.steps, s.rl.steps, s.rl.pairs_per_step, s.eval.pairs) = (12, 2, 8, 16);
     }
     let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
-    let s = resolve(&s, None, std::env::vars_os(), &set)?;
-    let (needed, context) = (s.rl.max_prompt_tokens + s.rl.max_new_tokens, s.model.context);
-    ensure!(
-        needed <= context,
-        "rl.max_prompt_tokens + rl.max_new_tokens = {needed} exceed model.context = {context}: lower them or raise it"
-    );
-    Ok(s)
+    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
 }
 
 /// The name of a demo in run.toml.
@@ -150,6 +143,7 @@ fn learn<B: Backend>(
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     let suite = DemoSuite::new(settings, None)?;
+    suite.check(settings)?;
     let (config, weights) = suite.model(settings)?;
     let settings = &for_device(backend, settings, &config)?;
     let mut model = Qwen3::new(backend, config, &weights, settings.model.context)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::checkpoint::Progress;
 use crate::commands::pretrained::{self, TokenizerFiles, Trained};
@@ -47,6 +47,22 @@ impl DemoSuite {
         let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN)?;
         let own = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS)?, settings.reward.verdict, false);
         Ok(Self { suite, judge: Judge::new(way.map_or_else(|| Valid::new(own), Ok)?, tokenizer)? })
+    }
+
+    /// An error if the settings have no room for what the suite writes, as its first examples and pairs show.
+    pub fn check(&self, settings: &Settings) -> anyhow::Result<()> {
+        const LOOKED_AT: u64 = 64;
+        let example = (0..LOOKED_AT).map(|i| self.example(i).ids.len()).max().unwrap_or(0);
+        let prompts = |i| self.pair(i).prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let prompt = (0..LOOKED_AT).map(prompts).max().unwrap_or(0);
+        for (name, tokens, needed) in [
+            ("sft.micro_batch_tokens", settings.sft.micro_batch_tokens, example),
+            ("rl.max_prompt_tokens", settings.rl.max_prompt_tokens, prompt),
+            ("model.context", settings.model.context, settings.rl.max_prompt_tokens + settings.rl.max_new_tokens),
+        ] {
+            ensure!(tokens >= needed, "{name} = {tokens}: the demo needs {needed} or more");
+        }
+        Ok(())
     }
 
     /// The demo's shape with the tokenizer's vocabulary, and random weights.
