@@ -49,6 +49,7 @@
 //! - **Invariant:** nothing outside `judge` renders a judge's prompt or reads a verdict from text.
 //! - **Invariant:** the arithmetic of rewards and advantages is the op `score_margin`, and nowhere else.
 //! - **Invariant:** `train::run` knows no trainer; a trainer knows nothing of folders, files or signals.
+//! - **Invariant:** what may be written or replaced in a run's folder is decided in `train::run_folder`, under its lock.
 //! - **Invariant:** `checkpoint` takes named arenas and knows no trainer; `report` draws what it is given and knows no metric.
 //! - **Invariant:** `reward` and `eval` know nothing of training; `data` knows nothing of judges, rewards or devices.
 //! - **Invariant:** a step and an export take settings as [`setting::Valid`]: what was not checked cannot reach them.

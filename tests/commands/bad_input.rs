@@ -54,14 +54,13 @@ fn bad_rows_are_named_by_file_and_line_or_skipped_and_counted() {
     fixture.write("bad.jsonl", &format!("{}{{\"messages\": 3}}\n{{not json\n", good));
     let data = |file| ["sft", "--model", "model", "--data", file, "--out", "run", "--set", "sft.steps=1"];
     fixture.fail(&data("bad.jsonl"), &["bad.jsonl", "21"]);
+    fixture.write("empty.jsonl", "");
+    fixture.fail(&data("empty.jsonl"), &["empty.jsonl"]);
+    fixture.fail(&data("missing.jsonl"), &["missing.jsonl"]);
     let outcome = fixture.succeed(&with(&data("bad.jsonl"), &["--skip-bad"]));
     assert!(outcome.err.contains("2 bad rows were skipped"), "{}", outcome.err);
     let summary: serde_json::Value = serde_json::from_str(&fixture.read("run/summary.json")).unwrap();
     assert_eq!((summary["skipped_rows"].as_u64(), summary["examples"].as_u64()), (Some(2), Some(20)));
-
-    fixture.write("empty.jsonl", "");
-    fixture.fail(&data("empty.jsonl"), &["empty.jsonl"]);
-    fixture.fail(&data("missing.jsonl"), &["missing.jsonl"]);
     fixture.fail(&["sft", "--model", "model"], &["no training rows", "--data"]);
 }
 

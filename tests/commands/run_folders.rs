@@ -201,6 +201,12 @@ fn files_that_are_not_ours_are_never_replaced() {
         fixture.fail(&with(SFT, &["--out", &out]), &[&out, folder]);
         assert_eq!(fixture.read(&format!("{out}/{folder}/config.json")), "mine");
     }
+    // A trained model is not given up because the rest of its run was deleted.
+    fixture.succeed(&with(SFT, &["--out", "kept", "--set", "sft.steps=1"]));
+    std::fs::remove_dir_all(fixture.path("kept/checkpoints")).unwrap();
+    std::fs::remove_file(fixture.path("kept/metrics.jsonl")).unwrap();
+    fixture.fail(&with(SFT, &["--out", "kept"]), &["kept: holds a run already (`sft`, 0 steps"]);
+    assert!(fixture.path("kept/model/model.safetensors").exists());
     // What no run writes is no obstacle, and stays.
     std::fs::create_dir(fixture.path("notes")).unwrap();
     fixture.write("notes/README.md", "mine");

@@ -213,7 +213,8 @@ fn score<B: Backend>(
     Ok(prefix_tree::score(&mut scorer, model, &sequences, capacity, 1.0)?.concat())
 }
 
-/// `[run, cpu_run]`: the folders of the device's steps and of the CPU's. SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there.
+/// SFT steps from the taught judge, which must lose as much as on the CPU, and RL steps from there. The folders are those of the
+/// device's steps and of the CPU's.
 fn training<B: Backend>(
     backend: &B,
     suite: &DemoSuite,

@@ -43,6 +43,8 @@ pub struct Standing {
     /// Steps in its metrics.
     steps: usize,
     checkpoint: bool,
+    /// A summary, or a trained model.
+    results: bool,
 }
 
 impl Found {
@@ -58,7 +60,8 @@ impl Found {
         let metrics = path.join("metrics.jsonl");
         let steps = if metrics.exists() { read_records(&metrics)?.0.len() } else { 0 };
         let checkpoint = checkpoint::latest(&path.join(CHECKPOINTS)).is_some();
-        Ok(Self::Run(record, Standing { steps, checkpoint }))
+        let results = MODELS.iter().chain(&["summary.json"]).any(|name| path.join(name).exists());
+        Ok(Self::Run(record, Standing { steps, checkpoint, results }))
     }
 
     /// Whether a run of ours lies there.
@@ -70,7 +73,7 @@ impl Found {
     pub fn replaced_by(&self, command: &str, replaces_own: bool, path: &Path) -> anyhow::Result<()> {
         match self {
             Self::Free => Ok(()),
-            Self::Run(_, Standing { steps: 0, checkpoint: false }) => Ok(()),
+            Self::Run(_, Standing { steps: 0, checkpoint: false, results: false }) => Ok(()),
             Self::Run(record, _) if replaces_own && record.command == command => Ok(()),
             Self::Foreign(names) => Err(refuse(
                 path,

@@ -46,7 +46,10 @@ impl FolderLock {
                 continue;
             }
             let mut text = String::new();
-            if file.read_to_string(&mut text).is_err() || !(text.is_empty() || text.starts_with(OPENING)) {
+            // Something else, such as a pipe, might never end.
+            let plain = file.metadata().is_ok_and(|metadata| metadata.is_file());
+            let read = plain && file.read_to_string(&mut text).is_ok();
+            if !read || !(text.is_empty() || text.starts_with(OPENING)) {
                 bail!("{}: is not a lock of this program; name another folder with --out", path.display());
             }
             let written = write_holder(&mut file);

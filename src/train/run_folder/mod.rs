@@ -110,14 +110,13 @@ impl Claim {
     pub fn check(&self, record: &RunRecord, settings: &Settings) -> anyhow::Result<()> {
         let Some((had, had_settings)) = &self.earlier else { return Ok(()) };
         let path = self.place.path.display();
-        let Some(had) = had else {
-            ensure!(
-                self.accept_changes,
-                "{path}: has no run.toml (a run of an earlier version), so nothing says whether its data and its model are \
-                 still the same; add --accept-changes to go on all the same"
-            );
-            return Ok(());
-        };
+        ensure!(
+            had.is_some() || self.accept_changes,
+            "{path}: has no run.toml (a run of an earlier version), so nothing says whether its data and its model are still \
+             the same; add --accept-changes to go on all the same"
+        );
+        // Without a record, the settings alone can be compared.
+        let had = had.as_ref().unwrap_or(record);
         let asked = RunState { record, settings };
         let Differences { free, learnt } =
             Differences::between(RunState { record: had, settings: had_settings }, asked);

@@ -47,10 +47,11 @@ impl RunRecord {
     /// Reads a folder's record; `None` if it has none.
     pub fn read(folder: &Path) -> anyhow::Result<Option<Self>> {
         let path = folder.join(RUN_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.with_context(|| format!("{}: cannot be read", path.display()))?,
-        };
+        if path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        ensure!(path.is_file(), "{}: is not a file, so not the record of a run", path.display());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
         let record: Self =
             toml::from_str(&text).with_context(|| format!("{}: is not the record of a run", path.display()))?;
         let format = record.format;
