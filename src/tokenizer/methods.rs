@@ -155,6 +155,14 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
     Ok(Some(match method {
         "split" | "rsplit" => split(text, args, method == "rsplit")?,
         "splitlines" if args.is_empty() => split_lines(text),
+        "join" => {
+            let (items,): (Value,) = from_args(args)?;
+            let mut texts = Vec::new();
+            for item in items.try_iter()? {
+                texts.push(item.as_str().ok_or_else(|| fault("join: expected texts"))?.to_string());
+            }
+            Value::from(texts.join(text))
+        }
         "swapcase" => Value::from(text.chars().map(swap_case).collect::<String>()),
         "casefold" => Value::from(text.to_lowercase()),
         "title" => Value::from(title(text)),

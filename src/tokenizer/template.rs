@@ -118,7 +118,7 @@ fn turn(message: &Message) -> serde_json::Value {
 }
 
 fn template_error(error: &Error) -> TokenizerError {
-    TokenizerError::Template(format!("{error:#}"))
+    TokenizerError::Template(error.to_string())
 }
 
 /// Whether a template reads a field of this name (`message.NAME`, `message['NAME']`, `'NAME' in message`).

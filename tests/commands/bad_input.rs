@@ -65,6 +65,67 @@ fn bad_rows_are_named_by_file_and_line_or_skipped_and_counted() {
 }
 
 #[test]
+fn rows_that_the_tokenizer_or_the_template_refuses_are_bad_rows_too() {
+    let fixture = CliFixture::new();
+    let good = fixture.read("sft.jsonl");
+    let turns = |answer: &str| format!(r#"{{"messages": [{{"role": "user", "content": "a"}}, {answer}]}}"#);
+    let control = turns(r#"{"role": "assistant", "content": "a<|im_end|>b"}"#);
+    let tools = turns(r#"{"role": "assistant", "content": "b"}], "tools": [{"name": "find"}"#);
+    fixture.write("bad.jsonl", &format!("{good}{control}\n{tools}\n"));
+    let data = |file| ["sft", "--model", "model", "--data", file, "--out", "run", "--set", "sft.steps=1"];
+    fixture.fail(&data("bad.jsonl"), &["bad.jsonl: line 21", "control token <|im_end|>"]);
+    let outcome = fixture.succeed(&with(&data("bad.jsonl"), &["--skip-bad"]));
+    for words in ["2 bad rows were skipped", "bad.jsonl: line 22: loss mask: the row has tools"] {
+        assert!(outcome.err.contains(words), "{}", outcome.err);
+    }
+    let summary: serde_json::Value = serde_json::from_str(&fixture.read("run/summary.json")).unwrap();
+    assert_eq!((summary["skipped_rows"].as_u64(), summary["examples"].as_u64()), (Some(2), Some(20)));
+
+    let row = |task: &str| format!(r#"{{"prompt": "a", "chosen": "b", "rejected": "c", "task": "{task}"}}"#);
+    let pairs: String = (0..8).map(|_| row("chat") + "\n").collect();
+    fixture.write("pairs.jsonl", &format!("{pairs}{}\n", row("chta")));
+    let rl = ["rl", "--model", "model", "--data", "pairs.jsonl", "--out", "rl"];
+    fixture.fail(&rl, &["pairs.jsonl: line 9", "unknown task `chta`: did you mean `chat`?"]);
+}
+
+#[test]
+fn ids_come_back_as_they_came_and_misspelt_tasks_do_not_pass_as_chat() {
+    let fixture = CliFixture::new();
+    let row = |more: &str| format!("{{\"prompt\": \"a\", \"response\": \"b\"{more}}}\n");
+    let ids = ["\"train/0001\"", "7", "null", "-3", "\"7\""];
+    let rows: String = ids.iter().map(|id| row(&format!(", \"id\": {id}"))).collect();
+    fixture.write("a.jsonl", &rows);
+    fixture.write("b.jsonl", &row(", \"id\": 7, \"task\": \"poetry\""));
+    let judge = ["judge", "--model", "model", "--max-new-tokens", "2", "--input"];
+    let outcome = fixture.succeed(&with(&judge, &["a.jsonl", "b.jsonl"]));
+    let rows: Vec<serde_json::Value> = outcome.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<String> = rows.iter().map(|row| row["id"].to_string()).collect();
+    assert_eq!(found, ["\"train/0001\"", "7", "2", "-3", "\"7\"", "7"]);
+    assert_eq!((&rows[1]["file"], &rows[5]["file"]), (&"a.jsonl".into(), &"b.jsonl".into()));
+    assert!(
+        outcome.err.contains("1 rows name tasks without rubrics") && outcome.err.contains("poetry (1)"),
+        "{}",
+        outcome.err
+    );
+
+    fixture.write("c.jsonl", &format!("{}{}", row(", \"id\": \"x\""), row(", \"id\": \"x\"")));
+    fixture.fail(&with(&judge, &["c.jsonl"]), &["c.jsonl: line 2", "id \"x\" was used before"]);
+    fixture.write("d.jsonl", &format!("{}{}", row(""), row(", \"task\": \"maths\"")));
+    fixture.fail(&with(&judge, &["d.jsonl"]), &["d.jsonl: line 2", "unknown task `maths`: did you mean `math`?"]);
+    let outcome = fixture.succeed(&with(&judge, &["d.jsonl", "--skip-bad"]));
+    assert_eq!(outcome.out.lines().count(), 1, "{}", outcome.err);
+}
+
+#[test]
+fn plain_text_needs_no_chat_template() {
+    let fixture = CliFixture::new();
+    fixture.write("model/chat_template.jinja", "{% if %}");
+    let generate = ["generate", "--model", "model", "--max-new-tokens", "2", "--prompt", "a"];
+    fixture.succeed(&generate);
+    fixture.fail(&with(&generate, &["--chat"]), &["chat template", "syntax error"]);
+}
+
+#[test]
 fn rows_over_the_limit_are_kept_out_and_counted() {
     let fixture = CliFixture::new();
     fixture.fail(&with(SFT, &["--set", "sft.max_length=5"]), &["no row has at most 5 tokens"]);

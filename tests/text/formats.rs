@@ -303,7 +303,7 @@ fn tool_calls_in_their_spellings() {
         json!({"from": "function_call", "value": function.to_string()}),
     ] {
         let turns = conversations(&row(call)).unwrap().remove(0).messages;
-        assert_eq!(turns[1].tool_calls, [expected.clone()]);
+        assert_eq!(turns[1].tool_calls, std::slice::from_ref(&expected));
         assert_eq!((turns[1].content.as_str(), turns[1].role.as_str()), ("", "assistant"));
         assert_eq!(turns[2].fields["tool_call_id"], "c");
     }

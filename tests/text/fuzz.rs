@@ -65,7 +65,7 @@ fn mutated() -> impl Strategy<Value = String> {
             let end = source.ceil_char_boundary((start + length).min(source.len()));
             match kind {
                 0 => source.replace_range(start..end, ""),
-                1 => source.insert_str(start, &source[start..end].to_string()),
+                1 => source = format!("{}{}", &source[..end], &source[start..]),
                 _ => source.insert_str(start, piece),
             }
         }
@@ -237,7 +237,8 @@ fn long_rows_take_linear_time() {
     let long = 1 << 20;
     let repeated = |piece: &str| piece.repeat(long / piece.len());
     let turns = |count: usize| {
-        let turn = |index: usize| json!({"role": if index % 2 == 0 { "user" } else { "assistant" }, "content": "a"});
+        let turn =
+            |index: usize| json!({"role": if index.is_multiple_of(2) { "user" } else { "assistant" }, "content": "a"});
         Value::from((0..count).map(turn).collect::<Vec<_>>())
     };
     let (mut chosen, mut rejected) = (turns(20_000), turns(20_000));
