@@ -215,7 +215,7 @@ fn shape(name: &str) -> anyhow::Result<(Qwen3Config, Vec<f32>)> {
         bail!("--shape {name}: neither a directory nor one of {}", names.join(", "));
     }
     let opened = pretrained::open(path).with_context(|| format!("--shape {name}"))?;
-    let weights = opened.weights()?;
+    let weights = opened.weights(|_| {})?;
     Ok((opened.config, weights))
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use crate::config::{ExportDtype, ModelSettings, Settings};
 use crate::file::{say, write_atomically};
 use crate::judge::{JudgeSettings, PromptFile};
+use crate::log::StageBar;
 use crate::model::parameters::random_weights;
 use crate::model::{Description, Export, ModelDirectory, Qwen3, Qwen3Config};
 use crate::ops::Backend;
@@ -27,7 +28,7 @@ pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
     let opened = open(path)?;
     let tokenizer = Tokenizer::from_dir(path)?;
     check_vocabulary(&tokenizer, &opened.config, path)?;
-    let weights = opened.weights()?;
+    let weights = weights_of(&opened)?;
     Ok(Pretrained { config: opened.config, weights, tokenizer })
 }
 
@@ -41,6 +42,20 @@ pub fn open(path: &Path) -> anyhow::Result<ModelDirectory> {
     }
     Ok(opened)
 }
+
+/// The weights of a directory; where that takes a while, a bar shows how far it is.
+fn weights_of(opened: &ModelDirectory) -> anyhow::Result<Vec<f32>> {
+    if opened.config.parameters() < SLOW_TO_READ {
+        return Ok(opened.weights(|_| {})?);
+    }
+    let mut bar = StageBar::new("load", opened.tensors() as u64, 0);
+    let weights = opened.weights(|read| bar.update(read as u64, &[]))?;
+    bar.finish();
+    Ok(weights)
+}
+
+/// Parameters of a model that takes seconds to read.
+const SLOW_TO_READ: u128 = 250_000_000;
 
 /// Shape and tokenizer of a model whose weights are not read yet.
 pub struct PretrainedSource {
@@ -95,7 +110,7 @@ impl WeightSource {
     /// An arena of the weights.
     pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
         match self {
-            Self::Directory(opened) => Ok(opened.weights()?),
+            Self::Directory(opened) => weights_of(opened),
             Self::Random { seed } => {
                 check_memory(config)?;
                 Ok(random_weights(config, *seed))

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -21,8 +22,15 @@ pub struct StageBar {
     /// Steps done when this process began (a resumed run). They are left out of the estimate of the remaining time.
     first: u64,
     done: u64,
+    /// The numbers of the last step, as they are shown.
+    message: String,
+    /// Seconds after the start at which the last plain line was printed.
+    printed: AtomicU64,
     bar: Option<ProgressBar>,
 }
+
+/// Without a terminal, a step says where it stands at most this often, in seconds.
+const QUIET: u64 = 60;
 
 impl StageBar {
     /// Starts `stage` with `steps` steps, of which `done` are done already (0 unless resumed).
@@ -39,22 +47,39 @@ impl StageBar {
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
-        Self { stage: stage.to_owned(), steps, started: Instant::now(), first: done, done, bar }
+        Self { stage: stage.to_owned(), steps, started: Instant::now(), first: done, done, message: String::new(), printed: AtomicU64::new(0), bar }
     }
 
     /// `done` steps are done; `numbers` are shown beside the bar, in this order.
     pub fn update(&mut self, done: u64, numbers: &[(&str, f64)]) {
         let before = std::mem::replace(&mut self.done, done);
-        let message = message(numbers);
+        self.message = message(numbers);
+        let message = self.message.clone();
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done);
                 bar.set_message(message);
             }
             None if crosses_tenth(before, done, self.steps) => {
+                self.printed.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
                 say!("{} {done}/{} [{}] {message}", self.stage, self.steps, self.times());
             }
             None => {}
+        }
+    }
+
+    /// Inside the next step: `done` of `total` are through with what it does now, such as "rollouts". Beside the bar; elsewhere a
+    /// line a minute, so that a long step is seen to move.
+    pub fn within(&self, what: &str, done: usize, total: usize) {
+        if let Some(bar) = &self.bar {
+            let separator = if self.message.is_empty() { "" } else { " · " };
+            bar.set_message(format!("{what} {done}/{total}{separator}{}", self.message));
+            return;
+        }
+        let now = self.started.elapsed().as_secs();
+        let due = |printed| (now >= printed + QUIET).then_some(now);
+        if self.printed.try_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
+            say!("{} {}/{}: {what} {done}/{total} [{}]", self.stage, self.done, self.steps, clock(self.started.elapsed()));
         }
     }
 

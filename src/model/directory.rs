@@ -85,10 +85,16 @@ impl ModelDirectory {
         Ok(Self { config, description, notes, files, table, names })
     }
 
-    /// An arena of the weights.
-    pub fn weights(&self) -> Result<Vec<f32>, DirectoryError> {
+    /// How many tensors there are to read.
+    pub fn tensors(&self) -> usize {
+        self.names.len()
+    }
+
+    /// An arena of the weights. It calls `read` with the number of tensors read so far.
+    pub fn weights(&self, mut read: impl FnMut(usize)) -> Result<Vec<f32>, DirectoryError> {
         let mut weights = vec![0.0; self.table.arena_len()];
-        for (parameter, name) in self.table.parameters().iter().zip(&self.names) {
+        for (index, (parameter, name)) in self.table.parameters().iter().zip(&self.names).enumerate() {
+            read(index);
             self.files.read(name, &parameter.shape, &mut weights[parameter.range()])?;
         }
         Ok(weights)
@@ -98,7 +104,7 @@ impl ModelDirectory {
 /// Reads config.json and all weights of a directory into an arena.
 pub fn load(directory: &Path) -> Result<(Qwen3Config, Vec<f32>), DirectoryError> {
     let opened = ModelDirectory::open(directory)?;
-    let weights = opened.weights()?;
+    let weights = opened.weights(|_| {})?;
     Ok((opened.config, weights))
 }
 
@@ -322,7 +328,7 @@ mod tests {
         write_config(folder, json!({"tie_word_embeddings": true}));
 
         let other = ModelDirectory::open(folder).unwrap();
-        assert_eq!((other.config.clone(), other.weights().unwrap()), (tiny(), weights.clone()));
+        assert_eq!((other.config.clone(), other.weights(|_| {}).unwrap()), (tiny(), weights.clone()));
         assert_eq!(other.description.config["tie_word_embeddings"], false, "an export says what is computed");
         assert!(
             other.notes.len() == 1 && other.notes[0].contains("`lm_head.weight` that differs"),
@@ -343,7 +349,7 @@ mod tests {
             write_renamed(&file, &equal, name);
             let opened = ModelDirectory::open(folder).unwrap();
             assert_eq!((&opened.config, &opened.notes), (&tied, &Vec::new()));
-            assert_eq!(opened.weights().unwrap()[..embedding.end], equal[..embedding.end]);
+            assert_eq!(opened.weights(|_| {}).unwrap()[..embedding.end], equal[..embedding.end]);
         }
     }
 

@@ -28,6 +28,7 @@ use crate::checkpoint::Progress;
 use crate::config::RlSettings;
 use crate::data::Role;
 use crate::judge::{Judge, JudgePair, JudgeSampling, Judged};
+use crate::log::StageBar;
 use crate::log::charts::Stage;
 use crate::loss::Denominator;
 use crate::model::Qwen3;
@@ -83,9 +84,13 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
         self.context.learner
     }
 
-    fn step(&mut self, progress: &mut Progress) -> Result<StepReport<RlMetrics, RlSample>, TrainError> {
+    fn step(
+        &mut self,
+        progress: &mut Progress,
+        bar: &StageBar,
+    ) -> Result<StepReport<RlMetrics, RlSample>, TrainError> {
         let StepOutcome { metrics, pairs, trajectories } =
-            rl_step(&mut self.context, self.source, &self.plan, progress)?;
+            rl_step(&mut self.context, self.source, &self.plan, progress, Some(bar))?;
         // The first rollouts of as many responses as asked for, those of a pair one after the other.
         let first = trajectories.iter().filter(|t| t.rollout == 0).take(self.plan.settings.samples_per_step);
         let samples = first.map(|t| RlSample::new(metrics.step, &pairs[t.pair], t, &trajectories)).collect();
@@ -114,18 +119,20 @@ pub fn rl_step<B: Backend>(
     source: &dyn PairSource,
     plan: &RlPlan<'_>,
     progress: &mut Progress,
+    bar: Option<&StageBar>,
 ) -> Result<StepOutcome, TrainError> {
     let start = Instant::now();
     let mut cursor = progress.cursor;
     let backend = context.learner.model.backend.clone();
     let collected = backend.range(
         || format!("step {} rollouts and rewards", progress.step + 1),
-        || collect(context, source, plan, progress.step, &mut cursor),
+        || collect(context, source, plan, progress.step, &mut cursor, bar),
     )?;
     let rollout_s = start.elapsed().as_secs_f64();
     let Collected { pairs, mut trajectories, rewards, resampled, rollout_tokens } = collected;
     let capacity = context.learner.capacity();
     if let Some(reference) = context.reference {
+        bar.inspect(|bar| bar.within("reference", 0, trajectories.len()));
         let scored = backend.range(
             || "reference log-probabilities".into(),
             || score(context.scorer, reference, plan, capacity, &pairs, &trajectories),
@@ -147,7 +154,9 @@ pub fn rl_step<B: Backend>(
     }
     let mut numbers = StepNumbers::new(&plan.settings, rewards, resampled);
     let learning_rate = plan.settings.schedule().rate(progress.step);
-    for part in parts {
+    let updates = parts.len();
+    for (index, part) in parts.into_iter().enumerate() {
+        bar.inspect(|bar| bar.within("updates", index, updates));
         let members: Vec<&Trajectory> = trajectories.iter().filter(|t| part.contains(&t.pair)).collect();
         let update = backend.range(
             || "update".into(),
@@ -180,6 +189,7 @@ fn collect<B: Backend>(
     plan: &RlPlan<'_>,
     step: u64,
     cursor: &mut u64,
+    bar: Option<&StageBar>,
 ) -> Result<Collected, TrainError> {
     let settings = &plan.settings;
     let (mut pairs, mut judged): (Vec<JudgePair>, Vec<[Vec<Judged>; 2]>) = (Vec::new(), Vec::new());
@@ -194,7 +204,11 @@ fn collect<B: Backend>(
             stream: Stream::new(plan.seed).fold(step).fold(attempt as u64),
         };
         let model = &context.learner.model;
-        let fresh_judged = plan.judge.judge_pairs(context.engine, model, &how, &fresh, plan.stop, |_| {})?;
+        let (mut ended, total) = (0, 2 * fresh.len() * settings.rollouts);
+        let fresh_judged = plan.judge.judge_pairs(context.engine, model, &how, &fresh, plan.stop, |count| {
+            ended += count;
+            bar.inspect(|bar| bar.within("rollouts", ended, total));
+        })?;
         rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
         pairs.extend(fresh);
         judged.extend(fresh_judged);

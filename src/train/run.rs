@@ -31,8 +31,12 @@ pub trait Trainer<B: Backend> {
     fn steps(&self) -> u64;
     /// What checkpoints hold.
     fn learner(&self) -> &Learner<B>;
-    /// Runs one step and moves `progress` on; a step that ends in an error has changed nothing.
-    fn step(&mut self, progress: &mut Progress) -> Result<StepReport<Self::Metrics, Self::Sample>, TrainError>;
+    /// Runs one step and moves `progress` on; a step that ends in an error has changed nothing. `bar` shows where it stands.
+    fn step(
+        &mut self,
+        progress: &mut Progress,
+        bar: &StageBar,
+    ) -> Result<StepReport<Self::Metrics, Self::Sample>, TrainError>;
 }
 
 /// What a step has to say.
@@ -83,7 +87,7 @@ pub fn train<B: Backend, T: Trainer<B>>(
     // A run begins from its configuration or from a checkpoint, and neither needs to be saved again.
     let begun = progress.step;
     while progress.step < steps {
-        let report = match trainer.step(progress) {
+        let report = match trainer.step(progress, &bar) {
             Err(TrainError::Engine(EngineError::Interrupted)) => {
                 let saved = policy.every.is_some_and(|every| every > 0 && progress.step.is_multiple_of(every));
                 if progress.step > begun && !saved {

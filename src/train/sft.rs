@@ -12,6 +12,7 @@ use super::run::{StepReport, Trainer};
 use super::token_loss::{Targets, TokenObjective};
 use crate::checkpoint::Progress;
 use crate::config::SftSettings;
+use crate::log::StageBar;
 use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
 use crate::log::signs::{Ends, Finding, Level, Sign, finite};
 use crate::model::Batch;
@@ -134,8 +135,8 @@ impl<B: Backend> Trainer<B> for SftTrainer<'_, B> {
         self.learner
     }
 
-    fn step(&mut self, progress: &mut Progress) -> Result<StepReport<SftMetrics, ()>, TrainError> {
-        let metrics = sft_step(self.learner, self.source, &self.settings, self.guard, progress)?;
+    fn step(&mut self, progress: &mut Progress, bar: &StageBar) -> Result<StepReport<SftMetrics, ()>, TrainError> {
+        let metrics = sft_step(self.learner, self.source, &self.settings, self.guard, progress, Some(bar))?;
         let shown = vec![("loss", metrics.loss), ("lr", metrics.learning_rate), ("tokens/s", metrics.tokens_per_s)];
         Ok(StepReport { metrics, shown, samples: Vec::new() })
     }
@@ -148,6 +149,7 @@ pub fn sft_step<B: Backend>(
     settings: &Valid<SftSettings>,
     guard: &mut Guard,
     progress: &mut Progress,
+    bar: Option<&StageBar>,
 ) -> Result<SftMetrics, TrainError> {
     let start = Instant::now();
     let cursors = progress.cursor..progress.cursor + settings.examples_per_step as u64;
@@ -155,7 +157,10 @@ pub fn sft_step<B: Backend>(
     let target_tokens: usize = examples.iter().map(|e| e.mask.iter().skip(1).filter(|m| **m).count()).sum();
     let tokens = examples.iter().map(|e| e.ids.len()).sum();
     let mut results = Vec::new();
-    for (mut batch, targets) in micro_batches(&examples, learner.capacity())? {
+    let micro_batches = micro_batches(&examples, learner.capacity())?;
+    let count = micro_batches.len();
+    for (index, (mut batch, targets)) in micro_batches.into_iter().enumerate() {
+        bar.inspect(|bar| bar.within("micro-batches", index, count));
         let weights = vec![1.0 / target_tokens.max(1) as f32; targets.rows.len()];
         let objective = TokenObjective::cross_entropy(&targets, &weights);
         results.push(learner.accumulate(&mut batch, &objective)?);

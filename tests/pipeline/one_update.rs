@@ -53,7 +53,7 @@ fn step<B: Backend>(backend: &B, fixture: &SuiteFixture) -> (StepOutcome, Vec<u3
         guard: &mut Guard::new(folder.path().to_path_buf(), 1),
         learner: &mut learner,
     };
-    let outcome = rl_step(&mut context, fixture, &plan, &mut Progress::default()).unwrap();
+    let outcome = rl_step(&mut context, fixture, &plan, &mut Progress::default(), None).unwrap();
     (outcome, bits(&learner))
 }
 

@@ -67,7 +67,7 @@ fn sft_resumes<B: Backend>(backend: &B, steps: usize) {
         || Learner::new(fixture.model(backend), Valid::default(), 256).unwrap(),
         |learner, progress, folder| {
             let mut guard = Guard::new(folder.to_path_buf(), 1);
-            timeless(&sft_step(learner, &fixture, &settings, &mut guard, progress).unwrap())
+            timeless(&sft_step(learner, &fixture, &settings, &mut guard, progress, None).unwrap())
         },
     );
 }
@@ -100,7 +100,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
                 scorer: &mut scorer,
                 guard: &mut guard,
             };
-            let metrics = rl_step(&mut context, &fixture, &plan, progress).unwrap().metrics;
+            let metrics = rl_step(&mut context, &fixture, &plan, progress, None).unwrap().metrics;
             assert!(metrics.mismatch_max <= mismatch, "{metrics:?}");
             timeless(&metrics)
         },

@@ -38,7 +38,7 @@ fn a_training_step_waits_for_its_losses_and_for_the_norm() {
         let mut guard = Guard::new(folder.path().to_path_buf(), 1);
         let mut progress = Progress::default();
         let step = || {
-            sft_step(&mut learner, &fixture, &settings, &mut guard, &mut progress).unwrap();
+            sft_step(&mut learner, &fixture, &settings, &mut guard, &mut progress, None).unwrap();
         };
         assert_eq!(synchronisations(&device, step), 2, "micro-batches of up to {capacity} tokens");
     }
