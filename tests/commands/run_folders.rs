@@ -393,6 +393,7 @@ fn a_run_of_an_earlier_version_goes_on_only_if_that_is_asked_for() {
     std::fs::remove_file(fixture.path("run/run.toml")).unwrap();
     let resume = ["sft", "--resume", "--out", "run", "--set", "sft.steps=3"];
     fixture.fail(&resume, &["no run.toml", "--accept-changes"]);
-    fixture.succeed(&with(&resume, &["--accept-changes"]));
+    let outcome = fixture.succeed(&with(&resume, &["--accept-changes", "--set", "sft.warmup=7"]));
+    assert!(outcome.err.contains("sft.warmup: 20 in the run, 7 now"), "{}", outcome.err);
     fixture.succeed(&["sft", "--resume", "--out", "run"]);
 }

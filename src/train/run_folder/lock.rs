@@ -118,4 +118,20 @@ mod tests {
         assert!(message.contains("not a lock"), "{message}");
         assert_eq!(std::fs::read_to_string(folder.path().join(LOCK_FILE)).unwrap(), "my notes");
     }
+
+    /// Reading a pipe that nobody writes into would never end.
+    #[test]
+    fn a_pipe_is_no_lock_and_no_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = |name: &str| {
+            let made = std::process::Command::new("mkfifo").arg(folder.path().join(name)).status();
+            assert!(made.unwrap().success());
+        };
+        pipe(LOCK_FILE);
+        let message = FolderLock::take(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("not a lock"), "{message}");
+        pipe(super::super::record::RUN_FILE);
+        let message = super::super::RunRecord::read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("not a file"), "{message}");
+    }
 }
