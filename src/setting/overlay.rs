@@ -214,7 +214,9 @@ impl Target {
                 let DeValue::Table(table) = value.into_inner() else { unreachable!("it is a table") };
                 self.merge(inner, path, table, line)?;
             } else {
-                let value = plain(value).map_err(|e| error(&origin, format!("`{}`: {e}", path.join("."))))?;
+                // An unknown key is refused whatever it holds.
+                let value = known.map_or(Ok(Value::Boolean(false)), |_| plain(value));
+                let value = value.map_err(|e| error(&origin, format!("`{}`: {e}", path.join("."))))?;
                 let whole: Vec<&str> = path.iter().map(String::as_str).collect();
                 self.assign_at(keys, &whole, path.len() - 1, &Given::Value(value), &origin)?;
             }

@@ -243,8 +243,12 @@ fn random_settings_are_refused_by_name_or_valid() {
                 prop_assert_eq!(again.map_err(|e| e.to_string()), Ok(settings));
             }
             Err(message) => {
-                let names =
-                    |key: &str| key.split('.').any(|part| part.len() > 2 && message.to_lowercase().contains(part));
+                // The key itself, the section where it goes wrong, or a part of it.
+                let names = |key: &str| {
+                    let section =
+                        key.match_indices('.').any(|(end, _)| message.contains(&format!("`{}`", &key[..end])));
+                    section || key.split('.').any(|part| part.len() > 2 && message.to_lowercase().contains(part))
+                };
                 prop_assert!(typed.iter().any(|(key, ..)| names(key)), "{}: {:?}", message, typed);
                 prop_assert!(
                     message.contains("c.toml") || message.contains("PATARM_CFG_") || message.contains("--set"),
