@@ -70,7 +70,7 @@ fn rows(text: &str) -> Vec<Value> {
 }
 
 /// Every command with its results on standard output.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "--help",
     "judge --help",
     "--version",
@@ -79,6 +79,8 @@ const COMMANDS: [&str; 11] = [
     "sft --print-config",
     "rl --print-config",
     "report run",
+    "demo --set sft.steps=1 --set sft.examples_per_step=2 --set sft.warmup=0 --set rl.steps=1 --set rl.warmup=0 \
+     --set rl.pairs_per_step=2 --set rl.rollouts=2 --set eval.pairs=2 --out demo",
     "bench decode --shape nano --batch 1 --prompt 2 --new 2 --runs 1",
     ONE,
     "judge --model model --input rows.jsonl --max-new-tokens 6 --max-prompt-tokens 200 --rubrics rubrics.toml",
