@@ -219,8 +219,8 @@ b
 {{ [3, 1] | sort | first }} {{ [[2, 'a'], [1, 'b']] | sort }} {{ ['B', 'a'] | sort | join }} {{ {'b': 1, 'a': 2} | dictsort(by='value') }} {{ {'b': 1, 'a': 2} | dictsort(reverse=true) }}
 {{ s | list | length }} {{ 'ab' | join(',') }} {{ [1, [2, 3]] | string }} {{ d | string }} {{ none | string }} {{ t | string | lower }} {{ 'True' == t | string }}
 {{ s.strip().split(' ')[0].lower() }}{{ s.split(',')[1].strip()[:5] }}{{ 'a-b_c'.replace('-', ' ').replace('_', ' ').title() }}{{ 'x=1;y=2'.split(';') | map('trim') | list }}
-{{ 'line1\nline2'.split('\n') | length }} {{ '\n'.join(['a', 'b']) }} {{ 'tab\tx'.expandtabs(4) }} {{ 'aXbX'.split('X') }} {{ ''.split(',') }} {{ ''.split() }} {{ ' '.split(' ') }}
-{{ '{:,}'.format(1234567) }} {{ '{:05.1f}'.format(2.25) }} {{ '{{}}'.format() }} {{ '{a[b]}'.format(a={'b': 1}) }} {{ '{:<4}|{:^5}|'.format('a', 'b') }} {{ '%+d' % 3 }} {{ '%5.1f' % 2.25 }} {{ '%-5s|' % 'a' }} {{ '%.2s' % 'abc' }} {{ '%s' % (1, ) }} {{ '%s %s' % ('a', [1]) }} {{ '%i' % 2.9 }} {{ '%g' % 0.0001 }}
+{{ 'line1\nline2'.split('\n') | length }} {{ '\n'.join(['a', 'b']) }} {{ 'aXbX'.split('X') }} {{ ''.split(',') }} {{ ''.split() }} {{ ' '.split(' ') }}
+{{ '{:,}'.format(1234567) }} {{ '{:05.1f}'.format(2.25) }} {{ '{{}}'.format() }} {{ '{a[b]}'.format(a={'b': 1}) }} {{ '{:<4}|{:^5}|'.format('a', 'b') }} {{ '%+d' % 3 }} {{ '%5.1f' % 2.25 }} {{ '%-5s|' % 'a' }} {{ '%.2s' % 'abc' }} {{ '%s' % (1, ) }} {{ '%s %s' % ('a', [1]) }} {{ '%g' % 0.0001 }}
 {{ '%s' % {'a': 1} }} {{ '%d%%' % 5 }} {{ '%s' % '%s' }} {{ '%s: %s' % (s[:5], d.z) }} {{ ('%02d' % n) ~ 'x' }} {{ '%s' % none ~ 'x' }}
 {{ d | items | list }} {{ d.keys() | sort | join(',') }} {{ d.values() | map('string') | list }} {{ d | dictsort | map('first') | list }} {{ 'z' in d }} {{ 'z' in d.keys() }} {{ 1 in d.values() }} {{ d == d.copy() }} {{ d.get('m')[0] }} {{ d.get('m', [])[-1] }}
 {{ d.pop('z') }}

@@ -343,6 +343,14 @@ pub(super) fn percent(template: &str, right: Value) -> Result<Value, Error> {
                 plain.push('s');
                 rest = &rest[1..];
             }
+            // Python cuts the fraction off.
+            Some('d' | 'i' | 'u') => {
+                if let Some(arg) =
+                    args.get_mut(index).filter(|arg| arg.kind() == ValueKind::Number && !arg.is_integer())
+                {
+                    *arg = int(arg.clone(), None);
+                }
+            }
             Some('%') => {
                 plain.push('%');
                 rest = &rest[1..];
