@@ -2,7 +2,8 @@
 //!
 //! `{% generation %}` … `{% endgeneration %}`, a tag of transformers that marks what the assistant wrote, becomes a `{% with %}`
 //! block: it has a scope of its own and renders its body. `a % b`, which formats text in Python, becomes a call of
-//! [`REMAINDER`]. What `{% set %}` stores goes through [`BOUNDED`]: in loops it could nest without end. Line breaks become `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
+//! [`REMAINDER`]. What `{% set %}` stores goes through [`BOUNDED`]: in loops it could nest without end. Line breaks become
+//! `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
 
 use super::TokenizerError;
 

@@ -354,7 +354,8 @@ mod tests {
             assert!(render(&source, &[]).is_err(), "{}", &source[..source.len().min(90)]);
         }
         // One iterator over the other would nest; each is a list before the next.
-        let mapped = "{% set n = namespace(x=[1]) %}{% for i in range(9999) %}{% set n.x = n.x | map('upper') %}{% endfor %}{{ n.x }}";
+        let mapped = "{% set n = namespace(x=[1]) %}\
+            {% for i in range(9999) %}{% set n.x = n.x | map('upper') %}{% endfor %}{{ n.x }}";
         assert_eq!(render(mapped, &[]).unwrap(), "['1']");
     }
 }
