@@ -93,10 +93,17 @@ impl ChatTemplate {
         let variables = serde_json::Value::Object(variables);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size(&variables) as u64));
-        environment
-            .template_from_str(&self.translated)
-            .and_then(|template| template.render(Value::from(Serde(&variables))))
-            .map_err(|error| template_error(&error))
+        let render = || {
+            let template = environment.template_from_str(&self.translated)?;
+            template.render(Value::from(Serde(&variables)))
+        };
+        // minijinja panics on some templates that are wrong, and it is the template that is at fault then.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(render)) {
+            Ok(rendered) => rendered.map_err(|error| template_error(&error)),
+            Err(_) => {
+                Err(TokenizerError::Template("it cannot be run: it is wrong in a way that has no message".to_string()))
+            }
+        }
     }
 }
 
