@@ -2,12 +2,16 @@
 //!
 //! `{% generation %}` … `{% endgeneration %}`, a tag of transformers that marks what the assistant wrote, becomes a `{% with %}`
 //! block: it has a scope of its own and renders its body. `a % b`, which formats text in Python, becomes a call of
-//! [`REMAINDER`]. Line breaks become `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
+//! [`REMAINDER`]. What `{% set %}` stores goes through [`BOUNDED`]: in loops it could nest without end. Line breaks become
+//! `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
 
 use super::TokenizerError;
 
 /// The function that stands for the operator `%`.
 pub(super) const REMAINDER: &str = "__remainder__";
+
+/// The function that checks what a variable is set to.
+pub(super) const BOUNDED: &str = "__bounded__";
 
 /// Operators `%` in one template, at most: each costs a pass over the tokens of its tag.
 const REMAINDERS_MAX: usize = 1000;
@@ -86,6 +90,9 @@ fn translate_tag(tag: &str, end: &str, out: &mut String, remainders: &mut usize)
     for _ in 0..here {
         replace_first(&mut tokens);
     }
+    if end == "%}" && tag_word(tag) == "set" {
+        bound_value(&mut tokens);
+    }
     out.push_str(&tag[..2]);
     tokens.iter().for_each(|token| out.push_str(token));
     Ok(at)
@@ -152,6 +159,23 @@ fn replace_first(tokens: &mut Vec<String>) {
     tokens.insert(start, format!("{REMAINDER}("));
 }
 
+/// Puts the value of a `set` tag into a call of [`BOUNDED`].
+fn bound_value(tokens: &mut Vec<String>) {
+    let Some(equals) = tokens.iter().position(|token| token == "=") else { return };
+    // A sign at the very end belongs to the tag: `-%}`.
+    let mut end = tokens.len();
+    while end > equals + 1
+        && (tokens[end - 1].trim().is_empty()
+            || (end == tokens.len() && ["-", "+"].contains(&tokens[end - 1].as_str())))
+    {
+        end -= 1;
+    }
+    if end > equals + 1 {
+        tokens.insert(end, ")".to_string());
+        tokens[equals] = format!("= {BOUNDED}(");
+    }
+}
+
 /// Whether a token cannot be part of an operand of `%`: a weaker operator, or a word of the language.
 fn ends_operand(token: &str) -> bool {
     matches!(
@@ -189,7 +213,8 @@ fn ends_operand(token: &str) -> bool {
 fn is_sign(tokens: &[String], index: usize) -> bool {
     let before = tokens[..index].iter().rev().find(|token| !token.trim().is_empty());
     ["+", "-"].contains(&tokens[index].as_str())
-        && before.is_some_and(|token| {
+        && index > 0
+        && before.is_none_or(|token| {
             ends_operand(token) || ["(", "[", "{", "*", "/", "//", "%", "**"].contains(&token.as_str())
         })
 }
@@ -236,13 +261,15 @@ mod tests {
             ("{{ a - b % c }}", "{{ a - R(b , c )}}"),
             ("{{ f(a % b, [c % d]) }}", "{{ f(R(a , b), [R(c , d)]) }}"),
             ("{% if i % 2 == 0 and j%3 %}", "{% if R(i , 2 )== 0 and R(j,3 )%}"),
-            ("{%- set x = '%s' % y %}", "{%- set x = R('%s' , y )%}"),
+            ("{%- set x = '%s' % y %}", "{%- set x = B( R('%s' , y ))%}"),
+            ("{% set a.b=1, 2 -%}", "{% set a.b= B(1, 2) -%}"),
+            ("{% set x -%}{% set y | upper %}{% set z = %}", "{% set x -%}{% set y | upper %}{% set z = %}"),
             ("{{ 'a' ~ b % c ~ d }}", "{{ 'a' ~ R(b , c )~ d }}"),
             ("{{ {'k': a % b} }}", "{{ {'k': R(a , b)} }}"),
             ("{{ (a % b) % c }}", "{{ R((R(a , b)) , c )}}"),
             ("{%if a%b%}x", "{%if R(a,b)%}x"),
         ] {
-            assert_eq!(translate(source).unwrap().replace(REMAINDER, "R"), expected);
+            assert_eq!(translate(source).unwrap().replace(REMAINDER, "R").replace(BOUNDED, "B"), expected);
         }
         assert!(translate(&"{{ a % b }}".repeat(REMAINDERS_MAX + 1)).is_err());
     }

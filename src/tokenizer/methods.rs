@@ -155,6 +155,10 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
     Ok(Some(match method {
         "split" | "rsplit" => split(text, args, method == "rsplit")?,
         "splitlines" if args.is_empty() => split_lines(text),
+        "format" => {
+            check_fields(text)?;
+            return Ok(None);
+        }
         "join" => {
             let (items,): (Value,) = from_args(args)?;
             let mut texts = Vec::new();
@@ -299,6 +303,27 @@ fn split_lines(text: &str) -> Value {
     if unified.is_empty() { Value::from(Vec::<Value>::new()) } else { body.split('\n').map(Value::from).collect() }
 }
 
+/// Refuses a width or a precision that would fill the memory, or that an argument gives.
+fn check_width(spec: &str) -> Result<(), Error> {
+    let digits = spec.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    if digits > 4 || spec.contains('*') {
+        return Err(fault("a width or a precision of a format must have at most 4 digits"));
+    }
+    Ok(())
+}
+
+/// The same for `str.format`: in fields, which may not hold fields.
+fn check_fields(template: &str) -> Result<(), Error> {
+    for field in template.replace("{{", "").split('{').skip(1) {
+        let spec = field.split('}').next().unwrap_or_default();
+        check_width(spec)?;
+        if !field.contains('}') {
+            return Err(fault("a field of a format that is not closed, or that holds another"));
+        }
+    }
+    Ok(())
+}
+
 /// `template % args` of texts: as C's `printf`, and `%r`.
 pub(super) fn percent(template: &str, right: Value) -> Result<Value, Error> {
     let mut args: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
@@ -307,6 +332,7 @@ pub(super) fn percent(template: &str, right: Value) -> Result<Value, Error> {
         let spec = &rest[at + 1..];
         let length = spec.find(|c: char| c.is_alphabetic() || c == '%' || c == '(').unwrap_or(spec.len());
         let kind = spec[length..].chars().next();
+        check_width(&spec[..length])?;
         plain.push_str(&rest[..=at + length]);
         rest = &spec[length..];
         match kind {
@@ -316,6 +342,14 @@ pub(super) fn percent(template: &str, right: Value) -> Result<Value, Error> {
                 }
                 plain.push('s');
                 rest = &rest[1..];
+            }
+            // Python cuts the fraction off.
+            Some('d' | 'i' | 'u') => {
+                if let Some(arg) =
+                    args.get_mut(index).filter(|arg| arg.kind() == ValueKind::Number && !arg.is_integer())
+                {
+                    *arg = int(arg.clone(), None);
+                }
             }
             Some('%') => {
                 plain.push('%');

@@ -4,7 +4,10 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 /// Lists in lists, at most; Python has a limit of the same kind.
-const DEPTH_MAX: usize = 200;
+pub(super) const DEPTH_MAX: usize = 200;
+
+/// The longest text that a value is written as, in bytes: a list may hold another many times.
+const BYTES_MAX: usize = 256 << 20;
 
 /// `str(value)`; an undefined value is empty text, as in Jinja.
 pub(super) fn str_of(value: &Value) -> Result<String, Error> {
@@ -25,8 +28,8 @@ pub(super) fn repr_of(value: &Value) -> Result<String, Error> {
 }
 
 fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-    if depth > DEPTH_MAX {
-        return Err(too_deep());
+    if depth > DEPTH_MAX || out.len() > BYTES_MAX {
+        return Err(too_large());
     }
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
@@ -61,8 +64,9 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error
     Ok(())
 }
 
-fn too_deep() -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("a value is nested more than {DEPTH_MAX} deep"))
+pub(super) fn too_large() -> Error {
+    let reason = format!("a value is nested more than {DEPTH_MAX} deep, or longer than {BYTES_MAX} bytes");
+    Error::new(ErrorKind::InvalidOperation, reason)
 }
 
 /// A number; a float has the shortest digits that mean it, and an exponent where Python writes one.
@@ -147,8 +151,8 @@ struct JsonWriter<'a> {
 
 impl JsonWriter<'_> {
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > DEPTH_MAX {
-            return Err(too_deep());
+        if depth > DEPTH_MAX || self.out.len() > BYTES_MAX {
+            return Err(too_large());
         }
         match value.kind() {
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out.push_str(&scalar(value)),

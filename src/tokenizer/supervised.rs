@@ -6,9 +6,10 @@
 //! learnt. Prompt and answer are encoded separately, as in generation: no token crosses the start of the answer.
 //!
 //! An earlier assistant turn is learnt too if its position is certain. The rendering up to it, with a plain generation prompt,
-//! must be a prefix of the whole, or a rendering with other words in its place must be the same around them; the text from there to the next end token must be the message (its reasoning, its content
-//! and its tool calls, or without the reasoning, which Qwen3 drops in earlier turns); and no token may cross either border.
-//! Otherwise the turn is only context, as are turns that the row says not to learn.
+//! must be a prefix of the whole, or a rendering with other words in its place must be the same around them; the text from
+//! there to the next end token must be the message (its reasoning, its content and its tool calls, or without the reasoning,
+//! which Qwen3 drops in earlier turns); and no token may cross either border. Otherwise the turn is only context, as are turns
+//! that the row says not to learn.
 
 use serde_json::Value;
 

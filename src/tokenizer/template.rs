@@ -2,14 +2,14 @@
 //! messages. A template comes with a model and is not trusted: what it may compute is bounded.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Serde, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Map;
 
 use super::TokenizerError;
-use super::jinja::{REMAINDER, translate};
+use super::jinja::{BOUNDED, REMAINDER, translate};
 use super::methods::{self, percent};
-use super::python::{JsonStyle, dumps, str_of};
+use super::python::{DEPTH_MAX, JsonStyle, dumps, str_of, too_large};
 use crate::data::{Message, TemplateArguments};
 
 /// The template for tokenizers that we train. It renders system, user and assistant turns as Qwen3's template does, but does
@@ -93,10 +93,17 @@ impl ChatTemplate {
         let variables = serde_json::Value::Object(variables);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size(&variables) as u64));
-        environment
-            .template_from_str(&self.translated)
-            .and_then(|template| template.render(Value::from(Serde(&variables))))
-            .map_err(|error| template_error(&error))
+        let render = || {
+            let template = environment.template_from_str(&self.translated)?;
+            template.render(Value::from(Serde(&variables)))
+        };
+        // minijinja panics on some templates that are wrong, and it is the template that is at fault then.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(render)) {
+            Ok(rendered) => rendered.map_err(|error| template_error(&error)),
+            Err(_) => {
+                Err(TokenizerError::Template("it cannot be run: it is wrong in a way that has no message".to_string()))
+            }
+        }
     }
 }
 
@@ -167,6 +174,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     });
     environment.add_function("strftime_now", strftime_now);
     environment.add_function(REMAINDER, remainder);
+    environment.add_function(BOUNDED, bounded);
     Ok(environment)
 }
 
@@ -204,6 +212,34 @@ fn to_json(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<Strin
     };
     named.assert_all_used()?;
     dumps(&value, &style)
+}
+
+/// What a variable is set to, if it is not nested too deeply; several values are a tuple. An iterator becomes a list: one over
+/// the other, they would nest as well.
+fn bounded(state: &State, mut values: Rest<Value>) -> Result<Value, Error> {
+    let value = if values.len() == 1 { values.remove(0) } else { Value::from(Tuple::from(values.to_vec())) };
+    let value = match value.kind() {
+        ValueKind::Iterable => value.try_iter()?.collect(),
+        _ => value,
+    };
+    check_depth(state, &value, 0)?;
+    Ok(value)
+}
+
+fn check_depth(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > DEPTH_MAX {
+        return Err(too_large());
+    }
+    state.consume_fuel(1)?;
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            value.try_iter()?.try_for_each(|item| check_depth(state, &item, depth + 1))
+        }
+        ValueKind::Map => value
+            .try_iter()?
+            .try_for_each(|key| value.get_item(&key).and_then(|item| check_depth(state, &item, depth + 1))),
+        _ => Ok(()),
+    }
 }
 
 /// `left % right`: Python's formatting of text, or the remainder of numbers with the sign of the divisor.
@@ -307,11 +343,26 @@ mod tests {
             "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}".to_string(),
             "{{ 'a' * 99999999999 }}".to_string(),
             "{{ '%999999999999d' % 1 }}".to_string(),
+            "{{ '%*d' % (999999999999, 1) }}".to_string(),
+            "{{ '%.999999999999f' % 1 }}".to_string(),
+            "{{ '%999999999999d' | format(1) }}".to_string(),
+            "{{ '{:>999999999999}'.format(1) }}".to_string(),
+            "{{ '{:{}}'.format(1, 999999999999) }}".to_string(),
+            "{{ 'a'.center(999999999999) }}".to_string(),
+            "{{ 'a' | indent(999999999999) }}".to_string(),
+            "{{ [1] * 999999999999 }}".to_string(),
+            "{{ 10 ** 10 ** 10 }}".to_string(),
+            nest.to_string(),
+            "{% set x = [] %}".to_string() + &"{% set x = [x, x] %}".repeat(60) + "{{ x }}",
             format!("{nest}{{{{ n.x }}}}"),
             format!("{nest}{{{{ n.x|tojson }}}}"),
             "a".repeat(SOURCE_MAX + 1),
         ] {
             assert!(render(&source, &[]).is_err(), "{}", &source[..source.len().min(90)]);
         }
+        // One iterator over the other would nest; each is a list before the next.
+        let mapped = "{% set n = namespace(x=[1]) %}\
+            {% for i in range(9999) %}{% set n.x = n.x | map('upper') %}{% endfor %}{{ n.x }}";
+        assert_eq!(render(mapped, &[]).unwrap(), "['1']");
     }
 }

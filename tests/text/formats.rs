@@ -316,7 +316,8 @@ fn tool_calls_in_their_spellings() {
     ] {
         refuse_conversation(&row(call), reason);
     }
-    let side = |text: &str| json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": text, "tool_calls": [expected]}]);
+    let answer = |text: &str| json!({"role": "assistant", "content": text, "tool_calls": [expected]});
+    let side = |text: &str| json!([{"role": "user", "content": "Q"}, answer(text)]);
     let pair = pairs(&[json!({"chosen": side("G"), "rejected": side("B")})]).unwrap().remove(0);
     assert!(pair.chosen.starts_with("G\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"b\": 2"), "{}", pair.chosen);
 }
@@ -329,7 +330,8 @@ fn a_system_beside_the_messages_is_the_first_turn_in_every_format() {
             json!({"prompt": "Q", "chosen": "G", "rejected": "B"}),
             json!({"input": "Q", "accepted": "G", "rejected": "B"}),
             json!({"instruction": "Q", "chosen": "G", "rejected": "B"}),
-            json!({"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}], "chosen": "G", "rejected": "B"}),
+            json!({"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}], "chosen": "G",
+                "rejected": "B"}),
         ] {
             let mut row = row;
             row[name] = "S".into();

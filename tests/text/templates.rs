@@ -65,8 +65,8 @@ fn templates_of_public_models_render_as_in_transformers() {
             let rendered = tokenizer.render_with(&messages, &arguments, &options);
             match (&texts[label], rendered) {
                 (Value::Null, Err(_)) => refused += 1,
-                // Ours is more lenient in two cases where many templates fail: a turn without content that only calls tools has an
-                // empty text, and a call's JSON text is parsed where the template cannot take it.
+                // Ours is more lenient in two cases where many templates fail: a turn without content that only calls tools has
+                // an empty text, and a call's JSON text is parsed where the template cannot take it.
                 (Value::Null, Ok(_)) if label.starts_with("call_null") || label.starts_with("call_text") => {
                     refused += 1
                 }
@@ -207,7 +207,8 @@ fn reasoning_calls_and_weights_decide_what_is_learnt() {
             {"role": "tool", "content": "found <|im_end|>"},
             {"role": "assistant", "content": "There.", "reasoning": "so"}]})
     };
-    let called = "<think>\nhm\n</think>\n\nI look.\n<tool_call>\n{\"name\": \"find\", \"arguments\": {\"b\": 1, \"a\": \"x\"}}\n</tool_call><|im_end|>";
+    let called = "<think>\nhm\n</think>\n\nI look.\n<tool_call>\n\
+                  {\"name\": \"find\", \"arguments\": {\"b\": 1, \"a\": \"x\"}}\n</tool_call><|im_end|>";
     let last = "<think>\nso\n</think>\n\nThere.<|im_end|>";
     assert_eq!(learnt(&tokenizer, &turns(1)).unwrap(), [called, last]);
     assert_eq!(learnt(&tokenizer, &turns(0)).unwrap(), [last]);
