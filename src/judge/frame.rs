@@ -15,8 +15,8 @@ use unicode_security::confusable_detection::skeleton;
 pub(super) const BREAK: char = '\u{200b}';
 /// Characters that are read after the first one of a tag. What is spread further is not read as a tag, and time stays linear.
 const REACH: usize = 96;
-/// Roles that label the turns of a conversation.
-const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
+/// What labels the turns of a conversation, and what comes before them.
+const LABELS: [&str; 7] = ["system", "user", "assistant", "tool", "developer", "tools", "documents"];
 /// Brackets that look like `<` and that no table of confusable characters lists as such.
 const OPENERS: [char; 12] = ['«', '≪', '〈', '〈', '⟨', '⟪', '《', '❬', '❰', '⦑', 'ᐸ', '⋖'];
 const CLOSERS: [char; 12] = ['»', '≫', '〉', '〉', '⟩', '⟫', '》', '❭', '❱', '⦒', 'ᐳ', '⋗'];
@@ -97,9 +97,9 @@ impl Frame {
 /// Whether `rest` goes on as the label of a turn after `[`; a link `[user](…)` is none.
 fn is_label(rest: &str) -> bool {
     let found: String = visible(rest).filter(|c| *c != ' ').take(24).collect();
-    ROLES.iter().any(|role| {
-        let role: String = role.chars().flat_map(fold).collect();
-        found.strip_prefix(&role).is_some_and(|after| after.starts_with(']') && !after.starts_with("]("))
+    LABELS.iter().any(|label| {
+        let label: String = label.chars().flat_map(fold).collect();
+        found.strip_prefix(&label).is_some_and(|after| after.starts_with(']') && !after.starts_with("]("))
     })
 }
 

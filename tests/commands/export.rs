@@ -177,7 +177,7 @@ fn what_may_surprise_is_said_and_what_cannot_work_is_refused_before_anything_is_
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
     let total = memory.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap();
     if total < 100_000_000 {
-        fixture.fail(&init, &["--init 32b", "32762", "parameters", "4 bytes each", "GB are left"]);
+        fixture.fail(&init, &["--init 32b", "31210230784", "parameters", "4 bytes each", "GB are left"]);
     }
 }
 

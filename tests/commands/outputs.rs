@@ -12,7 +12,7 @@ use patarm::model::{ParameterTable, Qwen3Config};
 use patarm::tensor::DType;
 use serde_json::{Value, json};
 
-use crate::common::cli::{CliFixture, config, tokenizer};
+use crate::common::cli::{CliFixture, config, tokenizer, with_default_signals};
 
 /// A few rows of either command, quickly done.
 const JUDGE: &str =
@@ -360,8 +360,7 @@ fn a_file_that_can_grow_no_further_is_an_error_and_the_job_goes_on_elsewhere() {
 
 /// The program itself, so that a signal meets it and not a shell.
 fn command_alone(fixture: &CliFixture, args: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_patarm-train"))
-        .args(args.split(' '))
+    with_default_signals(Command::new(env!("CARGO_BIN_EXE_patarm-train")).args(args.split(' ')))
         .current_dir(fixture.path(""))
         .stderr(Stdio::piped())
         .spawn()

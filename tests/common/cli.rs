@@ -33,6 +33,7 @@ impl Process {
 
     /// Waits for the end; the exit code (`None`: it died of a signal), and what it said.
     pub fn end(mut self) -> (Option<i32>, String) {
+        wait_until("the end of the process", || self.child.try_wait().unwrap().is_some());
         let code = self.child.wait().unwrap().code();
         (code, std::fs::read_to_string(&self.stderr).unwrap())
     }
@@ -57,6 +58,21 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(300), "{what}: waited in vain");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The command with the signals that end it as they usually are: whoever runs the tests in the background may ignore some, and
+/// what is ignored stays so.
+pub fn with_default_signals(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
+    let reset = || {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: `signal` may be called between fork and exec, and takes two plain numbers.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(reset) }
 }
 
 /// What a command printed, and how it ended.
@@ -113,7 +129,7 @@ impl CliFixture {
     /// The same with a command that ends in the binary.
     pub fn start_by(&self, command: &mut Command) -> Process {
         let stderr = self.path("stderr");
-        let child = command
+        let child = with_default_signals(command)
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&stderr).unwrap())
