@@ -295,22 +295,29 @@ fn wait_for(fixture: &CliFixture, name: &str, lines: usize, child: &mut Child) {
 
 #[test]
 fn a_job_that_is_ended_anywhere_goes_on_and_ends_with_the_same_bytes() {
-    let fixture = fixture(40);
+    let fixture = fixture(100);
     let judge = JUDGE.replace("--max-new-tokens 6", "--max-new-tokens 48") + " --votes 2 --texts --max-running 4";
     let generate = GENERATE.replace("--max-new-tokens 6", "--max-new-tokens 48") + " --samples 2 --max-running 4";
-    for (command, lines) in [(judge, 40), (generate, 80)] {
+    for (command, lines) in [(judge, 100), (generate, 200)] {
+        let mut ended_by_signals = 0;
         assert_eq!(shell(&fixture, &format!("P {command} --threads 1 --output whole")).code, 0);
         let whole = fixture.read("whole");
         assert_eq!(rows(&whole).len(), lines);
-        for (signal, after) in [("KILL", 1), ("INT", lines / 2), ("KILL", lines * 3 / 4)] {
+        for (signal, after) in [("KILL", 1), ("INT", lines / 4), ("KILL", lines / 2)] {
             let mut child = command_alone(&fixture, &format!("{command} --threads 2 --output part"));
             wait_for(&fixture, "part", after, &mut child);
             let kill = ["-s", signal, &child.id().to_string()].map(str::to_string);
             assert!(Command::new("kill").args(kill).status().unwrap().success());
             let ended = child.wait_with_output().unwrap();
             let err = String::from_utf8_lossy(&ended.stderr).into_owned();
-            assert!(!ended.status.success(), "{signal}: it was not ended");
             let part = fixture.read("part");
+            // A fast machine may be done before the signal comes.
+            if part == whole {
+                std::fs::remove_file(fixture.path("part")).unwrap();
+                continue;
+            }
+            ended_by_signals += 1;
+            assert!(!ended.status.success(), "{signal}: it was not ended");
             assert!(
                 part.len() < whole.len() && part.lines().count() >= after,
                 "{signal} after {after}: {}",
@@ -332,6 +339,7 @@ fn a_job_that_is_ended_anywhere_goes_on_and_ends_with_the_same_bytes() {
             assert_eq!(fixture.read("part"), whole, "{signal} after {after}");
             std::fs::remove_file(fixture.path("part")).unwrap();
         }
+        assert!(ended_by_signals > 0, "{command}: no signal came in time");
         for file in ["whole", "whole.resume"] {
             std::fs::remove_file(fixture.path(file)).unwrap();
         }

@@ -33,7 +33,7 @@ fn assert_clean(fixture: &CliFixture, out: &str) {
 #[test]
 fn a_run_that_is_killed_at_any_moment_goes_on_as_the_undisturbed_one() {
     let fixture = CliFixture::new();
-    let (sft, rl) = (with(SFT, &["--set", STEPS]), with(RL, &["--set", "rl.steps=5"]));
+    let (sft, rl) = (with(SFT, &["--set", STEPS]), with(&RL, &["--set", "rl.steps=5"]));
     fixture.succeed(&with(&sft, &["--out", "whole-sft"]));
     fixture.succeed(&with(&rl, &["--out", "whole-rl"]));
     let lines = |out: &str| {
@@ -133,13 +133,13 @@ fn signals_save_and_stop_with_the_exit_code_of_a_shell() {
 #[test]
 fn a_stop_in_the_middle_of_rollouts_loses_no_step() {
     let fixture = CliFixture::new();
-    let args = with(RL, &["--out", "run", "--set", "rl.steps=1000000", "--set", "run.checkpoint_every=0"]);
+    let args = with(&RL, &["--out", "run", "--set", "rl.steps=1000000", "--set", "run.checkpoint_every=0"]);
     let (code, said) = signalled(&fixture, fixture.start(&args), "TERM");
     assert_eq!(code, Some(143), "{said}");
     let steps = fixture.read("run/metrics.jsonl").lines().count();
     let steps = format!("rl.steps={}", steps + 1);
     fixture.succeed(&["rl", "--resume", "--out", "run", "--set", &steps]);
-    fixture.succeed(&with(RL, &["--out", "whole", "--set", &steps]));
+    fixture.succeed(&with(&RL, &["--out", "whole", "--set", &steps]));
     assert_same_run(&fixture, "whole", "run");
 }
 
@@ -250,7 +250,7 @@ fn weights_that_are_not_finite_are_not_exported() {
 #[test]
 fn a_judge_without_a_valid_judgement_is_said_at_the_end() {
     let fixture = CliFixture::new();
-    let outcome = fixture.succeed(&with(RL, &["--out", "run", "--set", "rl.steps=2"]));
+    let outcome = fixture.succeed(&with(&RL, &["--out", "run", "--set", "rl.steps=2"]));
     for part in ["health of RL, to act on: Dead groups", "health of RL, to act on: Length"] {
         assert!(outcome.err.contains(part), "{part}: {}", outcome.err);
     }

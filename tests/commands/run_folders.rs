@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use patarm::model::directory;
 use patarm::model::parameters::random_weights;
 use patarm::tensor::DType;
 
-use super::runs::timeless;
+use super::runs::{self, timeless};
 use crate::common::cli::CliFixture;
 
 /// A small run of `sft` whose every step is the same whatever the number of steps.
@@ -27,32 +28,9 @@ pub const SFT: &[&str] = &[
     "run.checkpoint_every=2",
 ];
 
-/// A small run of `rl`.
-pub const RL: &[&str] = &[
-    "rl",
-    "--model",
-    "model",
-    "--data",
-    "train_pairs.jsonl",
-    "--rubrics",
-    "rubrics.toml",
-    "--set",
-    "rl.pairs_per_step=2",
-    "--set",
-    "rl.rollouts=2",
-    "--set",
-    "rl.max_prompt_tokens=200",
-    "--set",
-    "rl.max_new_tokens=8",
-    "--set",
-    "rl.micro_batch_tokens=1024",
-    "--set",
-    "rl.max_running=8",
-    "--set",
-    "rl.learning_rate=1e-3",
-    "--set",
-    "run.checkpoint_every=2",
-];
+/// A small run of `rl`, with checkpoints.
+pub static RL: LazyLock<Vec<&str>> =
+    LazyLock::new(|| with(runs::RL, &["--set", "rl.learning_rate=1e-3", "--set", "run.checkpoint_every=2"]));
 
 /// A demo of one step a stage.
 const DEMO: &[&str] = &[
@@ -113,7 +91,7 @@ fn a_folder_has_one_process() {
     fixture.wait_for_lines("run/metrics.jsonl", 2);
     let who = format!("process {}", first.id());
     let demo = ["demo", "--out", "run"];
-    for args in [with(SFT, &["--out", "run"]), with(RL, &["--out", "run"]), demo.to_vec()] {
+    for args in [with(SFT, &["--out", "run"]), with(&RL, &["--out", "run"]), demo.to_vec()] {
         fixture.fail(&args, &["run: is in use by", &who, "--out"]);
     }
     fixture.fail(&["sft", "--resume", "--out", "run"], &["run: is in use by", &who]);
@@ -219,7 +197,7 @@ fn a_folder_that_cannot_be_one_is_refused_by_name() {
     let fixture = CliFixture::new();
     fixture.write("file", "mine");
     for out in ["file", "file/below", "/proc/patarm", "/dev/null"] {
-        for command in [with(SFT, &["--out", out]), with(RL, &["--out", out]), with(&["demo"], &["--out", out])] {
+        for command in [with(SFT, &["--out", out]), with(&RL, &["--out", out]), with(&["demo"], &["--out", out])] {
             fixture.fail(&command, &[out]);
         }
     }
@@ -243,8 +221,8 @@ fn a_start_that_is_refused_leaves_nothing_that_blocks_the_next() {
     let attempts: [&[&str]; 4] = [
         &["sft", "--model", "model", "--data", "bad.jsonl"],
         &["sft", "--model", "nowhere", "--data", "sft.jsonl"],
-        &with(RL, &["--set", "rl.rollouts=65"]),
-        &with(RL, &["--set", "rl.micro_batch_tokens=40"]),
+        &with(&RL, &["--set", "rl.rollouts=65"]),
+        &with(&RL, &["--set", "rl.micro_batch_tokens=40"]),
     ];
     for attempt in attempts {
         for out in ["made/run", "empty"] {
@@ -270,9 +248,9 @@ fn a_start_that_is_refused_leaves_nothing_that_blocks_the_next() {
 #[test]
 fn a_resumed_run_needs_no_flags_and_records_what_changes_its_length() {
     let fixture = CliFixture::new();
-    let whole = with(RL, &["--out", "whole", "--set", "rl.steps=5", "--seed", "3"]);
+    let whole = with(&RL, &["--out", "whole", "--set", "rl.steps=5", "--seed", "3"]);
     fixture.succeed(&whole);
-    let parts = with(RL, &["--out", "parts", "--set", "rl.steps=3", "--seed", "3"]);
+    let parts = with(&RL, &["--out", "parts", "--set", "rl.steps=3", "--seed", "3"]);
     fixture.succeed(&parts);
     fixture.fail(&parts, &["parts: holds a run already (`rl`, 3 steps)", "--resume"]);
     let outcome = fixture.succeed(&[
@@ -309,7 +287,7 @@ fn a_resumed_run_needs_no_flags_and_records_what_changes_its_length() {
 #[test]
 fn a_resumed_run_refuses_what_changes_what_it_learns() {
     let fixture = CliFixture::new();
-    fixture.succeed(&with(RL, &["--out", "run", "--set", "rl.steps=2"]));
+    fixture.succeed(&with(&RL, &["--out", "run", "--set", "rl.steps=2"]));
     let before = snapshot(&fixture.path("run"));
     let resume = ["rl", "--resume", "--out", "run", "--set", "rl.steps=3"];
     let refused = |more: &[&str], words: &[&str]| {
@@ -377,8 +355,8 @@ fn a_resumed_run_refuses_what_changes_what_it_learns() {
 #[test]
 fn a_run_is_resumed_from_another_folder() {
     let fixture = CliFixture::new();
-    fixture.succeed(&with(RL, &["--out", "whole", "--set", "rl.steps=3"]));
-    fixture.succeed(&with(RL, &["--out", "run", "--set", "rl.steps=2"]));
+    fixture.succeed(&with(&RL, &["--out", "whole", "--set", "rl.steps=3"]));
+    fixture.succeed(&with(&RL, &["--out", "run", "--set", "rl.steps=2"]));
     let program = env!("CARGO_BIN_EXE_patarm-train");
     let script = format!("cd run && {program} rl --resume --out . --set rl.steps=3");
     let (code, said) = fixture.start_by(std::process::Command::new("sh").args(["-c", &script])).end();
@@ -393,7 +371,7 @@ fn a_run_of_an_earlier_version_goes_on_only_if_that_is_asked_for() {
     std::fs::remove_file(fixture.path("run/run.toml")).unwrap();
     let resume = ["sft", "--resume", "--out", "run", "--set", "sft.steps=3"];
     fixture.fail(&resume, &["no run.toml", "--accept-changes"]);
-    let outcome = fixture.succeed(&with(&resume, &["--accept-changes", "--set", "sft.warmup=7"]));
-    assert!(outcome.err.contains("sft.warmup: 20 in the run, 7 now"), "{}", outcome.err);
+    let outcome = fixture.succeed(&with(&resume, &["--accept-changes", "--set", "sft.warmup=2"]));
+    assert!(outcome.err.contains("sft.warmup: 20 in the run, 2 now"), "{}", outcome.err);
     fixture.succeed(&["sft", "--resume", "--out", "run"]);
 }

@@ -20,7 +20,8 @@ pub fn timeless(text: &str) -> Vec<Value> {
     rows
 }
 
-const RL: &[&str] = &[
+/// A small run of `rl`.
+pub const RL: &[&str] = &[
     "rl",
     "--model",
     "model",
