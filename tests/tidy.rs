@@ -203,7 +203,7 @@ const KNOWS: [(&str, &[&str]); 20] = [
     ("rollout", &["model", "ops", "tensor", "random"]),
     ("optimizer", &["model", "ops", "setting", "tensor"]),
     ("data", &["file", "random", "tokenizer"]),
-    ("tokenizer", &["data", "file"]),
+    ("tokenizer", &["data", "file", "tensor"]),
     // The way from a response to its verdict, for training, evaluation and serving alike.
     ("judge", &["data", "file", "tokenizer", "model", "ops", "rollout", "random", "setting"]),
     // The arithmetic of rewards is the op `score_margin`.

@@ -27,6 +27,8 @@ pub const RUNNING: Rule = count(1, 65_536);
 pub const THREADS: Rule = count(0, 1_000_000_000);
 /// A seed is kept in a TOML file, whose integers have 63 bits and a sign.
 pub const SEED: Rule = count(0, i64::MAX);
+/// The share of the demo's teacher's scores that are drawn at random.
+pub const SCORE_NOISE: f64 = 0.3;
 /// A share of rows.
 pub const SHARE: Rule = number(0.0, 1.0);
 
@@ -76,8 +78,8 @@ section! {
         pub keep_checkpoints: usize = 2 => count(1, ROWS_MAX);
         /// The run stops after this many consecutive steps whose loss or gradient is not finite.
         pub patience: u32 = 5 => count(1, ROWS_MAX);
-        /// The type that the trained model's weights are written as: `source` (each as it was read; f32 for random weights), `f32`
-        /// or `bf16`.
+        /// The type that the trained model's weights are written as: `source` (each as it was read; f32 for random weights),
+        /// `f32` or `bf16`.
         pub export_dtype: ExportDtype = ExportDtype::Source => one_of(ExportDtype::NAMES);
         /// Rows of logits that the LM head computes at a time. It changes memory and speed, and on CUDA the order of sums, so a
         /// resume takes it from the run's config.toml on every GPU. 0: chosen at the start, from the device's total memory.
@@ -152,7 +154,7 @@ section! {
         /// The fraction of labels to swap at random, for experiments with noise.
         pub flip: f64 = 0.0 => SHARE;
         /// The demo's: the fraction of its teacher's scores that are drawn at random.
-        pub score_noise: f64 = 0.3 => SHARE;
+        pub score_noise: f64 = SCORE_NOISE => SHARE;
     }
 }
 

@@ -108,8 +108,8 @@ fn tiles(columns: &[Column], summary: &Record, evaluations: &[(&str, &Record)]) 
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.iter().map(tile).collect::<String>())
 }
 
-/// One row per evaluation; cells after the first row carry the change against the row above. `columns`: key, form, whether more is
-/// better.
+/// One row per evaluation; cells after the first row carry the change against the row above. `columns`: key, form, whether
+/// more is better.
 fn rows(
     evaluations: &[(&str, &Record)],
     columns: &[(&str, Form, bool)],

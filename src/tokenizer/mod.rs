@@ -127,7 +127,7 @@ impl Tokenizer {
         template.render(messages, arguments, options, &self.special_tokens)
     }
 
-    /// [`Self::encode`] of a rendering in which nothing is ours: every turn is escaped, and so is what the row gives the template.
+    /// [`Self::encode`] of a rendering in which nothing is ours: turns are escaped, and so is what the row gives the template.
     pub fn encode_outside(
         &self,
         messages: &[Message],

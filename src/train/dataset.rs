@@ -133,9 +133,6 @@ pub fn report_default_tasks<'a>(judge: &Judge, tasks: impl Iterator<Item = &'a s
         let rows: usize = counts.values().sum();
         let names: Vec<String> = counts.iter().take(10).map(|(task, count)| format!("{task} ({count})")).collect();
         let more = if counts.len() > names.len() { ", …" } else { "" };
-        eprintln!(
-            "{rows} rows name tasks without rubrics, and are judged as the default task: {}{more}",
-            names.join(", ")
-        );
+        say!("{rows} rows name tasks without rubrics, and are judged as the default task: {}{more}", names.join(", "));
     }
 }

@@ -17,7 +17,7 @@ use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
 use super::{ending, flag, interrupt};
 use crate::checkpoint::Progress;
-use crate::config::{DataSettings, SEED, SHARE, Settings, THREADS};
+use crate::config::{SCORE_NOISE, SEED, SHARE, Settings, THREADS};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
 use crate::file::{console, say};
@@ -60,7 +60,7 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
     pub flip: f64,
     /// Share of the teacher's scores that are drawn at random.
-    #[arg(long, default_value_t = DataSettings::default().score_noise, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
+    #[arg(long, default_value_t = SCORE_NOISE, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
     pub score_noise: f64,
     #[command(flatten)]
     pub device: DeviceArgs,
