@@ -110,7 +110,12 @@ impl WeightSource {
     /// An arena of the weights.
     pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
         match self {
-            Self::Directory(opened) => weights_of(opened),
+            Self::Directory(opened) => {
+                let weights = weights_of(opened)?;
+                let damaged = opened.first_not_finite(&weights);
+                ensure!(damaged.is_none(), "{}", damaged.unwrap_or_default());
+                Ok(weights)
+            }
             Self::Random { seed } => {
                 check_memory(config)?;
                 Ok(random_weights(config, *seed))

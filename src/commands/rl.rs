@@ -148,7 +148,8 @@ fn train_rl<B: Backend>(
 /// The longest prompt with the longest answer must fit one micro-batch: an update could not take them otherwise.
 fn fits_micro_batch(pairs: &PairDataset, settings: &RlSettings) -> anyhow::Result<()> {
     let longest = pairs.pairs.iter().flat_map(|pair| &pair.prompts).map(Vec::len).max().unwrap_or(0);
-    let (needed, capacity) = (longest + settings.max_new_tokens, settings.micro_batch_tokens);
+    // The last token of a judgement is only predicted.
+    let (needed, capacity) = (longest + settings.max_new_tokens - 1, settings.micro_batch_tokens);
     ensure!(
         needed <= capacity,
         "a prompt of {longest} tokens and rl.max_new_tokens = {} are {needed} tokens, which do not fit into \

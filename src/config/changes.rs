@@ -90,7 +90,15 @@ pub struct Change {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} in the run, {} now", self.key, self.from, self.to)
+        write!(f, "{}: {} in the run, {} now", self.key, shown(&self.from), shown(&self.to))
+    }
+}
+
+/// A value as it was written: an f32 with the digits of one.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Float(number) if f64::from(*number as f32) == *number => (*number as f32).to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -11,6 +11,6 @@ mod tests;
 
 pub use changes::{Change, KeyClass, changes};
 pub use settings::{
-    DataSettings, EvalSettings, ExportDtype, ModelSettings, RUNNING, RlSettings, RunSettings, SCORE_NOISE, SEED, SHARE,
-    Settings, SftSettings, SftTarget, THREADS, TOKENS, TOKENS_MAX,
+    DataSettings, EvalSettings, ExportDtype, ModelSettings, RUNNING, RlSettings, RunSettings, SEED, SHARE, Settings,
+    SftSettings, SftTarget, THREADS, TOKENS, TOKENS_MAX,
 };

@@ -27,8 +27,6 @@ pub const RUNNING: Rule = count(1, 65_536);
 pub const THREADS: Rule = count(0, 1_000_000_000);
 /// A seed is kept in a TOML file, whose integers have 63 bits and a sign.
 pub const SEED: Rule = count(0, i64::MAX);
-/// The share of the demo's teacher's scores that are drawn at random.
-pub const SCORE_NOISE: f64 = 0.3;
 /// A share of rows.
 pub const SHARE: Rule = number(0.0, 1.0);
 
@@ -154,7 +152,7 @@ section! {
         /// The fraction of labels to swap at random, for experiments with noise.
         pub flip: f64 = 0.0 => SHARE;
         /// The demo's: the fraction of its teacher's scores that are drawn at random.
-        pub score_noise: f64 = SCORE_NOISE => SHARE;
+        pub score_noise: f64 = 0.3 => SHARE;
     }
 }
 

@@ -88,6 +88,11 @@ impl<'a> Ends<'a> {
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
+    /// The first value of all.
+    pub fn first(&self, key: &'static str) -> Option<f64> {
+        values(self.first, self.declared(key)).into_iter().next()
+    }
+
     /// Largest over the last steps.
     pub fn largest(&self, key: &'static str) -> Option<f64> {
         values(self.last, self.declared(key)).into_iter().reduce(f64::max)

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::description::Description;
 use super::export::Export;
-use super::{ParameterTable, Qwen3Config};
+use super::{Parameter, ParameterTable, Qwen3Config};
 use crate::tensor::DType;
 use crate::tensor::safetensors::{LFS_POINTER, TensorDirectory, TensorFileError, is_lfs_pointer};
 
@@ -83,6 +83,13 @@ impl ModelDirectory {
         note_unread(&files, &names, &mut notes);
         let description = Description::read(directory, json, types)?;
         Ok(Self { config, description, notes, files, table, names })
+    }
+
+    /// Which tensor of the weights holds a NaN or an infinity, in words; `None`: training can begin from them.
+    pub fn first_not_finite(&self, weights: &[f32]) -> Option<String> {
+        let damaged = |p: &&Parameter| weights[p.range()].iter().any(|value| !value.is_finite());
+        let name = self.table.parameters().iter().find(damaged).map(|parameter| &parameter.name)?;
+        Some(format!("`{name}` of the model holds numbers that are not finite: its file is damaged, fetch it again"))
     }
 
     /// How many tensors there are to read.

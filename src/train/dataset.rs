@@ -87,7 +87,13 @@ impl SftDataset {
         let too_long = loaded.retain(|example| example.ids.len() <= limit);
         report_skipped(&loaded.skipped, too_long, limit);
         let (examples, skipped) = (loaded.rows, loaded.skipped);
-        ensure!(!examples.is_empty(), "no row has at most {limit} tokens: raise sft.max_length or model.context");
+        let limits = [
+            ("sft.max_length", settings.sft.max_length),
+            ("the context (model.context, or the model's own limit)", context),
+            ("sft.micro_batch_tokens", settings.sft.micro_batch_tokens),
+        ];
+        let (name, _) = limits.into_iter().min_by_key(|(_, tokens)| *tokens).expect("there are three");
+        ensure!(!examples.is_empty(), "no row has at most {limit} tokens, which is {name}: raise it");
         let order = Order::new(examples.len(), settings.run.seed);
         Ok(Self { examples, order, skipped: skipped.count, too_long })
     }

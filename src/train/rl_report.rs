@@ -286,7 +286,8 @@ fn dead_groups(ends: &Ends) -> Option<Finding> {
 fn entropy(ends: &Ends) -> Option<Finding> {
     let now = ends.now("entropy_mean")?;
     let then = ends.then("entropy_mean").unwrap_or(now);
-    let ratio = if then > 0.0 { now / then } else { 1.0 };
+    // Below a hundredth of a nat both are nothing.
+    let ratio = if then.max(now) > 0.01 { now / then.max(1e-6) } else { 1.0 };
     Some(Finding {
         level: Level::of(!(0.25..=2.0).contains(&ratio), !(0.5..=1.5).contains(&ratio)),
         found: format!("{now:.3} nats per token (at the start of RL: {then:.3})."),

@@ -59,7 +59,8 @@ const SIGNS: &[Sign] = &[
 
 /// A loss that ends well above its start says that the rate is too high; the margin is for the noise of a step.
 fn falling(ends: &Ends) -> Option<Finding> {
-    let (now, then) = (ends.now("loss")?, ends.then("loss")?);
+    // The very first step: those after it may have blown up already.
+    let (now, then) = (ends.now("loss")?, ends.first("loss")?);
     let risen = now > 1.1 * then + 0.05;
     Some(Finding {
         level: Level::of(risen, false),

@@ -353,6 +353,60 @@ fn a_resumed_run_refuses_what_changes_what_it_learns() {
 }
 
 #[test]
+fn a_resumed_run_refuses_what_was_edited_behind_its_back() {
+    let fixture = CliFixture::new();
+    fixture.succeed(&with(SFT, &["--out", "run", "--set", "sft.steps=2"]));
+    let resume = ["sft", "--resume", "--out", "run", "--set", "sft.steps=3"];
+    let config = fixture.read("run/config.toml");
+    fixture.write("run/config.toml", &config.replace("learning_rate = 0.001", "learning_rate = 0.5"));
+    fixture.fail(&resume, &["sft.learning_rate: 0.001 in the run, 0.5 now", "--accept-changes"]);
+    std::fs::remove_file(fixture.path("run/config.toml")).unwrap();
+    fixture.fail(&resume, &["has lost its config.toml", "put it back"]);
+    fixture.write("run/config.toml", &config);
+    fixture.write("model/special_tokens_map.json", r#"{"eos_token": "<|endoftext|>"}"#);
+    fixture.fail(&resume, &["tokenizer", "--accept-changes"]);
+    std::fs::remove_file(fixture.path("model/special_tokens_map.json")).unwrap();
+    fixture.succeed(&resume);
+}
+
+#[test]
+fn a_demo_takes_its_flags_last_and_refuses_what_it_has_no_use_for() {
+    let fixture = CliFixture::new();
+    let small = [
+        "demo",
+        "--set",
+        "sft.steps=1",
+        "--set",
+        "sft.warmup=0",
+        "--set",
+        "rl.steps=1",
+        "--set",
+        "rl.warmup=0",
+        "--set",
+        "rl.pairs_per_step=2",
+        "--set",
+        "rl.rollouts=2",
+        "--set",
+        "eval.pairs=2",
+        "--out",
+        "demo",
+        "--seed",
+        "3",
+    ];
+    let outcome = fixture.run_with(&small, &[("PATARM_CFG_RUN__OUT", "other"), ("PATARM_CFG_RUN__SEED", "7")]);
+    assert!(outcome.ok && !fixture.path("other").exists(), "{}", outcome.err);
+    let summary: serde_json::Value = serde_json::from_str(&fixture.read("demo/summary.json")).unwrap();
+    assert_eq!(summary["seed"], 3);
+    for key in ["data.train=[\"nope.jsonl\"]", "run.export_dtype=bf16", "run.checkpoint_every=1", "model.thinking=true"]
+    {
+        let name = key.split('=').next().unwrap();
+        fixture.fail(&["demo", "--set", key, "--out", "none"], &[name, "a demo has no use for it"]);
+    }
+    fixture.succeed(&with(SFT, &["--out", "run", "--set", "sft.steps=1"]));
+    fixture.fail(&["demo", "--from", "run"], &["--from run", "of `sft`, not of a demo"]);
+}
+
+#[test]
 fn a_run_is_resumed_from_another_folder() {
     let fixture = CliFixture::new();
     fixture.succeed(&with(&RL, &["--out", "whole", "--set", "rl.steps=3"]));

@@ -21,7 +21,7 @@ use crate::judge::{JudgePair, JudgeSettings, Judged};
 use crate::log::{TextTable, read_records};
 use crate::model::Qwen3;
 use crate::ops::{Backend, Cpu};
-use crate::setting::{Assignment, Valid, overlay, resolve};
+use crate::setting::{Valid, overlay, resolve};
 use crate::train::prefix_tree::{self, Sequence};
 use crate::train::rl::{PairSource, reward};
 use crate::train::run::Outcome;
@@ -102,9 +102,12 @@ pub fn run<B: Backend>(
 pub fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Valid<Settings>> {
     let file = from.join("config.toml");
     ensure!(file.is_file(), "--from {}: there is no config.toml: it is not the folder of a demo", from.display());
+    if let Some(record) = RunRecord::read(from)? {
+        let its = &record.command;
+        ensure!(its == super::COMMAND, "--from {}: is the folder of `{its}`, not of a demo", from.display());
+    }
     let mut s = overlay(&Settings::default(), Some(&file), std::iter::empty(), &[])?.settings;
-    let out = args.out.clone().unwrap_or_else(|| from.join("compare"));
-    s.run.out = out.display().to_string();
+    s.run.out = from.join("compare").display().to_string();
     // Not that run's: each backend chooses what suits it.
     s.run.lm_head_chunk_rows = 0;
     (s.sft.steps, s.sft.examples_per_step, s.sft.warmup, s.sft.micro_batch_tokens) = (20, 4, 5, 1024);
@@ -112,8 +115,7 @@ pub fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Valid<Settings>>
     (s.rl.steps, s.rl.pairs_per_step, s.rl.rollouts, s.rl.micro_batch_tokens) = (3, 2, 4, 1024);
     s.rl.max_running = 64;
     s.eval.pairs = PAIRS;
-    let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
-    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
+    Ok(resolve(&s, None, std::env::vars_os(), &args.assignments()?)?)
 }
 
 fn load<B: Backend>(backend: &B, folder: &Path, settings: &Settings) -> anyhow::Result<Qwen3<B>> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -17,7 +18,7 @@ use super::report::{CONTENTS, UNTRAINED};
 use super::train_args::for_device;
 use super::{ending, flag, interrupt};
 use crate::checkpoint::Progress;
-use crate::config::{SCORE_NOISE, SEED, SHARE, Settings, THREADS};
+use crate::config::{SEED, SHARE, Settings, THREADS};
 use crate::eval::PairReport;
 use crate::eval::pairs::VOTES;
 use crate::file::{console, say};
@@ -28,7 +29,7 @@ use crate::ops::Backend;
 use crate::optimizer::Decay;
 use crate::report::results;
 use crate::rollout::EngineError;
-use crate::setting::{Assignment, Valid, resolve};
+use crate::setting::{Assignment, Valid, overlay};
 use crate::train::rl_report::RL;
 use crate::train::run::Outcome;
 use crate::train::run_folder::{Claim, Intent, RunFolder, RunRecord};
@@ -44,24 +45,24 @@ use suite::DemoSuite;
 /// anything else there is refused. There are no checkpoints: a demo that is stopped starts again.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Seed of data, weights and sampling: the same seed gives the same numbers.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u64>(SEED))]
-    pub seed: u64,
+    /// Seed of data, weights and sampling: the same seed gives the same numbers [default: 0].
+    #[arg(long, allow_negative_numbers = true, value_parser = flag::<i64>(SEED))]
+    pub seed: Option<i64>,
     /// Folder of the run [default: runs/demo, or RUN/compare with --from].
     #[arg(long)]
-    pub out: Option<PathBuf>,
-    /// Threads; 0: all cores. Changes speed alone.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
-    pub threads: usize,
+    pub out: Option<String>,
+    /// Threads; 0: all cores. Changes speed alone [default: 0].
+    #[arg(long, allow_negative_numbers = true, value_parser = flag::<i64>(THREADS))]
+    pub threads: Option<i64>,
     /// Few steps: to see that everything works, not to learn.
     #[arg(long)]
     pub quick: bool,
-    /// Share of RL pairs whose labels are swapped at random; at 0.5 they carry nothing.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
-    pub flip: f64,
-    /// Share of the teacher's scores that are drawn at random.
-    #[arg(long, default_value_t = SCORE_NOISE, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
-    pub score_noise: f64,
+    /// Share of RL pairs whose labels are swapped at random; at 0.5 they carry nothing [default: 0].
+    #[arg(long, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
+    pub flip: Option<f64>,
+    /// Share of the teacher's scores that are drawn at random [default: 0.3].
+    #[arg(long, allow_negative_numbers = true, value_parser = flag::<f64>(SHARE))]
+    pub score_noise: Option<f64>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Check a device against the CPU instead: takes the judges that an earlier demo has left in this folder, trains some
@@ -80,14 +81,10 @@ const SFT_MODEL: &str = "model-sft";
 /// The demo's own defaults.
 fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
     let mut s = Settings::default();
-    s.run.seed = args.seed;
-    s.run.threads = args.threads;
-    s.run.out = args.out.as_deref().unwrap_or(Path::new("runs/demo")).display().to_string();
+    s.run.out = "runs/demo".into();
     s.run.checkpoint_every = 0;
     s.model.init = "nano".into();
     s.model.context = 256;
-    s.data.flip = args.flip;
-    s.data.score_noise = args.score_noise;
     s.sft.steps = 250;
     s.sft.examples_per_step = 32;
     s.sft.learning_rate = 2e-3;
@@ -107,8 +104,40 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
     if args.quick {
         (s.sft.steps, s.rl.steps, s.rl.pairs_per_step, s.eval.pairs) = (12, 2, 8, 16);
     }
-    let set = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
-    Ok(resolve(&s, None, std::env::vars_os(), &set)?)
+    let s = overlay(&s, None, std::env::vars_os(), &args.assignments()?)?;
+    for key in WITHOUT_USE {
+        ensure!(!s.is_set(key), "{key}: a demo has no use for it: it makes its data, tokenizer and weights itself");
+    }
+    Ok(s.valid()?)
+}
+
+/// Settings that mean nothing to a demo, which has no data files, no checkpoints and one kind of model.
+const WITHOUT_USE: [&str; 12] = [
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.export_dtype",
+    "model.path",
+    "model.tokenizer",
+    "model.thinking",
+    "data.train",
+    "data.task",
+    "data.rubrics",
+    "data.skip_bad",
+    "sft.target",
+    "sft.max_length",
+];
+
+impl DemoArgs {
+    /// What the command line says: `--set`, then the flags.
+    fn assignments(&self) -> anyhow::Result<Vec<Assignment>> {
+        let mut said = self.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+        said.extend(self.seed.map(|seed| Assignment::flag("--seed", "run.seed", seed)));
+        said.extend(self.threads.map(|threads| Assignment::flag("--threads", "run.threads", threads)));
+        said.extend(self.out.clone().map(|out| Assignment::flag("--out", "run.out", out)));
+        said.extend(self.flip.map(|flip| Assignment::flag("--flip", "data.flip", flip)));
+        said.extend(self.score_noise.map(|noise| Assignment::flag("--score-noise", "data.score_noise", noise)));
+        Ok(said)
+    }
 }
 
 /// The name of a demo in run.toml.

@@ -17,8 +17,15 @@ const SAMPLES: u64 = 64;
 /// Files of a model's directory that decide what it computes, beside its weights, and how it judges.
 const MODEL_FILES: [&str; 4] = ["config.json", "generation_config.json", "judge.toml", "model.safetensors.index.json"];
 /// Files of a tokenizer's directory.
-const TOKENIZER_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+const TOKENIZER_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+/// The folder of a tokenizer's named chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
 
 /// One input of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +56,11 @@ pub fn inputs(settings: &Settings) -> anyhow::Result<Vec<Input>> {
         found.push(of_files("model".into(), &model.path, &members(Path::new(&model.path), is_of_model)?)?);
     }
     let tokenizer = if model.tokenizer.is_empty() { &model.path } else { &model.tokenizer };
-    let files = members(Path::new(tokenizer), |name| TOKENIZER_FILES.contains(&name))?;
+    let mut files = members(Path::new(tokenizer), |name| TOKENIZER_FILES.contains(&name))?;
+    let templates = Path::new(tokenizer).join(TEMPLATES);
+    if templates.is_dir() {
+        files.extend(members(&templates, |name| name.ends_with(".jinja"))?);
+    }
     found.push(of_files("tokenizer".into(), tokenizer, &files)?);
     let rubrics = &settings.data.rubrics;
     if !rubrics.is_empty() {

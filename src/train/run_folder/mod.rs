@@ -27,7 +27,7 @@ pub use contents::check_report;
 use contents::{Found, clean, clear};
 pub use inputs::{Input, inputs};
 use lock::FolderLock;
-use record::{Differences, RunState, record_settings};
+use record::{Differences, RunState, record_settings, recorded_settings};
 pub use record::{RunRecord, settings_of};
 
 /// What a command means to do with the folder it takes.
@@ -58,6 +58,7 @@ impl Place {
             std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?;
         }
         ensure!(!path.exists() || path.is_dir(), "{}: is not a folder; name one with --out", path.display());
+        ensure!(!make || path.is_dir(), "{}: is a link to a folder that is not there", path.display());
         ensure!(path.is_dir(), "{}: there is no run to resume; leave out --resume to start one", path.display());
         place.lock = Some(FolderLock::take(path)?);
         Ok(place)
@@ -102,7 +103,7 @@ impl Claim {
         if found.is_ours() {
             clean(path);
         }
-        let earlier = if resumes { Some((record, settings_of(path)?)) } else { None };
+        let earlier = if resumes { Some((record, recorded_settings(path)?)) } else { None };
         Ok(Self { place, command, accept_changes, earlier })
     }
 

@@ -66,11 +66,35 @@ impl RunRecord {
     }
 }
 
-/// The settings of the run in a folder. Relative paths of its inputs start where the run was begun, wherever this process is.
+/// The settings in the config.toml of the run in a folder. Relative paths of its inputs start where the run was begun, wherever
+/// this process is.
 pub fn settings_of(folder: &Path) -> anyhow::Result<Settings> {
     let file = folder.join(CONFIG_FILE);
-    ensure!(file.is_file(), "{}: there is no run to resume; leave out --resume to start one", folder.display());
-    let mut settings = overlay(&Settings::default(), Some(&file), std::iter::empty(), &[])?.settings;
+    if !file.is_file() {
+        let there = folder.display();
+        ensure!(
+            !folder.join(RUN_FILE).exists(),
+            "{there}: the run there has lost its {CONFIG_FILE}, so it cannot go on; put it back (the last line of \
+             {HISTORY_FILE} holds its settings), or name another folder with --out"
+        );
+        anyhow::bail!("{there}: there is no run to resume; leave out --resume to start one");
+    }
+    from_here(overlay(&Settings::default(), Some(&file), std::iter::empty(), &[])?.settings, folder)
+}
+
+/// The settings that the last steps of a run were made with, as its history has them: config.toml may have been edited since.
+/// Without a history that this version reads, they are those of config.toml.
+pub(super) fn recorded_settings(folder: &Path) -> anyhow::Result<Settings> {
+    let history = read_records(&folder.join(HISTORY_FILE)).map(|(lines, _)| lines).unwrap_or_default();
+    let last = history.into_iter().next_back().and_then(|mut line| line.remove("settings"));
+    match last.and_then(|settings| serde_json::from_value(settings).ok()) {
+        Some(settings) => from_here(settings, folder),
+        None => settings_of(folder),
+    }
+}
+
+/// Settings with relative paths as this process reads them.
+fn from_here(mut settings: Settings, folder: &Path) -> anyhow::Result<Settings> {
     let Some(RunRecord { directory, .. }) = RunRecord::read(folder)? else { return Ok(settings) };
     if std::env::current_dir().is_ok_and(|here| here == directory) {
         return Ok(settings);
