@@ -47,7 +47,16 @@ impl StageBar {
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
-        Self { stage: stage.to_owned(), steps, started: Instant::now(), first: done, done, message: String::new(), printed: AtomicU64::new(0), bar }
+        Self {
+            stage: stage.to_owned(),
+            steps,
+            started: Instant::now(),
+            first: done,
+            done,
+            message: String::new(),
+            printed: AtomicU64::new(0),
+            bar,
+        }
     }
 
     /// `done` steps are done; `numbers` are shown beside the bar, in this order.
@@ -79,7 +88,13 @@ impl StageBar {
         let now = self.started.elapsed().as_secs();
         let due = |printed| (now >= printed + QUIET).then_some(now);
         if self.printed.try_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
-            say!("{} {}/{}: {what} {done}/{total} [{}]", self.stage, self.done, self.steps, clock(self.started.elapsed()));
+            say!(
+                "{} {}/{}: {what} {done}/{total} [{}]",
+                self.stage,
+                self.done,
+                self.steps,
+                clock(self.started.elapsed())
+            );
         }
     }
 

@@ -23,6 +23,9 @@ const SOURCE_MAX: usize = 1 << 20;
 /// renders. The longest templates in use take some thousand units a turn.
 const FUEL: u64 = 10_000_000;
 
+/// Marks the end of the content that is to be continued, as in transformers. The space shows whether the template trims it.
+const CONTINUED: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
 /// Options of a rendering.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RenderOptions {
@@ -31,6 +34,9 @@ pub struct RenderOptions {
     /// `None` leaves the variable undefined, as transformers does when it is not given. Qwen3 with `Some(false)` puts
     /// an empty think block into the generation prompt. A row's own `enable_thinking` takes precedence.
     pub enable_thinking: Option<bool>,
+    /// Ends the rendering after the last turn's content, for the model to go on with it. Not together with
+    /// `add_generation_prompt`.
+    pub continue_final_message: bool,
 }
 
 /// A compiled chat template.
@@ -41,6 +47,8 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     /// Whether it reads a message's reasoning under any of its names.
     pub reads_reasoning: bool,
+    /// Whether it reads a message's content by its name.
+    reads_content: bool,
 }
 
 impl ChatTemplate {
@@ -53,7 +61,8 @@ impl ChatTemplate {
         let environment = environment().map_err(|error| template_error(&error))?;
         environment.template_from_str(&translated).map_err(|error| template_error(&error))?;
         let reads_reasoning = ["reasoning_content", "thinking", "reasoning"].iter().any(|name| reads(source, name));
-        Ok(Self { translated, environment, reads_reasoning })
+        let reads_content = source.contains("content");
+        Ok(Self { translated, environment, reads_reasoning, reads_content })
     }
 
     /// Renders the conversation. `special_tokens` (`bos_token`, `eos_token`, …) and the row's arguments are visible to the
@@ -65,13 +74,37 @@ impl ChatTemplate {
         options: &RenderOptions,
         special_tokens: &Map<String, serde_json::Value>,
     ) -> Result<String, TokenizerError> {
-        let turns: Vec<serde_json::Value> = messages.iter().map(turn).collect();
+        let mut turns: Vec<serde_json::Value> = messages.iter().map(turn).collect();
+        if options.continue_final_message {
+            let last = self.check_continued(messages, options)?;
+            turns[messages.len() - 1]["content"] = format!("{}{CONTINUED}", last.content).into();
+        }
         let rendered = self.run(turns.clone(), arguments, options, special_tokens);
-        rendered.or_else(|error| match parse_arguments(turns) {
+        let rendered = rendered.or_else(|error| match parse_arguments(turns) {
             // Templates that walk through a call's arguments cannot take them as JSON text.
             Some(turns) => self.run(turns, arguments, options, special_tokens).map_err(|_| error),
             None => Err(error),
-        })
+        })?;
+        match messages.last() {
+            Some(last) if options.continue_final_message => cut(rendered, &last.content),
+            _ => Ok(rendered),
+        }
+    }
+
+    /// The turn that is to be continued.
+    fn check_continued<'a>(
+        &self,
+        messages: &'a [Message],
+        options: &RenderOptions,
+    ) -> Result<&'a Message, TokenizerError> {
+        let fault = |reason: &str| Err(TokenizerError::Template(format!("continue_final_message: {reason}")));
+        if options.add_generation_prompt {
+            return fault("cannot go with add_generation_prompt: a turn is either continued or begun");
+        }
+        if !self.reads_content {
+            return fault("the template does not read the content of messages");
+        }
+        messages.last().map_or_else(|| fault("there is no message to continue"), Ok)
     }
 
     fn run(
@@ -104,6 +137,23 @@ impl ChatTemplate {
                 Err(TokenizerError::Template("it cannot be run: it is wrong in a way that has no message".to_string()))
             }
         }
+    }
+}
+
+/// The rendering up to the end of the last turn's content. White space there that the template has trimmed is left out.
+fn cut(mut rendered: String, content: &str) -> Result<String, TokenizerError> {
+    let tag = CONTINUED.trim_end();
+    match rendered.rfind(tag).filter(|_| rendered.contains(content.trim())) {
+        Some(end) => {
+            let kept = rendered[end..].starts_with(CONTINUED);
+            rendered.truncate(if kept { end } else { rendered[..end].trim_end().len() });
+            Ok(rendered)
+        }
+        None => Err(TokenizerError::Template(
+            "continue_final_message: the content of the last message does not appear in what the template renders (it drops or \
+             rewrites parts of it), so where to go on is unknown"
+                .to_string(),
+        )),
     }
 }
 

@@ -84,11 +84,7 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
         self.context.learner
     }
 
-    fn step(
-        &mut self,
-        progress: &mut Progress,
-        bar: &StageBar,
-    ) -> Result<StepReport<RlMetrics, RlSample>, TrainError> {
+    fn step(&mut self, progress: &mut Progress, bar: &StageBar) -> Result<StepReport<RlMetrics, RlSample>, TrainError> {
         let StepOutcome { metrics, pairs, trajectories } =
             rl_step(&mut self.context, self.source, &self.plan, progress, Some(bar))?;
         // The first rollouts of as many responses as asked for, those of a pair one after the other.

@@ -206,8 +206,7 @@ mod emulated {
         for (command, data) in [("sft", "sft.jsonl"), ("rl", "train_pairs.jsonl")] {
             let args = [command, "--model", "model", "--data", data, "--out", "run", "--device", "emulated"];
             let refused = ["--set", "run.lm_head_chunk_rows=16777216"];
-            fixture
-                .fail(&[&args[..], &refused].concat(), &["run.lm_head_chunk_rows = 16777216 cannot work", "in all"]);
+            fixture.fail(&[&args[..], &refused].concat(), &["run.lm_head_chunk_rows = 16777216 cannot work", "in all"]);
         }
         assert!(!fixture.path("run").exists(), "nothing is begun");
     }
