@@ -29,9 +29,25 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_test("sequence", |value: Value| {
         value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
     });
+    environment.add_test("in", is_in);
     environment.add_test("callable", |value: Value| value.kind() == ValueKind::Plain);
     environment.add_function("cycler", minijinja_contrib::globals::cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
+}
+
+/// `item in container`. In a text Python looks for texts alone.
+pub(super) fn is_in(state: &State, item: Value, container: Value) -> Result<bool, Error> {
+    let (kind, holder) = (item.kind(), container.kind());
+    match holder {
+        ValueKind::String if kind != ValueKind::String => Err(fault(&format!("in: {kind} cannot be in a text"))),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => {
+            Err(fault(&format!("in: nothing can be in {holder}")))
+        }
+        ValueKind::Map if matches!(kind, ValueKind::Seq | ValueKind::Map) => {
+            Err(fault(&format!("in: {kind} cannot be a key")))
+        }
+        _ => Ok(minijinja::tests::is_in(state, &item, &container)?),
+    }
 }
 
 fn is_word(c: char) -> bool {

@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Map;
 
 use super::TokenizerError;
-use super::jinja::{BOUNDED, REMAINDER, translate};
+use super::jinja::{BOUNDED, CONTAINED, ITEMS, REMAINDER, translate};
 use super::methods::{self, percent};
 use super::python::{DEPTH_MAX, JsonStyle, dumps, str_of, too_large};
 use crate::data::{Message, TemplateArguments};
@@ -225,6 +225,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.add_function("strftime_now", strftime_now);
     environment.add_function(REMAINDER, remainder);
     environment.add_function(BOUNDED, bounded);
+    environment.add_function(ITEMS, items);
+    environment.add_function(CONTAINED, methods::is_in);
     Ok(environment)
 }
 
@@ -266,14 +268,35 @@ fn to_json(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<Strin
 
 /// What a variable is set to, if it is not nested too deeply; several values are a tuple. An iterator becomes a list: one over
 /// the other, they would nest as well.
-fn bounded(state: &State, mut values: Rest<Value>) -> Result<Value, Error> {
-    let value = if values.len() == 1 { values.remove(0) } else { Value::from(Tuple::from(values.to_vec())) };
+fn bounded(state: &State, values: Rest<Value>) -> Result<Value, Error> {
+    let value = one(values);
     let value = match value.kind() {
         ValueKind::Iterable => value.try_iter()?.collect(),
         _ => value,
     };
     check_depth(state, &value, 0)?;
     Ok(value)
+}
+
+fn one(mut values: Rest<Value>) -> Value {
+    if values.len() == 1 { values.remove(0) } else { Value::from(Tuple::from(values.to_vec())) }
+}
+
+/// What a loop goes over. minijinja knows the number of items of lists alone, and takes none for an empty one.
+fn items(state: &State, values: Rest<Value>) -> Result<Value, Error> {
+    let value = one(values);
+    match value.kind() {
+        ValueKind::None => Err(Error::new(ErrorKind::InvalidOperation, "for: none cannot be looped over")),
+        ValueKind::String | ValueKind::Iterable => {
+            let mut list = Vec::new();
+            for item in value.try_iter()? {
+                state.consume_fuel(1)?;
+                list.push(item);
+            }
+            Ok(Value::from(list))
+        }
+        _ => Ok(value),
+    }
 }
 
 fn check_depth(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
@@ -379,7 +402,14 @@ mod tests {
         assert!(matches!(ChatTemplate::new("{% if %}"), Err(TokenizerError::Template(_))));
         let raised = render("{{ raise_exception('no tools here') }}", &[]).unwrap_err().to_string();
         assert!(raised.contains("no tools here"), "{raised}");
-        for source in ["{{ nothing.at_all }}", "{{ 1 % 0 }}", "{{ [] % 2 }}", "{{ 1|tojson(separators=3) }}"] {
+        for source in [
+            "{{ nothing.at_all }}",
+            "{{ 1 % 0 }}",
+            "{{ [] % 2 }}",
+            "{{ 1|tojson(separators=3) }}",
+            "{% for x in none %}{% endfor %}",
+            "{{ 1 in 'a1' }}",
+        ] {
             assert!(render(source, &[]).is_err(), "{source}");
         }
     }

@@ -10,6 +10,7 @@ use patarm::model::directory;
 use patarm::model::parameters::random_weights;
 use patarm::model::{ParameterTable, Qwen3Config};
 use patarm::tensor::DType;
+use patarm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::common::cli::{CliFixture, config, tokenizer, with_default_signals};
