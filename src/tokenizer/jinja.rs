@@ -2,8 +2,10 @@
 //!
 //! `{% generation %}` … `{% endgeneration %}`, a tag of transformers that marks what the assistant wrote, becomes a `{% with %}`
 //! block: it has a scope of its own and renders its body. `a % b`, which formats text in Python, becomes a call of
-//! [`REMAINDER`]. What `{% set %}` stores goes through [`BOUNDED`]: in loops it could nest without end. Line breaks become
-//! `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks, strings.
+//! [`REMAINDER`], and `a in b`, which Python refuses of a number and a text, one of [`CONTAINED`]. `+a` becomes `- -a`. What a
+//! loop goes over goes through [`ITEMS`], for its length to be known, and what `{% set %}` stores through [`BOUNDED`]: in loops
+//! it could nest without end. Line breaks become `\n`. All else is left as it is, byte for byte: texts, comments, raw blocks,
+//! strings.
 
 use super::TokenizerError;
 
@@ -66,8 +68,8 @@ fn tag_word(tag: &str) -> &str {
     &body[..body.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(body.len())]
 }
 
-/// Refuses `break` and `continue` in a block with a scope of its own inside of their loop: minijinja would jump without leaving it.
-/// `blocks` are the blocks that are open.
+/// Refuses `break` and `continue` in a block with a scope of its own inside of their loop: minijinja would jump without leaving
+/// it. `blocks` are the blocks that are open.
 fn check_nesting<'a>(tag: &'a str, blocks: &mut Vec<&'a str>) -> Result<(), TokenizerError> {
     const SCOPES: [&str; 9] = ["for", "with", "generation", "filter", "macro", "call", "block", "autoescape", "set"];
     let word = tag_word(tag);
@@ -175,8 +177,8 @@ fn replace_all(tokens: &mut Vec<String>, operator: &str, function: &str, ends: f
     }
 }
 
-/// Replaces the operator at `at` by a call of `function`: its left operand is all before it, its right operand all after it, up to
-/// a token that ends it. Of a chain of comparisons (`a < b in c`) and of a test (`is in`) it stays what it is.
+/// Replaces the operator at `at` by a call of `function`: its left operand is all before it, its right operand all after it, up
+/// to a token that ends it. Of a chain of comparisons (`a < b in c`) and of a test (`is in`) it stays what it is.
 fn replace(tokens: &mut Vec<String>, at: usize, function: &str, ends: fn(&[String], usize) -> bool) {
     let negated = before(tokens, at).filter(|&word| tokens[word] == "not" && tokens[at] == "in");
     let operator = negated.unwrap_or(at);
