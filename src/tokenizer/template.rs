@@ -1,6 +1,9 @@
 //! The chat template: Jinja as transformers runs it (trimmed blocks, Python's methods and ways of writing values), over our
 //! messages. A template comes with a model and is not trusted: what it may compute is bounded.
 
+use std::cell::Cell;
+use std::sync::Once;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
@@ -59,7 +62,7 @@ impl ChatTemplate {
         }
         let translated = translate(source)?;
         let environment = environment().map_err(|error| template_error(&error))?;
-        environment.template_from_str(&translated).map_err(|error| template_error(&error))?;
+        guarded(|| environment.template_from_str(&translated).map(|_| ()))?.map_err(|error| template_error(&error))?;
         let reads_reasoning = ["reasoning_content", "thinking", "reasoning"].iter().any(|name| reads(source, name));
         let reads_content = source.contains("content");
         Ok(Self { translated, environment, reads_reasoning, reads_content })
@@ -126,18 +129,40 @@ impl ChatTemplate {
         let variables = serde_json::Value::Object(variables);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size(&variables) as u64));
-        let render = || {
+        let rendered = guarded(|| {
             let template = environment.template_from_str(&self.translated)?;
             template.render(Value::from(Serde(&variables)))
-        };
-        // minijinja panics on some templates that are wrong, and it is the template that is at fault then.
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(render)) {
-            Ok(rendered) => rendered.map_err(|error| template_error(&error)),
-            Err(_) => {
-                Err(TokenizerError::Template("it cannot be run: it is wrong in a way that has no message".to_string()))
-            }
-        }
+        })?;
+        rendered.map_err(|error| template_error(&error))
     }
+}
+
+thread_local! {
+    /// Whether a panic on this thread is a template's fault.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic on a template that is wrong: minijinja does. Such a panic is an error, and is printed nowhere.
+fn guarded<T>(task: impl FnOnce() -> T) -> Result<T, TokenizerError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
+    GUARDED.set(false);
+    done.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        TokenizerError::Template(format!(
+            "it cannot be run: {}",
+            text.unwrap_or("it is wrong in a way that has no message")
+        ))
+    })
 }
 
 /// The rendering up to the end of the last turn's content. White space there that the template has trimmed is left out.
@@ -412,6 +437,36 @@ mod tests {
         ] {
             assert!(render(source, &[]).is_err(), "{source}");
         }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let looped = |body: &str| format!("{{% for x in [1, 2] %}}{body}{{% endfor %}}");
+        for (source, name) in [
+            (looped("{% with %}{% break %}{% endwith %}"), "{% break %} in a block of with"),
+            (looped("{% generation %}{% if x %}{%- continue %}{% endif %}{% endgeneration %}"), "block of generation"),
+            (looped("{% set y %}{% break %}{% endset %}"), "block of set"),
+            (looped("{% filter upper %}{% break %}{% endfilter %}"), "block of filter"),
+            (looped("{{ loop.cycle() }}"), "cannot be run"),
+            ("{{ 'a' | wordwrap }}".to_string(), "wordwrap"),
+            ("{{ 1 | filesizeformat }}".to_string(), "filesizeformat"),
+            ("{{ [1] | random }}".to_string(), "random"),
+            ("{{ 1 is odder }}".to_string(), "odder"),
+            ("{{ 'a'.encode() }}".to_string(), "encode"),
+            ("{{ lipsum() }}".to_string(), "lipsum"),
+            ("{{ '{!r}'.format(1) }}".to_string(), "!r"),
+            ("{{ '{0!s:>5}'.format(1) }}".to_string(), "!s"),
+        ] {
+            let error = render(&source, &[]).unwrap_err().to_string();
+            assert!(error.contains(name), "{source}: {error}");
+        }
+        let left = "{% for x in [1, 2] %}{% with %}{% for y in [1, 2] %}{% break %}{% endfor %}{% endwith %}{% set z = 1 %}\
+                    {% set q %}{% endset %}{% break %}{% endfor %}.";
+        assert_eq!(render(left, &[]).unwrap(), ".");
+        assert_eq!(
+            render("{% raw %}{% with %}{% endraw %}{% for x in [1] %}{% break %}{% endfor %}", &[]).unwrap(),
+            "{% with %}"
+        );
     }
 
     #[test]
