@@ -244,14 +244,16 @@ pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String
     Ok((prompt, text(row, "response")?.to_string()))
 }
 
-/// `prompt`, as text that is taken as it is, or as messages.
+/// `prompt`, as text that is taken as it is, or as messages. A turn of the assistant at their end is one to go on with.
 pub(super) fn prompt_text_of(row: &Object) -> Result<PromptText, String> {
     match field(row, "prompt")? {
         Value::String(text) if text.is_empty() => Err("the prompt is empty".to_string()),
         Value::String(text) => Ok(PromptText::Plain(text.clone())),
         messages => {
             let messages = messages_of(messages, "prompt")?;
-            check_prompt(&messages)?;
+            if messages.last().is_none_or(|last| last.role != "assistant") {
+                check_prompt(&messages)?;
+            }
             Ok(PromptText::Chat(messages))
         }
     }

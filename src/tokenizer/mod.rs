@@ -127,9 +127,9 @@ impl Tokenizer {
         template.render(messages, arguments, options, &self.special_tokens)
     }
 
-    /// [`Self::encode`] of a rendering in which nothing is ours: every turn is escaped, and so is what the row gives the template.
-    /// A turn that is to be continued is what the model is taken to have said: it may hold tags of thinking, but a special token
-    /// in it is an error.
+    /// [`Self::encode`] of a rendering in which nothing is ours: every turn is escaped, and so is what the row gives the
+    /// template. A turn that is to be continued is what the model is taken to have said: it may hold tags of thinking, but a
+    /// special token in it is an error.
     pub fn encode_outside(
         &self,
         messages: &[Message],
