@@ -55,7 +55,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub chat: bool,
     /// Go on with the assistant's turn that the messages of a row end with; without it such rows are refused.
-    #[arg(long, requires = "input")]
+    #[arg(long)]
     pub continue_final_message: bool,
     /// In a chat: let the model think before it answers.
     #[arg(long)]
@@ -124,6 +124,10 @@ struct Line<'a> {
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     ensure!(!args.rows.resume || !args.input.is_empty(), "--resume goes on with rows of --input: there are none");
     ensure!(args.chat || !args.thinking || !args.input.is_empty(), "--thinking is for a chat: give --chat too");
+    ensure!(
+        !args.continue_final_message || !args.input.is_empty(),
+        "--continue-final-message goes on with messages in rows of --input: there are none"
+    );
     let mut inputs: Vec<PathBuf> = args.input.iter().chain(&args.prompt_file).cloned().collect();
     if let Some(file) = &args.logits {
         let other = inputs

@@ -512,6 +512,6 @@ fn an_assistants_turn_is_continued_only_where_that_is_asked_for() {
     fixture.write("rows.jsonl", &row(json!([user])));
     let refused = shell(&fixture, &format!("P {GENERATE} --continue-final-message"));
     assert!(refused.code == 1 && refused.err.contains("the last turn is of user"), "{}", refused.err);
-    let alone = shell(&fixture, "P generate --model model --prompt a --chat --continue-final-message");
-    assert!(alone.code == 2 && alone.err.contains("--input"), "{}", alone.err);
+    let alone = shell(&fixture, "P generate --model model --prompt a --continue-final-message");
+    assert!(alone.code == 1 && alone.err.contains("--input"), "{}", alone.err);
 }
