@@ -3,17 +3,16 @@
 TRL_TEMPLATES is the folder trl/chat_templates of the package `trl`. Every template there is copied to OUT/templates and
 rendered with every conversation of CASES by transformers itself (render_jinja_template, which apply_chat_template calls);
 so are the small templates of OUT/snippets.jinja, one for each thing that Jinja and Python do. Left out is what no chat
-template was
-seen to use and minijinja lacks: the filters random, wordwrap, urlencode and filesizeformat, unary plus, varargs of macros,
-loop.last over the characters of a text, dict() of pairs, `!r` in str.format. All but loop.last are refused by name. Where
-Python refuses `1 in 'a1'` and a loop over None, minijinja does not. A call of strftime_now is replaced by its format. The
-committed files are what
-tests/text/templates.rs reads; no test needs Python. Packages: transformers, jinja2, trl.
+template was seen to use and is refused by name: the filters random, wordwrap and filesizeformat, varargs of macros, dict() of
+pairs, conversions (`!r`) in str.format, and break and continue in a scope inside of their loop. A call of strftime_now is
+replaced by its format. The committed files are what tests/text/templates.rs reads; no test needs Python. Packages:
+transformers, jinja2, trl.
 
 Files:
     cases.json       {"tokens": special tokens, "cases": [{"name", "messages", "kwargs"}, …]}
     renderings.json  {template: {case: text, or null where transformers refuses it}}; of most templates the text's FNV-1a
                      hash is kept instead (--full FOLDER writes all texts there)
+    continued.json   the same as cases.json and renderings.json, with continue_final_message
     snippets.json    [{"template", "text" or null}, …], rendered with the variables of "variables"
     templates/       the templates, and a README.md with their origin and licence
 """
@@ -106,6 +105,20 @@ CONVERSATIONS = {
     "assistant_first": [assistant("A"), user("Q")],
     "odd_role": [user("Q"), {"role": "oracle", "content": "x"}],
 }
+# Conversations whose last turn is to be continued.
+CONTINUED = [
+    ("plain", [SYSTEM, user("Q"), assistant("The answer")], {}),
+    ("thinking", [user("Q"), assistant("The answer")], {"enable_thinking": True}),
+    ("not_thinking", [user("Q"), assistant("The answer")], {"enable_thinking": False}),
+    ("spaces", [user("1+1?"), assistant("2"), user("2+2?"), assistant("\n It is \n")], {}),
+    ("empty", [user("Q"), assistant("")], {}),
+    ("in_thought", [user("Q"), assistant("<think>\nFirst, ")], {}),
+    ("thought", [user("Q"), assistant("<think>\nwhy\n</think>\n\nSo")], {}),
+    ("reasoning", [user("Q"), assistant("A", reasoning_content="why")], {}),
+    ("call", [user("Q"), assistant("Let me", tool_calls=[call("weather", ARGUMENTS)])], {}),
+    ("user", [user("Why is the")], {}),
+    ("tag", [user("CONTINUE_FINAL_MESSAGE_TAG "), assistant("A CONTINUE_FINAL_MESSAGE_TAG b")], {}),
+]
 OPTIONS = {
     "": {},
     "+gen": {"add_generation_prompt": True},
@@ -202,6 +215,14 @@ def main():
     write(args.out / "renderings.json", hashed(renderings))
     if args.full:
         write(args.full / "renderings.json", renderings)
+    unended = [{"name": n, "messages": m, "kwargs": {**k, "continue_final_message": True}} for n, m, k in CONTINUED]
+    continued = {}
+    for path in sorted(args.templates.glob("*.jinja")):
+        template = path.read_text(encoding="utf-8").replace("strftime_now(", "(")
+        continued[path.name] = {
+            case["name"]: attempt(template, case["messages"], **{"date_string": DATE, **case["kwargs"]}) for case in unended
+        }
+    write(args.out / "continued.json", {"cases": unended, "renderings": hashed(continued)})
     chat = [user("Hi there"), assistant("A")]
     source = (args.out / "snippets.jinja").read_text(encoding="utf-8")
     snippets = [{"template": t, "text": attempt(t, chat, **VARIABLES)} for t in split_snippets(source)]

@@ -23,7 +23,7 @@ use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Completion, Ended, Engine, EngineLimits, NotFinite, PromptGroup, SampleRequest};
 use crate::setting::{above, count, number};
-use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
+use crate::tokenizer::{RenderOptions, Tokenizer};
 use crate::train::dataset::report_skipped;
 
 /// Complete a prompt, or every prompt of a file.
@@ -54,6 +54,9 @@ pub struct GenerateArgs {
     /// Take the prompt as the user's turn of a chat. Messages in rows of --input always are turns.
     #[arg(long)]
     pub chat: bool,
+    /// Go on with the assistant's turn that the messages of a row end with; without it such rows are refused.
+    #[arg(long)]
+    pub continue_final_message: bool,
     /// In a chat: let the model think before it answers.
     #[arg(long)]
     pub thinking: bool,
@@ -121,6 +124,10 @@ struct Line<'a> {
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     ensure!(!args.rows.resume || !args.input.is_empty(), "--resume goes on with rows of --input: there are none");
     ensure!(args.chat || !args.thinking || !args.input.is_empty(), "--thinking is for a chat: give --chat too");
+    ensure!(
+        !args.continue_final_message || !args.input.is_empty(),
+        "--continue-final-message goes on with messages in rows of --input: there are none"
+    );
     let mut inputs: Vec<PathBuf> = args.input.iter().chain(&args.prompt_file).cloned().collect();
     if let Some(file) = &args.logits {
         let other = inputs
@@ -269,13 +276,31 @@ fn tokens_of(
     tokenizer: &Tokenizer,
     text: &PromptText,
     arguments: &TemplateArguments,
-) -> Result<Vec<u32>, TokenizerError> {
-    let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(args.thinking) };
-    match text {
-        PromptText::Plain(text) if !args.chat => tokenizer.encode(text),
-        PromptText::Plain(text) => tokenizer.encode_outside(&[Message::user(text.as_str())], arguments, &options),
-        PromptText::Chat(messages) => tokenizer.encode_outside(messages, arguments, &options),
-    }
+) -> anyhow::Result<Vec<u32>> {
+    let options = RenderOptions {
+        add_generation_prompt: !args.continue_final_message,
+        enable_thinking: Some(args.thinking),
+        continue_final_message: args.continue_final_message,
+    };
+    let chat;
+    let messages = match text {
+        PromptText::Plain(text) if !args.chat => return Ok(tokenizer.encode(text)?),
+        PromptText::Plain(text) => {
+            chat = [Message::user(text.as_str())];
+            &chat[..]
+        }
+        PromptText::Chat(messages) => messages,
+    };
+    let role = messages.last().map_or("nobody", |turn| turn.role.as_str());
+    ensure!(
+        args.continue_final_message || role != "assistant",
+        "the messages end with a turn of the assistant; give --continue-final-message to go on with it, or drop the turn"
+    );
+    ensure!(
+        !args.continue_final_message || role == "assistant",
+        "--continue-final-message goes on with a turn of the assistant, but the last turn is of {role}"
+    );
+    Ok(tokenizer.encode_outside(messages, arguments, &options)?)
 }
 
 /// All that a row depends on: rows that were made with the same can stand in one output.

@@ -14,9 +14,10 @@ pub struct Conversation {
 }
 
 impl From<Pair> for Conversation {
-    /// The prompt of a pair with its chosen response as the answer. The id is kept.
+    /// The prompt of a pair with its chosen response as the answer, which alone is learnt. The id is kept.
     fn from(pair: Pair) -> Self {
         let mut messages = pair.prompt;
+        messages.iter_mut().for_each(|turn| turn.learnt = false);
         messages.push(Message::assistant(pair.chosen));
         Self { id: pair.id, messages, arguments: pair.arguments }
     }

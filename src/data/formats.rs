@@ -64,6 +64,14 @@ fn check_row(row: &Object) -> Result<(), String> {
     if let Some(weight) = row.get("weight").filter(|weight| weight.as_f64() != Some(1.0)) {
         return Err(format!("weight: rows cannot be weighted; expected 1 or no weight, got {weight}"));
     }
+    for name in ["loss_weight", "sample_weight", "train", "trainable"] {
+        let neutral = |value: &&Value| value.as_f64() == Some(1.0) || **value == Value::Bool(true);
+        if let Some(value) = row.get(name).filter(|value| !neutral(value)) {
+            return Err(format!(
+                "{name}: rows cannot be weighted; leave the row out, or remove the field, got {value}"
+            ));
+        }
+    }
     if row.get("functions").is_some_and(|value| value != &Value::Array(Vec::new())) {
         return Err("functions: write them as `tools`".to_string());
     }
@@ -244,14 +252,16 @@ pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String
     Ok((prompt, text(row, "response")?.to_string()))
 }
 
-/// `prompt`, as text that is taken as it is, or as messages.
+/// `prompt`, as text that is taken as it is, or as messages. A turn of the assistant at their end is one to go on with.
 pub(super) fn prompt_text_of(row: &Object) -> Result<PromptText, String> {
     match field(row, "prompt")? {
         Value::String(text) if text.is_empty() => Err("the prompt is empty".to_string()),
         Value::String(text) => Ok(PromptText::Plain(text.clone())),
         messages => {
             let messages = messages_of(messages, "prompt")?;
-            check_prompt(&messages)?;
+            if messages.last().is_none_or(|last| last.role != "assistant") {
+                check_prompt(&messages)?;
+            }
             Ok(PromptText::Chat(messages))
         }
     }

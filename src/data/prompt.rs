@@ -16,6 +16,7 @@ pub struct Prompt {
 pub enum PromptText {
     /// Text, to be taken as it is.
     Plain(String),
-    /// A conversation, to be rendered by the model's chat template.
+    /// A conversation, to be rendered by the model's chat template. If it ends with a turn of the assistant, that turn is begun
+    /// and to be continued.
     Chat(Vec<Message>),
 }

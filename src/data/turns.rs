@@ -124,9 +124,16 @@ fn learnt_of(object: &mut Object, role: &str, name: &str) -> Result<bool, String
         }
         found = Some((key, learnt));
     }
-    for key in ["train_detail", "training_detail"] {
+    for key in
+        ["train_detail", "training_detail", "loss_weight", "sample_weight", "masked", "train_on_turn", "trainable"]
+    {
         if object.contains_key(key) {
-            return Err(format!("{name}.{key}: parts of a turn cannot be left out; use weight 0 or 1 of whole turns"));
+            return Err(format!("{name}.{key}: is not supported; say `weight` 0 or 1 of whole turns"));
+        }
+    }
+    for key in ["image", "images", "audio", "audios", "video", "videos"] {
+        if object.contains_key(key) {
+            return Err(format!("{name}.{key}: models of text alone are supported"));
         }
     }
     match found {
@@ -179,7 +186,13 @@ pub(super) fn split_conversations(
 ) -> Result<(Vec<Message>, String, String), String> {
     let answer = |turns: &mut Vec<Message>, name: &str| {
         let last = turns.pop().filter(|turn| turn.role == "assistant");
-        last.map(|turn| turn.text()).ok_or_else(|| format!("{name}: does not end with an assistant turn"))
+        let last = last.ok_or_else(|| format!("{name}: does not end with an assistant turn"))?;
+        if !last.learnt {
+            return Err(format!(
+                "{name}: its last turn is not to be learnt (weight, train or loss), and it is what a pair compares"
+            ));
+        }
+        Ok(last.text())
     };
     let (chosen_answer, rejected_answer) = (answer(&mut chosen, "chosen")?, answer(&mut rejected, "rejected")?);
     if !same_turns(&chosen, &rejected) {

@@ -54,9 +54,18 @@ pub fn print_line(line: impl Display) -> Result<(), StdoutError> {
     print(&format!("{line}\n"))
 }
 
-/// Writes text to standard error. If that is closed or full, there is nowhere to say so.
+/// Writes text to standard error. If that is closed or full, there is nowhere to say so. Control characters, which rows and files
+/// may hold, are written as escapes: they cannot move the cursor.
 pub fn write_stderr(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = io::stderr().lock().write_all(without_controls(text).as_bytes());
+}
+
+fn without_controls(text: &str) -> String {
+    let shown = |c: char| match c.is_control() && !matches!(c, '\n' | '\t') {
+        true => c.escape_unicode().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 /// Writes a line to standard error, as `eprintln!` does, but never panics.

@@ -84,7 +84,11 @@ impl Judge {
     /// The judge's prompt for a response, as token ids.
     pub fn encode(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<u32>, JudgeError> {
         let messages = self.messages(task, prompt, response)?;
-        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(self.settings.thinking) };
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            enable_thinking: Some(self.settings.thinking),
+            ..RenderOptions::default()
+        };
         Ok(self.tokenizer.encode_chat(&messages, &options)?)
     }
 
@@ -100,7 +104,8 @@ impl Judge {
 /// What the tokenizer's chat template begins of an answer. A template that cannot be rendered says so when it is used.
 fn opened(tokenizer: &Tokenizer, thinking: bool) -> String {
     let words = "patarm";
-    let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking) };
+    let options =
+        RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking), ..RenderOptions::default() };
     let text = tokenizer.render(&[Message::user(words)], &options).unwrap_or_default();
     let end = text.rfind(words).map_or("", |at| &text[at + words.len()..]);
     verdict::opened(end).to_owned()

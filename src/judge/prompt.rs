@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::frame::Frame;
 use super::verdict;
 use crate::data::Message;
+use crate::tokenizer::check_tags;
 
 /// The built-in file, with rubrics for chat, code, math and safety.
 const DEFAULT: &str = include_str!("rubrics.toml");
 const TEMPLATE: &str = "template";
+/// Steps that one rendering may take: a prompt has no use for more, and a loop must end.
+const FUEL: u64 = 1_000_000;
 
 /// Errors in a rubrics file, and tasks that it does not have.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +95,8 @@ impl JudgePrompt {
         let mut environment = Environment::new();
         // A misspelt variable is an error. By default Jinja would leave a gap in every prompt.
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(FUEL));
+        check_tags(&template).map_err(|error| invalid(format!("`template`: {error}")))?;
         environment
             .add_template_owned(TEMPLATE, template)
             .map_err(|error| invalid(format!("`template`: {error:#}")))?;
@@ -314,6 +319,17 @@ sums
             (SMALL.replace("{{ prompt }}", "{{ prompt "), "`template`"),
             (SMALL.replace("rubrics =", "rubric ="), "rubric"),
             (SMALL.replace("template =", "templat ="), "templat"),
+            (
+                SMALL.replace(
+                    "{{ prompt }}",
+                    "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+                ),
+                "fuel",
+            ),
+            (
+                SMALL.replace("{{ prompt }}", &format!("{{{{ {} prompt }}}}", "not ".repeat(20_000))),
+                "1000 words and signs",
+            ),
             (format!("default_task = 'chat'\n{SMALL}"), "`default_task` must be one of the tasks math, got `chat`"),
             ("template = '{{ prompt }}{{ response }}'\n[tasks]".into(), "[tasks.NAME]"),
             ("not toml".into(), "rubrics: "),

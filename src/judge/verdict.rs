@@ -93,12 +93,8 @@ pub(super) const THINK: [&str; 2] = ["<think>", "</think>"];
 /// usually nothing. A block that the prompt opens and closes itself is none.
 pub(super) fn opened(end_of_prompt: &str) -> &str {
     let openings = [THINK[0], TAGS[0], TAGS[2], TAGS[4]];
-    let first = openings.iter().filter_map(|tag| end_of_prompt.find(tag)).min();
-    let mut opened = &end_of_prompt[first.unwrap_or(end_of_prompt.len())..];
-    if let Some((_, after)) = opened.split_once(THINK[1]) {
-        opened = after.trim_start();
-    }
-    opened
+    let tag = openings.iter().find(|tag| end_of_prompt.trim_end().ends_with(*tag));
+    tag.and_then(|tag| end_of_prompt.rfind(tag)).map_or("", |at| &end_of_prompt[at..])
 }
 
 impl Verdict {
@@ -254,6 +250,7 @@ mod tests {
         assert_eq!(opened("<|im_start|>assistant\n<think>\n\n</think>\n\n"), "");
         assert_eq!(opened("<|im_start|>assistant\n<think>\n\n</think>\n\n<rubrics>\n"), "<rubrics>\n");
         assert_eq!(opened("<|im_start|>assistant\n"), "");
+        assert_eq!(opened("Reasoning in <think>: off<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"), "");
         let rules = VerdictRules::default();
         let after = |opened: &str, text: &str, finished| Verdict::parse_after(opened, text, finished, &rules);
         for (opened, text) in [

@@ -23,15 +23,32 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment
         .add_filter("center", |text: String, width: Option<usize>| padded(&text, width.unwrap_or(80), ' ', Pad::Both));
     environment.add_filter("indent", indent);
+    environment.add_filter("urlencode", urlencode);
     environment.add_filter("truncate", truncate);
     environment.add_filter("striptags", minijinja_contrib::filters::striptags);
     environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_test("sequence", |value: Value| {
         value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
     });
+    environment.add_test("in", is_in);
     environment.add_test("callable", |value: Value| value.kind() == ValueKind::Plain);
     environment.add_function("cycler", minijinja_contrib::globals::cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
+}
+
+/// `item in container`. In a text Python looks for texts alone.
+pub(super) fn is_in(state: &State, item: Value, container: Value) -> Result<bool, Error> {
+    let (kind, holder) = (item.kind(), container.kind());
+    match holder {
+        ValueKind::String if kind != ValueKind::String => Err(fault(&format!("in: {kind} cannot be in a text"))),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => {
+            Err(fault(&format!("in: nothing can be in {holder}")))
+        }
+        ValueKind::Map if matches!(kind, ValueKind::Seq | ValueKind::Map) => {
+            Err(fault(&format!("in: {kind} cannot be a key")))
+        }
+        _ => Ok(minijinja::tests::is_in(state, &item, &container)?),
+    }
 }
 
 fn is_word(c: char) -> bool {
@@ -92,6 +109,38 @@ fn indent(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String
         out.push_str(line);
     }
     Ok(out)
+}
+
+/// A text with `%XX` for bytes that cannot stand in a path; pairs, or the items of a mapping, as a query.
+fn urlencode(value: Value) -> Result<String, Error> {
+    if value.kind() == ValueKind::String || value.try_iter().is_err() || value.is_none() {
+        return Ok(quote(&str_of(&value)?, true));
+    }
+    let mut parts = Vec::new();
+    for item in value.try_iter()? {
+        let (key, other) = match value.kind() {
+            ValueKind::Map => (item.clone(), value.get_item(&item)?),
+            _ => match &item.try_iter()?.collect::<Vec<Value>>()[..] {
+                [key, other] => (key.clone(), other.clone()),
+                _ => return Err(fault("urlencode: expected pairs")),
+            },
+        };
+        parts.push(format!("{}={}", quote(&str_of(&key)?, false), quote(&str_of(&other)?, false)));
+    }
+    Ok(parts.join("&"))
+}
+
+fn quote(text: &str, is_path: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => out.push(char::from(byte)),
+            b'/' if is_path => out.push('/'),
+            b' ' if !is_path => out.push('+'),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 fn truncate(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
@@ -317,6 +366,10 @@ fn check_fields(template: &str) -> Result<(), Error> {
     for field in template.replace("{{", "").split('{').skip(1) {
         let spec = field.split('}').next().unwrap_or_default();
         check_width(spec)?;
+        let name = spec.split(':').next().unwrap_or_default();
+        if let Some((_, conversion)) = name.split_once('!') {
+            return Err(fault(&format!("str.format: the conversion !{conversion} is not supported")));
+        }
         if !field.contains('}') {
             return Err(fault("a field of a format that is not closed, or that holds another"));
         }

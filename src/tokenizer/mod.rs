@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use tokenizers::Tokenizer as Inner;
 
 pub use error::TokenizerError;
+pub use jinja::check_tags;
 pub use supervised::Supervised;
 pub use template::{CHAT_TEMPLATE, RenderOptions};
 
@@ -127,15 +128,25 @@ impl Tokenizer {
         template.render(messages, arguments, options, &self.special_tokens)
     }
 
-    /// [`Self::encode`] of a rendering in which nothing is ours: turns are escaped, and so is what the row gives the template.
+    /// [`Self::encode`] of a rendering in which nothing is ours: every turn is escaped, and so is what the row gives the
+    /// template. A turn that is to be continued is what the model is taken to have said: it may hold tags of thinking, but a
+    /// special token in it is an error.
     pub fn encode_outside(
         &self,
         messages: &[Message],
         arguments: &TemplateArguments,
         options: &RenderOptions,
     ) -> Result<Vec<u32>, TokenizerError> {
-        let messages: Vec<Message> = messages.iter().map(|turn| self.escape_message(turn)).collect();
-        self.encode(&self.render_with(&messages, &self.escape_fields(arguments), options)?)
+        let mut escaped: Vec<Message> = messages.iter().map(|turn| self.escape_message(turn)).collect();
+        if let (true, Some(last), Some(turn)) = (options.continue_final_message, messages.last(), escaped.last_mut()) {
+            if let Some(token) = self.special_token_in(&last.content) {
+                return Err(TokenizerError::Template(format!(
+                    "continue_final_message: the last message contains the control token {token}; remove it from the text"
+                )));
+            }
+            turn.content.clone_from(&last.content);
+        }
+        self.encode(&self.render_with(&escaped, &self.escape_fields(arguments), options)?)
     }
 
     /// [`Self::encode`] of [`Self::render`].

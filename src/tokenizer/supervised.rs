@@ -78,7 +78,8 @@ impl Tokenizer {
                 )));
             }
         }
-        let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking) };
+        let options =
+            RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking), ..RenderOptions::default() };
         let prompt = self.render_with(before, arguments, &options)?;
         let end = self.turn_end.as_deref().ok_or_else(|| {
             fault(
@@ -118,7 +119,7 @@ impl Tokenizer {
         prompt: &str,
         end: &str,
     ) -> Vec<(usize, usize)> {
-        let options = RenderOptions { add_generation_prompt: true, enable_thinking: None };
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for (index, message) in before.iter().enumerate().filter(|(_, m)| m.role == "assistant" && m.learnt) {
             // If the template cannot render these turns alone, or renders them otherwise there, they are looked for in the whole.
@@ -140,7 +141,7 @@ impl Tokenizer {
         let mut turns = before.to_vec();
         turns[index].content = WORDS.to_string();
         for add_generation_prompt in [true, false] {
-            let options = RenderOptions { add_generation_prompt, enable_thinking: None };
+            let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
             let Ok(text) = self.render_with(&turns, arguments, &options) else { continue };
             let Some((head, tail)) = text.split_once(WORDS).filter(|(_, tail)| !tail.contains(WORDS)) else { continue };
             let around = prompt.len() >= head.len() + tail.len() && prompt[head.len()..].contains(tail);

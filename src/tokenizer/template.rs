@@ -1,13 +1,16 @@
 //! The chat template: Jinja as transformers runs it (trimmed blocks, Python's methods and ways of writing values), over our
 //! messages. A template comes with a model and is not trusted: what it may compute is bounded.
 
+use std::cell::Cell;
+use std::sync::Once;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Map;
 
 use super::TokenizerError;
-use super::jinja::{BOUNDED, REMAINDER, translate};
+use super::jinja::{BOUNDED, CONTAINED, ITEMS, REMAINDER, translate};
 use super::methods::{self, percent};
 use super::python::{DEPTH_MAX, JsonStyle, dumps, str_of, too_large};
 use crate::data::{Message, TemplateArguments};
@@ -23,6 +26,9 @@ const SOURCE_MAX: usize = 1 << 20;
 /// renders. The longest templates in use take some thousand units a turn.
 const FUEL: u64 = 10_000_000;
 
+/// Marks the end of the content that is to be continued, as in transformers. The space shows whether the template trims it.
+const CONTINUED: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
 /// Options of a rendering.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RenderOptions {
@@ -31,6 +37,9 @@ pub struct RenderOptions {
     /// `None` leaves the variable undefined, as transformers does when it is not given. Qwen3 with `Some(false)` puts
     /// an empty think block into the generation prompt. A row's own `enable_thinking` takes precedence.
     pub enable_thinking: Option<bool>,
+    /// Ends the rendering after the last turn's content, for the model to go on with it. Not together with
+    /// `add_generation_prompt`.
+    pub continue_final_message: bool,
 }
 
 /// A compiled chat template.
@@ -41,6 +50,8 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     /// Whether it reads a message's reasoning under any of its names.
     pub reads_reasoning: bool,
+    /// Whether it reads a message's content by its name.
+    reads_content: bool,
 }
 
 impl ChatTemplate {
@@ -51,9 +62,10 @@ impl ChatTemplate {
         }
         let translated = translate(source)?;
         let environment = environment().map_err(|error| template_error(&error))?;
-        environment.template_from_str(&translated).map_err(|error| template_error(&error))?;
+        guarded(|| environment.template_from_str(&translated).map(|_| ()))?.map_err(|error| template_error(&error))?;
         let reads_reasoning = ["reasoning_content", "thinking", "reasoning"].iter().any(|name| reads(source, name));
-        Ok(Self { translated, environment, reads_reasoning })
+        let reads_content = source.contains("content");
+        Ok(Self { translated, environment, reads_reasoning, reads_content })
     }
 
     /// Renders the conversation. `special_tokens` (`bos_token`, `eos_token`, …) and the row's arguments are visible to the
@@ -65,13 +77,37 @@ impl ChatTemplate {
         options: &RenderOptions,
         special_tokens: &Map<String, serde_json::Value>,
     ) -> Result<String, TokenizerError> {
-        let turns: Vec<serde_json::Value> = messages.iter().map(turn).collect();
+        let mut turns: Vec<serde_json::Value> = messages.iter().map(turn).collect();
+        if options.continue_final_message {
+            let last = self.check_continued(messages, options)?;
+            turns[messages.len() - 1]["content"] = format!("{}{CONTINUED}", last.content).into();
+        }
         let rendered = self.run(turns.clone(), arguments, options, special_tokens);
-        rendered.or_else(|error| match parse_arguments(turns) {
+        let rendered = rendered.or_else(|error| match parse_arguments(turns) {
             // Templates that walk through a call's arguments cannot take them as JSON text.
             Some(turns) => self.run(turns, arguments, options, special_tokens).map_err(|_| error),
             None => Err(error),
-        })
+        })?;
+        match messages.last() {
+            Some(last) if options.continue_final_message => cut(rendered, &last.content),
+            _ => Ok(rendered),
+        }
+    }
+
+    /// The turn that is to be continued.
+    fn check_continued<'a>(
+        &self,
+        messages: &'a [Message],
+        options: &RenderOptions,
+    ) -> Result<&'a Message, TokenizerError> {
+        let fault = |reason: &str| Err(TokenizerError::Template(format!("continue_final_message: {reason}")));
+        if options.add_generation_prompt {
+            return fault("cannot go with add_generation_prompt: a turn is either continued or begun");
+        }
+        if !self.reads_content {
+            return fault("the template does not read the content of messages");
+        }
+        messages.last().map_or_else(|| fault("there is no message to continue"), Ok)
     }
 
     fn run(
@@ -93,17 +129,56 @@ impl ChatTemplate {
         let variables = serde_json::Value::Object(variables);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size(&variables) as u64));
-        let render = || {
+        let rendered = guarded(|| {
             let template = environment.template_from_str(&self.translated)?;
             template.render(Value::from(Serde(&variables)))
-        };
-        // minijinja panics on some templates that are wrong, and it is the template that is at fault then.
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(render)) {
-            Ok(rendered) => rendered.map_err(|error| template_error(&error)),
-            Err(_) => {
-                Err(TokenizerError::Template("it cannot be run: it is wrong in a way that has no message".to_string()))
+        })?;
+        rendered.map_err(|error| template_error(&error))
+    }
+}
+
+thread_local! {
+    /// Whether a panic on this thread is a template's fault.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic on a template that is wrong: minijinja does. Such a panic is an error, and is printed nowhere.
+fn guarded<T>(task: impl FnOnce() -> T) -> Result<T, TokenizerError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
             }
+        }));
+    });
+    GUARDED.set(true);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
+    GUARDED.set(false);
+    done.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        TokenizerError::Template(format!(
+            "it cannot be run: {}",
+            text.unwrap_or("it is wrong in a way that has no message")
+        ))
+    })
+}
+
+/// The rendering up to the end of the last turn's content. White space there that the template has trimmed is left out.
+fn cut(mut rendered: String, content: &str) -> Result<String, TokenizerError> {
+    let tag = CONTINUED.trim_end();
+    match rendered.rfind(tag).filter(|_| rendered.contains(content.trim())) {
+        Some(end) => {
+            let kept = rendered[end..].starts_with(CONTINUED);
+            rendered.truncate(if kept { end } else { rendered[..end].trim_end().len() });
+            Ok(rendered)
         }
+        None => Err(TokenizerError::Template(
+            "continue_final_message: the content of the last message does not appear in what the template renders (it drops or \
+             rewrites parts of it), so where to go on is unknown"
+                .to_string(),
+        )),
     }
 }
 
@@ -175,6 +250,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.add_function("strftime_now", strftime_now);
     environment.add_function(REMAINDER, remainder);
     environment.add_function(BOUNDED, bounded);
+    environment.add_function(ITEMS, items);
+    environment.add_function(CONTAINED, methods::is_in);
     Ok(environment)
 }
 
@@ -216,14 +293,35 @@ fn to_json(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<Strin
 
 /// What a variable is set to, if it is not nested too deeply; several values are a tuple. An iterator becomes a list: one over
 /// the other, they would nest as well.
-fn bounded(state: &State, mut values: Rest<Value>) -> Result<Value, Error> {
-    let value = if values.len() == 1 { values.remove(0) } else { Value::from(Tuple::from(values.to_vec())) };
+fn bounded(state: &State, values: Rest<Value>) -> Result<Value, Error> {
+    let value = one(values);
     let value = match value.kind() {
         ValueKind::Iterable => value.try_iter()?.collect(),
         _ => value,
     };
     check_depth(state, &value, 0)?;
     Ok(value)
+}
+
+fn one(mut values: Rest<Value>) -> Value {
+    if values.len() == 1 { values.remove(0) } else { Value::from(Tuple::from(values.to_vec())) }
+}
+
+/// What a loop goes over. minijinja knows the number of items of lists alone, and takes none for an empty one.
+fn items(state: &State, values: Rest<Value>) -> Result<Value, Error> {
+    let value = one(values);
+    match value.kind() {
+        ValueKind::None => Err(Error::new(ErrorKind::InvalidOperation, "for: none cannot be looped over")),
+        ValueKind::String | ValueKind::Iterable => {
+            let mut list = Vec::new();
+            for item in value.try_iter()? {
+                state.consume_fuel(1)?;
+                list.push(item);
+            }
+            Ok(Value::from(list))
+        }
+        _ => Ok(value),
+    }
 }
 
 fn check_depth(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
@@ -329,9 +427,46 @@ mod tests {
         assert!(matches!(ChatTemplate::new("{% if %}"), Err(TokenizerError::Template(_))));
         let raised = render("{{ raise_exception('no tools here') }}", &[]).unwrap_err().to_string();
         assert!(raised.contains("no tools here"), "{raised}");
-        for source in ["{{ nothing.at_all }}", "{{ 1 % 0 }}", "{{ [] % 2 }}", "{{ 1|tojson(separators=3) }}"] {
+        for source in [
+            "{{ nothing.at_all }}",
+            "{{ 1 % 0 }}",
+            "{{ [] % 2 }}",
+            "{{ 1|tojson(separators=3) }}",
+            "{% for x in none %}{% endfor %}",
+            "{{ 1 in 'a1' }}",
+        ] {
             assert!(render(source, &[]).is_err(), "{source}");
         }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let looped = |body: &str| format!("{{% for x in [1, 2] %}}{body}{{% endfor %}}");
+        for (source, name) in [
+            (looped("{% with %}{% break %}{% endwith %}"), "{% break %} in a block of with"),
+            (looped("{% generation %}{% if x %}{%- continue %}{% endif %}{% endgeneration %}"), "block of generation"),
+            (looped("{% set y %}{% break %}{% endset %}"), "block of set"),
+            (looped("{% filter upper %}{% break %}{% endfilter %}"), "block of filter"),
+            (looped("{{ loop.cycle() }}"), "cannot be run"),
+            ("{{ 'a' | wordwrap }}".to_string(), "wordwrap"),
+            ("{{ 1 | filesizeformat }}".to_string(), "filesizeformat"),
+            ("{{ [1] | random }}".to_string(), "random"),
+            ("{{ 1 is odder }}".to_string(), "odder"),
+            ("{{ 'a'.encode() }}".to_string(), "encode"),
+            ("{{ lipsum() }}".to_string(), "lipsum"),
+            ("{{ '{!r}'.format(1) }}".to_string(), "!r"),
+            ("{{ '{0!s:>5}'.format(1) }}".to_string(), "!s"),
+        ] {
+            let error = render(&source, &[]).unwrap_err().to_string();
+            assert!(error.contains(name), "{source}: {error}");
+        }
+        let left = "{% for x in [1, 2] %}{% with %}{% for y in [1, 2] %}{% break %}{% endfor %}{% endwith %}{% set z = 1 %}\
+                    {% set q %}{% endset %}{% break %}{% endfor %}.";
+        assert_eq!(render(left, &[]).unwrap(), ".");
+        assert_eq!(
+            render("{% raw %}{% with %}{% endraw %}{% for x in [1] %}{% break %}{% endfor %}", &[]).unwrap(),
+            "{% with %}"
+        );
     }
 
     #[test]

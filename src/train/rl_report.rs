@@ -163,7 +163,11 @@ const CHARTS: &[Chart] = &[
 const SIGNS: &[Sign] = &[
     Sign { name: "Numbers", keys: &["loss", "grad_norm"], judge: finite },
     Sign { name: "Margin", keys: &["margin_mean"], judge: margin },
-    Sign { name: "Format", keys: &["verdict_malformed", "verdict_out_of_range", "verdict_missing"], judge: verdicts },
+    Sign {
+        name: "Format",
+        keys: &["verdict_malformed", "verdict_out_of_range", "verdict_missing", "verdict_truncated"],
+        judge: verdicts,
+    },
     Sign { name: "Length", keys: &["truncated_share", "length_mean"], judge: truncation },
     Sign { name: "PAR", keys: &["tier_none", "tier_low", "tier_high"], judge: tiers },
     Sign { name: "Dead groups", keys: &["dead_groups_chosen", "dead_groups_rejected"], judge: dead_groups },
@@ -203,7 +207,7 @@ fn margin(ends: &Ends) -> Option<Finding> {
 }
 
 fn verdicts(ends: &Ends) -> Option<Finding> {
-    let keys = ["verdict_malformed", "verdict_out_of_range", "verdict_missing"];
+    let keys = ["verdict_malformed", "verdict_out_of_range", "verdict_missing", "verdict_truncated"];
     let sum = |at: &dyn Fn(&'static str) -> Option<f64>| keys.iter().filter_map(|key| at(key)).reduce(|a, b| a + b);
     let now = sum(&|key| ends.now(key))?;
     let then = sum(&|key| ends.then(key)).unwrap_or(now);
@@ -290,7 +294,7 @@ fn entropy(ends: &Ends) -> Option<Finding> {
     let ratio = if then.max(now) > 0.01 { now / then.max(1e-6) } else { 1.0 };
     Some(Finding {
         level: Level::of(!(0.25..=2.0).contains(&ratio), !(0.5..=1.5).contains(&ratio)),
-        found: format!("{now:.3} nats per token (at the start of RL: {then:.3})."),
+        found: format!("{} nats per token (at the start of RL: {}).", fixed(now, 3), fixed(then, 3)),
         advice: match () {
             () if ratio < 0.5 => {
                 "The judge stops exploring: raise the temperature or the upper clip range, or lower the learning rate."
@@ -305,7 +309,7 @@ fn kl(ends: &Ends) -> Option<Finding> {
     let now = ends.now("kl_mean")?;
     Some(Finding {
         level: Level::of(now > 1.0, now > 0.2),
-        found: format!("{now:.4} nats per token away from the reference model."),
+        found: format!("{} nats per token away from the reference model.", fixed(now, 4)),
         advice: match () {
             () if now > 0.2 => "Far from where RL began: lower the learning rate or raise the KL coefficient.",
             () => "The judge stays near the model RL began with.",

@@ -123,6 +123,9 @@ fn plain_text_needs_no_chat_template() {
     let generate = ["generate", "--model", "model", "--max-new-tokens", "2", "--prompt", "a"];
     fixture.succeed(&generate);
     fixture.fail(&with(&generate, &["--chat"]), &["chat template", "syntax error"]);
+    // A template on which minijinja panics is an error of one message.
+    fixture.write("model/chat_template.jinja", "{% for m in messages %}{{ loop.cycle() }}{% endfor %}");
+    fixture.fail(&with(&generate, &["--chat"]), &["chat template: it cannot be run"]);
 }
 
 #[test]

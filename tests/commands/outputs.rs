@@ -10,6 +10,7 @@ use patarm::model::directory;
 use patarm::model::parameters::random_weights;
 use patarm::model::{ParameterTable, Qwen3Config};
 use patarm::tensor::DType;
+use patarm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::common::cli::{CliFixture, config, tokenizer, with_default_signals};
@@ -500,4 +501,25 @@ fn generate_completes_a_file_of_prompts() {
         let ended = shell(&fixture, line);
         assert!(ended.code != 0 && ended.err.contains(words), "{line}: {}", ended.err);
     }
+}
+
+#[test]
+fn an_assistants_turn_is_continued_only_where_that_is_asked_for() {
+    let fixture = fixture(0);
+    let row = |prompt: Value| json!({ "prompt": prompt }).to_string() + "\n";
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let [user, begun] = [turn("user", "Why?"), turn("assistant", "Because")];
+    fixture.write("rows.jsonl", &row(json!([user, begun])));
+    let refused = shell(&fixture, &format!("P {GENERATE}"));
+    assert!(refused.code == 1 && refused.err.contains("--continue-final-message"), "{}", refused.err);
+    let continued = shell(&fixture, &format!("P {GENERATE} --continue-final-message"));
+    assert_eq!(continued.code, 0, "{}", continued.err);
+    let ids: Vec<u32> = serde_json::from_value(rows(&continued.out)[0]["prompt_ids"].clone()).unwrap();
+    let prompt = Tokenizer::from_dir(&fixture.path("model")).unwrap().decode(&ids, false);
+    assert!(prompt.contains("Why?") && prompt.ends_with("Because"), "{prompt}");
+    fixture.write("rows.jsonl", &row(json!([user])));
+    let refused = shell(&fixture, &format!("P {GENERATE} --continue-final-message"));
+    assert!(refused.code == 1 && refused.err.contains("the last turn is of user"), "{}", refused.err);
+    let alone = shell(&fixture, "P generate --model model --prompt a --continue-final-message");
+    assert!(alone.code == 1 && alone.err.contains("--input"), "{}", alone.err);
 }

@@ -141,7 +141,7 @@ fn a_summary_of_a_demo_records_what_was_used() {
     let summary: serde_json::Value = serde_json::from_str(&fixture.read("demo/summary.json")).unwrap();
     assert_eq!(
         [&summary["flip"], &summary["seed"], &summary["score_noise"]],
-        [&serde_json::json!(0.25), &serde_json::json!(7), &serde_json::json!(0.5)]
+        [&serde_json::json!(0.125), &serde_json::json!(7), &serde_json::json!(0.5)]
     );
     let config: toml::Table = fixture.read("demo/config.toml").parse().unwrap();
     assert_eq!((config["data"]["flip"].as_float(), config["data"]["score_noise"].as_float()), (Some(0.25), Some(0.5)));

@@ -201,7 +201,7 @@ proptest! {
     fn no_template_panics_or_hangs(source in mutated()) {
         let Ok(tokenizer) = Tokenizer::from_parts(inner(), source, "<|im_end|>", "<|endoftext|>") else { return Ok(()) };
         let turns = [Message::user("Q"), Message::assistant("A"), Message::user("R")];
-        let _ = tokenizer.render(&turns, &RenderOptions { add_generation_prompt: true, enable_thinking: None });
+        let _ = tokenizer.render(&turns, &RenderOptions { add_generation_prompt: true, ..RenderOptions::default() });
         let _ = tokenizer.encode_supervised(&turns[..2], true);
     }
 }

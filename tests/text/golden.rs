@@ -37,6 +37,7 @@ fn options(row: &Value) -> RenderOptions {
     RenderOptions {
         add_generation_prompt: kwargs["add_generation_prompt"].as_bool().unwrap_or(false),
         enable_thinking: kwargs["enable_thinking"].as_bool(),
+        ..RenderOptions::default()
     }
 }
 
@@ -97,7 +98,8 @@ fn our_template_agrees(tokenizer: &Tokenizer, source: &Path) {
             for conversation in [&turns[..], &turns[1..], &turns[..4], &turns[..3], &turns[2..3], &in_a_row] {
                 for add_generation_prompt in [false, true] {
                     for enable_thinking in [None, Some(true), Some(false)] {
-                        let options = RenderOptions { add_generation_prompt, enable_thinking };
+                        let options =
+                            RenderOptions { add_generation_prompt, enable_thinking, ..RenderOptions::default() };
                         let expected = tokenizer.render(conversation, &options).unwrap();
                         assert_eq!(ours.render(conversation, &options).unwrap(), expected, "{conversation:?}");
                     }
@@ -146,7 +148,8 @@ fn saved_folder_is_the_same(tokenizer: &Tokenizer) {
     let config: Value = serde_json::from_slice(&fs::read(dir.path().join("tokenizer_config.json")).unwrap()).unwrap();
     assert_eq!(config["tokenizer_class"], "Qwen2Tokenizer");
     let turns = [Message::user("你好 1234\n"), Message::assistant("<|im_start|>")];
-    let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(false) };
+    let options =
+        RenderOptions { add_generation_prompt: true, enable_thinking: Some(false), ..RenderOptions::default() };
     assert_eq!(again.encode_chat(&turns, &options).unwrap(), tokenizer.encode_chat(&turns, &options).unwrap());
     assert_eq!((again.eos_id(), again.pad_id(), again.vocab_size()), (151_645, 151_643, 151_669));
 }

@@ -37,6 +37,7 @@ fn fnv(text: &str) -> String {
 fn case(case: &Value) -> (Vec<Message>, TemplateArguments, RenderOptions) {
     let mut arguments: Map<String, Value> = case["kwargs"].as_object().unwrap().clone();
     let add_generation_prompt = arguments.remove("add_generation_prompt") == Some(true.into());
+    let continue_final_message = arguments.remove("continue_final_message") == Some(true.into());
     let enable_thinking = arguments.remove("enable_thinking").and_then(|value| value.as_bool());
     let messages = case["messages"].as_array().unwrap().iter();
     let messages = messages.map(|message| {
@@ -44,7 +45,7 @@ fn case(case: &Value) -> (Vec<Message>, TemplateArguments, RenderOptions) {
         message.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         serde_json::from_value(message).unwrap()
     });
-    (messages.collect(), arguments, RenderOptions { add_generation_prompt, enable_thinking })
+    (messages.collect(), arguments, RenderOptions { add_generation_prompt, enable_thinking, continue_final_message })
 }
 
 #[test]
@@ -176,7 +177,8 @@ fn text_from_outside_is_escaped_in_sft_as_in_judging() {
     assert_eq!(ends, 3, "one a turn: {}", tokenizer.decode(&ids, false));
     let user = json!({"messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": "A"}]});
     let escaped = [Message::user(tokenizer.escape(evil))];
-    let options = RenderOptions { add_generation_prompt: true, enable_thinking: Some(true) };
+    let options =
+        RenderOptions { add_generation_prompt: true, enable_thinking: Some(true), ..RenderOptions::default() };
     let prompt = tokenizer.encode_chat(&escaped, &options).unwrap();
     assert!(tokenizer.encode_conversation(&row(&user), true, usize::MAX).unwrap().ids.starts_with(&prompt));
 
@@ -259,4 +261,56 @@ fn arguments_of_a_call_may_be_json_text() {
         let turn = Message { tool_calls: vec![call], ..Message::assistant("") };
         assert_eq!(tokenizer.render(&[turn], &RenderOptions::default()).unwrap(), "b=1;a=[True];");
     }
+}
+
+#[test]
+fn a_final_message_is_continued_as_in_transformers() {
+    let (cases, golden) = (read("cases.json"), read("continued.json"));
+    let (mut checked, mut refused, mut wrong) = (0, 0, Vec::new());
+    for (name, texts) in golden["renderings"].as_object().unwrap() {
+        let source =
+            std::fs::read_to_string(goldens().join("templates").join(name)).unwrap().replace("strftime_now(", "(");
+        let tokenizer = with_template(&cases["tokens"], &source);
+        for golden in golden["cases"].as_array().unwrap() {
+            let (messages, mut arguments, options) = case(golden);
+            arguments.entry("date_string").or_insert(cases["date_string"].clone());
+            let label = golden["name"].as_str().unwrap();
+            match (&texts[label], tokenizer.render_with(&messages, &arguments, &options)) {
+                (Value::Null, Err(_)) => refused += 1,
+                (Value::String(text), Ok(ours)) if *text == ours || *text == fnv(&ours) => checked += 1,
+                (theirs, ours) => wrong.push(format!("{name} {label}: {ours:?} THEIRS {theirs:?}")),
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong, {checked} right, {refused} refused by both:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    assert!(checked > 200 && refused > 10, "{checked}, {refused}");
+}
+
+#[test]
+fn only_a_message_that_the_template_shows_can_be_continued() {
+    let tokenizer = qwen3();
+    let options = RenderOptions { continue_final_message: true, ..RenderOptions::default() };
+    let turns = [Message::user("Q"), Message::assistant("<think>\nwhy\n</think>\n\nSo")];
+    let prompt = tokenizer.encode_outside(&turns, &Map::new(), &options).unwrap();
+    let text = "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\nwhy\n</think>\n\nSo";
+    assert_eq!(prompt, tokenizer.encode(text).unwrap());
+    let error = |tokenizer: &Tokenizer, turns: &[Message], options| {
+        tokenizer.encode_outside(turns, &Map::new(), &options).unwrap_err().to_string()
+    };
+    let both = RenderOptions { add_generation_prompt: true, ..options };
+    assert!(error(&tokenizer, &turns, both).contains("cannot go with add_generation_prompt"));
+    assert!(error(&tokenizer, &[], options).contains("no message to continue"));
+    let ended = [Message::user("Q"), Message::assistant("A<|im_end|>")];
+    assert!(error(&tokenizer, &ended, options).contains("the control token <|im_end|>"));
+    let deaf =
+        |template: &str| with_template(&json!({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}), template);
+    assert!(error(&deaf("{{ messages[0].content }}"), &turns, options).contains("does not appear"));
+    assert!(
+        error(&deaf("{{ messages }}|{{ messages|length }}"), &turns, options).contains("does not read the content")
+    );
 }

@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, TruncationParams};
 use crate::tiny::{inner, tokenizer};
 
 fn generation_prompt(thinking: bool) -> RenderOptions {
-    RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking) }
+    RenderOptions { add_generation_prompt: true, enable_thinking: Some(thinking), ..RenderOptions::default() }
 }
 
 /// The masked-in runs of a conversation, as text.
