@@ -17,7 +17,7 @@ impl From<Pair> for Conversation {
     /// The prompt of a pair with its chosen response as the answer, which alone is learnt. The id is kept.
     fn from(pair: Pair) -> Self {
         let mut messages = pair.prompt;
-        messages.iter_mut().for_each(|turn| turn.learnt = false);
+        messages.iter_mut().filter(|turn| turn.role == "assistant").for_each(|turn| turn.learnt = false);
         messages.push(Message::assistant(pair.chosen));
         Self { id: pair.id, messages, arguments: pair.arguments }
     }
