@@ -15,7 +15,7 @@ use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, Message, OnBadRow, Prompt, PromptText, TemplateArguments, load_prompts};
-use crate::file::{RowOutput, is_same, say, try_writing, write_atomically};
+use crate::file::{RowOutput, say, write_atomically};
 use crate::log::StageBar;
 use crate::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
 use crate::ops::Backend;
@@ -130,13 +130,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     );
     let mut inputs: Vec<PathBuf> = args.input.iter().chain(&args.prompt_file).cloned().collect();
     if let Some(file) = &args.logits {
-        let other = inputs
-            .iter()
-            .map(PathBuf::as_path)
-            .chain([args.rows.output.as_ref()])
-            .find(|&f| f == file || is_same(f, file));
-        ensure!(other.is_none(), "--logits {}: is an input or the output too", file.display());
-        try_writing(file).with_context(|| format!("--logits {}: cannot be written", file.display()))?;
+        args.rows.try_other("--logits", file, &inputs, &args.model)?;
         inputs.push(file.clone());
     }
     let output = args.rows.open(&inputs, &args.model)?;
@@ -149,7 +143,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 
 fn generate<B: Backend>(backend: &B, args: &GenerateArgs, output: RowOutput, stop: &AtomicBool) -> anyhow::Result<()> {
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, min_p: args.min_p };
-    sampling.validate().map_err(|reason| anyhow::anyhow!("--{reason}"))?;
+    sampling.validate().map_err(|reason| anyhow::anyhow!("--{}", reason.replace('_', "-")))?;
     let Job { config, weights, tokenizer, prompts } = Job::read(args)?;
     let ids: Vec<Value> = prompts.iter().map(|prompt| prompt.id.clone()).collect();
     let made_with = match output.is_file() {

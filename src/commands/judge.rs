@@ -150,10 +150,10 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &At
         max_new_tokens: args.max_new_tokens,
         stream: Stream::new(args.seed),
     };
-    how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{reason}"))?;
+    how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{}", reason.replace('_', "-")))?;
     let Job { judge, config, weights, responses, prompts, ids, files } = Job::read(args)?;
     let made_with = match output.is_file() {
-        true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &ids, &prompts)?,
+        true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &ids, &prompts, &files)?,
         false => Value::Null,
     };
     let fits = |index: &usize| prompts[*index].len() <= args.max_prompt_tokens;
@@ -240,9 +240,15 @@ fn made_with(
     model: String,
     ids: &[Value],
     prompts: &[Vec<u32>],
+    files: &[Option<String>],
 ) -> anyhow::Result<Value> {
+    // Rows name their file where there are several. A run of rows of one file: its name and its length.
+    let files = files.iter().any(Option::is_some).then(|| -> Vec<(&Option<String>, usize)> {
+        files.chunk_by(|a, b| a == b).map(|rows| (&rows[0], rows.len())).collect()
+    });
     Ok(json!({
         "command": "judge",
+        "files": files,
         "model": model,
         "input": fingerprint_of_input(ids.iter().zip(prompts.iter().map(Vec::as_slice))),
         "judge": serde_json::to_value(judge.settings())?,
@@ -259,6 +265,7 @@ fn made_with(
 
 /// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
 fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
+    pretrained::check_directory(&args.model)?;
     let carried = JudgeSettings::read(&args.model)?;
     if carried.is_none() {
         let folder = args.model.display();

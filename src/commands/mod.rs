@@ -16,6 +16,7 @@ pub mod rows;
 pub mod sft;
 mod train_args;
 
+use std::any::TypeId;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -60,10 +61,14 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Reads the value of a flag and holds it to a rule.
-fn flag<T: DeserializeOwned>(rule: Rule) -> impl Fn(&str) -> Result<T, String> + Clone {
+fn flag<T: DeserializeOwned + 'static>(rule: Rule) -> impl Fn(&str) -> Result<T, String> + Clone {
+    let single = TypeId::of::<T>() == TypeId::of::<f32>();
     move |text| {
-        let value = text.parse().unwrap_or_else(|_| toml::Value::String(text.to_string()));
-        rule.check(value, false)?.try_into().map_err(|error: toml::de::Error| error.message().to_string())
+        let value: toml::Value = text.parse().unwrap_or_else(|_| toml::Value::String(text.to_string()));
+        if single && value.as_float().is_some_and(|x| x != 0.0 && x as f32 == 0.0) {
+            return Err(format!("expected {rule}, got {text}, which is 0 as a 32-bit number"));
+        }
+        rule.check(value, single)?.try_into().map_err(|error: toml::de::Error| error.message().to_string())
     }
 }
 

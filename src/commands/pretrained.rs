@@ -32,9 +32,15 @@ pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
     Ok(Pretrained { config: opened.config, weights, tokenizer })
 }
 
+/// A model's directory must be there.
+pub fn check_directory(path: &Path) -> anyhow::Result<()> {
+    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
+    Ok(())
+}
+
 /// The files of a model directory; says on stderr what in them may surprise.
 pub fn open(path: &Path) -> anyhow::Result<ModelDirectory> {
-    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
+    check_directory(path)?;
     let opened = ModelDirectory::open(path)?;
     check_memory(&opened.config).with_context(|| path.display().to_string())?;
     for note in &opened.notes {

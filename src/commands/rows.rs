@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::device::DeviceChoice;
-use crate::file::{Existing, RowError, RowOutput, RowWriter};
+use crate::file::{Existing, RowError, RowOutput, RowWriter, is_same, try_writing};
 use crate::model::Qwen3Config;
 use crate::rollout::EngineError;
 
@@ -22,7 +22,7 @@ pub struct RowArgs {
     /// those of before (FILE.resume, beside it, holds them).
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Begin an --output again that exists already.
+    /// Begin an --output again that exists already; for generate, replace --logits too.
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -35,9 +35,18 @@ impl RowArgs {
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         };
-        let files = std::fs::read_dir(model).into_iter().flatten().flatten().map(|entry| entry.path());
-        let inputs: Vec<PathBuf> = inputs.iter().cloned().chain(files).collect();
-        RowOutput::new(&self.output, existing, &inputs)
+        RowOutput::new(&self.output, existing, &with_files_of(model, inputs))
+    }
+
+    /// Tries another file that is written at once, by the same rules.
+    pub fn try_other(&self, flag: &str, file: &Path, inputs: &[PathBuf], model: &Path) -> anyhow::Result<()> {
+        let shown = file.display();
+        if let Some(input) = with_files_of(model, inputs).iter().find(|input| is_same(input, file)) {
+            bail!("{flag} {shown}: is an input too ({})", input.display());
+        }
+        let exists = try_writing(file).with_context(|| format!("{flag} {shown}: cannot be written"))?;
+        ensure!(!exists || self.overwrite, "{flag} {shown}: exists already; --overwrite replaces it");
+        Ok(())
     }
 
     /// How the work on `rows` rows ended: with what the writer met, or else with what the engine did. What is finished is kept.
@@ -58,6 +67,12 @@ impl RowArgs {
             false => ended,
         }
     }
+}
+
+/// What must not be written: the inputs and the files of the model's directory.
+fn with_files_of(model: &Path, inputs: &[PathBuf]) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(model).into_iter().flatten().flatten().map(|entry| entry.path());
+    inputs.iter().cloned().chain(files).collect()
 }
 
 /// A number for everything that a model computes with: its shape and every weight.

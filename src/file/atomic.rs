@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use super::target::{Target, folder_of, plain_error};
+use super::target::{Target, folder_of, unfinished_in};
 
 /// What the names of files and folders begin with while they are being written. After a kill one may be left; whoever owns the
 /// folder may remove it.
@@ -42,13 +42,11 @@ enum Aside {
 
 fn write_aside(target: &Path, folder: &Path, existing: Option<&Metadata>, bytes: &[u8]) -> Result<(), Aside> {
     let mode = existing.map_or(0o666, |found| found.mode() & 0o777);
-    let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix(UNFINISHED_PREFIX).permissions(Permissions::from_mode(mode));
-    let mut temporary = builder.tempfile_in(folder).map_err(|error| match plain_error(error) {
+    let temporary = unfinished_in(folder, mode).map_err(|error| match error {
         error if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Aside::Failed(error),
         error => Aside::Impossible(error),
     })?;
-    temporary.write_all(bytes).map_err(|error| Aside::Failed(plain_error(error)))?;
+    temporary.as_file().write_all(bytes).map_err(Aside::Failed)?;
     if let Some(found) = existing {
         keep_owner_and_mode(temporary.as_file(), found).map_err(Aside::Failed)?;
     }

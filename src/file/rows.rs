@@ -121,7 +121,11 @@ impl RowOutput {
         };
         let failed = |error| RowError::Io { output: output.clone(), error };
         let refused = |reason| RowError::NotResumable { output: output.clone(), reason };
-        let file = file.map_or_else(|| create(&output, &path), Ok).map_err(failed)?;
+        let file = file.map_or_else(|| create(&output, &path), Ok).map_err(|error| match error.kind() {
+            // It was not there when it was tried: someone else has begun since.
+            ErrorKind::AlreadyExists => RowError::Locked { output: output.clone() },
+            _ => failed(error),
+        })?;
         lock(&output, &file)?;
         let beside = beside(&path);
         let begun = file.metadata().map_err(failed)?.len() > 0 || has_rows(&beside);
@@ -592,14 +596,30 @@ mod tests {
         let refused = RowOutput::new(at("out").to_str().unwrap(), Existing::Refuse, &[at("out.resume")]).unwrap_err();
         assert!(matches!(refused, RowError::IsInput { .. }), "{refused}");
         assert!(RowOutput::new("/dev/null", Existing::Refuse, &["/dev/null".into()]).is_ok());
+        // Nor is what is not there yet.
+        std::os::unix::fs::symlink("new/later", at("link")).unwrap();
+        for (output, input) in [
+            ("x", "x.resume"),
+            ("x", "folder/../x"),
+            ("new/later", "new/./later"),
+            ("x/y", "x/y.resume"),
+            ("new/later", "link"),
+        ] {
+            let refused = RowOutput::new(at(output).to_str().unwrap(), Existing::Refuse, &[at(input)]).unwrap_err();
+            assert!(matches!(refused, RowError::IsInput { .. }), "{output} {input}: {refused}");
+        }
+        assert!(RowOutput::new(at("x").to_str().unwrap(), Existing::Refuse, &[at("y")]).is_ok());
     }
 
     #[test]
     fn two_jobs_do_not_write_to_one_output() {
         let job = Job::new();
+        let tried = job.output(Existing::Refuse).unwrap();
         let _first = job.begin(Existing::Refuse, json!({}), 2).unwrap();
         for existing in [Existing::Refuse, Existing::Overwrite, Existing::Resume] {
             assert!(matches!(job.output(existing), Err(RowError::Locked { .. })), "{existing:?}");
         }
+        let lost = tried.begin(&json!({}), &ids(2), 1, |_| {}).unwrap_err();
+        assert!(matches!(lost, RowError::Locked { .. }), "tried before the other began: {lost}");
     }
 }

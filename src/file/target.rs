@@ -5,8 +5,10 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use super::{UNFINISHED_PREFIX, console};
 
@@ -91,7 +93,25 @@ fn descriptor(path: &Path) -> io::Result<Option<File>> {
 /// Whether both paths are the same file, however it is named, and writing one would change what the other reads. A terminal,
 /// a socket and /dev/null may be both.
 pub fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if same(&a, &b))
+    match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => same(&a, &b),
+        (Err(_), Err(_)) => place_of(a).is_some_and(|place| place_of(b) == Some(place)),
+        _ => false,
+    }
+}
+
+/// Where a file that is not there yet would be made, links resolved.
+fn place_of(path: &Path) -> Option<PathBuf> {
+    let mut at = path.to_path_buf();
+    for _ in 0..=LINKS_MAX {
+        let Ok(to) = fs::read_link(&at) else {
+            let folder = folder_of(&at);
+            let folder = folder.canonicalize().ok().or_else(|| folder.file_name().and_then(|_| place_of(folder)))?;
+            return Some(folder.join(at.file_name()?));
+        };
+        at = folder_of(&at).join(to);
+    }
+    None
 }
 
 fn same(a: &Metadata, b: &Metadata) -> bool {
@@ -99,15 +119,16 @@ fn same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino()) && (kind.is_file() || kind.is_fifo() || kind.is_block_device())
 }
 
-/// Finds out whether a path can be written, before the work that it is for, and leaves no trace. A pipe is not opened: its reader
-/// would see that as the end.
-pub fn try_writing(path: &Path) -> io::Result<()> {
+/// Finds out whether a path can be written, before the work that it is for, and leaves no trace. Answers whether a plain file
+/// with contents is there, which writing would replace. A pipe is not opened: its reader would see that as the end.
+pub fn try_writing(path: &Path) -> io::Result<bool> {
     if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
-        return Ok(());
+        return Ok(false);
     }
     match Target::of(path)? {
-        Target::Plain { path: target, existing: None } => try_creating(path, &target),
-        _ => Ok(()),
+        Target::Plain { path: target, existing: None } => try_creating(path, &target).map(|()| false),
+        Target::Plain { existing: Some(found), .. } => Ok(found.len() > 0),
+        Target::Through(_) => Ok(false),
     }
 }
 
@@ -117,16 +138,13 @@ pub(super) fn try_creating(name: &Path, target: &Path) -> io::Result<()> {
     while name == target && fs::symlink_metadata(folder).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
         folder = folder_of(folder);
     }
-    let created = tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempfile_in(folder).map_err(plain_error);
+    let created = unfinished_in(folder, 0o600);
     let within = |error: io::Error| format!("in {} no file can be created: {error}", folder.display());
     created.map(drop).map_err(|error| io::Error::new(error.kind(), within(error)))
 }
 
-/// The system's error without the path of the temporary file, which nobody has asked for.
-pub(super) fn plain_error(error: io::Error) -> io::Error {
-    let system = error.get_ref().and_then(|inner| inner.source()).and_then(|e| e.downcast_ref::<io::Error>());
-    match system.and_then(io::Error::raw_os_error).or(error.raw_os_error()) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error,
-    }
+/// A new file beside a target. Made here and not by tempfile, whose errors name the temporary file, which nobody has asked for.
+pub(super) fn unfinished_in(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let open = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
+    tempfile::Builder::new().prefix(UNFINISHED_PREFIX).make_in(folder, open)
 }

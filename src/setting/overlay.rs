@@ -115,8 +115,13 @@ pub fn resolve<T: Section>(
 impl<T: Section> Overlay<T> {
     /// Whether a source says anything of a key, or of a section.
     pub fn is_set(&self, key: &str) -> bool {
+        self.origins_of(key).next().is_some()
+    }
+
+    /// The origins of a key and of those inside it.
+    fn origins_of(&self, key: &str) -> impl Iterator<Item = (&String, &String)> {
         let inside = format!("{key}.");
-        self.origins.keys().any(|set| set == key || set.starts_with(&inside))
+        self.origins.iter().filter(move |(set, _)| *set == key || set.starts_with(&inside))
     }
 
     /// Checks what must hold between the values.
@@ -133,7 +138,7 @@ impl<T: Section> Overlay<T> {
     /// A refusal with the places that its keys were set at.
     fn refused(&self, refusal: &Refusal) -> SettingError {
         let mut origins: Vec<&str> =
-            refusal.keys.iter().filter_map(|key| self.origins.get(key)).map(String::as_str).collect();
+            refusal.keys.iter().flat_map(|key| self.origins_of(key)).map(|(_, origin)| origin.as_str()).collect();
         origins.dedup();
         let origin = if origins.is_empty() { "settings".to_string() } else { origins.join(", ") };
         error(&origin, &refusal.reason)

@@ -66,7 +66,8 @@ fn flags_are_held_to_ranges_by_name() {
         (&judge, "--max-prompt-tokens", &["0", "18446744073709551615"]),
         (&judge, "--threads", &["100000000"]),
         (&generate, "--samples", &["0", "1000000000000"]),
-        (&generate, "--top-p", &["0", "1.1", "nan"]),
+        (&generate, "--top-p", &["0", "1.1", "nan", "1e-46"]),
+        (&generate, "--temperature", &["1e-46"]),
         (&generate, "--min-p", &["-0.1", "2"]),
         (&generate, "--max-new-tokens", &["0", "18446744073709551615"]),
         (&["bench", "train"], "--batch", &["0", "-1", "1000000000000"]),
@@ -78,6 +79,9 @@ fn flags_are_held_to_ranges_by_name() {
         }
     }
     fixture.fail(&[&generate[..], &["--temperature", "1e-30"]].concat(), &["--temperature must be 0, or from 0.001"]);
+    fixture.fail(&[&judge[..], &["--set", "prompt.template=x"]].concat(), &["--set prompt.template=x: "]);
+    let nowhere = fixture.run(&["judge", "--model", "nowhere", "--input", "train_pairs.jsonl"]);
+    assert!(nowhere.err.contains("no such model") && !nowhere.err.contains("judge.toml"), "{}", nowhere.err);
     fixture.fail(&["bench", "train", "--batch", "60000", "--length", "60000"], &["--batch × --length = 3600000000"]);
     for (set, needed) in [
         ("sft.micro_batch_tokens=10", "sft.micro_batch_tokens = 10: the demo needs"),
