@@ -265,9 +265,9 @@ fn made_with(
 
 /// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
 fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
-    pretrained::check_directory(&args.model)?;
     let carried = JudgeSettings::read(&args.model)?;
-    if carried.is_none() {
+    // A directory that is not there is named when it is opened.
+    if carried.is_none() && args.model.is_dir() {
         let folder = args.model.display();
         say!(
             "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in one"

@@ -32,15 +32,9 @@ pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
     Ok(Pretrained { config: opened.config, weights, tokenizer })
 }
 
-/// A model's directory must be there.
-pub fn check_directory(path: &Path) -> anyhow::Result<()> {
-    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
-    Ok(())
-}
-
 /// The files of a model directory; says on stderr what in them may surprise.
 pub fn open(path: &Path) -> anyhow::Result<ModelDirectory> {
-    check_directory(path)?;
+    ensure!(path.is_dir(), "{}: there is no such model directory", path.display());
     let opened = ModelDirectory::open(path)?;
     check_memory(&opened.config).with_context(|| path.display().to_string())?;
     for note in &opened.notes {
@@ -118,8 +112,9 @@ impl WeightSource {
         match self {
             Self::Directory(opened) => {
                 let weights = weights_of(opened)?;
-                let damaged = opened.first_not_finite(&weights);
-                ensure!(damaged.is_none(), "{}", damaged.unwrap_or_default());
+                if let Some(damaged) = opened.first_not_finite(&weights) {
+                    say!("note: {damaged}");
+                }
                 Ok(weights)
             }
             Self::Random { seed } => {

@@ -85,11 +85,11 @@ impl ModelDirectory {
         Ok(Self { config, description, notes, files, table, names })
     }
 
-    /// Which tensor of the weights holds a NaN or an infinity, in words; `None`: training can begin from them.
+    /// Which tensor of the weights holds a NaN or an infinity, in words; `None`: none does.
     pub fn first_not_finite(&self, weights: &[f32]) -> Option<String> {
         let damaged = |p: &&Parameter| weights[p.range()].iter().any(|value| !value.is_finite());
         let name = self.table.parameters().iter().find(damaged).map(|parameter| &parameter.name)?;
-        Some(format!("`{name}` of the model holds numbers that are not finite: its file is damaged, fetch it again"))
+        Some(format!("`{name}` of the model holds numbers that are not finite: if its file is damaged, fetch it again"))
     }
 
     /// How many tensors there are to read.

@@ -144,7 +144,7 @@ fn a_summary_of_a_demo_records_what_was_used() {
         [&serde_json::json!(0.125), &serde_json::json!(7), &serde_json::json!(0.5)]
     );
     let config: toml::Table = fixture.read("demo/config.toml").parse().unwrap();
-    assert_eq!((config["data"]["flip"].as_float(), config["data"]["score_noise"].as_float()), (Some(0.25), Some(0.5)));
+    assert_eq!((config["data"]["flip"].as_float(), config["data"]["score_noise"].as_float()), (Some(0.125), Some(0.5)));
 }
 
 #[test]
