@@ -31,7 +31,9 @@ pub struct ReportArgs {
 
 /// Writes report.html into the run's folder and prints its path. An error if there is no such folder.
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
-    ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
+    let there = args.run.display();
+    ensure!(args.run.exists(), "{there}: there is no such folder; give the folder of a run, such as runs/demo");
+    ensure!(args.run.is_dir(), "{there}: is not a folder; give the folder of a run, such as runs/demo");
     // Without the lock: a run that is still in progress can be looked at, and no run reads the page.
     check_report(&args.run)?;
     Ok(console::print_line(write_report(&args.run, &CONTENTS)?.display())?)

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::metrics::Record;
+use crate::file::counted;
 
 /// Most steps at each end of the run that are averaged: single steps are too noisy to judge by.
 const WINDOW: usize = 10;
@@ -53,7 +54,7 @@ pub fn finite(ends: &Ends) -> Option<Finding> {
         level: Level::of(count > 0, false),
         found: match count {
             0 => "Loss and gradient norm are finite.".to_owned(),
-            _ => format!("Loss or gradient norm was not finite in {count} of the last {} steps.", ends.steps()),
+            _ => format!("Loss or gradient norm was not finite in {count} of the last {}.", counted(ends.steps(), "step")),
         },
         advice: match count {
             0 => "Nothing diverged.",

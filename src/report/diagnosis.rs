@@ -62,7 +62,10 @@ fn list(stage: &Stage, records: &[Record]) -> Option<String> {
     };
     let items: String = findings.iter().map(item).collect();
     let (steps, name) = (window(steps(stage, records).len()), stage.name);
-    let means = format!("Means over {steps} steps at the end of {name}, compared with {steps} at its start. {verdict}");
+    let means = match steps {
+        1 => format!("The last step of {name}, compared with its first. {verdict}"),
+        _ => format!("Means over {steps} steps at the end of {name}, compared with {steps} at its start. {verdict}"),
+    };
     Some(html::note(&means) + &format!("<ul class=\"health\">\n{items}</ul>\n"))
 }
 
@@ -94,7 +97,7 @@ mod tests {
             let html = html(&[&WITHOUT, &STAGE], &run(&values.map(|value| json!(value))));
             check_balanced(&html).unwrap();
             assert!(html.contains(&format!("<li class=\"{class}\">")) && html.contains("R &amp; D"), "{html}");
-            assert!(html.contains("1 steps at the end of SFT"), "{html}");
+            assert!(html.contains("The last step of SFT, compared with its first."), "{html}");
         }
     }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::file::write_atomically;
+use crate::file::{counted, write_atomically};
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
 use crate::log::metrics::{Record, read_records};
@@ -185,7 +185,8 @@ fn samples_html(run: &Run) -> String {
         Err(missing) => note(missing),
         Ok(samples) => {
             let cards = samples.html().unwrap_or_else(|| note("samples.jsonl holds no rollouts worth showing (yet)."));
-            let from = note(&format!("A selection of {} logged rollouts. Click one to unfold it.", samples.rows));
+            let rollouts = counted(samples.rows, "logged rollout");
+            let from = note(&format!("A selection of {rollouts}. Click one to unfold it."));
             from + &damage("samples.jsonl", samples.damaged) + &cards
         }
     }

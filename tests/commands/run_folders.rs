@@ -204,6 +204,8 @@ fn a_folder_that_cannot_be_one_is_refused_by_name() {
     assert_eq!(fixture.read("file"), "mine");
     fixture.fail(&["rl", "--resume", "--out", "nowhere"], &["nowhere", "no run to resume", "--resume"]);
     fixture.fail(&["report", "model"], &["model: holds no run"]);
+    fixture.fail(&["report", "file"], &["file: is not a folder"]);
+    fixture.fail(&["report", "nowhere"], &["nowhere: there is no such folder"]);
     // A page that is not ours is not written over, whatever lies beside it.
     std::fs::create_dir(fixture.path("pages")).unwrap();
     fixture.write("pages/metrics.jsonl", "");
@@ -277,7 +279,7 @@ fn a_resumed_run_needs_no_flags_and_records_what_changes_its_length() {
     assert_eq!(held, [(&0.into(), &3.into()), (&3.into(), &5.into())]);
     fixture.fail(
         &["rl", "--resume", "--out", "parts", "--set", "rl.steps=4"],
-        &["at step 5 already", "4 steps are asked for"],
+        &["at step 5 already", "beyond the 4 steps asked for"],
     );
     // Nothing to do but the end: the run is whole all the same.
     fixture.succeed(&["rl", "--resume", "--out", "parts"]);

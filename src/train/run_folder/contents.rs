@@ -9,6 +9,7 @@ use anyhow::Context;
 use super::record::{CONFIG_FILE, HISTORY_FILE, RUN_FILE, RunRecord};
 use super::refuse;
 use crate::checkpoint;
+use crate::file::counted;
 use crate::log::read_records;
 
 /// The folder of `step-N` folders.
@@ -110,10 +111,10 @@ impl Found {
 impl Standing {
     /// Why a run in this state is not replaced by `command`, and what to do.
     fn refusal(&self, its: &str, command: &str) -> String {
-        let steps = self.steps;
+        let steps = counted(self.steps, "step");
         let state = match self.checkpoint {
-            true => format!("{steps} steps"),
-            false => format!("{steps} steps, no checkpoint yet"),
+            true => steps,
+            false => format!("{steps}, no checkpoint yet"),
         };
         let go_on = match self.checkpoint {
             _ if its != command || !["sft", "rl"].contains(&its) => String::new(),

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::learner::Learner;
 use crate::checkpoint::{self, Progress};
 use crate::config::Settings;
-use crate::file::{say, write_atomically};
+use crate::file::{counted, say, write_atomically};
 use crate::log::{Environment, MetricsWriter};
 use crate::ops::Backend;
 use crate::report::{Contents, write_report};
@@ -155,8 +155,9 @@ impl Claim {
         ensure!(stage == command, "{}: is a checkpoint of `{stage}`, not of `{command}`", folder.display());
         ensure!(
             step <= steps,
-            "{}: the run is at step {step} already, and {steps} steps are asked for",
-            folder.display()
+            "{}: the run is at step {step} already, which is beyond the {} asked for",
+            folder.display(),
+            counted(steps, "step")
         );
         say!("resuming after step {step} ({})", folder.display());
         Ok(state.progress)
