@@ -9,8 +9,8 @@ use super::report::CONTENTS;
 use crate::file::{console, say};
 use crate::log::charts::Stage;
 use crate::log::metrics::Record;
-use crate::log::read_records;
 use crate::log::signs::{Finding, Level};
+use crate::log::{RunConfig, read_records};
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::report::diagnosis::findings;
@@ -96,10 +96,11 @@ pub fn failed(error: anyhow::Error, folder: &RunFolder, stages: &[&'static Stage
 /// Prints the signs of health that are not good, on stderr.
 pub fn say_unhealthy(folder: &Path, stages: &[&'static Stage]) {
     let Ok((records, _)) = read_records(&folder.join("metrics.jsonl")) else { return };
-    stages.iter().flat_map(|stage| unhealthy(stage, &records)).for_each(|line| say!("{line}"));
+    let config = RunConfig::read(&folder.join("config.toml"));
+    stages.iter().flat_map(|stage| unhealthy(stage, &records, &config)).for_each(|line| say!("{line}"));
 }
 
-fn unhealthy(stage: &Stage, records: &[Record]) -> Vec<String> {
+fn unhealthy(stage: &Stage, records: &[Record], config: &RunConfig) -> Vec<String> {
     let line = |(name, finding): (&str, Finding)| {
         let word = match finding.level {
             Level::Good => return None,
@@ -108,5 +109,5 @@ fn unhealthy(stage: &Stage, records: &[Record]) -> Vec<String> {
         };
         Some(format!("health of {}, {word}: {name}: {} {}", stage.name, finding.found, finding.advice))
     };
-    findings(stage, records).into_iter().filter_map(line).collect()
+    findings(stage, records, config).into_iter().filter_map(line).collect()
 }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::file::{counted, write_atomically};
+use crate::log::RunConfig;
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
 use crate::log::metrics::{Record, read_records};
@@ -87,6 +88,11 @@ impl Run {
             summary,
         }
     }
+
+    /// The settings of config.toml, which decide what its numbers mean.
+    fn settings(&self) -> RunConfig {
+        self.config.as_deref().map(RunConfig::parse).unwrap_or_default()
+    }
 }
 
 fn present(path: &Path) -> Result<&Path, String> {
@@ -113,7 +119,7 @@ fn render(run: &Run, contents: &Contents) -> Result<String, ReportError> {
     body += "<main>\n";
     let results = run.summary.as_ref().map_or_else(|missing| note(missing), |summary| results::html(contents, summary));
     body += &section("results", "Results", &results);
-    body += &section("health", "Health of the run", &diagnosis::html(contents.stages, records));
+    body += &section("health", "Health of the run", &diagnosis::html(contents.stages, records, &run.settings()));
     body += &section("curves", "Curves", &curves_html(run, contents)?);
     body += &section("samples", "Judgements to read", &samples_html(run));
     body += &section("config", "Configuration", &config_html(run));
@@ -146,7 +152,8 @@ fn curves_html(run: &Run, contents: &Contents) -> Result<String, ReportError> {
         Ok((records, damaged)) => (records, *damaged),
         Err(missing) => return Ok(note(missing)),
     };
-    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, |key| {
+    let config = run.settings();
+    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, &config, |key| {
         results::before(contents, run.summary.as_ref().ok()?, stage.key, key)
     }) {
         Ok(figure) => Ok(figure.unwrap_or_default()),
