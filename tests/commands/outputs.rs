@@ -80,7 +80,7 @@ const COMMANDS: [&str; 12] = [
     "sft --print-config",
     "rl --print-config",
     "report run",
-    "demo --set sft.steps=1 --set sft.examples_per_step=2 --set sft.warmup=0 --set rl.steps=1 --set rl.warmup=0 \
+    "demo --quick --set sft.steps=1 --set sft.examples_per_step=2 --set sft.warmup=0 --set rl.steps=1 --set rl.warmup=0 \
      --set rl.pairs_per_step=2 --set rl.rollouts=2 --set eval.pairs=2 --out demo",
     "bench decode --shape nano --batch 1 --prompt 2 --new 2 --runs 1",
     ONE,

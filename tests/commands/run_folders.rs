@@ -29,11 +29,10 @@ pub const SFT: &[&str] = &[
 ];
 
 /// A small run of `rl`, with checkpoints.
-pub static RL: LazyLock<Vec<&str>> =
-    LazyLock::new(|| with(runs::RL, &["--set", "rl.learning_rate=1e-3", "--set", "run.checkpoint_every=2"]));
+pub static RL: LazyLock<Vec<&str>> = LazyLock::new(|| with(runs::RL, &["--set", "run.checkpoint_every=2"]));
 
 /// A demo of one step a stage.
-const DEMO: &[&str] = &[
+pub const DEMO: &[&str] = &[
     "demo",
     "--quick",
     "--set",
@@ -376,6 +375,7 @@ fn a_demo_takes_its_flags_last_and_refuses_what_it_has_no_use_for() {
     let fixture = CliFixture::new();
     let small = [
         "demo",
+        "--quick",
         "--set",
         "sft.steps=1",
         "--set",

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::record::{CONFIG_FILE, HISTORY_FILE, RUN_FILE, RunRecord};
+use super::record::{self, CONFIG_FILE, HISTORY_FILE, RUN_FILE, RunRecord};
 use super::refuse;
 use crate::checkpoint;
 use crate::file::counted;
@@ -63,11 +63,6 @@ impl Found {
         let checkpoint = checkpoint::latest(&path.join(CHECKPOINTS)).is_some();
         let results = MODELS.iter().chain(&["summary.json"]).any(|name| path.join(name).exists());
         Ok(Self::Run(record, Standing { steps, checkpoint, results }))
-    }
-
-    /// Whether a run of ours lies there.
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Run(..))
     }
 
     /// Whether a new run of `command` may take the folder. A run without a step holds nothing that anyone could miss.
@@ -149,6 +144,18 @@ pub fn clean(path: &Path) {
         leftovers.for_each(|name| drop(fs::remove_file(path.join(folder).join(name))));
     }
     checkpoint::clean(&path.join(CHECKPOINTS));
+}
+
+/// Removes what is left of a process that was killed while it wrote the record of its run, from a folder that holds no run.
+/// Nothing says that the folder is ours, so it must be the beginning of a record. The caller holds the lock.
+pub fn clean_unbegun(path: &Path) {
+    for name in entries(path).iter().filter(|name| is_half_written(name)) {
+        let file = path.join(name);
+        let plain = file.symlink_metadata().is_ok_and(|found| found.is_file());
+        if plain && record::begins_a_record(&file) {
+            let _ = fs::remove_file(file);
+        }
+    }
 }
 
 /// The names of files that are written aside and renamed: `.tmp` or `.writing-`, and six letters or digits.
