@@ -8,11 +8,13 @@ mod atomic;
 pub mod console;
 mod counted;
 mod kept_rows;
+mod plain;
 mod rows;
 mod target;
 
 pub use atomic::{UNFINISHED_PREFIX, write_atomically};
 pub(crate) use console::say;
 pub use counted::counted;
+pub use plain::{open_plain, read_plain};
 pub use rows::{Existing, RowError, RowOutput, RowWriter};
 pub use target::{is_same, try_writing};

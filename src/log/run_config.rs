@@ -4,6 +4,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use crate::file::read_plain;
+
 /// The settings of a run. Those of a file that is missing or damaged are unknown.
 #[derive(Clone, Debug, Default)]
 pub struct RunConfig(Table);
@@ -16,7 +18,7 @@ impl RunConfig {
 
     /// Of a config.toml.
     pub fn read(path: &Path) -> Self {
-        std::fs::read_to_string(path).map(|text| Self::parse(&text)).unwrap_or_default()
+        read_plain(path).map(|bytes| Self::parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default()
     }
 
     /// A number by its full name, such as `reward.low`.

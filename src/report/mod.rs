@@ -12,13 +12,12 @@ pub mod html;
 pub mod results;
 pub mod samples;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::file::{counted, write_atomically};
+use crate::file::{counted, read_plain, write_atomically};
 use crate::log::RunConfig;
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
@@ -101,7 +100,7 @@ fn present(path: &Path) -> Result<&Path, String> {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = fs::read(present(path)?).map_err(|error| format!("{} cannot be read: {error}.", path.display()))?;
+    let bytes = read_plain(present(path)?).map_err(|error| format!("{} cannot be read: {error}.", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -256,6 +255,7 @@ pub(crate) mod tests {
     use crate::log::columns::{Column, Form};
     use crate::report::html::tests::check_balanced;
     use serde_json::json;
+    use std::fs;
 
     const fn column(key: &'static str, name: &'static str, form: Form, more_is_better: bool) -> Column {
         Column { key, name, form, more_is_better, first: true, meaning: "" }

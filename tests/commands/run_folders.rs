@@ -214,6 +214,30 @@ fn a_folder_that_cannot_be_one_is_refused_by_name() {
     fixture.fail(&["sft", "--accept-changes"], &["--resume"]);
 }
 
+/// Reading a pipe that nobody writes into would never end.
+#[test]
+fn a_pipe_in_the_place_of_a_file_of_a_run_is_not_read() {
+    let fixture = CliFixture::new();
+    fixture.succeed(&with(SFT, &["--out", "run", "--set", "sft.steps=1"]));
+    let names =
+        ["config.toml", "config-history.jsonl", "metrics.jsonl", "samples.jsonl", "summary.json", "environment.json"];
+    for name in names {
+        let file = fixture.path("run").join(name);
+        let text = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        let (code, said) = fixture.start(&["report", "run"]).end();
+        assert_eq!(code, Some(0), "{name}: {said}");
+        // It is written, and whoever reads the pipe gets it.
+        if name != "environment.json" {
+            let (_, said) = fixture.start(&["sft", "--resume", "--out", "run", "--set", "sft.steps=1"]).end();
+            assert!(!said.contains("panicked"), "{name}: {said}");
+        }
+        let _ = std::fs::remove_file(&file);
+        std::fs::write(&file, text).unwrap();
+    }
+}
+
 #[test]
 fn a_start_that_is_refused_leaves_nothing_that_blocks_the_next() {
     let fixture = CliFixture::new();

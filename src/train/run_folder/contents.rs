@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::record::{self, CONFIG_FILE, HISTORY_FILE, RUN_FILE, RunRecord};
 use super::refuse;
 use crate::checkpoint;
-use crate::file::counted;
+use crate::file::{counted, read_plain};
 use crate::log::read_records;
 
 /// The folder of `step-N` folders.
@@ -129,7 +129,7 @@ pub fn check_report(path: &Path) -> anyhow::Result<()> {
         return Err(refuse(path, reason));
     }
     let page = path.join("report.html");
-    let ours = || fs::read(&page).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(PAGE_MARK));
+    let ours = || read_plain(&page).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(PAGE_MARK));
     if exists(RUN_FILE) || !page.exists() || ours() {
         return Ok(());
     }
