@@ -220,7 +220,7 @@ fn a_pipe_in_the_place_of_a_file_of_a_run_is_not_read() {
     let fixture = CliFixture::new();
     fixture.succeed(&with(SFT, &["--out", "run", "--set", "sft.steps=1"]));
     let names =
-        ["config.toml", "config-history.jsonl", "metrics.jsonl", "samples.jsonl", "summary.json", "environment.json"];
+        ["summary.json", "config.toml", "config-history.jsonl", "metrics.jsonl", "samples.jsonl", "environment.json"];
     for name in names {
         let file = fixture.path("run").join(name);
         let text = std::fs::read(&file).unwrap();
