@@ -34,6 +34,15 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
+/// What is found in the text of a file of src, by its place: `FILE:found`.
+fn faults_in_src<T: std::fmt::Display>(find: fn(&str) -> Vec<T>) -> Vec<String> {
+    let of_file = |path: PathBuf| {
+        let found = find(&fs::read_to_string(&path).unwrap());
+        found.into_iter().map(move |found| format!("{}:{found}", relative(&path)))
+    };
+    files("src", &["rs"]).into_iter().flat_map(of_file).collect()
+}
+
 /// Names of modules in a folder: NAME.rs, NAME.cu and NAME/.
 fn modules(folder: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
@@ -134,11 +143,7 @@ fn undocumented(text: &str) -> Vec<String> {
 
 #[test]
 fn public_items_say_what_they_are() {
-    let mut faults = Vec::new();
-    for path in files("src", &["rs"]) {
-        let items = undocumented(&fs::read_to_string(&path).unwrap());
-        faults.extend(items.into_iter().map(|item| format!("{}:{item}", relative(&path))));
-    }
+    let faults = faults_in_src(undocumented);
     assert!(faults.is_empty(), "{} public items without a doc comment:\n{}", faults.len(), faults.join("\n"));
 }
 
@@ -548,11 +553,7 @@ fn causes_printed_twice(text: &str) -> Vec<usize> {
 
 #[test]
 fn no_error_prints_its_cause_twice() {
-    let mut faults = Vec::new();
-    for path in files("src", &["rs"]) {
-        let lines = causes_printed_twice(&fs::read_to_string(&path).unwrap());
-        faults.extend(lines.into_iter().map(|line| format!("{}:{line}", relative(&path))));
-    }
+    let faults = faults_in_src(causes_printed_twice);
     assert!(faults.is_empty(), "name the field `error`, or make the variant `transparent`:\n{}", faults.join("\n"));
 }
 

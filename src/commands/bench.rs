@@ -11,7 +11,7 @@ use super::device::{DeviceArgs, DeviceChoice, with_backend};
 use super::profile::{self, ProfileReport};
 use super::{flag, pretrained};
 use crate::config::{RUNNING, THREADS, TOKENS, TOKENS_MAX};
-use crate::file::console;
+use crate::file::{console, counted};
 use crate::log::environment::peak_rss_bytes;
 use crate::loss::grpo::{GrpoLoss, KlEstimator};
 use crate::model::parameters::uniform_weights;
@@ -183,13 +183,13 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(console::print_line(serde_json::to_string(report)?)?);
     }
     let words = format!(
-        "{:?} {} ({:.1} M parameters, {}, {} threads): {:.0} tokens/s, {:.1} ms a run{}, {:.0} GFLOP/s = {:.0} % of the \
+        "{:?} {} ({:.1} M parameters, {}, {}): {:.0} tokens/s, {:.1} ms a run{}, {:.0} GFLOP/s = {:.0} % of the \
          {:.0} GFLOP/s that matmuls alone reach here, peak memory {}",
         report.what,
         report.shape,
         report.parameters as f64 / 1e6,
         report.device,
-        report.threads,
+        counted(report.threads, "thread"),
         report.tokens_per_s,
         report.run_ms,
         report.step_ms.map_or(String::new(), |step| format!(" and {step:.2} ms a decode step")),

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::file::console;
+use crate::file::{console, counted};
 use crate::log::Environment;
 
 /// Look at this machine: processor, CUDA driver and devices, and what this binary has code for.
@@ -54,7 +54,7 @@ fn machine() -> Vec<Finding> {
     vec![
         finding("patarm-train", true, format!("{}{commit}", e.version)),
         finding("system", true, e.system),
-        finding("processor", true, format!("{}, {} cores", e.cpu, e.cores)),
+        finding("processor", true, format!("{}, {}", e.cpu, counted(e.cores, "core"))),
         finding("CPU kernels", !e.cpu_features.is_empty(), features),
     ]
 }

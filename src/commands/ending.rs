@@ -6,11 +6,12 @@ use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::report::CONTENTS;
+use super::rows::fingerprint_of_model;
 use crate::file::{console, say};
 use crate::log::charts::Stage;
 use crate::log::metrics::Record;
-use crate::log::read_records;
 use crate::log::signs::{Finding, Level};
+use crate::log::{RunConfig, read_records};
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::report::diagnosis::findings;
@@ -19,17 +20,57 @@ use crate::train::Learner;
 use crate::train::run::Outcome;
 use crate::train::run_folder::RunFolder;
 
-/// Why the model that a stage leaves may not be used; `None` if it may.
-pub fn fault<B: Backend>(learner: &Learner<B>, stage: &Stage) -> anyhow::Result<Option<String>> {
-    if learner.optimizer.updates == 0 {
-        let name = stage.name;
-        return Ok(Some(format!(
-            "nothing was learnt: no update of {name} was applied, because every step was skipped"
-        )));
+/// The weights that a stage began with, by their fingerprint.
+#[derive(PartialEq)]
+pub struct Beginning(String);
+
+impl Beginning {
+    /// Of a stage that begins, or has begun once: before a checkpoint is read.
+    pub fn of<B: Backend>(model: &Qwen3<B>) -> anyhow::Result<Self> {
+        let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
+        Ok(Self(fingerprint_of_model(&model.config, &weights)))
     }
-    Ok(first_not_finite(&learner.model)?.map(|tensor| {
-        format!("the weights are ruined: `{tensor}` holds numbers that are not finite. Lower the learning rate")
-    }))
+}
+
+/// Why what a stage leaves is no success.
+pub enum Fault {
+    /// Every step was skipped.
+    Skipped(String),
+    /// The weights are what they were before, or that and weight decay.
+    Unchanged(String),
+    /// The weights are no numbers any more.
+    Ruined(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Skipped(why) | Self::Unchanged(why) => write!(f, "nothing was learnt: {why}"),
+            Self::Ruined(why) => write!(f, "the weights are ruined: {why}"),
+        }
+    }
+}
+
+/// Why the model that a stage leaves may not be used; `None` if it may.
+pub fn fault<B: Backend>(learner: &Learner<B>, began: &Beginning, stage: &Stage) -> anyhow::Result<Option<Fault>> {
+    let (model, name) = (&learner.model, stage.name);
+    if learner.optimizer.updates == 0 {
+        let why = format!("no update of {name} was applied, because every step was skipped");
+        return Ok(Some(Fault::Skipped(why)));
+    }
+    if let Some(tensor) = first_not_finite(model)? {
+        let why = format!("`{tensor}` holds numbers that are not finite. Lower the learning rate");
+        return Ok(Some(Fault::Ruined(why)));
+    }
+    const WHY: &str = "the learning rate is too small for 32-bit numbers, or there was no gradient (in RL there is none where all \
+                       judgements of a response earn the same)";
+    if Beginning::of(model)? == *began {
+        return Ok(Some(Fault::Unchanged(format!("every weight is what it was before {name}: {WHY}"))));
+    }
+    if !has_moments(learner)? {
+        return Ok(Some(Fault::Unchanged(format!("weight decay alone changed the weights in {name}: {WHY}"))));
+    }
+    Ok(None)
 }
 
 /// The first tensor that holds a NaN or an infinity.
@@ -43,16 +84,31 @@ fn first_not_finite<B: Backend>(model: &Qwen3<B>) -> anyhow::Result<Option<Strin
     Ok(None)
 }
 
+/// Whether a gradient that is not 0 has ever reached the optimizer.
+fn has_moments<B: Backend>(learner: &Learner<B>) -> anyhow::Result<bool> {
+    let backend = &learner.model.backend;
+    for moment in [&learner.optimizer.moment1, &learner.optimizer.moment2] {
+        for parameter in learner.model.table.parameters() {
+            let values = backend.download(backend.view(moment, parameter.range()))?;
+            if values.iter().any(|value| *value != 0.0) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Writes summary and report, says what is not healthy, and exports the model: or says why not, as an error. `summary` gets the
 /// key `outcome`.
 pub fn conclude<B: Backend>(
     folder: &RunFolder,
     learner: &Learner<B>,
+    began: &Beginning,
     stage: &'static Stage,
     mut summary: Map<String, Value>,
     export: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let fault = fault(learner, stage)?;
+    let fault = fault(learner, began, stage)?.map(|fault| fault.to_string());
     summary.insert("outcome".into(), json!(fault.as_deref().unwrap_or("complete")));
     let report = folder.finish(&summary, &CONTENTS);
     say_unhealthy(folder.path(), &[stage]);
@@ -96,10 +152,11 @@ pub fn failed(error: anyhow::Error, folder: &RunFolder, stages: &[&'static Stage
 /// Prints the signs of health that are not good, on stderr.
 pub fn say_unhealthy(folder: &Path, stages: &[&'static Stage]) {
     let Ok((records, _)) = read_records(&folder.join("metrics.jsonl")) else { return };
-    stages.iter().flat_map(|stage| unhealthy(stage, &records)).for_each(|line| say!("{line}"));
+    let config = RunConfig::read(&folder.join("config.toml"));
+    stages.iter().flat_map(|stage| unhealthy(stage, &records, &config)).for_each(|line| say!("{line}"));
 }
 
-fn unhealthy(stage: &Stage, records: &[Record]) -> Vec<String> {
+fn unhealthy(stage: &Stage, records: &[Record], config: &RunConfig) -> Vec<String> {
     let line = |(name, finding): (&str, Finding)| {
         let word = match finding.level {
             Level::Good => return None,
@@ -108,5 +165,5 @@ fn unhealthy(stage: &Stage, records: &[Record]) -> Vec<String> {
         };
         Some(format!("health of {}, {word}: {name}: {} {}", stage.name, finding.found, finding.advice))
     };
-    findings(stage, records).into_iter().filter_map(line).collect()
+    findings(stage, records, config).into_iter().filter_map(line).collect()
 }

@@ -15,7 +15,7 @@ use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, Message, OnBadRow, Prompt, PromptText, TemplateArguments, load_prompts};
-use crate::file::{RowOutput, say, write_atomically};
+use crate::file::{RowOutput, counted, say, write_atomically};
 use crate::log::StageBar;
 use crate::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
 use crate::ops::Backend;
@@ -193,7 +193,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, output: RowOutput, sto
     drop(bar);
     args.rows.conclude(prompts.len(), writer, written, engine)?;
     if not_finite > 0 {
-        say!("{not_finite} of {done} completions have none: the model's logits were not finite");
+        say!("{not_finite} of {} have none: the model's logits were not finite", counted(done, "completion"));
     }
     // A line says so of each; plain text has no place for it.
     let lost = if prints_json(args) { not_finite == done && done > 0 } else { not_finite > 0 };

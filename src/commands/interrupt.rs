@@ -1,20 +1,23 @@
 //! Signals that ask a command to stop: Ctrl-C, SIGTERM (what schedulers send) and SIGHUP (a terminal that closes).
 //!
-//! While there is nothing to save, the first one ends the program. From [`defer`] on it sets a flag, so that work ends at the
-//! next safe point; the second one ends the program at once. Either way the exit code is the shell's: 128 and the signal.
+//! While there is nothing to save, the first one ends the program, and what was made until then is removed. From [`defer`] on
+//! it sets a flag, so that work ends at the next safe point; the second one ends the program at once. Either way the exit code is
+//! the shell's: 128 and the signal.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
+use crate::train::run_folder::remove_traces;
+
 /// The first signal that came; 0: none.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
-/// Whether a signal waits for the next safe point.
-static DEFERRED: AtomicBool = AtomicBool::new(false);
+/// Whether a signal waits for the next safe point. Locked while one ends the program, so that nothing is begun meanwhile.
+static DEFERRED: Mutex<bool> = Mutex::new(false);
 
 /// Watches for signals, and returns the flag that the first one sets. A signal that the parent has set to be ignored, as
 /// `nohup` does, stays ignored.
@@ -33,7 +36,7 @@ pub fn watch() -> anyhow::Result<Arc<AtomicBool>> {
 
 /// From now on there is something to save: a signal waits for the next safe point.
 pub fn defer() {
-    DEFERRED.store(true, Ordering::SeqCst);
+    *deferred() = true;
 }
 
 /// The exit code of a command that has failed: the shell's if a signal asked it to stop, else 1.
@@ -48,7 +51,8 @@ fn received(signal: i32, flag: &AtomicBool) {
     let name = low_level::signal_name(signal).unwrap_or("a signal");
     let first = RECEIVED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
     flag.store(true, Ordering::SeqCst);
-    if first && DEFERRED.load(Ordering::SeqCst) {
+    let deferred = deferred();
+    if first && *deferred {
         say(&format!("{name}: stopping at the next safe point; a second signal (Ctrl-C again) stops at once"));
         return;
     }
@@ -56,8 +60,15 @@ fn received(signal: i32, flag: &AtomicBool) {
         true => format!("stopped by {name}, before anything was begun"),
         false => format!("stopped at once by {name}"),
     });
-    // Not through `exit`: a device may be in use by other threads, and nothing of ours waits to be cleaned up.
+    if !*deferred {
+        remove_traces();
+    }
+    // Not through `exit`: a device may be in use by other threads, and nothing else of ours waits to be cleaned up.
     low_level::exit(i32::from(code(signal)));
+}
+
+fn deferred() -> MutexGuard<'static, bool> {
+    DEFERRED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A closed stderr must not end the thread.

@@ -16,7 +16,7 @@ use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Response, RowId, load_responses, shown_prompt};
-use crate::file::{RowOutput, say};
+use crate::file::{RowOutput, counted, say};
 use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::{StageBar, fixed};
 use crate::model::{Qwen3, Qwen3Config};
@@ -368,7 +368,8 @@ impl Summary {
             _ => format!("; {:.1} % failed: {}", 100.0 * failures as f64 / votes as f64, failed.join(", ")),
         };
         let Self { responses, scored, valid, .. } = self;
-        format!("{responses} responses, {scored} with a score{mean}; {valid} of {votes} votes had a verdict{failed}")
+        let (responses, votes) = (counted(*responses, "response"), counted(votes, "vote"));
+        format!("{responses}, {scored} with a score{mean}; {valid} of {votes} had a verdict{failed}")
     }
 
     /// Says it on stderr. An error if the model cannot compute at all.

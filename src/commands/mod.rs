@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{Parser, Subcommand};
 use serde::de::DeserializeOwned;
 
+use crate::file::counted;
 use crate::setting::Rule;
 
 /// Trains, evaluates and serves PaTaRM generative reward models on Qwen3.
@@ -81,12 +82,15 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> anyhow::Result<T> 
     let most = THREADS_A_CORE * cores;
     anyhow::ensure!(
         threads <= most,
-        "--threads (run.threads) = {threads}: this machine has {cores} cores; expected 0 (all of them) to {most}"
+        "--threads (run.threads) = {threads}: this machine has {}; expected 0 (all of them) to {most}",
+        counted(cores, "core")
     );
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
-        .map_err(|error| anyhow::anyhow!("--threads (run.threads): cannot start {threads} threads: {error}"))?
+        .map_err(|error| {
+            anyhow::anyhow!("--threads (run.threads): cannot start {}: {error}", counted(threads, "thread"))
+        })?
         .install(work)
 }
 

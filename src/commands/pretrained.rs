@@ -143,8 +143,10 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
         let opened = open(path)?;
         let (config, description) = (opened.config.clone(), opened.description.clone());
         let folder = if settings.tokenizer.is_empty() { path } else { Path::new(&settings.tokenizer) };
-        let tokenizer = Tokenizer::from_dir(folder)?;
+        let mut tokenizer = Tokenizer::from_dir(folder)?;
         check_vocabulary(&tokenizer, &config, folder)?;
+        // A tokenizer of another directory does not know what ends this model's text.
+        tokenizer.add_eos_ids(&description.stop_tokens());
         let tokenizer_files = TokenizerFiles::read(folder)?;
         let weights = WeightSource::Directory(opened.into());
         return Ok(PretrainedSource { config, tokenizer, weights, description, tokenizer_files });

@@ -31,7 +31,9 @@ pub struct ReportArgs {
 
 /// Writes report.html into the run's folder and prints its path. An error if there is no such folder.
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
-    ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
+    let there = args.run.display();
+    ensure!(args.run.exists(), "{there}: there is no such folder; give the folder of a run, such as runs/demo");
+    ensure!(args.run.is_dir(), "{there}: is not a folder; give the folder of a run, such as runs/demo");
     // Without the lock: a run that is still in progress can be looked at, and no run reads the page.
     check_report(&args.run)?;
     Ok(console::print_line(write_report(&args.run, &CONTENTS)?.display())?)
@@ -40,6 +42,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::RunConfig;
     use crate::log::metrics::Record;
     use crate::log::signs::Ends;
     use crate::report::{curves, results};
@@ -81,17 +84,19 @@ mod tests {
 
     #[test]
     fn every_chart_is_drawn_and_every_sign_is_judged() {
+        let configs = ["", "reward.shape = \"constant\""].map(RunConfig::parse);
         for stage in CONTENTS.stages {
             let records = lines(stage.key, &(stage.keys)());
             for chart in stage.charts {
-                let html = curves::figure(stage, chart, &records, |_| Some(("SFT".into(), 0.5))).unwrap();
+                let config = configs.iter().find(|config| (chart.applies)(config)).unwrap();
+                let html = curves::figure(stage, chart, &records, config, |_| Some(("SFT".into(), 0.5))).unwrap();
                 let html = html.unwrap_or_else(|| panic!("{}: nothing is drawn", chart.title));
                 assert_eq!(html.matches("<b>0.250</b>").count(), chart.series.len(), "{}", chart.title);
                 assert_eq!(html.contains("SFT 50.0 %"), chart.before.is_some(), "{}", chart.title);
             }
             let steps: Vec<&Record> = records.iter().collect();
             for sign in stage.signs {
-                let judged = (sign.judge)(&Ends::new(&steps, sign.keys));
+                let judged = (sign.judge)(&Ends::new(&steps, sign.keys, &configs[0]));
                 assert!(judged.is_some(), "{}: not judged", sign.name);
             }
             let names: Vec<&str> = stage.charts.iter().map(|chart| chart.title).collect();

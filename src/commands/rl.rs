@@ -8,10 +8,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
-use super::ending::{conclude, ended};
+use super::ending::{Beginning, conclude, ended};
 use super::interrupt;
 use super::pretrained::{self, PretrainedSource, Trained};
-use super::train_args::{TrainArgs, for_device};
+use super::train_args::{Start, TrainArgs, for_device};
 use crate::config::{RlSettings, Settings};
 use crate::file::say;
 use crate::judge::Judge;
@@ -46,12 +46,7 @@ pub struct RlArgs {
 /// Trains by RL on preference pairs, or with `--print-config` prints the resolved settings as TOML.
 pub fn run(args: &RlArgs) -> anyhow::Result<()> {
     let rubrics = args.rubrics.iter().map(|file| Assignment::flag("--rubrics", "data.rubrics", file.as_str()));
-    let settings = args.train.settings("rl", rubrics.collect())?;
-    if args.train.printed(&settings)? {
-        return Ok(());
-    }
-    let claim = args.train.claim("rl", &settings)?;
-    let stop = interrupt::watch()?;
+    let Some(Start { settings, claim, stop }) = args.train.start("rl", rubrics.collect())? else { return Ok(()) };
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
@@ -92,6 +87,7 @@ fn train_rl<B: Backend>(
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
     let mut learner = Learner::new(model, settings.part(|s| &s.rl.adamw), s.micro_batch_tokens)
         .with_context(|| format!("a learner for rl.micro_batch_tokens = {} cannot be made", s.micro_batch_tokens))?;
+    let began = Beginning::of(&learner.model)?;
     let mut progress = claim.restore(&mut learner, s.steps)?;
     let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
     let mut engine = Engine::new(&learner.model, limits).with_context(|| {
@@ -142,7 +138,7 @@ fn train_rl<B: Backend>(
         tokenizer_files: &tokenizer_files,
         judge: judge.settings(),
     };
-    conclude(&folder, &learner, &RL, summary, |path| pretrained::export(path, &trained))
+    conclude(&folder, &learner, &began, &RL, summary, |path| pretrained::export(path, &trained))
 }
 
 /// The longest prompt with the longest answer must fit one micro-batch: an update could not take them otherwise.

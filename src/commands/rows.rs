@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::device::DeviceChoice;
-use crate::file::{Existing, RowError, RowOutput, RowWriter, is_same, try_writing};
+use crate::file::{Existing, RowError, RowOutput, RowWriter, counted, is_same, try_writing};
 use crate::model::Qwen3Config;
 use crate::rollout::EngineError;
 
@@ -62,7 +62,8 @@ impl RowArgs {
         let ended = ended.and_then(|()| Ok(writer.finish()?));
         match file {
             true => ended.with_context(|| {
-                format!("{done} of {rows} rows are kept in {}; the same command with --resume goes on", self.output)
+                let rows = counted(rows, "row");
+                format!("kept in {}: {done} of {rows}; the same command with --resume goes on", self.output)
             }),
             false => ended,
         }

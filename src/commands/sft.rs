@@ -8,9 +8,9 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
-use super::ending::{conclude, ended};
+use super::ending::{Beginning, conclude, ended};
 use super::pretrained::Trained;
-use super::train_args::{TrainArgs, for_device};
+use super::train_args::{Start, TrainArgs, for_device};
 use super::{interrupt, pretrained};
 use crate::config::Settings;
 use crate::file::say;
@@ -41,12 +41,7 @@ pub struct SftArgs {
 /// Fine-tunes on conversations, or with `--print-config` prints the resolved settings as TOML.
 pub fn run(args: &SftArgs) -> anyhow::Result<()> {
     let target = args.target.iter().map(|target| Assignment::flag("--target", "sft.target", target.as_str()));
-    let settings = args.train.settings("sft", target.collect())?;
-    if args.train.printed(&settings)? {
-        return Ok(());
-    }
-    let claim = args.train.claim("sft", &settings)?;
-    let stop = interrupt::watch()?;
+    let Some(Start { settings, claim, stop }) = args.train.start("sft", target.collect())? else { return Ok(()) };
     let device = args.train.device.device;
     super::on_threads(
         settings.run.threads,
@@ -77,6 +72,7 @@ fn train_sft<B: Backend>(
     let tokens = settings.sft.micro_batch_tokens;
     let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), tokens)
         .with_context(|| format!("a learner for sft.micro_batch_tokens = {tokens} cannot be made"))?;
+    let began = Beginning::of(&learner.model)?;
     let mut progress = claim.restore(&mut learner, settings.sft.steps)?;
     if let Some(table) = backend.memory_table() {
         say!("{table}");
@@ -108,5 +104,5 @@ fn train_sft<B: Backend>(
         tokenizer_files: &source.tokenizer_files,
         judge: &judge,
     };
-    conclude(&folder, &learner, &SFT, summary, |path| pretrained::export(path, &trained))
+    conclude(&folder, &learner, &began, &SFT, summary, |path| pretrained::export(path, &trained))
 }

@@ -1,12 +1,14 @@
 //! What `sft` and `rl` have in common: their command line, and how it becomes settings.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
 
 use super::device::DeviceArgs;
-use super::{flag, pretrained};
+use super::{flag, interrupt, pretrained};
 use crate::config::{ExportDtype, SEED, Settings, THREADS};
 use crate::file::{console, say};
 use crate::model::Qwen3Config;
@@ -68,10 +70,17 @@ pub struct TrainArgs {
     pub print_config: bool,
 }
 
+/// What a training run starts with.
+pub struct Start {
+    pub settings: Valid<Settings>,
+    pub claim: Claim,
+    /// Set by the first signal to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
 impl TrainArgs {
-    /// The settings that all sources together give, checked. `stage` names the run's folder where nothing else does; `flags` are
-    /// those that the stage alone has.
-    pub fn settings(&self, stage: &str, flags: Vec<Assignment>) -> anyhow::Result<Valid<Settings>> {
+    /// The settings that all sources together give, checked. `stage` names the run's folder where nothing else does.
+    fn settings(&self, stage: &str, flags: Vec<Assignment>) -> anyhow::Result<Valid<Settings>> {
         let mut assignments = self.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
         assignments.extend(self.flags());
         assignments.extend(flags);
@@ -95,24 +104,23 @@ impl TrainArgs {
         Ok(s.valid()?)
     }
 
-    /// Prints the settings as a TOML file that explains itself, if that was asked for; otherwise says what about them is rarely
-    /// meant.
-    pub fn printed(&self, settings: &Valid<Settings>) -> anyhow::Result<bool> {
-        if !self.print_config {
-            settings.notes().iter().for_each(|note| say!("note: {note}"));
-            return Ok(false);
+    /// What the run of `command` starts with, its folder taken and signals watched; `None` where the settings were to be printed
+    /// and are. `flags` are those that the command alone has.
+    pub fn start(&self, command: &'static str, flags: Vec<Assignment>) -> anyhow::Result<Option<Start>> {
+        let settings = self.settings(command, flags)?;
+        if self.print_config {
+            console::print(&commented(&settings))?;
+            return Ok(None);
         }
-        console::print(&commented(settings))?;
-        Ok(true)
-    }
-
-    /// Takes the run's folder for `command`.
-    pub fn claim(&self, command: &'static str, settings: &Settings) -> anyhow::Result<Claim> {
+        settings.notes().iter().for_each(|note| say!("note: {note}"));
         let intent = match self.resume {
             true => Intent::Resume { accept_changes: self.accept_changes },
             false => Intent::New,
         };
-        Claim::new(Path::new(&settings.run.out), command, intent)
+        // Watched first: a signal then finds nothing made, or removes it.
+        let stop = interrupt::watch()?;
+        let claim = Claim::new(Path::new(&settings.run.out), command, intent)?;
+        Ok(Some(Start { settings, claim, stop }))
     }
 
     /// File, environment and assignments over `defaults`.

@@ -192,6 +192,8 @@ fn what_must_hold_between_keys_is_refused_with_all_of_them() {
         (&["rl.micro_batch_tokens=6142"], ["`rl.micro_batch_tokens` = 6142", "6143 tokens"]),
         (&["reward.verdict.min=10"], ["`reward.verdict.min` = 10.0", "`reward.verdict.max` = 10.0"]),
         (&["reward.verdict.min=1.2", "reward.verdict.max=2.8"], ["whole numbers", "decimals = true"]),
+        (&["sft.adamw.clip_norm=1e-300"], ["`sft.adamw.clip_norm` = 1e-300", "`sft.adamw.epsilon` = 1e-8"]),
+        (&["rl.adamw.clip_norm=0.5", "rl.adamw.epsilon=1"], ["`rl.adamw.clip_norm` = 0.5", "`rl.adamw.epsilon` = 1.0"]),
         (&["reward.low=2"], ["`reward.low` = 2.0", "`reward.high` = 1.4"]),
         (&["model.init=nano", "model.path=judge"], ["`model.init` = \"nano\"", "`model.path` = \"judge\""]),
         (

@@ -138,9 +138,24 @@ pub(super) fn try_creating(name: &Path, target: &Path) -> io::Result<()> {
     while name == target && fs::symlink_metadata(folder).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
         folder = folder_of(folder);
     }
-    let created = unfinished_in(folder, 0o600);
+    let created = nameless_in(folder);
     let within = |error: io::Error| format!("in {} no file can be created: {error}", folder.display());
     created.map(drop).map_err(|error| io::Error::new(error.kind(), within(error)))
+}
+
+/// A new file that is gone when it is closed. Where the system can, it never has a name, so that not even a kill leaves one.
+fn nameless_in(folder: &Path) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    {
+        let made = OpenOptions::new().write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder);
+        // Some file systems, such as those of a network, make no such files; older kernels take it for the folder itself.
+        let cannot =
+            |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL));
+        if !made.as_ref().is_err_and(cannot) {
+            return made;
+        }
+    }
+    unfinished_in(folder, 0o600).map(NamedTempFile::into_file)
 }
 
 /// A new file beside a target. Made here and not by tempfile, whose errors name the temporary file, which nobody has asked for.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::RunConfig;
 use super::signs::Sign;
 
 /// What the report shows of the lines that one trainer writes to metrics.jsonl.
@@ -28,7 +29,9 @@ pub struct Chart {
     pub caption: &'static str,
     pub series: &'static [Series],
     /// Thresholds that get a line, with their labels.
-    pub guides: &'static [(f64, &'static str)],
+    pub guides: fn(&RunConfig) -> Vec<(f64, String)>,
+    /// Whether the chart says anything of a run with these settings; it is left out where it does not.
+    pub applies: fn(&RunConfig) -> bool,
     /// Key of an evaluation: the model that the stage began from gets a line to compare with.
     pub before: Option<&'static str>,
     /// Folded on the page, for a second look.
@@ -89,7 +92,18 @@ impl Chart {
         caption: &'static str,
         series: &'static [Series],
     ) -> Self {
-        Self { title, unit, kind: Kind::Lines, range, caption, series, guides: &[], before: None, folded: false }
+        Self {
+            title,
+            unit,
+            kind: Kind::Lines,
+            range,
+            caption,
+            series,
+            guides: |_| Vec::new(),
+            applies: |_| true,
+            before: None,
+            folded: false,
+        }
     }
 
     /// A chart of shares that add up to one.
@@ -117,16 +131,29 @@ pub fn keys_of<T: Default + Serialize>() -> Vec<String> {
     }
 }
 
-/// Captions that every trainer's charts of these numbers share.
-pub mod captions {
+/// Charts that every trainer has, folded.
+impl Chart {
     /// Of the gradient's norm before clipping.
-    pub const GRADIENT_NORM: &str =
-        "Healthy: no lasting growth. Single spikes are clipped and harmless; a climb comes before divergence.";
+    pub const fn gradient_norm(title: &'static str, series: &'static [Series]) -> Self {
+        let caption = "Healthy: no lasting growth. Single spikes are harmless where clipping is on (adamw.clip_norm above 0); a \
+                       climb comes before divergence.";
+        Self::lines(title, "norm before clipping", AxisRange::FromZero, caption, series).folded()
+    }
+
     /// Of the learning rate.
-    pub const LEARNING_RATE: &str = "Healthy: the schedule that was asked for.";
+    pub const fn learning_rate(title: &'static str, series: &'static [Series]) -> Self {
+        Self::lines(title, "rate", AxisRange::FromZero, "Healthy: the schedule that was asked for.", series).folded()
+    }
+
     /// Of tokens per second.
-    pub const SPEED: &str =
-        "Healthy: flat. A slow fall means that texts grow longer; a sudden one, that something else uses the machine.";
+    pub const fn speed(title: &'static str, series: &'static [Series]) -> Self {
+        let caption = "Healthy: flat. A slow fall means that texts grow longer; a sudden one, that something else uses the machine.";
+        Self::lines(title, "tokens per second", AxisRange::FromZero, caption, series).folded()
+    }
+
     /// Of the time of a step.
-    pub const STEP_TIME: &str = "Healthy: flat, or following the length of the texts.";
+    pub const fn step_time(title: &'static str, series: &'static [Series]) -> Self {
+        let caption = "Healthy: flat, or following the length of the texts.";
+        Self::lines(title, "milliseconds", AxisRange::FromZero, caption, series).folded()
+    }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::file::open_plain;
+
 /// One line of the file.
 pub type Record = Map<String, Value>;
 
@@ -62,6 +64,9 @@ impl MetricsWriter {
             .create(true)
             .open(&path)
             .map_err(fail("open the file for appending"))?;
+        if !file.metadata().is_ok_and(|found| found.is_file()) {
+            return Err(fail("go on with the file")(io::Error::other("is not a plain file")));
+        }
         let keep = length_until(&mut file, stage, step).map_err(fail("read the file"))?;
         file.set_len(keep.bytes).map_err(fail("remove the lines that will be written again"))?;
         if keep.lacks_newline {
@@ -130,7 +135,7 @@ fn is_after(record: &Record, stage: &str, step: u64) -> bool {
 /// objects: at most one, the incomplete last line, unless something else wrote to the file.
 pub fn for_each_record(path: &Path, each: impl FnMut(Record)) -> Result<usize, MetricsError> {
     let fail = |action| move |error| MetricsError::Io { path: path.to_owned(), action, error };
-    let file = File::open(path).map_err(fail("open the file"))?;
+    let file = open_plain(path).map_err(fail("open the file"))?;
     visit(BufReader::new(file), each).map_err(fail("read the file"))
 }
 

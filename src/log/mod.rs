@@ -9,6 +9,7 @@ pub mod columns;
 pub mod environment;
 pub mod metrics;
 pub mod progress;
+pub mod run_config;
 pub mod signs;
 pub mod table;
 
@@ -16,4 +17,5 @@ pub use charts::{AxisRange, Chart, Stage};
 pub use environment::Environment;
 pub use metrics::{MetricsError, MetricsWriter, read_records};
 pub use progress::{StageBar, fixed};
+pub use run_config::RunConfig;
 pub use table::TextTable;

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
+use super::RunConfig;
 use super::metrics::Record;
+use crate::file::counted;
 
 /// Most steps at each end of the run that are averaged: single steps are too noisy to judge by.
 const WINDOW: usize = 10;
@@ -53,7 +55,10 @@ pub fn finite(ends: &Ends) -> Option<Finding> {
         level: Level::of(count > 0, false),
         found: match count {
             0 => "Loss and gradient norm are finite.".to_owned(),
-            _ => format!("Loss or gradient norm was not finite in {count} of the last {} steps.", ends.steps()),
+            _ => format!(
+                "Loss or gradient norm was not finite in {count} of the last {}.",
+                counted(ends.steps(), "step")
+            ),
         },
         advice: match count {
             0 => "Nothing diverged.",
@@ -67,13 +72,15 @@ pub struct Ends<'a> {
     keys: &'static [&'static str],
     first: &'a [&'a Record],
     last: &'a [&'a Record],
+    /// The settings that the numbers came about with.
+    pub config: &'a RunConfig,
 }
 
 impl<'a> Ends<'a> {
     /// The ends of `steps`, for a sign that reads `keys`. The two ends overlap only where there is one step.
-    pub fn new(steps: &'a [&'a Record], keys: &'static [&'static str]) -> Self {
+    pub fn new(steps: &'a [&'a Record], keys: &'static [&'static str], config: &'a RunConfig) -> Self {
         let window = window(steps.len());
-        Self { keys, first: &steps[..window], last: &steps[steps.len() - window..] }
+        Self { keys, first: &steps[..window], last: &steps[steps.len() - window..], config }
     }
 
     /// Mean over the last steps.
@@ -136,17 +143,18 @@ mod tests {
         let steps: Vec<Record> =
             (0..30).map(|step| json!({"loss": value(step)}).as_object().unwrap().clone()).collect();
         let steps: Vec<&Record> = steps.iter().collect();
-        let ends = Ends::new(&steps, &["loss"]);
+        let config = RunConfig::default();
+        let ends = Ends::new(&steps, &["loss"], &config);
         let last = (20..30).filter(|step| *step != 27).sum::<u64>() as f64 / 9.0;
         assert_eq!((ends.then("loss"), ends.now("loss")), (Some(4.5), Some(last)));
         assert_eq!((ends.largest("loss"), ends.not_finite(), ends.steps()), (Some(29.0), 1, 10));
-        assert_eq!(Ends::new(&steps[..3], &["loss"]).steps(), 2);
-        assert_eq!(Ends::new(&[], &["loss"]).now("loss"), None);
+        assert_eq!(Ends::new(&steps[..3], &["loss"], &config).steps(), 2);
+        assert_eq!(Ends::new(&[], &["loss"], &config).now("loss"), None);
     }
 
     #[test]
     #[should_panic(expected = "declares")]
     fn a_key_that_is_not_declared_is_refused() {
-        Ends::new(&[], &["loss"]).now("los");
+        Ends::new(&[], &["loss"], &RunConfig::default()).now("los");
     }
 }

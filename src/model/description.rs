@@ -69,15 +69,17 @@ impl Description {
         }
     }
 
+    /// The ids that end a text: those of generation_config.json, or of config.json where that names none.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = |object| ids_of(object).iter().filter_map(id).collect::<Vec<u32>>();
+        Some(ids(&self.generation)).filter(|ids| !ids.is_empty()).unwrap_or_else(|| ids(&self.config))
+    }
+
     /// Names every id of `stop` in generation_config.json: a judge ends its text where it was trained to end it. What is there
     /// keeps its place and, where nothing is added, its form.
     pub fn add_stop_tokens(&mut self, stop: &[u32]) {
-        let named = |ids: &Value| match ids {
-            Value::Array(ids) => ids.clone(),
-            Value::Null => Vec::new(),
-            id => vec![id.clone()],
-        };
-        let before = self.generation.get("eos_token_id").map(named).unwrap_or_default();
+        let before = ids_of(&self.generation);
         let mut ids = before.clone();
         ids.extend(stop.iter().map(|id| Value::from(*id)).filter(|id| !before.contains(id)));
         if ids.len() > before.len() {
@@ -110,5 +112,14 @@ impl Description {
             }
         }
         config
+    }
+}
+
+/// `eos_token_id`: one id or a list.
+fn ids_of(object: &Map<String, Value>) -> Vec<Value> {
+    match object.get("eos_token_id") {
+        Some(Value::Array(ids)) => ids.clone(),
+        Some(Value::Null) | None => Vec::new(),
+        Some(id) => vec![id.clone()],
     }
 }

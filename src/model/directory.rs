@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::description::Description;
 use super::export::Export;
 use super::{Parameter, ParameterTable, Qwen3Config};
+use crate::file::counted;
 use crate::tensor::DType;
 use crate::tensor::safetensors::{LFS_POINTER, TensorDirectory, TensorFileError, is_lfs_pointer};
 
@@ -149,8 +150,8 @@ fn note_unread(files: &TensorDirectory, names: &[String], notes: &mut Vec<String
         .collect();
     if let Some(first) = unread.first() {
         notes.push(format!(
-            "{} tensors are no part of a dense Qwen3 and are not read, the first `{first}`",
-            unread.len()
+            "not read, because no part of a dense Qwen3: {}, the first `{first}`",
+            counted(unread.len(), "tensor")
         ));
     }
 }

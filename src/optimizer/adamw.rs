@@ -3,7 +3,7 @@
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::{Backend, OpError};
-use crate::setting::{Relations, Valid, below, number, section};
+use crate::setting::{Finding, Relations, Severity, Valid, below, number, section};
 use crate::tensor::{Device, DeviceError};
 
 use crate::model::Qwen3;
@@ -26,7 +26,15 @@ section! {
 
 impl Copy for AdamWConfig {}
 
-impl Relations for AdamWConfig {}
+impl Relations for AdamWConfig {
+    fn relations(&self) -> Vec<Finding> {
+        if self.clip_norm == 0.0 || self.clip_norm >= f64::from(self.epsilon) {
+            return Vec::new();
+        }
+        let reason = "a gradient that is scaled below epsilon hardly changes a weight: raise clip_norm (0 switches clipping off)";
+        vec![Finding::new(Severity::Refused, &["clip_norm", "epsilon"], reason)]
+    }
+}
 
 /// What an update did.
 #[derive(Clone, Copy, Debug, PartialEq)]

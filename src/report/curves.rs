@@ -2,6 +2,7 @@
 
 use super::chart::{ChartError, Curve, Drawing, Guide, SERIES};
 use super::html::escape;
+use crate::log::RunConfig;
 use crate::log::charts::{Binning, Chart, Series, Stage};
 use crate::log::metrics::Record;
 use crate::log::progress::short;
@@ -12,21 +13,21 @@ const POINTS_MAX: usize = 400;
 /// A series with its points.
 type Found = (&'static Series, Vec<(f64, f64)>);
 
-/// A chart as a `<figure>`, or nothing if no record of the stage has a value for it. `before` gives a result of the
+/// A chart as a `<figure>`, or nothing if no record of the stage has a value for it, or the settings make it void. `before` gives a result of the
 /// model that the stage began from, with its name.
 pub fn figure(
     stage: &Stage,
     chart: &Chart,
     records: &[Record],
+    config: &RunConfig,
     before: impl Fn(&str) -> Option<(String, f64)>,
 ) -> Result<Option<String>, ChartError> {
     let points = |series: &'static Series| (series, points(stage.key, series, records));
     let found: Vec<Found> = chart.series.iter().map(points).filter(|(_, points)| has_value(points)).collect();
-    if found.is_empty() {
+    if found.is_empty() || !(chart.applies)(config) {
         return Ok(None);
     }
-    let mut guides: Vec<Guide> =
-        chart.guides.iter().map(|(at, label)| Guide { at: *at, label: (*label).to_owned() }).collect();
+    let mut guides: Vec<Guide> = (chart.guides)(config).into_iter().map(|(at, label)| Guide { at, label }).collect();
     if let Some((name, at)) = chart.before.and_then(before) {
         guides.push(Guide { at, label: format!("{name} {:.1} %", at * 100.0) });
     }
@@ -87,7 +88,8 @@ mod tests {
     use serde_json::json;
 
     const CHART: Chart = Chart {
-        guides: &[(0.5, "half")],
+        guides: |config| config.number("half").map(|half| (half, "half".to_owned())).into_iter().collect(),
+        applies: |config| config.word("chart") != Some("off"),
         before: Some("accuracy"),
         ..Chart::lines(
             "Loss & norm",
@@ -132,11 +134,17 @@ mod tests {
 
     #[test]
     fn a_chart_shows_the_series_that_have_values_and_is_left_out_without_any() {
-        let draw = |lines: &[serde_json::Value]| {
+        let draw_with = |lines: &[serde_json::Value], config: &str| {
+            let config = RunConfig::parse(config);
             let records: Vec<Record> = lines.iter().cloned().map(record).collect();
-            figure(&STAGE, &CHART, &records, |key| (key == "accuracy").then(|| ("SFT".to_owned(), 0.5))).unwrap()
+            figure(&STAGE, &CHART, &records, &config, |key| (key == "accuracy").then(|| ("SFT".to_owned(), 0.5)))
+                .unwrap()
         };
-        let html = draw(&[json!({"stage": "sft", "step": 1, "loss": 0.25, "norm": null})]).unwrap();
+        let line = [json!({"stage": "sft", "step": 1, "loss": 0.25, "norm": null})];
+        let draw = |lines: &[serde_json::Value]| draw_with(lines, "half = 0.5");
+        let html = draw(&line).unwrap();
+        assert!(draw_with(&line, "chart = \"off\"").is_none(), "the settings make it void");
+        assert!(!draw_with(&line, "").unwrap().contains("half"));
         check_balanced(&html).unwrap();
         for text in ["Loss &amp; norm", "nats", "<b>0.250</b>", "SFT 50.0 %", "half", "Healthy: falls."] {
             assert!(html.contains(text), "{text} in {html}");

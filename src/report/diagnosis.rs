@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::html;
+use crate::log::RunConfig;
 use crate::log::charts::Stage;
 use crate::log::metrics::Record;
-use crate::log::signs::{Ends, Finding, Level, window};
+use crate::log::signs::{Ends, Finding, Level, Sign, window};
 
 /// The steps of a stage.
 fn steps<'a>(stage: &Stage, records: &'a [Record]) -> Vec<&'a Record> {
@@ -13,19 +14,19 @@ fn steps<'a>(stage: &Stage, records: &'a [Record]) -> Vec<&'a Record> {
 }
 
 /// All signs of the stage that the records allow to judge, by name; none if there are no steps.
-pub fn findings(stage: &Stage, records: &[Record]) -> Vec<(&'static str, Finding)> {
+pub fn findings(stage: &Stage, records: &[Record], config: &RunConfig) -> Vec<(&'static str, Finding)> {
     let steps = steps(stage, records);
     if steps.is_empty() {
         return Vec::new();
     }
-    let finding = |sign: &crate::log::signs::Sign| Some((sign.name, (sign.judge)(&Ends::new(&steps, sign.keys))?));
-    stage.signs.iter().filter_map(finding).collect()
+    let judge = |sign: &Sign| Some((sign.name, (sign.judge)(&Ends::new(&steps, sign.keys, config))?));
+    stage.signs.iter().filter_map(judge).collect()
 }
 
 /// The section of the page: a list of findings for each stage that has signs.
-pub fn html(stages: &[&Stage], records: &[Record]) -> String {
+pub fn html(stages: &[&Stage], records: &[Record], config: &RunConfig) -> String {
     let with_signs = || stages.iter().filter(|stage| !stage.signs.is_empty());
-    let lists: String = with_signs().filter_map(|stage| list(stage, records)).collect();
+    let lists: String = with_signs().filter_map(|stage| list(stage, records, config)).collect();
     if lists.is_empty() {
         let names: Vec<&str> = with_signs().map(|stage| stage.name).collect();
         return html::note(&format!("No steps of {} logged (yet), so there is nothing to judge.", names.join(" or ")));
@@ -33,8 +34,8 @@ pub fn html(stages: &[&Stage], records: &[Record]) -> String {
     lists
 }
 
-fn list(stage: &Stage, records: &[Record]) -> Option<String> {
-    let findings = findings(stage, records);
+fn list(stage: &Stage, records: &[Record], config: &RunConfig) -> Option<String> {
+    let findings = findings(stage, records, config);
     let worst = findings.iter().map(|(_, finding)| finding.level).max()?;
     let count = |level: Level| findings.iter().filter(|(_, finding)| finding.level == level).count();
     let verdict = match worst {
@@ -62,14 +63,16 @@ fn list(stage: &Stage, records: &[Record]) -> Option<String> {
     };
     let items: String = findings.iter().map(item).collect();
     let (steps, name) = (window(steps(stage, records).len()), stage.name);
-    let means = format!("Means over {steps} steps at the end of {name}, compared with {steps} at its start. {verdict}");
+    let means = match steps {
+        1 => format!("The last step of {name}, compared with its first. {verdict}"),
+        _ => format!("Means over {steps} steps at the end of {name}, compared with {steps} at its start. {verdict}"),
+    };
     Some(html::note(&means) + &format!("<ul class=\"health\">\n{items}</ul>\n"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::signs::Sign;
     use crate::report::html::tests::check_balanced;
     use serde_json::json;
 
@@ -91,16 +94,22 @@ mod tests {
     fn a_finding_is_a_line_with_its_advice() {
         let cases = [([1.0, 2.0], "bad"), ([1.0, 1.0], "watch"), ([2.0, 1.0], "good")];
         for (values, class) in cases {
-            let html = html(&[&WITHOUT, &STAGE], &run(&values.map(|value| json!(value))));
+            let html = html(&[&WITHOUT, &STAGE], &run(&values.map(|value| json!(value))), &RunConfig::default());
             check_balanced(&html).unwrap();
             assert!(html.contains(&format!("<li class=\"{class}\">")) && html.contains("R &amp; D"), "{html}");
-            assert!(html.contains("1 steps at the end of SFT"), "{html}");
+            assert!(html.contains("The last step of SFT, compared with its first."), "{html}");
         }
     }
 
     #[test]
     fn without_numbers_nothing_is_judged() {
-        assert!(findings(&STAGE, &[]).is_empty() && findings(&STAGE, &run(&[Value::Null])).is_empty());
-        assert!(html(&[&WITHOUT, &STAGE], &[]).contains("No steps of SFT logged (yet), so there is nothing to judge"));
+        let config = RunConfig::default();
+        assert!(
+            findings(&STAGE, &[], &config).is_empty() && findings(&STAGE, &run(&[Value::Null]), &config).is_empty()
+        );
+        assert!(
+            html(&[&WITHOUT, &STAGE], &[], &config)
+                .contains("No steps of SFT logged (yet), so there is nothing to judge")
+        );
     }
 }

@@ -12,13 +12,13 @@ pub mod html;
 pub mod results;
 pub mod samples;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::file::write_atomically;
+use crate::file::{counted, read_plain, write_atomically};
+use crate::log::RunConfig;
 use crate::log::charts::{Chart, Stage};
 use crate::log::columns::Evaluation;
 use crate::log::metrics::{Record, read_records};
@@ -87,6 +87,11 @@ impl Run {
             summary,
         }
     }
+
+    /// The settings of config.toml, which decide what its numbers mean.
+    fn settings(&self) -> RunConfig {
+        self.config.as_deref().map(RunConfig::parse).unwrap_or_default()
+    }
 }
 
 fn present(path: &Path) -> Result<&Path, String> {
@@ -95,7 +100,7 @@ fn present(path: &Path) -> Result<&Path, String> {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = fs::read(present(path)?).map_err(|error| format!("{} cannot be read: {error}.", path.display()))?;
+    let bytes = read_plain(present(path)?).map_err(|error| format!("{} cannot be read: {error}.", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -113,7 +118,7 @@ fn render(run: &Run, contents: &Contents) -> Result<String, ReportError> {
     body += "<main>\n";
     let results = run.summary.as_ref().map_or_else(|missing| note(missing), |summary| results::html(contents, summary));
     body += &section("results", "Results", &results);
-    body += &section("health", "Health of the run", &diagnosis::html(contents.stages, records));
+    body += &section("health", "Health of the run", &diagnosis::html(contents.stages, records, &run.settings()));
     body += &section("curves", "Curves", &curves_html(run, contents)?);
     body += &section("samples", "Judgements to read", &samples_html(run));
     body += &section("config", "Configuration", &config_html(run));
@@ -146,7 +151,8 @@ fn curves_html(run: &Run, contents: &Contents) -> Result<String, ReportError> {
         Ok((records, damaged)) => (records, *damaged),
         Err(missing) => return Ok(note(missing)),
     };
-    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, |key| {
+    let config = run.settings();
+    let figure = |stage: &Stage, chart: &Chart| match curves::figure(stage, chart, records, &config, |key| {
         results::before(contents, run.summary.as_ref().ok()?, stage.key, key)
     }) {
         Ok(figure) => Ok(figure.unwrap_or_default()),
@@ -185,7 +191,8 @@ fn samples_html(run: &Run) -> String {
         Err(missing) => note(missing),
         Ok(samples) => {
             let cards = samples.html().unwrap_or_else(|| note("samples.jsonl holds no rollouts worth showing (yet)."));
-            let from = note(&format!("A selection of {} logged rollouts. Click one to unfold it.", samples.rows));
+            let rollouts = counted(samples.rows, "logged rollout");
+            let from = note(&format!("A selection of {rollouts}. Click one to unfold it."));
             from + &damage("samples.jsonl", samples.damaged) + &cards
         }
     }
@@ -248,6 +255,7 @@ pub(crate) mod tests {
     use crate::log::columns::{Column, Form};
     use crate::report::html::tests::check_balanced;
     use serde_json::json;
+    use std::fs;
 
     const fn column(key: &'static str, name: &'static str, form: Form, more_is_better: bool) -> Column {
         Column { key, name, form, more_is_better, first: true, meaning: "" }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Contents, html};
+use crate::file::counted;
 use crate::log::columns::{Column, Form};
 use crate::log::metrics::Record;
 use crate::log::progress::{clock, signed};
@@ -66,8 +67,9 @@ pub fn html(contents: &Contents, summary: &Record) -> String {
     if let Some(pairs) = largest(&evaluations, PAIRS).filter(|pairs| *pairs >= 1.0) {
         let error = 100.0 * (0.25 / pairs).sqrt();
         html += &html::note(&format!(
-            "Measured on {pairs:.0} pairs: one standard error of an accuracy near 50 % is {error:.1} points, so differences \
+            "Measured on {}: one standard error of an accuracy near 50 % is {error:.1} points, so differences \
              below about {:.0} points may be chance. By task there are fewer pairs, and more chance.",
+            counted(pairs as u64, "pair"),
             (2.0 * error * std::f64::consts::SQRT_2).round()
         ));
     }

@@ -15,7 +15,8 @@ pub struct Health {
     pub truncated: f64,
     pub missing: f64,
     pub unavailable: f64,
-    /// Fractions of judgements that earned no reward, the lower one and the higher one; a constant reward counts as the lower.
+    /// Fractions of judgements that earned no reward, the lower one and the higher one. Where all margins earn the same, that
+    /// counts as the lower.
     pub tier_none: f64,
     pub tier_low: f64,
     pub tier_high: f64,
@@ -36,8 +37,8 @@ impl Health {
         };
         let failed = |failure: Failure| share(&|r| r.verdict.failure() == Some(failure));
         let high = match shape {
-            RewardShape::Graded { high, .. } => Some(high),
-            RewardShape::Constant(_) => None,
+            RewardShape::Graded { low, high, .. } if low < high => Some(high),
+            RewardShape::Graded { .. } | RewardShape::Constant(_) => None,
         };
         let deltas: Vec<f64> = margins.iter().filter_map(Margin::value).collect();
         let side = |role: Role| mean(&margins.iter().filter_map(|margin| margin.mean(role)).collect::<Vec<_>>());

@@ -107,6 +107,15 @@ impl Tokenizer {
         &self.eos_ids
     }
 
+    /// Adds ids that end a generation, those of a model in another directory.
+    pub fn add_eos_ids(&mut self, ids: &[u32]) {
+        for id in ids {
+            if !self.eos_ids.contains(id) {
+                self.eos_ids.push(*id);
+            }
+        }
+    }
+
     /// The padding token, for a model's config.json.
     pub fn pad_id(&self) -> u32 {
         self.pad_id
@@ -215,11 +224,8 @@ impl Parts {
         };
         tokenizer.turn_end = tokenizer.find_turn_end();
         let turn_end_id = tokenizer.turn_end.as_deref().and_then(|token| tokenizer.inner.token_to_id(token));
-        for id in turn_end_id.into_iter().chain(more_eos_ids) {
-            if !tokenizer.eos_ids.contains(&id) {
-                tokenizer.eos_ids.push(id);
-            }
-        }
+        tokenizer.add_eos_ids(turn_end_id.as_slice());
+        tokenizer.add_eos_ids(&more_eos_ids);
         Ok(tokenizer)
     }
 }

@@ -11,7 +11,7 @@ use super::sft::{Example, ExampleSource};
 use crate::config::{Settings, SftTarget};
 use crate::data::order::Order;
 use crate::data::{Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs};
-use crate::file::say;
+use crate::file::{counted, say};
 use crate::judge::{Judge, JudgePair};
 use crate::random::{Purpose, Stream};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -45,8 +45,8 @@ impl PairDataset {
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
         ensure!(
             count >= wanted,
-            "{count} usable pairs are fewer than rl.pairs_per_step = {wanted}: lower it, give more pairs, or raise \
-             rl.max_prompt_tokens"
+            "{} for rl.pairs_per_step = {wanted}: lower it, give more pairs, or raise rl.max_prompt_tokens",
+            counted(count, "usable pair")
         );
         let order = Order::new(count, settings.run.seed);
         Ok(Self { pairs, order, skipped: loaded.skipped.count, too_long })
@@ -93,7 +93,7 @@ impl SftDataset {
             ("sft.micro_batch_tokens", settings.sft.micro_batch_tokens),
         ];
         let (name, _) = limits.into_iter().min_by_key(|(_, tokens)| *tokens).expect("there are three");
-        ensure!(!examples.is_empty(), "no row has at most {limit} tokens, which is {name}: raise it");
+        ensure!(!examples.is_empty(), "no row has at most {}, which is {name}: raise it", counted(limit, "token"));
         let order = Order::new(examples.len(), settings.run.seed);
         Ok(Self { examples, order, skipped: skipped.count, too_long })
     }
@@ -121,11 +121,11 @@ fn load_options(settings: &Settings) -> LoadOptions {
 /// Says what was left out, on stderr.
 pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
     if skipped.count > 0 {
-        say!("{} bad rows were skipped, for example:", skipped.count);
+        say!("skipped: {}, for example:", counted(skipped.count, "bad row"));
         skipped.reasons.iter().for_each(|reason| say!("  {reason}"));
     }
     if too_long > 0 {
-        say!("{too_long} rows of more than {limit} tokens were kept out");
+        say!("kept out: {} of more than {}", counted(too_long, "row"), counted(limit, "token"));
     }
 }
 
@@ -139,6 +139,7 @@ pub fn report_default_tasks<'a>(judge: &Judge, tasks: impl Iterator<Item = &'a s
         let rows: usize = counts.values().sum();
         let names: Vec<String> = counts.iter().take(10).map(|(task, count)| format!("{task} ({count})")).collect();
         let more = if counts.len() > names.len() { ", …" } else { "" };
-        say!("{rows} rows name tasks without rubrics, and are judged as the default task: {}{more}", names.join(", "));
+        let rows = counted(rows, "row");
+        say!("judged as the default task, because the task named has no rubrics: {rows}: {}{more}", names.join(", "));
     }
 }

@@ -1,6 +1,7 @@
 //! The errors of the training layer.
 
 use super::guard::GuardError;
+use crate::file::counted;
 use crate::ops::OpError;
 use crate::reward::RewardError;
 use crate::rollout::EngineError;
@@ -19,8 +20,8 @@ pub enum TrainError {
     #[error(transparent)]
     Group(#[from] TooLong),
     #[error(
-        "an example of {tokens} tokens does not fit into a micro-batch of {capacity}: raise micro_batch_tokens or lower \
-         max_length"
+        "an example of {} does not fit into a micro-batch of {capacity}: raise micro_batch_tokens or lower max_length",
+        counted(*.tokens, "token")
     )]
     TooLong { tokens: usize, capacity: usize },
 }
@@ -28,8 +29,8 @@ pub enum TrainError {
 /// A prompt with one completion that no micro-batch can hold.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a prompt of {prompt} and a completion of {completion} tokens do not fit into a micro-batch of {capacity} tokens: \
-     raise micro_batch_tokens"
+    "a prompt of {} and a completion of {} do not fit into a micro-batch of {}: raise micro_batch_tokens",
+    counted(*.prompt, "token"), counted(*.completion, "token"), counted(*.capacity, "token")
 )]
 pub struct TooLong {
     pub prompt: usize,

@@ -3,15 +3,16 @@
 
 use std::path::PathBuf;
 
-use crate::file::write_atomically;
+use crate::file::{counted, write_atomically};
 use crate::optimizer::Update;
 
 /// Why training stops: too many skipped steps in a row, or a skipped batch that cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     #[error(
-        "step {step}: loss {loss} or gradient norm {norm} is not a number, {in_a_row} steps in a row; nothing was \
-         updated in them. The batches are in {folder}. Lower the learning rate, or look at those batches for broken text"
+        "step {step}: loss {loss} or gradient norm {norm} is not a number, {} in a row; nothing was updated in them. The \
+         batches are in {folder}. Lower the learning rate, or look at those batches for broken text",
+        counted(*.in_a_row, "step")
     )]
     Diverged { step: u64, loss: f64, norm: f64, in_a_row: u32, folder: String },
     #[error("{file}: the batch of a skipped step cannot be written: {error}")]

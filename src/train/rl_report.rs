@@ -5,7 +5,8 @@
 //! the margin, the thresholds are this project's experience, not the paper's.
 
 use super::rl_metrics::{RlMetrics, STAGE};
-use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
+use crate::log::RunConfig;
+use crate::log::charts::{AxisRange, Chart, Stage, keys_of, largest, series};
 use crate::log::progress::fixed;
 use crate::log::signs::{Ends, Finding, Level, Sign, finite};
 
@@ -21,13 +22,16 @@ const CHARTS: &[Chart] = &[
         &[series("reward_mean", "reward"), series("par_mean", "PAR"), series("penalty_mean", "format penalty")],
     ),
     Chart {
-        guides: &[(0.5, "failure sign below 0.5"), (1.0, "want above 1")],
+        guides: |config| {
+            let (fails, wanted) = margins(config);
+            vec![(fails, format!("failure sign below {}", points(fails))), (wanted, format!("want above {}", points(wanted)))]
+        },
         ..Chart::lines(
             "Score margin",
             "points (chosen − rejected)",
             AxisRange::FromZero,
-            "Mean score of chosen minus mean score of rejected responses. Healthy: above 1 and growing; below 0.5 on clear \
-             pairs the judge cannot tell them apart.",
+            "Mean score of chosen minus mean score of rejected responses. Healthy: above the upper line and growing; below the \
+             lower one, on clear pairs, the judge cannot tell them apart.",
             &[series("margin_mean", "margin")],
         )
     },
@@ -44,8 +48,8 @@ const CHARTS: &[Chart] = &[
             "Accuracy during RL",
             "share of pairs",
             AxisRange::Unit,
-            "Share of the step's training pairs whose chosen response has the higher mean score. Healthy: above the \
-             line of the model that RL began from (one judgement a side, on held-out pairs), and rising.",
+            "Share of the step's training pairs whose chosen response has the higher mean score. Healthy: rising, and \
+             above the line of the model that RL began from, where that was measured (one judgement a side, on held-out pairs).",
             &[series("pair_accuracy", "training pairs")],
         )
     },
@@ -63,13 +67,26 @@ const CHARTS: &[Chart] = &[
             series("verdict_unavailable", "unavailable"),
         ],
     ),
-    Chart::shares(
-        "Tiers of PAR",
-        "share of rollouts",
-        "Factor f that a rollout earned: none (wrong side), reward.low (margin up to reward.threshold), reward.high (above). \
-         Healthy: a mixture; one band everywhere is all-or-nothing PAR, which teaches nothing.",
-        &[series("tier_none", "none"), series("tier_low", "f low"), series("tier_high", "f high")],
-    ),
+    Chart {
+        applies: |config| !has_one_factor(config),
+        ..Chart::shares(
+            "Tiers of PAR",
+            "share of rollouts",
+            "Factor f that a rollout earned: none (wrong side, or a factor of 0), reward.low (margin up to reward.threshold), \
+             reward.high (above). Healthy: a mixture; one band everywhere is all-or-nothing PAR, which teaches nothing.",
+            &[series("tier_none", "none"), series("tier_low", "f low"), series("tier_high", "f high")],
+        )
+    },
+    Chart {
+        applies: has_one_factor,
+        ..Chart::shares(
+            "PAR earned",
+            "share of rollouts",
+            "Whether a rollout earned PAR, which has one factor in this run. Healthy: a mixture; one band everywhere teaches \
+             nothing.",
+            &[series("tier_none", "none"), series("tier_low", "earned")],
+        )
+    },
     Chart::lines(
         "Dead groups",
         "share of groups",
@@ -117,38 +134,10 @@ const CHARTS: &[Chart] = &[
          CPU, small and flat elsewhere.",
         &[largest("mismatch_max", "mismatch")],
     ),
-    Chart::lines(
-        "RL gradient norm",
-        "norm before clipping",
-        AxisRange::FromZero,
-        captions::GRADIENT_NORM,
-        &[largest("grad_norm", "RL")],
-    )
-    .folded(),
-    Chart::lines(
-        "RL learning rate",
-        "rate",
-        AxisRange::FromZero,
-        captions::LEARNING_RATE,
-        &[series("learning_rate", "RL")],
-    )
-    .folded(),
-    Chart::lines(
-        "RL speed",
-        "tokens per second",
-        AxisRange::FromZero,
-        captions::SPEED,
-        &[series("rollout_tokens_per_s", "rollouts"), series("train_tokens_per_s", "training")],
-    )
-    .folded(),
-    Chart::lines(
-        "Time of an RL step",
-        "milliseconds",
-        AxisRange::FromZero,
-        captions::STEP_TIME,
-        &[series("step_time_ms", "step")],
-    )
-    .folded(),
+    Chart::gradient_norm("RL gradient norm", &[largest("grad_norm", "RL")]),
+    Chart::learning_rate("RL learning rate", &[series("learning_rate", "RL")]),
+    Chart::speed("RL speed", &[series("rollout_tokens_per_s", "rollouts"), series("train_tokens_per_s", "training")]),
+    Chart::step_time("Time of an RL step", &[series("step_time_ms", "step")]),
     Chart::lines(
         "RL loss",
         "loss",
@@ -177,6 +166,28 @@ const SIGNS: &[Sign] = &[
     Sign { name: "Mismatch", keys: &["mismatch_max"], judge: mismatch },
 ];
 
+/// Whether all that PAR can give is the same: then the lower tier holds everything that was earned.
+fn has_one_factor(config: &RunConfig) -> bool {
+    let factor = |key| config.number(key);
+    config.word("reward.shape") == Some("constant")
+        || factor("reward.low").zip(factor("reward.high")).is_some_and(|(low, high)| low == high)
+}
+
+/// The margins below which a judge fails, and which are wanted: 0.5 and 1 points of the paper's scores from 1 to 10, and as much
+/// of any other range.
+fn margins(config: &RunConfig) -> (f64, f64) {
+    let range = config.number("reward.verdict.max").zip(config.number("reward.verdict.min"));
+    let wanted = range.map_or(1.0, |(max, min)| (max - min) / 9.0);
+    (0.5 * wanted, wanted)
+}
+
+/// Points of a score, to three digits.
+fn points(points: f64) -> String {
+    let digits = (2.0 - points.abs().log10().floor()).clamp(0.0, 9.0) as usize;
+    let text = format!("{points:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
@@ -184,23 +195,29 @@ fn percent(share: f64) -> String {
 fn margin(ends: &Ends) -> Option<Finding> {
     let now = ends.now("margin_mean")?;
     let then = ends.then("margin_mean").unwrap_or(now);
-    let shrinking = now < then - 0.25;
+    let (fails, wanted) = margins(ends.config);
+    let shrinking = now < then - 0.25 * wanted;
+    // Two digits of a point, more where the whole range is small.
+    let digits = 2 + (-wanted.log10()).ceil().clamp(0.0, 9.0) as usize;
     Some(Finding {
-        level: Level::of(now < 0.5, now < 1.0 || shrinking),
+        level: Level::of(now < fails, now < wanted || shrinking),
         found: format!(
-            "Chosen responses score {} points above rejected ones (at the start of RL: {}).",
-            fixed(now, 2),
-            fixed(then, 2)
+            "Chosen responses score {} points above rejected ones (at the start of RL: {}; a failure sign below {}, wanted \
+             above {}).",
+            fixed(now, digits),
+            fixed(then, digits),
+            points(fails),
+            points(wanted)
         ),
         advice: match () {
-            () if now < 0.5 => {
-                "Below 0.5 the judge hardly tells good from bad. If the pairs are clear, train longer, take more rollouts per \
+            () if now < fails => {
+                "With so small a margin the judge hardly tells good from bad. If the pairs are clear, train longer, take more rollouts per \
                  response, sharpen the rubrics, or start from a longer SFT."
             }
             () if shrinking => {
                 "The margin shrinks: lower the learning rate or raise the KL coefficient, and read the samples."
             }
-            () if now < 1.0 => "On the way: above 1 is wanted on clear pairs. Train longer.",
+            () if now < wanted => "On the way to the margin that is wanted on clear pairs. Train longer.",
             () => "The judge separates the two sides.",
         },
     })
@@ -253,6 +270,9 @@ fn tiers(ends: &Ends) -> Option<Finding> {
     let largest =
         if shares[0] >= shares[1] && shares[0] >= shares[2] { 0 } else { 1 + usize::from(shares[2] > shares[1]) };
     let share = shares[largest];
+    if has_one_factor(ends.config) {
+        return Some(one_factor(shares[0], shares[1] + shares[2]));
+    }
     Some(Finding {
         level: Level::of(share > 0.95, share > 0.85),
         found: format!("{} of the rollouts {}.", percent(share), names[largest]),
@@ -267,6 +287,20 @@ fn tiers(ends: &Ends) -> Option<Finding> {
     })
 }
 
+/// The same where PAR is the same for every margin: a judge that ranks most pairs rightly earns it nearly everywhere, which is
+/// no fault before there is nothing else.
+fn one_factor(none: f64, earned: f64) -> Finding {
+    Finding {
+        level: Level::of(none > 0.95, none > 0.85 || earned > 0.95),
+        found: format!("{} of the rollouts earn PAR, which has one factor in this run.", percent(earned)),
+        advice: match () {
+            () if none > 0.85 => "The judge does not rank the pairs. Use clearer pairs, or a longer SFT.",
+            () if earned > 0.95 => "The pairs are too easy now: use harder ones, a graded reward, or stop here.",
+            () => "Some rollouts earn it and some do not, so there is something to learn from.",
+        },
+    }
+}
+
 fn dead_groups(ends: &Ends) -> Option<Finding> {
     let (chosen, rejected) = (ends.now("dead_groups_chosen")?, ends.now("dead_groups_rejected")?);
     let now = (chosen + rejected) / 2.0;
@@ -278,6 +312,10 @@ fn dead_groups(ends: &Ends) -> Option<Finding> {
             percent(rejected)
         ),
         advice: match () {
+            () if now > 0.5 && ends.config.number("rl.resample").is_some_and(|times| times > 0.0) => {
+                "Most rollouts are computed for nothing, in spite of dynamic sampling: take more rollouts per response, a higher \
+                 temperature, or more attempts (rl.resample)."
+            }
             () if now > 0.5 => {
                 "Most rollouts are computed for nothing: take more rollouts per response, a higher temperature, or turn on \
                  dynamic sampling."
@@ -361,9 +399,9 @@ mod tests {
         (0..20).map(|step| if step < 10 { first } else { last }.as_object().unwrap().clone()).collect()
     }
 
-    fn levels(records: &[Record]) -> Vec<(&'static str, Level)> {
+    fn levels(records: &[Record], config: &RunConfig) -> Vec<(&'static str, Level)> {
         let steps: Vec<&Record> = records.iter().collect();
-        let level = |sign: &Sign| Some((sign.name, (sign.judge)(&Ends::new(&steps, sign.keys))?.level));
+        let level = |sign: &Sign| Some((sign.name, (sign.judge)(&Ends::new(&steps, sign.keys, config))?.level));
         SIGNS.iter().filter_map(level).collect()
     }
 
@@ -373,7 +411,8 @@ mod tests {
             "tier_low": 0.4, "tier_high": 0.4, "dead_groups_chosen": 0.2, "dead_groups_rejected": 0.2,
             "truncated_share": 0.0, "length_mean": 100.0, "entropy_mean": 0.5, "kl_mean": 0.01, "clip_share": 0.01,
             "mismatch_max": 0.0});
-        let good = levels(&run(&healthy, &healthy));
+        let config = &RunConfig::default();
+        let good = levels(&run(&healthy, &healthy), config);
         assert!(good.len() == 10 && good.iter().all(|(_, level)| *level == Level::Good), "{good:?}");
         let cases = [
             ("Numbers", json!({"loss": null})),
@@ -391,10 +430,79 @@ mod tests {
             let mut last = healthy.clone();
             last.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
             let not_good: Vec<_> =
-                levels(&run(&healthy, &last)).into_iter().filter(|(_, level)| *level != Level::Good).collect();
+                levels(&run(&healthy, &last), config).into_iter().filter(|(_, level)| *level != Level::Good).collect();
             assert_eq!(not_good, [(sign, Level::Bad)], "{sign} alone");
         }
-        let unknown = levels(&run(&json!({"margin_mean": null}), &json!({"margin_mean": null})));
+        let unknown = levels(&run(&json!({"margin_mean": null}), &json!({"margin_mean": null})), config);
         assert_eq!(unknown, [("Numbers", Level::Good)], "without numbers nothing else is judged");
+    }
+
+    /// What one sign says of a run that stays as it is.
+    fn finding(name: &str, line: &Value, config: &str) -> Finding {
+        let (records, config) = (run(line, line), RunConfig::parse(config));
+        let steps: Vec<&Record> = records.iter().collect();
+        let sign = SIGNS.iter().find(|sign| sign.name == name).unwrap();
+        (sign.judge)(&Ends::new(&steps, sign.keys, &config)).unwrap()
+    }
+
+    #[test]
+    fn a_reward_of_one_factor_is_not_judged_by_tiers() {
+        let tiers = |none: f64, low: f64, high: f64| json!({"tier_none": none, "tier_low": low, "tier_high": high});
+        let shapes =
+            ["reward.shape = \"constant\"", "reward = {low = 1.2, high = 1.2}", "reward = {low = 1, high = 1.0}"];
+        for shape in shapes {
+            for (none, level) in [(0.1, Level::Good), (0.02, Level::Watch), (0.9, Level::Watch), (0.99, Level::Bad)] {
+                let finding = finding("PAR", &tiers(none, 1.0 - none, 0.0), shape);
+                assert_eq!(finding.level, level, "{shape}: {none}");
+                let said = format!("{} {}", finding.found, finding.advice);
+                assert!(!said.contains("all-or-nothing") && !said.contains("low factor"), "{said}");
+            }
+        }
+        assert_eq!(finding("PAR", &tiers(0.1, 0.9, 0.0), "").level, Level::Watch);
+        let titles = |config: &str| -> Vec<&str> {
+            let config = RunConfig::parse(config);
+            CHARTS.iter().filter(|chart| (chart.applies)(&config)).map(|chart| chart.title).collect()
+        };
+        assert!(titles("").contains(&"Tiers of PAR") && !titles("").contains(&"PAR earned"));
+        assert!(shapes.iter().all(|shape| titles(shape).contains(&"PAR earned")));
+        assert!(shapes.iter().all(|shape| !titles(shape).contains(&"Tiers of PAR")));
+    }
+
+    #[test]
+    fn a_margin_is_judged_by_the_range_of_the_scores() {
+        let judged = |margin: f64, config| finding("Margin", &json!({"margin_mean": margin}), config);
+        let (hundred, one) = ("reward.verdict = {min = 1, max = 100}", "reward.verdict = {min = 0.0, max = 1.0}");
+        for (margin, config, level, said) in [
+            (1.5, "", Level::Good, "1.50 points above"),
+            (1.5, hundred, Level::Bad, "failure sign below 5.5, wanted above 11"),
+            (8.0, hundred, Level::Watch, "8.00 points above"),
+            (0.2, one, Level::Good, "wanted above 0.111"),
+            (0.04, one, Level::Bad, "0.040 points above"),
+        ] {
+            let finding = judged(margin, config);
+            assert!(finding.level == level && finding.found.contains(said), "{margin} {config}: {finding:?}");
+        }
+        let guides = |config| {
+            let chart = CHARTS.iter().find(|chart| chart.title == "Score margin").unwrap();
+            (chart.guides)(&RunConfig::parse(config)).into_iter().map(|(_, label)| label).collect::<Vec<_>>()
+        };
+        assert_eq!(guides(""), ["failure sign below 0.5", "want above 1"]);
+        assert_eq!(guides(hundred), ["failure sign below 5.5", "want above 11"]);
+    }
+
+    #[test]
+    fn advice_does_not_name_what_is_on_already() {
+        let dead = json!({"dead_groups_chosen": 0.9, "dead_groups_rejected": 0.9});
+        assert!(finding("Dead groups", &dead, "").advice.contains("turn on dynamic sampling"));
+        assert!(finding("Dead groups", &dead, "rl.resample = 2").advice.contains("in spite of dynamic sampling"));
+    }
+
+    /// A key that no setting has would never change anything.
+    #[test]
+    fn the_settings_that_are_read_are_settings() {
+        let config = RunConfig::parse(&toml::to_string(&crate::config::Settings::default()).unwrap());
+        let numbers = ["reward.low", "reward.high", "reward.verdict.min", "reward.verdict.max", "rl.resample"];
+        assert!(numbers.iter().all(|key| config.number(key).is_some()) && config.word("reward.shape").is_some());
+        assert_eq!((margins(&config), has_one_factor(&config)), ((0.5, 1.0), false));
     }
 }

@@ -13,7 +13,7 @@ use super::token_loss::{Targets, TokenObjective};
 use crate::checkpoint::Progress;
 use crate::config::SftSettings;
 use crate::log::StageBar;
-use crate::log::charts::{AxisRange, Chart, Stage, captions, keys_of, largest, series};
+use crate::log::charts::{AxisRange, Chart, Stage, keys_of, largest, series};
 use crate::log::signs::{Ends, Finding, Level, Sign, finite};
 use crate::model::Batch;
 use crate::ops::Backend;
@@ -80,38 +80,10 @@ const CHARTS: &[Chart] = &[
         "Mean over the target tokens of the step. Healthy: falls fast, then flattens.",
         &[series("loss", "training")],
     ),
-    Chart::lines(
-        "SFT gradient norm",
-        "norm before clipping",
-        AxisRange::FromZero,
-        captions::GRADIENT_NORM,
-        &[largest("grad_norm", "SFT")],
-    )
-    .folded(),
-    Chart::lines(
-        "SFT learning rate",
-        "rate",
-        AxisRange::FromZero,
-        captions::LEARNING_RATE,
-        &[series("learning_rate", "SFT")],
-    )
-    .folded(),
-    Chart::lines(
-        "SFT speed",
-        "tokens per second",
-        AxisRange::FromZero,
-        captions::SPEED,
-        &[series("tokens_per_s", "training")],
-    )
-    .folded(),
-    Chart::lines(
-        "Time of an SFT step",
-        "milliseconds",
-        AxisRange::FromZero,
-        captions::STEP_TIME,
-        &[series("step_time_ms", "step")],
-    )
-    .folded(),
+    Chart::gradient_norm("SFT gradient norm", &[largest("grad_norm", "SFT")]),
+    Chart::learning_rate("SFT learning rate", &[series("learning_rate", "SFT")]),
+    Chart::speed("SFT speed", &[series("tokens_per_s", "training")]),
+    Chart::step_time("Time of an SFT step", &[series("step_time_ms", "step")]),
 ];
 
 /// SFT as the loop of [`super::run`] sees it.

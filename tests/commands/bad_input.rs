@@ -58,7 +58,7 @@ fn bad_rows_are_named_by_file_and_line_or_skipped_and_counted() {
     fixture.fail(&data("empty.jsonl"), &["empty.jsonl"]);
     fixture.fail(&data("missing.jsonl"), &["missing.jsonl"]);
     let outcome = fixture.succeed(&with(&data("bad.jsonl"), &["--skip-bad"]));
-    assert!(outcome.err.contains("2 bad rows were skipped"), "{}", outcome.err);
+    assert!(outcome.err.contains("skipped: 2 bad rows"), "{}", outcome.err);
     let summary: serde_json::Value = serde_json::from_str(&fixture.read("run/summary.json")).unwrap();
     assert_eq!((summary["skipped_rows"].as_u64(), summary["examples"].as_u64()), (Some(2), Some(20)));
     fixture.fail(&["sft", "--model", "model"], &["no training rows", "--data"]);
@@ -75,7 +75,7 @@ fn rows_that_the_tokenizer_or_the_template_refuses_are_bad_rows_too() {
     let data = |file| ["sft", "--model", "model", "--data", file, "--out", "run", "--set", "sft.steps=1"];
     fixture.fail(&data("bad.jsonl"), &["bad.jsonl: line 21", "control token <|im_end|>"]);
     let outcome = fixture.succeed(&with(&data("bad.jsonl"), &["--skip-bad"]));
-    for words in ["2 bad rows were skipped", "bad.jsonl: line 22: loss mask: the row has tools"] {
+    for words in ["skipped: 2 bad rows", "bad.jsonl: line 22: loss mask: the row has tools"] {
         assert!(outcome.err.contains(words), "{}", outcome.err);
     }
     let summary: serde_json::Value = serde_json::from_str(&fixture.read("run/summary.json")).unwrap();
@@ -103,7 +103,7 @@ fn ids_come_back_as_they_came_and_misspelt_tasks_do_not_pass_as_chat() {
     assert_eq!(found, ["\"train/0001\"", "7", "2", "-3", "\"7\"", "7"]);
     assert_eq!((&rows[1]["file"], &rows[5]["file"]), (&"a.jsonl".into(), &"b.jsonl".into()));
     assert!(
-        outcome.err.contains("1 rows name tasks without rubrics") && outcome.err.contains("poetry (1)"),
+        outcome.err.contains("the task named has no rubrics: 1 row: ") && outcome.err.contains("poetry (1)"),
         "{}",
         outcome.err
     );
@@ -134,7 +134,7 @@ fn rows_over_the_limit_are_kept_out_and_counted() {
     fixture.fail(&with(SFT, &["--set", "sft.max_length=5"]), &["no row has at most 5 tokens"]);
     let rl = ["rl", "--model", "model", "--data", "train_pairs.jsonl", "--out", "run"];
     let limits = ["--set", "rl.max_prompt_tokens=16", "--set", "rl.max_new_tokens=8"];
-    fixture.fail(&with(&rl, &limits), &["12 rows of more than 16 tokens", "0 usable pairs"]);
+    fixture.fail(&with(&rl, &limits), &["kept out: 12 rows of more than 16 tokens", "0 usable pairs"]);
     fixture.write("long.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n");
     let judge = ["judge", "--model", "model", "--input", "long.jsonl", "--max-new-tokens", "4"];
     let outcome = fixture.succeed(&with(&judge, &["--max-prompt-tokens", "4"]));

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use patarm::data::synthetic;
 
+use super::run_folders::{RL, with};
 use crate::common::cli::CliFixture;
 
 /// One step that changes no number of bf16.
@@ -113,6 +114,30 @@ fn what_training_taught_to_stop_is_in_the_export() {
         assert_eq!(json_of(&fixture, "run/model/config.json")["eos_token_id"], json!(pad));
         assert_eq!(stop_tokens(&fixture, "run/model"), stop_tokens(&fixture, "model"));
         std::fs::remove_dir_all(out).unwrap();
+    }
+}
+
+#[test]
+fn what_ends_the_models_text_ends_it_in_training_with_the_tokenizer_of_another_directory() {
+    let fixture = CliFixture::new();
+    Tokenizer::from_dir(&fixture.path("model")).unwrap().save(&fixture.path("tokenizer")).unwrap();
+    let vocabulary = directory::load(&fixture.path("model")).unwrap().0.vocab_size;
+    let all: Vec<usize> = (0..vocabulary).collect();
+    let places = [
+        (json!({}), json!({ "eos_token_id": all })),
+        // Where generation_config.json names none, those of config.json hold.
+        (json!({ "eos_token_id": all }), json!({"temperature": 0.6})),
+    ];
+    for (index, (config, generation)) in places.into_iter().enumerate() {
+        write_model(&fixture, config, generation);
+        let out = format!("rl{index}");
+        fixture.succeed(&with(&RL, &["--tokenizer", "tokenizer", "--out", &out, "--set", "rl.steps=2"]));
+        let metrics = fixture.read(&format!("{out}/metrics.jsonl"));
+        let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+        assert_eq!(first["length_mean"], 1.0, "every token ends a judgement: {first}");
+        let mut exported = stop_tokens(&fixture, &format!("{out}/model"));
+        exported.sort_unstable();
+        assert!(exported.iter().copied().eq(0..vocabulary as u32), "{exported:?}");
     }
 }
 

@@ -80,7 +80,7 @@ const COMMANDS: [&str; 12] = [
     "sft --print-config",
     "rl --print-config",
     "report run",
-    "demo --set sft.steps=1 --set sft.examples_per_step=2 --set sft.warmup=0 --set rl.steps=1 --set rl.warmup=0 \
+    "demo --quick --set sft.steps=1 --set sft.examples_per_step=2 --set sft.warmup=0 --set rl.steps=1 --set rl.warmup=0 \
      --set rl.pairs_per_step=2 --set rl.rollouts=2 --set eval.pairs=2 --out demo",
     "bench decode --shape nano --batch 1 --prompt 2 --new 2 --runs 1",
     ONE,
@@ -361,7 +361,7 @@ fn a_file_that_can_grow_no_further_is_an_error_and_the_job_goes_on_elsewhere() {
     // Blocks of 1024 bytes; the record takes a few of its own.
     let ended = shell(&fixture, &format!("ulimit -f 8; {judge} --output out"));
     assert!(ended.code == 1 && ended.err.contains("out: cannot be written: File too large"), "{}", ended.err);
-    assert!(ended.err.contains("of 40 rows are kept in out") && ended.err.contains("--resume"), "{}", ended.err);
+    assert!(ended.err.contains("of 40 rows; the same command") && ended.err.contains("--resume"), "{}", ended.err);
     let part = fixture.read("out");
     assert!(part.len() == 8192 && whole.starts_with(&part), "{} bytes", part.len());
     assert_eq!(shell(&fixture, &format!("{judge} --output out --resume")).code, 0);
@@ -488,7 +488,7 @@ fn generate_completes_a_file_of_prompts() {
         assert!(row["skipped"].is_null() && row["finish_reason"].is_string(), "{row}");
     }
     assert!(all[6]["finish_reason"].is_null() && all[6]["skipped"].as_str().unwrap().contains("more than 60"));
-    assert!(ended.err.contains("1 rows of more than 60 tokens"), "{}", ended.err);
+    assert!(ended.err.contains("kept out: 1 row of more than 60 tokens"), "{}", ended.err);
     // A prompt's completions do not depend on the prompts around it.
     fixture.write("rows.jsonl", &(prompts[0].to_string() + "\n"));
     assert_eq!(rows(&shell(&fixture, &command).out), all[..3]);

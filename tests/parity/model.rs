@@ -56,28 +56,24 @@ pub fn one_sequence<B: Backend>(golden: &Golden, learner: &mut Learner<B>) -> (V
 /// Models whose config.json others wrote: YaRN in both spellings, no head_dim, a tied model with another head.
 pub const WRITTEN_BY_OTHERS: [&str; 4] = ["rope_yarn", "rope_parameters", "default_head_dim", "tied_other_head"];
 
+/// That a golden of one sequence has these logits, losses and gradients.
+fn assert_one_sequence(case: &str) {
+    let golden = Golden::load(case);
+    let mut learner = learner(&Cpu, &golden);
+    let (logits, losses) = one_sequence(&golden, &mut learner);
+    assert_near(case, &logits, &golden.tensor("logits"), 1e-4);
+    assert_near(case, &losses, &golden.tensor("target_losses"), 1e-5);
+    assert_gradients(&golden, &learner, F32);
+}
+
 #[test]
 fn a_config_that_others_wrote_has_the_logits_losses_and_gradients_of_transformers() {
-    for case in WRITTEN_BY_OTHERS {
-        let golden = Golden::load(case);
-        let mut learner = learner(&Cpu, &golden);
-        let (logits, losses) = one_sequence(&golden, &mut learner);
-        assert_near(case, &logits, &golden.tensor("logits"), 1e-4);
-        assert_near(case, &losses, &golden.tensor("target_losses"), 1e-5);
-        assert_gradients(&golden, &learner, F32);
-    }
+    WRITTEN_BY_OTHERS.into_iter().for_each(assert_one_sequence);
 }
 
 #[test]
 fn one_sequence_has_the_logits_losses_and_gradients_of_transformers() {
-    for case in ["tied_gqa2", "untied_gqa5"] {
-        let golden = Golden::load(case);
-        let mut learner = learner(&Cpu, &golden);
-        let (logits, losses) = one_sequence(&golden, &mut learner);
-        assert_near(case, &logits, &golden.tensor("logits"), 1e-4);
-        assert_near(case, &losses, &golden.tensor("target_losses"), 1e-5);
-        assert_gradients(&golden, &learner, F32);
-    }
+    ["tied_gqa2", "untied_gqa5"].into_iter().for_each(assert_one_sequence);
 }
 
 /// The packed golden's batch: three sequences, loss on masked-in tokens.

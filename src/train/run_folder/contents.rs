@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::record::{CONFIG_FILE, HISTORY_FILE, RUN_FILE, RunRecord};
+use super::record::{self, CONFIG_FILE, HISTORY_FILE, RUN_FILE, RunRecord};
 use super::refuse;
 use crate::checkpoint;
+use crate::file::{counted, read_plain};
 use crate::log::read_records;
 
 /// The folder of `step-N` folders.
@@ -64,11 +65,6 @@ impl Found {
         Ok(Self::Run(record, Standing { steps, checkpoint, results }))
     }
 
-    /// Whether a run of ours lies there.
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Run(..))
-    }
-
     /// Whether a new run of `command` may take the folder. A run without a step holds nothing that anyone could miss.
     pub fn replaced_by(&self, command: &str, replaces_own: bool, path: &Path) -> anyhow::Result<()> {
         match self {
@@ -110,10 +106,10 @@ impl Found {
 impl Standing {
     /// Why a run in this state is not replaced by `command`, and what to do.
     fn refusal(&self, its: &str, command: &str) -> String {
-        let steps = self.steps;
+        let steps = counted(self.steps, "step");
         let state = match self.checkpoint {
-            true => format!("{steps} steps"),
-            false => format!("{steps} steps, no checkpoint yet"),
+            true => steps,
+            false => format!("{steps}, no checkpoint yet"),
         };
         let go_on = match self.checkpoint {
             _ if its != command || !["sft", "rl"].contains(&its) => String::new(),
@@ -133,7 +129,7 @@ pub fn check_report(path: &Path) -> anyhow::Result<()> {
         return Err(refuse(path, reason));
     }
     let page = path.join("report.html");
-    let ours = || fs::read(&page).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(PAGE_MARK));
+    let ours = || read_plain(&page).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(PAGE_MARK));
     if exists(RUN_FILE) || !page.exists() || ours() {
         return Ok(());
     }
@@ -148,6 +144,18 @@ pub fn clean(path: &Path) {
         leftovers.for_each(|name| drop(fs::remove_file(path.join(folder).join(name))));
     }
     checkpoint::clean(&path.join(CHECKPOINTS));
+}
+
+/// Removes what is left of a process that was killed while it wrote the record of its run, from a folder that holds no run.
+/// Nothing says that the folder is ours, so it must be the beginning of a record. The caller holds the lock.
+pub fn clean_unbegun(path: &Path) {
+    for name in entries(path).iter().filter(|name| is_half_written(name)) {
+        let file = path.join(name);
+        let plain = file.symlink_metadata().is_ok_and(|found| found.is_file());
+        if plain && record::begins_a_record(&file) {
+            let _ = fs::remove_file(file);
+        }
+    }
 }
 
 /// The names of files that are written aside and renamed: `.tmp` or `.writing-`, and six letters or digits.

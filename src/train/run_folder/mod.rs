@@ -11,6 +11,7 @@ mod lock;
 mod record;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -18,15 +19,15 @@ use serde::Serialize;
 use super::learner::Learner;
 use crate::checkpoint::{self, Progress};
 use crate::config::Settings;
-use crate::file::{say, write_atomically};
+use crate::file::{counted, say, write_atomically};
 use crate::log::{Environment, MetricsWriter};
 use crate::ops::Backend;
 use crate::report::{Contents, write_report};
 
 pub use contents::check_report;
-use contents::{Found, clean, clear};
+use contents::{Found, clean, clean_unbegun, clear};
 pub use inputs::{Input, inputs};
-use lock::FolderLock;
+use lock::{FolderLock, LOCK_FILE};
 use record::{Differences, RunState, record_settings, recorded_settings};
 pub use record::{RunRecord, settings_of};
 
@@ -53,6 +54,8 @@ impl Place {
         let missing: Vec<PathBuf> =
             path.ancestors().take_while(|folder| !exists(folder)).map(Path::to_path_buf).collect();
         let mut place = Self { path: path.to_path_buf(), lock: None, made: Vec::new() };
+        // Released before `place` is dropped where this fails.
+        let mut traces = Traces::locked();
         if make && !missing.is_empty() {
             place.made = missing;
             std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?;
@@ -61,7 +64,34 @@ impl Place {
         ensure!(!make || path.is_dir(), "{}: is a link to a folder that is not there", path.display());
         ensure!(path.is_dir(), "{}: there is no run to resume; leave out --resume to start one", path.display());
         place.lock = Some(FolderLock::take(path)?);
+        traces.0.push(path.join(LOCK_FILE));
+        traces.0.extend(place.made.iter().cloned());
         Ok(place)
+    }
+}
+
+/// What the claims of this process have made, each folder after what lies in it. A process that is ended before its run begins
+/// removes it ([`remove_traces`]).
+struct Traces(Vec<PathBuf>);
+
+static TRACES: Mutex<Traces> = Mutex::new(Traces(Vec::new()));
+
+impl Traces {
+    fn locked() -> MutexGuard<'static, Self> {
+        TRACES.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&mut self, place: &Place) {
+        self.0.retain(|path| *path != place.path.join(LOCK_FILE) && !place.made.contains(path));
+    }
+}
+
+/// Removes what claims that have not begun a run have made: for a process that is about to end at once. Whoever calls this
+/// makes sure that no run begins meanwhile.
+pub fn remove_traces() {
+    for path in Traces::locked().0.drain(..) {
+        // A folder that holds anything stays.
+        let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path));
     }
 }
 
@@ -72,6 +102,7 @@ fn exists(path: &Path) -> bool {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        Traces::locked().forget(self);
         self.lock = None;
         // The deepest first. Not removed if anything is in it.
         self.made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
@@ -100,8 +131,10 @@ impl Claim {
             found.replaced_by(command, intent == Intent::Replace, path)?;
             None
         };
-        if found.is_ours() {
-            clean(path);
+        match found {
+            Found::Run(..) => clean(path),
+            Found::Free => clean_unbegun(path),
+            Found::Foreign(_) => {}
         }
         let earlier = if resumes { Some((record, recorded_settings(path)?)) } else { None };
         Ok(Self { place, command, accept_changes, earlier })
@@ -155,8 +188,9 @@ impl Claim {
         ensure!(stage == command, "{}: is a checkpoint of `{stage}`, not of `{command}`", folder.display());
         ensure!(
             step <= steps,
-            "{}: the run is at step {step} already, and {steps} steps are asked for",
-            folder.display()
+            "{}: the run is at step {step} already, which is beyond the {} asked for",
+            folder.display(),
+            counted(steps, "step")
         );
         say!("resuming after step {step} ({})", folder.display());
         Ok(state.progress)
@@ -169,6 +203,7 @@ impl Claim {
     /// Begins the run, or goes on with it after `progress`: from here on the folder is the run's.
     pub fn begin(self, record: &RunRecord, settings: &Settings, progress: Progress) -> anyhow::Result<RunFolder> {
         let path = self.place.path.clone();
+        Traces::locked().forget(&self.place);
         // First of all: with it, a folder that a kill leaves half-made is known as ours.
         record.write(&path)?;
         let resumes = self.earlier.is_some();

@@ -1,5 +1,6 @@
 //! `run.toml`: what made a run's folder, and from what. A folder without it is not ours to write into.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -18,6 +19,8 @@ pub const RUN_FILE: &str = "run.toml";
 pub const CONFIG_FILE: &str = "config.toml";
 /// The settings by the step that they were first used after, one JSON object a line.
 pub const HISTORY_FILE: &str = "config-history.jsonl";
+/// What the record begins with.
+const HEADING: &str = "# What made this folder. `patarm-train` reads it before it writes here.\n\n";
 /// Increased when the meaning of a key changes.
 const FORMAT: u32 = 1;
 
@@ -61,9 +64,16 @@ impl RunRecord {
 
     pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let body = toml::to_string(self).context("the record of the run cannot be written as TOML")?;
-        let text = format!("# What made this folder. `patarm-train` reads it before it writes here.\n\n{body}");
+        let text = format!("{HEADING}{body}");
         replace(&folder.join(RUN_FILE), text.as_bytes())
     }
+}
+
+/// Whether a file may be what a killed process has written of a record.
+pub fn begins_a_record(file: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(HEADING.len() as u64).read_to_end(&mut bytes));
+    read.is_ok() && HEADING.as_bytes().starts_with(&bytes)
 }
 
 /// The settings in the config.toml of the run in a folder. Relative paths of its inputs start where the run was begun, wherever
