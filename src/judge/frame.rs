@@ -1,4 +1,4 @@
-//! The frame of a judge's prompt: the tags, labels and lines that the prompt file writes, and that text from outside must not write.
+//! The frame of a judge's prompt: the tags, labels and lines that its file writes, and that text from outside must not write.
 //!
 //! A response that contains `</response>` would end its own frame, and whatever follows would stand in the prompt as if it were
 //! ours: a verdict, another response, an instruction. So everything of the frame gets a zero-width space after its first
