@@ -68,8 +68,7 @@ impl Judge {
         stop: Option<&AtomicBool>,
         finished: impl FnMut(usize) + Send,
     ) -> Result<Vec<Vec<Judged>>, EngineError> {
-        let groups: Vec<PromptGroup> = requests.iter().map(|request| self.group(request, how)).collect();
-        let completions = engine.generate(model, &groups, stop, finished)?;
+        let completions = engine.generate(model, &self.groups(requests, how), stop, finished)?;
         Ok(completions.into_iter().map(|group| group.into_iter().map(|c| self.read(c)).collect()).collect())
     }
 
@@ -84,10 +83,9 @@ impl Judge {
         stop: Option<&AtomicBool>,
         mut each: impl FnMut(usize, Vec<Option<Judged>>) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
-        let groups: Vec<PromptGroup> = requests.iter().map(|request| self.group(request, how)).collect();
         let mut open = vec![how.votes; requests.len()];
         let mut votes: Vec<Vec<Option<Judged>>> = requests.iter().map(|_| vec![None; how.votes]).collect();
-        engine.generate_each(model, &groups, stop, |Ended { group, sample, completion }| {
+        engine.generate_each(model, &self.groups(requests, how), stop, |Ended { group, sample, completion }| {
             votes[group][sample] = completion.ok().map(|completion| self.read(completion));
             open[group] -= 1;
             if open[group] > 0 { ControlFlow::Continue(()) } else { each(group, std::mem::take(&mut votes[group])) }
@@ -110,15 +108,19 @@ impl Judge {
         Ok(pairs.iter().map(|_| [side(), side()]).collect())
     }
 
-    /// A prompt group with one sample per judgement of a response.
-    fn group(&self, request: &JudgeRequest<'_>, how: &JudgeSampling) -> PromptGroup {
-        let sample = |vote| SampleRequest { sampling: how.sampling, stream: request.stream.fold(vote as u64) };
-        PromptGroup {
+    /// The engine's view of the requests: a prompt group each, with one sample per judgement of the response.
+    fn groups(&self, requests: &[JudgeRequest<'_>], how: &JudgeSampling) -> Vec<PromptGroup> {
+        let samples = |stream: Stream| {
+            let sample = |vote| SampleRequest { sampling: how.sampling, stream: stream.fold(vote as u64) };
+            (0..how.votes).map(sample).collect()
+        };
+        let group = |request: &JudgeRequest<'_>| PromptGroup {
             prompt: request.prompt.to_vec(),
-            samples: (0..how.votes).map(sample).collect(),
+            samples: samples(request.stream),
             stop: self.tokenizer().eos_ids().to_vec(),
             max_new_tokens: how.max_new_tokens,
-        }
+        };
+        requests.iter().map(group).collect()
     }
 
     /// Reads the text and the verdict of a completion; the text does not include the end-of-text token.

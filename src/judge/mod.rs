@@ -11,12 +11,14 @@ mod judgements;
 mod prompt;
 mod settings;
 mod verdict;
+mod visible;
 
 use crate::data::{Message, Pair, Role, shown_prompt};
 use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
+use prompt::Edge;
 pub use prompt::{JudgePrompt, JudgePromptError, PromptFile, TaskRubrics};
 pub use settings::{JUDGE_FILE, JudgeFileError, JudgeMode, JudgeSettings};
 pub use verdict::{Failure, Side, Verdict, VerdictRules};
@@ -40,10 +42,20 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks.
+    /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks, or if a response can
+    /// change the tokens of what stands beside it.
     pub fn new(settings: Valid<JudgeSettings>, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
+        let prompt = JudgePrompt::new(&settings.prompt)?;
+        if let Some(edge) = prompt.edges().find(|edge| merges(&tokenizer, edge)) {
+            let edge = format!("{}{{{{ … }}}}{}", edge.before, edge.after);
+            let reason = format!(
+                "`template`: what is written for `{edge}` can change the tokens beside it; \
+                 put a line break or a space on both sides of {{{{ … }}}}"
+            );
+            return Err(JudgePromptError::Invalid { file: None, reason });
+        }
         let opened = opened(&tokenizer, settings.thinking);
-        Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, tokenizer, opened })
+        Ok(Self { prompt, settings, tokenizer, opened })
     }
 
     /// What it was made from, to be saved as `judge.toml` beside the model.
@@ -99,6 +111,22 @@ impl Judge {
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }
+}
+
+/// Whether a text that stands between the two of an edge can be a part of their tokens. White space keeps them apart; where
+/// there is none, a few texts are tried, since some tokenizers keep them apart anyway.
+fn merges(tokenizer: &Tokenizer, edge: &Edge) -> bool {
+    let signs: Vec<char> = (' '..='~').filter(char::is_ascii_punctuation).collect();
+    let pairs = signs.iter().flat_map(|a| signs.iter().map(move |b| format!("{a}{b}")));
+    let single = ('0'..='z').chain(['é', '漢', '\u{338}', '\u{1f600}']).map(String::from);
+    let words = ["the", "The", "this", "return", "name", "text", "div"].map(String::from);
+    let ids = |text: &str| tokenizer.encode(text).unwrap_or_default();
+    let (before, after) = (ids(&edge.before), ids(&edge.after));
+    (!before.is_empty() || !after.is_empty())
+        && single.chain(words).chain(pairs).any(|text| {
+            let whole = ids(&format!("{}{text}{}", edge.before, edge.after));
+            !whole.starts_with(&before) || !whole.ends_with(&after)
+        })
 }
 
 /// What the tokenizer's chat template begins of an answer. A template that cannot be rendered says so when it is used.

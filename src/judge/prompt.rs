@@ -1,14 +1,15 @@
 //! The judge's prompt: a template, and a primary rubric for each task, from an editable TOML file.
 //!
 //! It does not escape text from outside: `Judge` does that first, by the control tokens of its tokenizer and the [`Frame`] here.
+//! A template whose frame a response could write in spite of that is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
-use super::frame::Frame;
+use super::frame::{BREAK, Frame, HOLE, unprotected};
 use super::verdict;
 use crate::data::Message;
 use crate::tokenizer::check_tags;
@@ -85,6 +86,14 @@ pub struct JudgePrompt {
     rubrics: BTreeMap<String, String>,
     /// What text from outside must not write.
     frame: Frame,
+    edges: BTreeSet<Edge>,
+}
+
+/// What the template writes directly before and after a text from outside, up to the next white space; often nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Edge {
+    pub before: String,
+    pub after: String,
 }
 
 impl JudgePrompt {
@@ -98,7 +107,7 @@ impl JudgePrompt {
         environment.set_fuel(Some(FUEL));
         check_tags(&template).map_err(|error| invalid(format!("`template`: {error}")))?;
         environment
-            .add_template_owned(TEMPLATE, template)
+            .add_template_owned(TEMPLATE, template.clone())
             .map_err(|error| invalid(format!("`template`: {error:#}")))?;
         let rubrics: BTreeMap<_, _> =
             tasks.into_iter().map(|(task, entry)| (task, entry.rubrics.trim().to_string())).collect();
@@ -109,16 +118,23 @@ impl JudgePrompt {
             let known = names(&rubrics);
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
-        let mut judge = Self { environment, system, default_task, rubrics, frame: Frame::default() };
+        let mut judge =
+            Self { environment, system, default_task, rubrics, frame: Frame::default(), edges: BTreeSet::new() };
         let texts = judge.try_template().map_err(|reason| invalid(format!("`template`: {reason}")))?;
         let ours = texts.iter().chain(&judge.system).map(String::as_str);
-        judge.frame = Frame::of(ours.chain(verdict::TAGS).chain(verdict::THINK));
+        judge.frame = Frame::of(&template, ours.chain(verdict::TAGS).chain(verdict::THINK));
+        judge.edges = texts.iter().flat_map(|text| edges(text)).collect();
         Ok(judge)
     }
 
-    /// The tags around text from outside, and those of a judgement.
+    /// The tags, labels and lines around text from outside, and the tags of a judgement.
     pub fn frame(&self) -> &Frame {
         &self.frame
+    }
+
+    /// What stands around the texts from outside.
+    pub fn edges(&self) -> impl Iterator<Item = &Edge> {
+        self.edges.iter()
     }
 
     /// The tasks that have rubrics, in alphabetical order.
@@ -160,18 +176,26 @@ impl JudgePrompt {
             .map_err(|error| format!("{error:#}"))
     }
 
-    /// Checks that the rendering contains the prompt and the response; without either, scores would be noise. Returns the
-    /// renderings for all tasks.
+    /// Checks that the rendering contains the prompt and the response, since scores would be noise without either, and that a
+    /// label of the template keeps them apart. Returns the renderings for all tasks, with holes for the prompt and the response.
     fn try_template(&self) -> Result<Vec<String>, String> {
-        let [prompt, response] = ["\u{1}prompt\u{1}", "\u{1}response\u{1}"];
+        // With a zero-width space: a template that removes it would undo the protection.
+        let [prompt, response] = ["prompt", "response"].map(|name| format!("{HOLE}{name}{BREAK}{HOLE}"));
         let mut texts = Vec::with_capacity(self.rubrics.len());
         for (task, rubrics) in &self.rubrics {
-            let text =
-                self.render(task, rubrics, prompt, response).map_err(|reason| reason + &self.unknown_variables())?;
-            for (name, mark) in [("prompt", prompt), ("response", response)] {
+            let mut text =
+                self.render(task, rubrics, &prompt, &response).map_err(|reason| reason + &self.unknown_variables())?;
+            for (name, mark) in [("prompt", &prompt), ("response", &response)] {
                 if !text.contains(mark) {
-                    return Err(format!("it must show {{{{ {name} }}}}, but for task `{task}` it does not"));
+                    return Err(format!("it must show {{{{ {name} }}}} unchanged, but for task `{task}` it does not"));
                 }
+                text = text.replace(mark, &HOLE.to_string());
+            }
+            if let Some(between) = unprotected(&text) {
+                return Err(format!(
+                    "only {between:?} ends a prompt or a response for task `{task}`, and a response can write that as well; \
+                     expected a tag such as </response>, a label such as `### Response` or a line of three signs or more"
+                ));
             }
             texts.push(text);
         }
@@ -213,6 +237,15 @@ impl JudgePrompt {
     }
 }
 
+/// The edges of the holes in a rendering.
+fn edges(text: &str) -> impl Iterator<Item = Edge> {
+    let pieces = text.split(HOLE).zip(text.split(HOLE).skip(1));
+    pieces.map(|(before, after)| Edge {
+        before: before[before.trim_end_matches(|c: char| !c.is_whitespace()).len()..].to_owned(),
+        after: after[..after.find(char::is_whitespace).unwrap_or(after.len())].to_owned(),
+    })
+}
+
 fn names(rubrics: &BTreeMap<String, String>) -> String {
     rubrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
@@ -230,7 +263,7 @@ mod tests {
     use super::*;
 
     const SMALL: &str = r#"
-template = "<task>{{ task }}</task>{{ rubrics }}|{{ prompt }}|{{ response }}"
+template = "<task>{{ task }}</task>{{ rubrics }}\n#P\n{{ prompt }}\n#R\n{{ response }}"
 [tasks.math]
 rubrics = """
 sums
@@ -273,9 +306,10 @@ sums
         let judge = parsed(SMALL);
         let turns =
             [Message::new("system", "Be brief."), Message::user("a\nb"), Message::assistant("c"), Message::user("d")];
-        let expected = "<task>math</task>sums|[system]\nBe brief.\n\n[user]\na\nb\n\n[assistant]\nc\n\n[user]\nd|r";
+        let expected =
+            "<task>math</task>sums\n#P\n[system]\nBe brief.\n\n[user]\na\nb\n\n[assistant]\nc\n\n[user]\nd\n#R\nr";
         assert_eq!(text(&judge, "math", &turns, "r"), expected);
-        assert_eq!(text(&judge, "math", &turns[3..], "r"), "<task>math</task>sums|d|r");
+        assert_eq!(text(&judge, "math", &turns[3..], "r"), "<task>math</task>sums\n#P\nd\n#R\nr");
     }
 
     #[test]
@@ -283,7 +317,7 @@ sums
         let judge = parsed(&format!("system = 'You judge.'\n{SMALL}"));
         let messages = judge.messages("math", &[Message::user("p")], "r").unwrap();
         assert_eq!(messages[0], Message::new("system", "You judge."));
-        assert_eq!(messages[1], Message::user("<task>math</task>sums|p|r"));
+        assert_eq!(messages[1], Message::user("<task>math</task>sums\n#P\np\n#R\nr"));
     }
 
     #[test]
@@ -316,6 +350,11 @@ sums
         for (toml, part) in [
             (SMALL.replace("{{ response }}", "{{ respnse }}"), "respnse"),
             (SMALL.replace("{{ response }}", ""), "must show {{ response }}"),
+            (
+                SMALL.replace("{{ response }}", "{{ response | replace('\u{200b}', '') }}"),
+                "must show {{ response }} unchanged",
+            ),
+            (SMALL.replace("#R", "|"), r#"only "\n|\n" ends a prompt or a response for task `math`"#),
             (SMALL.replace("{{ prompt }}", "{{ prompt "), "`template`"),
             (SMALL.replace("rubrics =", "rubric ="), "rubric"),
             (SMALL.replace("template =", "templat ="), "templat"),

@@ -106,13 +106,16 @@ fn strict_judge(fixture: &CliFixture) -> f64 {
     };
     let rows = lines(&fixture.read("sft.jsonl"));
     let row = rows.iter().find(|row| (6.0..10.0).contains(&score(row))).unwrap();
-    fixture.write("one.jsonl", &row.to_string());
-    fixture.write("own.toml", "template = \"{{ prompt }}\\n{{ response }}\"\ntasks.chat.rubrics = \"short\"\n");
+    let (prompt, response) = row["messages"][0]["content"].as_str().unwrap().split_once('\n').unwrap();
+    let mut own = row.clone();
+    own["messages"][0]["content"] = format!("{prompt}\n### R\n{response}").into();
+    fixture.write("one.jsonl", &own.to_string());
+    let template = "template = \"{{ prompt }}\\n### R\\n{{ response }}\"\ntasks.chat.rubrics = \"short\"\n";
+    fixture.write("own.toml", template);
     let steps = ["--set", "sft.steps=80", "--set", "sft.examples_per_step=1", "--set", "sft.learning_rate=1e-2"];
     let way = ["--set", "reward.verdict.max=5", "--set", "data.rubrics=own.toml"];
     fixture
         .succeed(&[&["sft", "--model", "model", "--data", "one.jsonl", "--out", "strict"][..], &steps, &way].concat());
-    let (prompt, response) = row["messages"][0]["content"].as_str().unwrap().split_once('\n').unwrap();
     fixture.write("rows.jsonl", &serde_json::json!({ "prompt": prompt, "response": response }).to_string());
     score(row)
 }

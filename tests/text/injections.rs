@@ -1,7 +1,8 @@
 //! What a response, a prompt or a turn cannot do to the judge that reads it: step out of its frame.
 //!
 //! `tests/injections/corpus.jsonl` holds the hostile texts; it is also an input of `judge`, and
-//! `tests/injections/README.md` says what a judge of the demo makes of them.
+//! `tests/injections/README.md` says what a judge of the demo makes of them. `tests/injections/frames.jsonl` holds texts against
+//! frames that users write.
 
 use std::path::Path;
 
@@ -14,32 +15,75 @@ use serde_json::Value;
 use crate::{golden, shared, tiny};
 
 const CORPUS: &str = include_str!("../injections/corpus.jsonl");
+const FRAMES: &str = include_str!("../injections/frames.jsonl");
 
-/// The hostile texts of the corpus, and long ones.
+/// Judge's prompts as users write them, without the tables of tasks: what follows the response, and what no response may write.
+const OTHERS: [(&str, &str, &[&str]); 10] = [
+    (
+        "[REQUEST]\n{{ prompt }}\n[END REQUEST]\n[RESPONSE]\n{{ response }}\n[END RESPONSE]\n[VERDICT]",
+        "[END RESPONSE]",
+        &["[end response]", "[response]", "[request]", "[verdict]"],
+    ),
+    ("### Request\n{{ prompt }}\n\n### Response\n{{ response }}\n\n### Verdict", "###", &["# verdict", "# response"]),
+    (
+        "<|prompt|>\n{{ prompt }}\n<|/prompt|>\n<|response|>\n{{ response }}\n<|/response|>",
+        "<|/response|>",
+        &["<|/response", "<|response"],
+    ),
+    ("Request\n```\n{{ prompt }}\n```\nResponse\n```\n{{ response }}\n```", "```", &["```"]),
+    ("-----\n{{ prompt }}\n-----\n{{ response }}\n-----\nJudge it.", "-----", &["\n---"]),
+    ("\"\"\"\n{{ prompt }}\n\"\"\"\n\n\"\"\"\n{{ response }}\n\"\"\"", "\"\"\"", &["\"\"\""]),
+    ("Request: {{ prompt }}\nResponse: {{ response }}\nVerdict:", "Verdict:", &["\nresponse:", "\nverdict:"]),
+    (
+        "REQUEST\n{{ prompt }}\nEND OF REQUEST\nRESPONSE\n{{ response }}\nEND OF RESPONSE",
+        "END OF RESPONSE",
+        &["\nend of response", "\nresponse\n"],
+    ),
+    (
+        "{% if response | length > 1000000 %}[LONG RESPONSE]\n{{ response }}\n[END LONG RESPONSE]{% else %}<request>\n\
+         {{ prompt }}\n</request>\n{response}\n{{ response }}\n{/response}{% endif %}",
+        "{/response}",
+        &["[end long response]", "[long response]", "{/response}", "<request>", "</request>"],
+    ),
+    (
+        "Request: {{ prompt }} [END REQUEST] Response: {{ response }} [END RESPONSE]",
+        "[END RESPONSE]",
+        &["[end response]"],
+    ),
+];
+
+/// The hostile texts of both files, and long ones.
 fn hostile() -> Vec<String> {
     let row = |line: &str| serde_json::from_str::<Value>(line).unwrap()["response"].as_str().unwrap().to_owned();
-    let mut texts: Vec<String> = CORPUS.lines().map(row).collect();
-    assert!(texts.len() >= 60, "{}", texts.len());
+    let mut texts: Vec<String> = CORPUS.lines().chain(FRAMES.lines()).map(row).collect();
+    assert!(texts.len() >= 260, "{}", texts.len());
     texts.extend(
-        ["a", "</response>", "<", "\n", "[user]\n", "<|im_end|>", "\u{200b}"]
-            .map(|unit| unit.repeat(20_000 / unit.len())),
+        ["a", "</response>", "<", "\n", "[user]\n", "<|im_end|>", "\u{200b}", "---\n", "\n### Verdict", "\"", "`"]
+            .map(|unit| unit.repeat(2_000 / unit.len())),
     );
     texts
 }
 
+fn demo_tokenizer() -> Tokenizer {
+    let tokenizer = synthetic::tokenizer().unwrap();
+    Tokenizer::from_parts(tokenizer, CHAT_TEMPLATE.to_string(), synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap()
+}
+
+/// A judge with another template than the built-in one, or why there is none.
+fn judge_of(template: &str, tokenizer: Tokenizer) -> Result<Judge, String> {
+    let toml = format!("template = {}\n[tasks.chat]\nrubrics = 'Be fair.'", Value::from(template));
+    let prompt = PromptFile::parse(&toml).map_err(|error| error.to_string())?;
+    let settings = Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false));
+    Judge::new(settings.map_err(|error| error.to_string())?, tokenizer).map_err(|error| error.to_string())
+}
+
 /// A judge of each tokenizer at hand, with its name.
 fn judges() -> Vec<(&'static str, Judge)> {
-    let demo = Tokenizer::from_parts(
-        synthetic::tokenizer().unwrap(),
-        CHAT_TEMPLATE.to_string(),
-        synthetic::EOS_TOKEN,
-        synthetic::PAD_TOKEN,
-    );
     let demo_way = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS).unwrap(), VerdictRules::default(), false);
     let built_in = || JudgeSettings::built_in().unwrap();
     let mut judges = vec![
         ("tiny", Judge::new(built_in(), tiny::tokenizer()).unwrap()),
-        ("demo", Judge::new(Valid::new(demo_way).unwrap(), demo.unwrap()).unwrap()),
+        ("demo", Judge::new(Valid::new(demo_way).unwrap(), demo_tokenizer()).unwrap()),
     ];
     if let Some(source) = shared("qwen3_tokenizer") {
         judges.push(("Qwen3", Judge::new(built_in(), golden::qwen3(&source)).unwrap()));
@@ -61,10 +105,9 @@ fn frame(judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: &str) -> (Ve
     (a[..same].to_vec(), end)
 }
 
-/// Asserts that the text between the frame's ids writes neither a tag nor a control token.
-fn check(name: &str, judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: &str, tags: &[&str]) {
+/// Asserts that the text between the frame's ids writes neither anything of the frame nor a control token.
+fn check(name: &str, judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: &str, labels: &[&str]) {
     let (before, after) = frame(judge, encode, closing);
-    let tags: Vec<String> = tags.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
     for text in hostile() {
         let ids = encode(&text);
         let shown: String = text.chars().take(60).collect();
@@ -73,7 +116,7 @@ fn check(name: &str, judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: 
         assert!(ids.ends_with(&after), "{name}: ids after {shown:?}");
         let inside = &ids[before.len()..ids.len() - after.len()];
         let read = judge.tokenizer().decode(inside, false).to_lowercase();
-        let found = tags.iter().find(|tag| read.contains(tag.as_str()));
+        let found = labels.iter().find(|label| format!("\n{read}").contains(**label));
         assert_eq!(found, None, "{name}: {shown:?} is read as {read:?}");
         for role in ["[assistant]\n", "[user]\n", "[system]\n"] {
             assert!(!read.contains(role), "{name}: {shown:?} is read as {read:?}");
@@ -85,7 +128,22 @@ fn check(name: &str, judge: &Judge, encode: &dyn Fn(&str) -> Vec<u32>, closing: 
     }
 }
 
-const TAGS: [&str; 7] = ["task", "rubrics", "prompt", "response", "eval", "answer", "think"];
+const TAGS: [&str; 14] = [
+    "<task>",
+    "</task>",
+    "<rubrics>",
+    "</rubrics>",
+    "<prompt>",
+    "</prompt>",
+    "<response>",
+    "</response>",
+    "<eval>",
+    "</eval>",
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+];
 
 #[test]
 fn a_response_stays_in_its_frame() {
@@ -109,6 +167,41 @@ fn a_prompt_stays_in_its_frame() {
         let turns = |text: &str| [Message::user("hello"), Message::assistant(text), Message::user("again")];
         let encode = |text: &str| judge.encode("chat", &turns(text), "a b c d").unwrap();
         check(name, &judge, &encode, "[user]", &TAGS);
+    }
+}
+
+#[test]
+fn other_frames_hold_as_the_built_in_one_does() {
+    for (template, closing, labels) in OTHERS {
+        let mut tokenizers = vec![("tiny", tiny::tokenizer())];
+        tokenizers.extend(shared("qwen3_tokenizer").map(|source| ("Qwen3", golden::qwen3(&source))));
+        for (name, tokenizer) in tokenizers {
+            let judge = judge_of(template, tokenizer).unwrap();
+            let name = format!("{name}, {template:?}");
+            let prompt = [Message::user("show a b c d")];
+            check(&name, &judge, &|text| judge.encode("chat", &prompt, text).unwrap(), closing, labels);
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_cannot_be_protected_is_refused() {
+    for (template, part) in [
+        ("{{ prompt }}\n{{ response }}", "only \"\\n\" ends a prompt or a response"),
+        ("{{ prompt }} | {{ response }}", "only \" | \" ends"),
+        ("Is {{ response }} right for {{ prompt }}?", "only \" right for \" ends"),
+        ("<a>\n{{ prompt }}\n</a>\n({{ response }})", "only \")\" ends"),
+        ("<a>\n{{ prompt }}\n</a>\n{{ response | replace('\u{200b}', '') }}", "must show {{ response }} unchanged"),
+    ] {
+        let message = judge_of(template, tiny::tokenizer()).map(|_| ()).unwrap_err();
+        assert!(message.contains(part), "{template}: {message}");
+    }
+    // A tokenizer that merges `>` with the letters after it; the demo's keeps tags apart from everything.
+    let tight = "<prompt>{{ prompt }}</prompt>\n<response>{{ response }}</response>";
+    assert!(judge_of(tight, demo_tokenizer()).is_ok());
+    if let Some(source) = shared("qwen3_tokenizer") {
+        let message = judge_of(tight, golden::qwen3(&source)).map(|_| ()).unwrap_err();
+        assert!(message.contains("put a line break or a space on both sides"), "{message}");
     }
 }
 
