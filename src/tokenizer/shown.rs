@@ -49,7 +49,9 @@ impl Trial {
             let items = trial.arguments.get_mut(name).and_then(Value::as_array_mut);
             for (index, item) in items.into_iter().flatten().enumerate() {
                 let told = if name == "tools" { name_in(item) } else { None };
-                let shown = format!("the row has {name}, but the chat template does not render {name}[{index}]");
+                let shown = format!(
+                    "the row has {name}, but the chat template does not render them all: {name}[{index}] is missing"
+                );
                 replace(item, told, &mut what, shown);
             }
         }

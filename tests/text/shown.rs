@@ -41,13 +41,13 @@ fn what_a_template_leaves_out_is_found_whatever_the_conversation_says() {
     let tools = json!({"tools": [{"type": "function", "function": {"name": "find"}}, {"name": "add"}]});
     let documents = json!({"documents": [{"title": "t", "text": "The sky"}, {"title": "u", "text": "The sky is"}]});
     let plain = with_template("", TURNS);
-    check(&plain, tools.clone(), talk.clone(), Some("does not render tools[0]"));
-    check(&plain, documents.clone(), talk.clone(), Some("does not render documents[0]"));
+    check(&plain, tools.clone(), talk.clone(), Some("does not render them all: tools[0]"));
+    check(&plain, documents.clone(), talk.clone(), Some("does not render them all: documents[0]"));
     let first = with_template("{{ tools[0] | tojson if tools }}{{ documents[0].text if documents }}", TURNS);
-    check(&first, tools.clone(), talk.clone(), Some("does not render tools[1]"));
-    check(&first, documents.clone(), talk.clone(), Some("does not render documents[1]"));
+    check(&first, tools.clone(), talk.clone(), Some("does not render them all: tools[1]"));
+    check(&first, documents.clone(), talk.clone(), Some("does not render them all: documents[1]"));
     let titles = with_template("{% for d in documents or [] %}{{ d.title }}{% endfor %}", TURNS);
-    check(&titles, documents.clone(), talk.clone(), Some("does not render documents[0]"));
+    check(&titles, documents.clone(), talk.clone(), Some("does not render them all: documents[0]"));
     let all =
         "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for d in documents or [] %}{{ d.text }}{% endfor %}";
     let all = with_template(all, TURNS);
