@@ -14,7 +14,7 @@ use super::flag;
 use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, Message, OnBadRow, Prompt, PromptText, TemplateArguments, load_prompts};
+use crate::data::{LoadOptions, OnBadRow, Prompt, PromptText, RowId, TemplateArguments, load_prompts, turns_of_prompt};
 use crate::file::{RowOutput, counted, say, write_atomically};
 use crate::log::StageBar;
 use crate::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
@@ -28,7 +28,8 @@ use crate::train::dataset::report_skipped;
 
 /// Complete a prompt, or every prompt of a file.
 ///
-/// A prompt is taken as it is; with --chat it is the user's turn in the model's own chat template. Temperature 0 takes
+/// A prompt is taken as it is; with --chat it is the user's turn in the model's own chat template, or the turns of a
+/// transcript ("Human: … Assistant: …"). Temperature 0 takes
 /// the most probable token at every position. Log-probabilities are of softmax(logits / temperature) over the whole
 /// vocabulary, before top-k, top-p and min-p.
 ///
@@ -51,7 +52,7 @@ pub struct GenerateArgs {
     pub input: Vec<PathBuf>,
     #[command(flatten)]
     pub rows: RowArgs,
-    /// Take the prompt as the user's turn of a chat. Messages in rows of --input always are turns.
+    /// Take the prompt as the user's turn of a chat, or as the turns of a transcript. Messages in rows of --input always are turns.
     #[arg(long)]
     pub chat: bool,
     /// Go on with the assistant's turn that the messages of a row end with; without it such rows are refused.
@@ -106,7 +107,7 @@ pub struct GenerateArgs {
 struct Line<'a> {
     /// Of rows of `--input`: as it came, with the number of the completion.
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a Value>,
+    id: Option<&'a RowId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<usize>,
     prompt_ids: &'a [u32],
@@ -145,7 +146,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, output: RowOutput, sto
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, min_p: args.min_p };
     sampling.validate().map_err(|reason| anyhow::anyhow!("--{}", reason.replace('_', "-")))?;
     let Job { config, weights, tokenizer, prompts } = Job::read(args)?;
-    let ids: Vec<Value> = prompts.iter().map(|prompt| prompt.id.clone()).collect();
+    let ids: Vec<Value> = prompts.iter().map(|prompt| prompt.id.given()).collect();
     let made_with = match output.is_file() {
         true => made_with(args, fingerprint_of_model(&config, &weights), &tokenizer, &prompts),
         false => Value::Null,
@@ -203,7 +204,7 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, output: RowOutput, sto
 
 /// A prompt as tokens.
 struct TokenPrompt {
-    id: Value,
+    id: RowId,
     tokens: Vec<u32>,
     /// Folded with the number of the completion.
     stream: Stream,
@@ -223,7 +224,7 @@ impl Job {
         let options = LoadOptions { default_task: String::new(), on_bad_row };
         let loaded = match args.input.is_empty() {
             true => None,
-            false => Some(load_prompts(&args.input, &options)?),
+            false => Some(load_prompts(&args.input, &options, args.chat)?),
         };
         let alone = match (&args.prompt, &args.prompt_file) {
             (None, Some(file)) => {
@@ -235,7 +236,11 @@ impl Job {
         let limit = config.context();
         let stream = Stream::new(args.seed);
         let Some(loaded) = loaded else {
-            let tokens = tokens_of(args, &tokenizer, &PromptText::Plain(alone), &TemplateArguments::new())?;
+            let text = match args.chat {
+                true => PromptText::Chat(turns_of_prompt(&alone).map_err(anyhow::Error::msg)?),
+                false => PromptText::Plain(alone),
+            };
+            let tokens = tokens_of(args, &tokenizer, &text, &TemplateArguments::new())?;
             ensure!(!tokens.is_empty(), "the prompt has no tokens");
             let (length, new) = (tokens.len(), args.max_new_tokens);
             ensure!(length + new <= limit, "{length} prompt tokens + {new} new exceed the model's context of {limit}");
@@ -243,7 +248,7 @@ impl Job {
                 config,
                 weights,
                 tokenizer,
-                prompts: vec![TokenPrompt { id: Value::Null, tokens, stream }],
+                prompts: vec![TokenPrompt { id: Value::Null.into(), tokens, stream }],
             });
         };
         let needed = args.max_prompt_tokens + args.max_new_tokens;
@@ -256,7 +261,7 @@ impl Job {
             if tokens.is_empty() {
                 return Err("the prompt has no tokens".to_string());
             }
-            Ok(TokenPrompt { id: row.id.given().clone(), tokens, stream: stream.fold(row.id.key()) })
+            Ok(TokenPrompt { stream: stream.fold(row.id.key()), id: row.id, tokens })
         })?;
         let prompts = loaded.rows;
         let too_long = prompts.iter().filter(|prompt| prompt.tokens.len() > args.max_prompt_tokens).count();
@@ -276,13 +281,8 @@ fn tokens_of(
         enable_thinking: Some(args.thinking),
         continue_final_message: args.continue_final_message,
     };
-    let chat;
     let messages = match text {
-        PromptText::Plain(text) if !args.chat => return Ok(tokenizer.encode(text)?),
-        PromptText::Plain(text) => {
-            chat = [Message::user(text.as_str())];
-            &chat[..]
-        }
+        PromptText::Plain(text) => return Ok(tokenizer.encode(text)?),
         PromptText::Chat(messages) => messages,
     };
     let role = messages.last().map_or("nobody", |turn| turn.role.as_str());

@@ -153,7 +153,7 @@ fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &At
     how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{}", reason.replace('_', "-")))?;
     let Job { judge, config, weights, responses, prompts, ids, files } = Job::read(args)?;
     let made_with = match output.is_file() {
-        true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &ids, &prompts, &files)?,
+        true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &responses, &prompts, &files)?,
         false => Value::Null,
     };
     let fits = |index: &usize| prompts[*index].len() <= args.max_prompt_tokens;
@@ -223,7 +223,7 @@ impl Job {
         let several = args.input.len() > 1;
         let files = loaded.locations.iter().map(|at| several.then(|| at.path.display().to_string())).collect();
         let (responses, prompts): (Vec<Response>, _) = loaded.rows.into_iter().unzip();
-        let ids = responses.iter().map(|response| response.id.given().clone()).collect();
+        let ids = responses.iter().map(|response| response.id.given()).collect();
         Ok(Self { judge, config, weights, responses, prompts, ids, files })
     }
 }
@@ -238,7 +238,7 @@ fn made_with(
     args: &JudgeArgs,
     judge: &Judge,
     model: String,
-    ids: &[Value],
+    responses: &[Response],
     prompts: &[Vec<u32>],
     files: &[Option<String>],
 ) -> anyhow::Result<Value> {
@@ -250,7 +250,7 @@ fn made_with(
         "command": "judge",
         "files": files,
         "model": model,
-        "input": fingerprint_of_input(ids.iter().zip(prompts.iter().map(Vec::as_slice))),
+        "input": fingerprint_of_input(responses.iter().map(|r| &r.id).zip(prompts.iter().map(Vec::as_slice))),
         "judge": serde_json::to_value(judge.settings())?,
         "stop": judge.tokenizer().eos_ids(),
         "votes": args.votes,

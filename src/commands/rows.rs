@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::device::DeviceChoice;
+use crate::data::RowId;
 use crate::file::{Existing, RowError, RowOutput, RowWriter, counted, is_same, try_writing};
 use crate::model::Qwen3Config;
 use crate::rollout::EngineError;
@@ -89,10 +90,10 @@ pub fn fingerprint_of_model(config: &Qwen3Config, weights: &[f32]) -> String {
 }
 
 /// A number for what is to be worked on: the rows' ids and their prompts as tokens, in their order.
-pub fn fingerprint_of_input<'a>(rows: impl Iterator<Item = (&'a Value, &'a [u32])>) -> String {
+pub fn fingerprint_of_input<'a>(rows: impl Iterator<Item = (&'a RowId, &'a [u32])>) -> String {
     let mut all = blake3::Hasher::new();
     for (id, prompt) in rows {
-        let id = id.to_string();
+        let id = id.json();
         all.update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes());
         all.update(&(prompt.len() as u64).to_le_bytes()).update(bytemuck::cast_slice(prompt));
     }

@@ -15,6 +15,8 @@ pub enum DataError {
     Unreadable { path: PathBuf, reason: String },
     #[error("{}: no rows; expected JSON lines or a JSON array{skipped}", path.display())]
     Empty { path: PathBuf, skipped: String },
+    #[error("{}: is the same file as {}; give every file once", path.display(), first.display())]
+    GivenTwice { path: PathBuf, first: PathBuf },
     #[error("no data files were given")]
     NoFiles,
 }

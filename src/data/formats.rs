@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::fields::{Object, field, json, keys, kind, list, optional_text, present, text};
-use super::transcript::transcript_of;
-use super::turns::{message_of, messages_of, prompt_of, same_turns, split_common_prefix, split_conversations};
-use super::{Message, PromptText, TemplateArguments};
+use super::fields::{Object, field, keys, list, optional_text, text};
+use super::row_fields::{check_plain, is_empty, with_system};
+use super::turns::{conversation_text, message_of, messages_of, prompt_of, same_turns};
+use super::turns::{split_common_prefix, split_conversations};
+use super::{Message, PromptText};
 
 /// The prompt of a row, with its two responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,15 +31,18 @@ pub(super) struct Sides {
 /// Each may have a `system` (or `system_prompt`), which becomes the first turn.
 pub(super) fn pair_of(row: &Object) -> Result<Sides, String> {
     let has = |names: &[&str]| names.iter().all(|&name| row.contains_key(name));
+    let filled = |name: &str| row.get(name).is_some_and(|value| !is_empty(value));
     let sides = if has(&["initial_reason_steps", "full_chosen", "full_rejected"]) {
         math_step_dpo(row)
     } else if has(&["output_1", "output_2", "label"]) {
         llmbar(row)
     } else if has(&["accepted", "rejected"]) {
         code_preference(row)
-    } else if has(&["conversations", "chosen", "rejected"]) {
+    } else if has_whole_conversations(row)? {
+        implicit_prompt(row)
+    } else if has(&["conversations", "chosen", "rejected"]) && filled("conversations") {
         sharegpt(row)
-    } else if has(&["prompt", "chosen", "rejected"]) {
+    } else if has(&["prompt", "chosen", "rejected"]) && (filled("prompt") || !filled("instruction")) {
         explicit_prompt(row)
     } else if has(&["instruction", "chosen", "rejected"]) {
         alpaca(row)
@@ -47,50 +51,26 @@ pub(super) fn pair_of(row: &Object) -> Result<Sides, String> {
     } else {
         Err(format!("no known pair format; expected at least \"chosen\" and \"rejected\", found {}", keys(row)))
     }?;
-    check_row(row)?;
     check(Sides { prompt: with_system(row, sides.prompt)?, ..sides })
 }
 
-/// Fields that would change what is learnt or judged, and that are not supported.
-fn check_row(row: &Object) -> Result<(), String> {
-    for name in ["images", "image", "videos", "video", "audios", "audio"] {
-        if row
-            .get(name)
-            .is_some_and(|value| value.as_array().is_none_or(|items| items.iter().any(|item| !item.is_null())))
-        {
-            return Err(format!("{name}: models of text alone are supported"));
+/// Whether both responses are whole conversations beside a prompt that is empty, and so counts as absent.
+fn has_whole_conversations(row: &Object) -> Result<bool, String> {
+    let prompts: Vec<&Value> = ["prompt", "conversations"].into_iter().filter_map(|name| row.get(name)).collect();
+    if prompts.is_empty() || !prompts.into_iter().all(is_empty) {
+        return Ok(false);
+    }
+    for name in ["chosen", "rejected"] {
+        let turns = match row.get(name) {
+            Some(Value::String(text)) => conversation_text(text, name)?,
+            Some(Value::Array(items)) if !items.is_empty() => Some(messages_of(&row[name], name)?),
+            _ => None,
+        };
+        if turns.is_none_or(|turns| turns[0].role == "assistant" || turns[0].role == "tool") {
+            return Ok(false);
         }
     }
-    if let Some(weight) = row.get("weight").filter(|weight| weight.as_f64() != Some(1.0)) {
-        return Err(format!("weight: rows cannot be weighted; expected 1 or no weight, got {weight}"));
-    }
-    for name in ["loss_weight", "sample_weight", "train", "trainable"] {
-        let neutral = |value: &&Value| value.as_f64() == Some(1.0) || **value == Value::Bool(true);
-        if let Some(value) = row.get(name).filter(|value| !neutral(value)) {
-            return Err(format!(
-                "{name}: rows cannot be weighted; leave the row out, or remove the field, got {value}"
-            ));
-        }
-    }
-    if row.get("functions").is_some_and(|value| value != &Value::Array(Vec::new())) {
-        return Err("functions: write them as `tools`".to_string());
-    }
-    Ok(())
-}
-
-/// The prompt after the system turn that the row carries beside its messages, if any.
-fn with_system(row: &Object, mut prompt: Vec<Message>) -> Result<Vec<Message>, String> {
-    for name in ["system", "system_prompt"] {
-        let Some(text) = optional_text(row, name)?.filter(|text| !text.trim().is_empty()) else { continue };
-        match prompt.first().filter(|first| first.role == "system") {
-            Some(first) if first.content != text => {
-                return Err(format!("{name}: differs from the system turn that the messages begin with"));
-            }
-            Some(_) => {}
-            None => prompt.insert(0, Message::new("system", text)),
-        }
-    }
-    Ok(prompt)
+    Ok(true)
 }
 
 /// Every pair must have a prompt that ends with a turn to answer, and two responses that differ.
@@ -191,11 +171,9 @@ fn explicit_prompt(row: &Object) -> Result<Sides, String> {
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
     let side = |name| {
         let turns = match field(row, name)? {
-            Value::String(text) => match transcript_of(text)? {
-                // The response's text repeats the prompt's transcript.
-                Some(turns) if turns.len() > prompt.len() && same_turns(&turns[..prompt.len()], &prompt) => turns,
-                _ => vec![Message::assistant(text.as_str())],
-            },
+            Value::String(text) => {
+                response_turns(text, &prompt, row["prompt"].as_str()).map_err(|reason| format!("{name}: {reason}"))?
+            }
             value => messages_of(value, name)?,
         };
         if turns[0].role == "assistant" || turns[0].role == "tool" {
@@ -209,16 +187,28 @@ fn explicit_prompt(row: &Object) -> Result<Sides, String> {
     Ok(Sides { prompt, chosen, rejected })
 }
 
+/// A response given as text beside a prompt: an answer as it is, unless the text repeats the prompt's transcript.
+fn response_turns(text: &str, prompt: &[Message], prompt_text: Option<&str>) -> Result<Vec<Message>, String> {
+    match conversation_text(text, "the text") {
+        Ok(Some(turns)) if turns.len() > prompt.len() && same_turns(&turns[..prompt.len()], prompt) => Ok(turns),
+        Ok(Some(turns)) if text.trim_start().starts_with('[') && turns[0].role == "assistant" => Ok(turns),
+        Err(reason) if prompt.len() > 1 && prompt_text.is_some_and(|prompt| text.starts_with(prompt)) => Err(reason),
+        _ => Ok(vec![Message::assistant(text)]),
+    }
+}
+
 fn implicit_prompt(row: &Object) -> Result<Sides, String> {
     let (chosen, rejected) = match (field(row, "chosen")?, field(row, "rejected")?) {
-        (Value::String(chosen), Value::String(rejected)) => match (transcript_of(chosen)?, transcript_of(rejected)?) {
-            (Some(chosen), Some(rejected)) => (chosen, rejected),
-            (None, None) => {
-                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected)?;
-                return Ok(Sides { prompt: vec![Message::user(prompt)], chosen, rejected });
+        (Value::String(chosen), Value::String(rejected)) => {
+            match (conversation_text(chosen, "chosen")?, conversation_text(rejected, "rejected")?) {
+                (Some(chosen), Some(rejected)) => (chosen, rejected),
+                (None, None) => {
+                    let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected)?;
+                    return Ok(Sides { prompt: vec![Message::user(prompt)], chosen, rejected });
+                }
+                _ => return Err("one of chosen and rejected is a transcript, the other is not".to_string()),
             }
-            _ => return Err("one of chosen and rejected is a transcript, the other is not".to_string()),
-        },
+        }
         (chosen, rejected) => (messages_of(chosen, "chosen")?, messages_of(rejected, "rejected")?),
     };
     let (prompt, chosen, rejected) = split_conversations(chosen, rejected)?;
@@ -227,7 +217,6 @@ fn implicit_prompt(row: &Object) -> Result<Sides, String> {
 
 /// `messages` that end with an assistant turn.
 pub(super) fn conversation_of(row: &Object) -> Result<Vec<Message>, String> {
-    check_row(row)?;
     let messages = with_system(row, messages_of(field(row, "messages")?, "messages")?)?;
     match messages.split_last() {
         Some((last, before)) if last.role == "assistant" => {
@@ -246,84 +235,33 @@ pub(super) fn conversation_of(row: &Object) -> Result<Vec<Message>, String> {
 
 /// `prompt` (text or messages) and `response`. An empty response is allowed: the judge must see it.
 pub(super) fn response_of(row: &Object) -> Result<(Vec<Message>, String), String> {
-    check_row(row)?;
     let prompt = with_system(row, prompt_of(field(row, "prompt")?, "prompt")?)?;
     check_prompt(&prompt)?;
     Ok((prompt, text(row, "response")?.to_string()))
 }
 
-/// `prompt`, as text that is taken as it is, or as messages. A turn of the assistant at their end is one to go on with.
-pub(super) fn prompt_text_of(row: &Object) -> Result<PromptText, String> {
-    match field(row, "prompt")? {
-        Value::String(text) if text.is_empty() => Err("the prompt is empty".to_string()),
-        Value::String(text) => Ok(PromptText::Plain(text.clone())),
-        messages => {
-            let messages = messages_of(messages, "prompt")?;
-            if messages.last().is_none_or(|last| last.role != "assistant") {
-                check_prompt(&messages)?;
-            }
-            Ok(PromptText::Chat(messages))
-        }
+/// `prompt`, as text that is taken as it is, or as turns: of messages, or of text in a `chat`. A turn of the assistant at their
+/// end is one to go on with.
+pub(super) fn prompt_text_of(row: &Object, chat: bool) -> Result<PromptText, String> {
+    let prompt = field(row, "prompt")?;
+    if let (Value::String(text), false) = (prompt, chat) {
+        check_plain(row)?;
+        return if text.is_empty() {
+            Err("the prompt is empty".to_string())
+        } else {
+            Ok(PromptText::Plain(text.clone()))
+        };
     }
+    let messages = with_system(row, prompt_of(prompt, "prompt")?)?;
+    if messages.last().is_none_or(|last| last.role != "assistant") {
+        check_prompt(&messages)?;
+    }
+    Ok(PromptText::Chat(messages))
 }
 
-/// What the row gives the chat template besides messages.
-pub(super) fn arguments_of(row: &Object) -> Result<TemplateArguments, String> {
-    let given = match row.get("chat_template_kwargs") {
-        None => TemplateArguments::new(),
-        Some(Value::Object(given)) => given.clone(),
-        Some(Value::String(text)) => match json(text) {
-            Ok(Value::Object(given)) => given,
-            _ => return Err("chat_template_kwargs: expected an object, got text that is none".to_string()),
-        },
-        Some(other) => return Err(format!("chat_template_kwargs: expected an object, got {}", kind(other))),
-    };
-    let mut arguments = present(given);
-    for name in SET_BY_US {
-        if arguments.contains_key(name) {
-            return Err(format!("chat_template_kwargs.{name}: cannot be chosen by a row; remove it"));
-        }
-    }
-    for name in ["tools", "documents"] {
-        let Some(value) = row.get(name).or_else(|| arguments.get(name)) else { continue };
-        let items = list(value, name)?;
-        if let Some(other) = items.iter().find(|item| !item.is_object()) {
-            return Err(format!("{name}: expected a list of objects, got {} in it", kind(other)));
-        }
-        let items = Value::Array(items);
-        match arguments.insert(name.to_string(), items.clone()) {
-            Some(other) if row.contains_key(name) && other != items => {
-                return Err(format!("{name}: differs from chat_template_kwargs.{name}"));
-            }
-            _ => {}
-        }
-    }
-    Ok(arguments)
-}
-
-/// Arguments of `apply_chat_template` that say what is rendered and how.
-const SET_BY_US: [&str; 9] = [
-    "messages",
-    "conversation",
-    "chat_template",
-    "add_generation_prompt",
-    "continue_final_message",
-    "tokenize",
-    "return_dict",
-    "return_tensors",
-    "return_assistant_tokens_mask",
-];
-
-/// The row's own `id` as it came, unless it is blank.
-pub(super) fn id_of(row: &Object) -> Result<Option<Value>, String> {
-    match row.get("id") {
-        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-        // Whole numbers of more digits were rounded when the row was read.
-        Some(Value::Number(number)) if number.as_f64().is_some_and(|n| number.is_f64() && n.abs() >= 2f64.powi(53)) => {
-            Err(format!("id: expected text or a number of 64 bits, got {number}; write it as text"))
-        }
-        value => Ok(value.cloned()),
-    }
+/// The row's own `id`, unless it is blank.
+pub(super) fn id_of(row: &Object) -> Option<&Value> {
+    row.get("id").filter(|id| id.as_str().is_none_or(|text| !text.trim().is_empty()))
 }
 
 /// The row's own `task`, if it names one.

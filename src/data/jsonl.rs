@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::value::{RawValue, Value};
 
 use super::DataError;
 
@@ -83,9 +83,15 @@ pub struct RowReader {
     pub rows: u64,
 }
 
+/// A row as a value and as it is written.
+pub struct Row<'a> {
+    pub value: Value,
+    pub text: &'a str,
+}
+
 /// Called with a row, its position over all files, and its location. The inner error says why the row is bad; the outer
 /// one ends the reading.
-type OnRow<'a> = dyn FnMut(Value, u64, &Location) -> Result<Result<(), String>, DataError> + 'a;
+type OnRow<'a> = dyn FnMut(Row<'_>, u64, &Location) -> Result<Result<(), String>, DataError> + 'a;
 
 impl RowReader {
     /// A reader that has seen no row. `on_bad_row`: whether a bad row ends the reading or is counted.
@@ -138,10 +144,10 @@ impl RowReader {
         let mut fault = None;
         let mut location = Location { path: path.into(), unit: "row", number: 0 };
         let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(limited));
-        let elements = Elements(|row| {
+        let elements = Elements(|row: &RawValue| {
             used.set(0);
             location.number += 1;
-            self.take(Ok(row), &location, on_row).map_err(|error| fault = Some(error)).is_ok()
+            self.take(parse(row.get()), &location, on_row).map_err(|error| fault = Some(error)).is_ok()
         });
         let result = deserializer.deserialize_seq(elements).and_then(|()| deserializer.end());
         match (fault, result) {
@@ -154,11 +160,11 @@ impl RowReader {
         }
     }
 
-    fn take(&mut self, row: Result<Value, String>, location: &Location, on_row: &mut OnRow) -> Result<(), DataError> {
+    fn take(&mut self, row: Result<Row<'_>, String>, location: &Location, on_row: &mut OnRow) -> Result<(), DataError> {
         let position = self.rows;
         self.rows += 1;
         let outcome = match row {
-            Ok(value) => on_row(value, position, location)?,
+            Ok(row) => on_row(row, position, location)?,
             Err(reason) => Err(reason),
         };
         match outcome {
@@ -168,9 +174,13 @@ impl RowReader {
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(line).map_err(|error| format!("is not UTF-8: {error}"))?;
-    serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
+fn parse_line(line: &[u8]) -> Result<Row<'_>, String> {
+    parse(std::str::from_utf8(line).map_err(|error| format!("is not UTF-8: {error}"))?)
+}
+
+fn parse(text: &str) -> Result<Row<'_>, String> {
+    let value = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
+    Ok(Row { value, text })
 }
 
 enum Start {
@@ -252,7 +262,7 @@ impl<R: Read> Read for Limited<R> {
 /// Gives the elements of an array to a function, one by one, until it returns false.
 struct Elements<F>(F);
 
-impl<'de, F: FnMut(Value) -> bool> Visitor<'de> for Elements<F> {
+impl<'de, F: FnMut(&RawValue) -> bool> Visitor<'de> for Elements<F> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -260,8 +270,8 @@ impl<'de, F: FnMut(Value) -> bool> Visitor<'de> for Elements<F> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(row) = elements.next_element::<Value>()? {
-            if !(self.0)(row) {
+        while let Some(row) = elements.next_element::<Box<RawValue>>()? {
+            if !(self.0)(&row) {
                 return Err(A::Error::custom("stopped"));
             }
         }

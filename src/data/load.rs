@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::fields::{Object, kind, present};
 use super::formats;
 use super::jsonl::{Location, RowReader};
-use super::row_id::{RowId, Unnamed, name_rows};
-use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped};
+use super::row_fields::{arguments_of, check_judged, check_row};
+use super::row_id::{RowId, Unnamed, name_rows, written_id};
+use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ impl<T> Loaded<T> {
 ///
 /// A pair's id is its row's `id` as it came, or else the row's position over all files in their order ([`RowId`]). Bad rows
 /// count too, so skipping one changes no position. An id that the same file has used before makes a row bad. An unreadable
-/// file and a file without rows are errors even if bad rows are skipped.
+/// file, a file without rows and a file that is given twice are errors even if bad rows are skipped.
 pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pair>, DataError> {
     load(
         files,
@@ -82,9 +84,9 @@ pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pai
         |row| {
             let sides = formats::pair_of(row)?;
             let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-            Ok((sides, task, formats::arguments_of(row)?))
+            Ok((sides, task))
         },
-        |id, (sides, task, arguments)| Pair {
+        |id, (sides, task), arguments| Pair {
             id,
             task,
             prompt: sides.prompt,
@@ -97,12 +99,7 @@ pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pai
 
 /// Rows of [`formats::conversation_of`], which end with an assistant turn. Ids and errors as in [`load_pairs`].
 pub fn load_conversations(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Conversation>, DataError> {
-    load(
-        files,
-        options,
-        |row| Ok((formats::conversation_of(row)?, formats::arguments_of(row)?)),
-        |id, (messages, arguments)| Conversation { id, messages, arguments },
-    )
+    load(files, options, formats::conversation_of, |id, messages, arguments| Conversation { id, messages, arguments })
 }
 
 /// Rows `{"prompt": text or messages, "response": text}` with optional `task` and `id`, as in [`load_pairs`].
@@ -112,20 +109,17 @@ pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded
         options,
         |row| {
             let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-            Ok((formats::response_of(row)?, task, formats::arguments_of(row)?))
+            check_judged(&arguments_of(row)?)?;
+            Ok((formats::response_of(row)?, task))
         },
-        |id, ((prompt, response), task, arguments)| Response { id, task, prompt, response, arguments },
+        |id, ((prompt, response), task), arguments| Response { id, task, prompt, response, arguments },
     )
 }
 
-/// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`].
-pub fn load_prompts(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Prompt>, DataError> {
-    load(
-        files,
-        options,
-        |row| Ok((formats::prompt_text_of(row)?, formats::arguments_of(row)?)),
-        |id, (text, arguments)| Prompt { id, text, arguments },
-    )
+/// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`]. In a `chat` a text is turns too, as for a
+/// judge; otherwise it is taken as it is.
+pub fn load_prompts(files: &[PathBuf], options: &LoadOptions, chat: bool) -> Result<Loaded<Prompt>, DataError> {
+    load(files, options, |row| formats::prompt_text_of(row, chat), |id, text, arguments| Prompt { id, text, arguments })
 }
 
 /// Reads what `read` makes of each row, and joins it with the row's id once all rows are known.
@@ -133,33 +127,55 @@ fn load<R, T>(
     files: &[PathBuf],
     options: &LoadOptions,
     mut read: impl FnMut(&Object) -> Result<R, String>,
-    join: impl Fn(RowId, R) -> T,
+    join: impl Fn(RowId, R, TemplateArguments) -> T,
 ) -> Result<Loaded<T>, DataError> {
     if files.is_empty() {
         return Err(DataError::NoFiles);
     }
+    check_distinct(files)?;
+    let names: Vec<Arc<str>> = files.iter().map(|path| path.display().to_string().into()).collect();
     let mut reader = RowReader::new(options.on_bad_row);
     let (mut parts, mut locations, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
     for (file, path) in files.iter().enumerate() {
         let mut ids = HashSet::new();
         reader.read(path, &mut |row, position, location| {
-            let (own, part) = match object_of(row).and_then(|row| Ok((formats::id_of(&row)?, read(&row)?))) {
+            let read = object_of(row.value).and_then(|fields| {
+                check_row(&fields)?;
+                let own = formats::id_of(&fields).map(|id| written_id(id, row.text));
+                Ok((own, read(&fields)?, arguments_of(&fields)?))
+            });
+            let (own, part, arguments) = match read {
                 Ok(row) => row,
                 Err(reason) => return Ok(Err(reason)),
             };
             if let Some(id) = &own
-                && !ids.insert(id.to_string())
+                && !ids.insert(id.clone())
             {
                 return Ok(Err(format!("id {id} was used before in this file; ids must be unique in a file")));
             }
-            parts.push(part);
+            parts.push((part, arguments));
             locations.push(location.clone());
             unnamed.push(Unnamed { own, position, file });
             Ok(Ok(()))
         })?;
     }
-    let rows = name_rows(&unnamed).into_iter().zip(parts).map(|(id, part)| join(id, part)).collect();
+    let named = name_rows(&unnamed, &names).into_iter().zip(parts);
+    let rows = named.map(|(id, (part, arguments))| join(id, part, arguments)).collect();
     Loaded { rows, locations, skipped: reader.skipped, on_bad_row: options.on_bad_row }.some()
+}
+
+/// A file that is given twice would have every id twice, and nothing would tell its rows apart.
+fn check_distinct(files: &[PathBuf]) -> Result<(), DataError> {
+    let mut real: Vec<(PathBuf, &Path)> = Vec::new();
+    for path in files {
+        // A file that is not there is named when it is opened.
+        let Ok(at) = path.canonicalize() else { continue };
+        if let Some((_, first)) = real.iter().find(|(other, _)| *other == at) {
+            return Err(DataError::GivenTwice { path: path.clone(), first: first.to_path_buf() });
+        }
+        real.push((at, path));
+    }
+    Ok(())
 }
 
 fn object_of(row: Value) -> Result<Object, String> {

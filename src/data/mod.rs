@@ -1,16 +1,19 @@
 //! Preference pairs, conversations and responses; dataset formats; the synthetic suite; the resumable order.
 
+mod control_turns;
 pub mod conversation;
 pub mod error;
 mod fields;
 mod formats;
 pub mod jsonl;
+mod labels;
 pub mod load;
 pub mod message;
 pub mod order;
 pub mod pair;
 pub mod prompt;
 pub mod response;
+mod row_fields;
 pub mod row_id;
 pub mod synthetic;
 mod transcript;
@@ -24,4 +27,6 @@ pub use message::{Message, TemplateArguments, shown_prompt};
 pub use pair::{Pair, Role};
 pub use prompt::{Prompt, PromptText};
 pub use response::Response;
+pub use row_fields::check_judged;
 pub use row_id::RowId;
+pub use turns::turns_of_prompt;

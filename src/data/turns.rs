@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Message;
 use super::fields::{self, Object, keys, kind, list, present};
-use super::transcript::transcript_of;
+use super::transcript::{Text, mark_of_turns, transcript_of};
 
 /// A conversation from a list of `{"role", "content"}` or `{"from", "value"}` objects.
 pub(super) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, String> {
@@ -93,6 +93,9 @@ fn reasoning_of(object: &mut Object, role: &str, name: &str) -> Result<Option<St
         let Value::String(text) = value else {
             return Err(format!("{name}.{key}: expected text, got {}", kind(&value)));
         };
+        if text.trim().is_empty() {
+            continue;
+        }
         match &found {
             Some((other, first)) if *first != text => {
                 return Err(format!("{name}: {other} and {key} differ; keep one of them"));
@@ -100,7 +103,7 @@ fn reasoning_of(object: &mut Object, role: &str, name: &str) -> Result<Option<St
             _ => found = Some((key, text)),
         }
     }
-    let Some((key, text)) = found.filter(|(_, text)| !text.trim().is_empty()) else { return Ok(None) };
+    let Some((key, text)) = found else { return Ok(None) };
     if role != "assistant" {
         return Err(format!("{name}.{key}: only an assistant reasons, but this is a turn of {role}"));
     }
@@ -124,9 +127,16 @@ fn learnt_of(object: &mut Object, role: &str, name: &str) -> Result<bool, String
         }
         found = Some((key, learnt));
     }
-    for key in
-        ["train_detail", "training_detail", "loss_weight", "sample_weight", "masked", "train_on_turn", "trainable"]
-    {
+    for key in [
+        "train_detail",
+        "training_detail",
+        "loss_scale",
+        "loss_weight",
+        "sample_weight",
+        "masked",
+        "train_on_turn",
+        "trainable",
+    ] {
         if object.contains_key(key) {
             return Err(format!("{name}.{key}: is not supported; say `weight` 0 or 1 of whole turns"));
         }
@@ -161,16 +171,46 @@ fn content_of(value: Option<&Value>, name: &str) -> Result<String, String> {
 /// A prompt given as text (one user turn, or a transcript) or as messages.
 pub(super) fn prompt_of(value: &Value, name: &str) -> Result<Vec<Message>, String> {
     match value {
-        Value::String(text) => match transcript_of(text).map_err(|reason| format!("{name}: {reason}"))? {
-            Some(mut turns) => {
-                // hh-rlhf's prompts end with the marker of the answer and no answer.
-                turns.pop_if(|turn| turn.role == "assistant" && turn.content.is_empty());
-                Ok(turns)
-            }
-            None => Ok(vec![Message::user(text.as_str())]),
-        },
+        Value::String(text) => turns_of_prompt(text).map_err(|reason| format!("{name}: {reason}")),
         other => messages_of(other, name),
     }
+}
+
+/// A prompt given as text: the turns of a transcript or of a list of messages in JSON, or else one turn of the user.
+pub fn turns_of_prompt(text: &str) -> Result<Vec<Message>, String> {
+    match listed(text, "the text").unwrap_or_else(|| transcript_of(text, Text::Prompt).map_err(with_remedy))? {
+        Some(mut turns) => {
+            // hh-rlhf's prompts end with the marker of the answer and no answer.
+            turns.pop_if(|turn| turn.role == "assistant" && turn.content.is_empty());
+            Ok(turns)
+        }
+        None => Ok(vec![Message::user(text)]),
+    }
+}
+
+/// A whole conversation given as text, if it is a transcript or a list of messages in JSON.
+pub(super) fn conversation_text(text: &str, name: &str) -> Result<Option<Vec<Message>>, String> {
+    let read = || transcript_of(text, Text::Conversation).map_err(|reason| with_remedy(format!("{name}: {reason}")));
+    listed(text, name).unwrap_or_else(read)
+}
+
+fn with_remedy(reason: String) -> String {
+    format!("{reason}; give the turns as messages, or the prompt and the responses in columns of their own")
+}
+
+/// Messages as JSON text, as files of columns may have them; `None` if the text is no list of objects with roles.
+fn listed(text: &str, name: &str) -> Option<Result<Option<Vec<Message>>, String>> {
+    if !text.trim_start().starts_with('[') {
+        return None;
+    }
+    let value = fields::json(text).ok()?;
+    let has = |item: &Value, name: &str| item.get(name).is_some_and(Value::is_string);
+    let is_turn = |item: &Value| {
+        (has(item, "role") && (item.get("content").is_some() || item.get("tool_calls").is_some()))
+            || (has(item, "from") && has(item, "value"))
+    };
+    let listed = value.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(is_turn));
+    listed.then(|| messages_of(&value, name).map(Some))
 }
 
 /// Whether two lists of turns say the same.
@@ -201,7 +241,8 @@ pub(super) fn split_conversations(
     Ok((chosen, chosen_answer, rejected_answer))
 }
 
-/// The longest common beginning of two texts is the prompt. It ends before white space (which goes to the responses), so
+/// The longest common beginning of two texts is the prompt; an error if it has marks of turns, as it may then end in the
+/// middle of an answer. It ends before white space (which goes to the responses), so
 /// that no word is split: "The sky is" with " blue." and " black.".
 pub(super) fn split_common_prefix(chosen: &str, rejected: &str) -> Result<(String, String, String), String> {
     let same = chosen.char_indices().zip(rejected.chars()).take_while(|((_, a), b)| a == b).last();
@@ -212,6 +253,10 @@ pub(super) fn split_common_prefix(chosen: &str, rejected: &str) -> Result<(Strin
     };
     if cut == 0 {
         return Err("chosen and rejected are texts without \"prompt\" and share no beginning".to_string());
+    }
+    if let Some(mark) = mark_of_turns(&chosen[..length]) {
+        let reason = format!("chosen and rejected are whole texts that seem to be marked by {mark}, in an unknown way");
+        return Err(with_remedy(reason));
     }
     Ok((chosen[..cut].to_string(), chosen[cut..].to_string(), rejected[cut..].to_string()))
 }

@@ -9,6 +9,7 @@ mod files;
 mod jinja;
 mod methods;
 mod python;
+mod shown;
 mod supervised;
 mod template;
 mod templates;
@@ -139,7 +140,7 @@ impl Tokenizer {
 
     /// [`Self::encode`] of a rendering in which nothing is ours: every turn is escaped, and so is what the row gives the
     /// template. A turn that is to be continued is what the model is taken to have said: it may hold tags of thinking, but a
-    /// special token in it is an error.
+    /// special token in it is an error, as is a tool, a document or a turn that the template leaves out.
     pub fn encode_outside(
         &self,
         messages: &[Message],
@@ -155,7 +156,10 @@ impl Tokenizer {
             }
             turn.content.clone_from(&last.content);
         }
-        self.encode(&self.render_with(&escaped, &self.escape_fields(arguments), options)?)
+        let arguments = self.escape_fields(arguments);
+        let text = self.render_with(&escaped, &arguments, options)?;
+        self.check_shown(&escaped, &arguments, options)?.map_err(TokenizerError::Template)?;
+        self.encode(&text)
     }
 
     /// [`Self::encode`] of [`Self::render`].

@@ -93,7 +93,7 @@ impl Tokenizer {
         let answer = whole.strip_prefix(prompt.as_str()).ok_or_else(|| no_prefix(last, arguments, thinking))?;
         let length = answer.rfind(end).ok_or_else(|| fault(format!("the last turn is not closed by {end}")))?;
         let (learnt, tail) = answer.split_at(length + end.len());
-        check_shown(messages, arguments, &whole, learnt)?;
+        self.check_shown(messages, arguments, &options)?.map_err(fault)?;
 
         let encoding = self.inner.encode(prompt.as_str(), false).map_err(|error| encode_error(&prompt, &error))?;
         let fits = encoding.len() <= limit;
@@ -190,34 +190,6 @@ fn without_white_space(text: &str) -> String {
 
 fn name_of(tool: &Value) -> &str {
     tool.get("function").unwrap_or(tool).get("name").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// What a template leaves out would be learnt as if it were not there.
-fn check_shown(
-    messages: &[Message],
-    arguments: &TemplateArguments,
-    whole: &str,
-    learnt: &str,
-) -> Result<(), TokenizerError> {
-    if let Some(tool) = arguments.get("tools").and_then(Value::as_array).and_then(|tools| tools.first())
-        && !whole.contains(name_of(tool))
-    {
-        return Err(fault("the row has tools, but the chat template does not render them".to_string()));
-    }
-    for (index, message) in messages.iter().enumerate() {
-        if let Some(call) = message.tool_calls.iter().find(|call| !whole.contains(name_of(call))) {
-            let name = name_of(call);
-            return Err(fault(format!(
-                "message {index} calls {name}, but the chat template does not render tool calls"
-            )));
-        }
-    }
-    match messages.last().and_then(|last| last.reasoning.as_deref()) {
-        Some(reasoning) if !learnt.contains(reasoning.trim()) => {
-            Err(fault("the last turn has reasoning, but the chat template does not render it".to_string()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn no_prefix(last: &Message, arguments: &TemplateArguments, thinking: bool) -> TokenizerError {

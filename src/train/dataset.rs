@@ -10,7 +10,7 @@ use super::rl::PairSource;
 use super::sft::{Example, ExampleSource};
 use crate::config::{Settings, SftTarget};
 use crate::data::order::Order;
-use crate::data::{Conversation, LoadOptions, OnBadRow, Skipped, load_conversations, load_pairs};
+use crate::data::{Conversation, LoadOptions, OnBadRow, Skipped, check_judged, load_conversations, load_pairs};
 use crate::file::{counted, say};
 use crate::judge::{Judge, JudgePair};
 use crate::random::{Purpose, Stream};
@@ -35,7 +35,8 @@ impl PairDataset {
             if f64::from(flips.fold(pair.id.key()).uniform(0)) < settings.data.flip {
                 std::mem::swap(&mut pair.chosen, &mut pair.rejected);
             }
-            judge.encode_pair(pair)
+            check_judged(&pair.arguments)?;
+            judge.encode_pair(pair).map_err(|error| error.to_string())
         })?;
         let limit = settings.rl.max_prompt_tokens;
         let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));

@@ -15,6 +15,9 @@ pub struct RlSample {
     stage: &'static str,
     step: u64,
     pair: RowId,
+    /// The pair's file, where there are several: their ids may be the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
     role: Role,
     rollout: usize,
     task: String,
@@ -60,6 +63,7 @@ impl RlSample {
             stage: STAGE,
             step,
             pair: pair.pair.id.clone(),
+            file: pair.pair.id.file().map(str::to_string),
             role: t.role,
             rollout: t.rollout,
             task: pair.pair.task.clone(),

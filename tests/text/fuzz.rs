@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use patarm::data::{Message, OnBadRow, load_conversations, load_pairs, load_responses};
+use patarm::data::{Message, OnBadRow, load_conversations, load_pairs, load_prompts, load_responses};
 use patarm::tokenizer::{RenderOptions, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -86,6 +86,12 @@ fn any_json() -> impl Strategy<Value = Value> {
         "tool",
         "Human: a\n\nAssistant: b",
         "\n\nHuman:",
+        "User: a\nAI: b\nUser: c\nAI:",
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb",
+        "<s>[INST] <<SYS>>a<</SYS>>b [/INST] c",
+        "S\n\n### Instruction:\na\n\n### Input:\nb\n\n### Response:\nc",
+        "Q: a\nA: b\nB: c",
+        "[{\"role\": \"user\", \"content\": \"a\"}]",
         "[]",
         "{}",
         "[{\"name\": \"f\"}]",
@@ -116,7 +122,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-const FIELDS: [&str; 40] = [
+const FIELDS: [&str; 42] = [
     "prompt",
     "chosen",
     "rejected",
@@ -142,6 +148,8 @@ const FIELDS: [&str; 40] = [
     "images",
     "weight",
     "functions",
+    "enable_thinking",
+    "mask_history",
     "response",
     "role",
     "content",
@@ -220,6 +228,9 @@ proptest! {
             prop_assert_eq!(pairs.rows.len(), pairs.locations.len());
         }
         let _ = load_responses(&files, &skip);
+        for chat in [true, false] {
+            let _ = load_prompts(&files, &skip, chat);
+        }
         if let Ok(rows) = load_conversations(&files, &skip) {
             let tokenizer = tokenizer();
             for row in &rows.rows {
@@ -249,6 +260,18 @@ fn long_rows_take_linear_time() {
         "Human: a\nAssistant: b\n",
         "### Human: ### Assistant: ",
         "Human: a ",
+        "User: a\n\nAI: b\nUser: c\n",
+        "**User:** a\n\n**AI:** b\n\n",
+        "Q: a\nA: b\n",
+        "A: b\nUser\n",
+        "<|im_start|>user\n",
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n",
+        "<|user|>a<|assistant|>",
+        "[INST] a [/INST] b ",
+        "<s></s>",
+        "[{",
+        "<|a",
+        "### Instruction:\na\n### Input:\n### Response:\n",
         "a ",
         "\n",
         "<|im_end|>",

@@ -4,11 +4,14 @@ mod formats;
 mod fuzz;
 mod golden;
 mod injections;
+mod row_fields;
 mod rows;
 mod samples;
+mod shown;
 mod templates;
 mod tiny;
 mod tokenizer;
+mod whole_texts;
 
 use std::path::PathBuf;
 

@@ -165,6 +165,34 @@ fn a_repeated_id_is_a_bad_row_but_not_in_another_file() {
 }
 
 #[test]
+fn ids_keep_their_spelling_and_are_told_apart_by_it() {
+    let long = "9".repeat(30);
+    let ids = ["-0", "1e2", "1.10", "1.1", "100", "0.10000000000000000000000000000001", &long, "\"1.10\""];
+    let rows: Vec<String> = ids.iter().map(|id| good(&format!(r#", "id": {id}"#))).collect();
+    for text in [rows.join("\n"), format!("[{}]", rows.join(",\n"))] {
+        let loaded = load(text.as_bytes(), OnBadRow::Refuse).unwrap();
+        let written: Vec<String> = loaded.rows.iter().map(|pair| serde_json::to_string(&pair.id).unwrap()).collect();
+        assert_eq!(written, ids);
+        assert_eq!(loaded.rows.iter().map(|pair| pair.id.key()).collect::<std::collections::BTreeSet<_>>().len(), 8);
+        assert_eq!(loaded.rows[0].id.file(), None);
+    }
+}
+
+#[test]
+fn a_file_that_is_given_twice_is_refused() {
+    let file = file_of("a.jsonl", good("").as_bytes());
+    let detour = file.path().parent().unwrap().join(".").join("a.jsonl");
+    for again in [file.path(), detour] {
+        let error = load_pairs(&[file.path(), again], &options(OnBadRow::Skip)).unwrap_err().to_string();
+        assert!(error.contains("is the same file as") && error.contains("give every file once"), "{error}");
+    }
+    let other = file_of("b.jsonl", good("").as_bytes());
+    let loaded = load_pairs(&[file.path(), other.path()], &options(OnBadRow::Refuse)).unwrap();
+    let files: Vec<&str> = loaded.rows.iter().filter_map(|pair| pair.id.file()).collect();
+    assert!(files.len() == 2 && files[0].ends_with("a.jsonl") && files[1].ends_with("b.jsonl"), "{files:?}");
+}
+
+#[test]
 fn tasks_come_from_the_row_or_the_default() {
     let text = [good(r#", "task": "math""#), good(r#", "task": null"#)].join("\n");
     let rows = load(text.as_bytes(), OnBadRow::Refuse).unwrap().rows;
