@@ -3,10 +3,11 @@
 TRL_TEMPLATES is the folder trl/chat_templates of the package `trl`. Every template there is copied to OUT/templates and
 rendered with every conversation of CASES by transformers itself (render_jinja_template, which apply_chat_template calls);
 so are the small templates of OUT/snippets.jinja, one for each thing that Jinja and Python do. Left out is what no chat
-template was seen to use and is refused by name: the filters random, wordwrap and filesizeformat, varargs of macros, dict() of
-pairs, conversions (`!r`) in str.format, and break and continue in a scope inside of their loop. A call of strftime_now is
-replaced by its format. The committed files are what tests/text/templates.rs reads; no test needs Python. Packages:
-transformers, jinja2, trl.
+template was seen to use and is refused by name: the filters random, wordwrap, filesizeformat, xmlattr, urlize and pprint,
+varargs and kwargs of macros, values of macro and with that use names of the same tag, \\N{…} in texts, autoescape, texts of
+functions, generators and namespaces, integers of more than 127 bits, and break and continue in a scope inside of their loop.
+A call of strftime_now is replaced by its format. The committed files are what tests/text/templates.rs reads; no test needs
+Python. Packages: transformers, jinja2, trl.
 
 Files:
     cases.json       {"tokens": special tokens, "cases": [{"name", "messages", "kwargs"}, …]}

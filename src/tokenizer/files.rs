@@ -41,7 +41,8 @@ impl Tokenizer {
         let pad_token = named("pad_token").unwrap_or_else(|| eos_token.clone());
         let mut templates = templates_of_files(dir)?;
         if templates.is_empty() {
-            templates = templates_of_config(&config);
+            templates = templates_of_config(&config)
+                .map_err(|reason| TokenizerError::File { path: dir.join(CONFIG), reason })?;
         }
         if templates.is_empty() && ["<|im_start|>", "<|im_end|>"].iter().all(|token| inner.token_to_id(token).is_some())
         {
@@ -113,8 +114,9 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError
         .map_err(|error| TokenizerError::File { path: path.into(), reason: format!("is not a JSON object: {error}") })
 }
 
-/// The tokens that the configuration names (`bos_token`, `image_token`, …), then those that only the older file names, and
-/// the list `additional_special_tokens`. A token is a string or an object with `content`; null means the same as no setting.
+/// The tokens that the configuration names (`bos_token`, `image_token`, …), then those that only the older file names. A token
+/// is a string or an object with `content`; null means the same as no setting. Templates do not see tokens without a name
+/// (`additional_special_tokens`), as in transformers 5.
 fn special_tokens(config: &Map<String, Value>, older: &Map<String, Value>) -> Map<String, Value> {
     let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string);
     let named = ["extra_special_tokens", "model_specific_special_tokens"];
@@ -124,11 +126,6 @@ fn special_tokens(config: &Map<String, Value>, older: &Map<String, Value>) -> Ma
         if let Some(token) = text(value) {
             tokens.entry(name.clone()).or_insert(token.into());
         }
-    }
-    let list = "additional_special_tokens";
-    if let Some(items) = config.get(list).or_else(|| older.get(list)).and_then(Value::as_array) {
-        let texts: Vec<Value> = items.iter().filter_map(|item| Some(text(item)?.into())).collect();
-        tokens.insert(list.to_string(), texts.into());
     }
     tokens
 }
@@ -150,23 +147,57 @@ fn templates_of_files(dir: &Path) -> Result<Templates, TokenizerError> {
     Ok(templates)
 }
 
-/// `chat_template` is a string, or a list of named templates, in which the one for chats is named `default`.
-fn templates_of_config(config: &Map<String, Value>) -> Templates {
+/// `chat_template`: a text, or named templates as an object or as a list of objects, in which the one for chats is named
+/// `default`. Null means the same as no setting; anything else is refused, for ours would stand in its place.
+fn templates_of_config(config: &Map<String, Value>) -> Result<Templates, String> {
+    const EXPECTED: &str = "expected a template, or templates by name";
     let mut templates = Templates::default();
-    let entries = match config.get("chat_template") {
-        Some(Value::String(source)) => return Templates::one(source.clone()),
-        Some(Value::Array(entries)) => entries.as_slice(),
-        _ => &[],
-    };
-    for entry in entries {
-        let field = |name: &str| entry.get(name).and_then(Value::as_str);
-        // A name becomes a file's name when the tokenizer is saved.
-        let name = field("name").filter(|name| !name.is_empty() && !name.contains(['/', '\\', '\0']));
-        if let (Some(name), Some(source)) = (name, field("template")) {
-            templates.insert(name, source.to_string());
+    match config.get("chat_template") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(source)) => templates = Templates::one(source.clone()),
+        Some(Value::Object(named)) => {
+            for (name, source) in named {
+                insert_named(&mut templates, &format!("chat_template.{name}"), Some(name), Some(source))?;
+            }
         }
+        Some(Value::Array(entries)) => {
+            for (index, entry) in entries.iter().enumerate() {
+                let key = format!("chat_template[{index}]");
+                let name = entry.get("name").and_then(Value::as_str);
+                insert_named(&mut templates, &key, name, entry.get("template"))?;
+            }
+        }
+        Some(other) => return Err(format!("chat_template: {EXPECTED}, got {}", shown(other))),
     }
-    templates
+    if templates.is_empty() && config.get("chat_template").is_some_and(|value| !value.is_null()) {
+        return Err(format!("chat_template: {EXPECTED}, got none"));
+    }
+    Ok(templates)
+}
+
+/// Adds a template by its name, which becomes a file's name when the tokenizer is saved.
+fn insert_named(
+    templates: &mut Templates,
+    key: &str,
+    name: Option<&str>,
+    source: Option<&Value>,
+) -> Result<(), String> {
+    let name = name.ok_or_else(|| format!("{key}: expected an object with the texts name and template"))?;
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return Err(format!("{key}: expected a name that can be a file's, got {name:?}"));
+    }
+    match source {
+        Some(Value::String(source)) => templates.insert(name, source.clone()),
+        Some(other) => return Err(format!("{key}: expected the text of a template, got {}", shown(other))),
+        None => return Err(format!("{key}: expected an object with the texts name and template")),
+    }
+    Ok(())
+}
+
+/// The beginning of a value, for a message.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 60 { text.chars().take(60).collect::<String>() + "…" } else { text }
 }
 
 /// `eos_token_id` of generation_config.json or config.json: one id or a list.

@@ -1,39 +1,227 @@
-//! Methods of Python's texts, lists and mappings, and filters and tests of Jinja, where minijinja's differ or are missing.
+//! Methods of Python's lists and mappings, and filters, tests and functions of Jinja, where minijinja's differ or are missing.
 
-use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, filters};
 
-use super::python::{repr_of, str_of};
+use super::cost::{is_lazy, items_of, pay};
+use super::format::percent;
+use super::objects::{Generator, View, cycler, joiner, range};
+use super::python::{str_of, whole, whole_of};
+use super::text::{Pad, capitalized, digit_of, is_space, padded, replaced, text_method};
 
-/// The longest text that padding may make.
-const WIDTH_MAX: usize = 1 << 16;
-
-/// Adds the filters and tests.
+/// Adds the filters, tests and functions, and removes those that Jinja does not have.
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("string", |value: Value| str_of(&value));
+    add_filters_of_texts(environment);
+    add_filters_of_lists(environment);
     environment.add_filter("default", or_default);
     environment.add_filter("d", or_default);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
+    environment.add_filter("attr", attr);
+    environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("sequence", |value: Value| {
+        value.is_undefined()
+            || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+            || is_lazy(&value)
+    });
+    environment.add_test("in", is_in);
+    environment.add_test("callable", |value: Value| value.is_undefined() || value.kind() == ValueKind::Plain);
+    environment.add_function("cycler", cycler);
+    environment.add_function("joiner", joiner);
+    environment.add_function("range", range);
+    environment.add_function("dict", dict);
+    environment.add_function("namespace", namespace);
+    ["lines", "bool", "chain", "zip", "split", "pprint"].iter().for_each(|name| environment.remove_filter(name));
+    ["safe", "startingwith", "endingwith"].iter().for_each(|name| environment.remove_test(name));
+    environment.remove_global("debug");
+}
+
+/// The filters that begin with the text of whatever they are given.
+fn add_filters_of_texts(environment: &mut Environment<'static>) {
+    environment.add_filter("string", |state: &State, value: Value| str_of(state, &value));
+    environment
+        .add_filter("upper", |state: &State, value: Value| Ok::<_, Error>(str_of(state, &value)?.to_uppercase()));
+    environment
+        .add_filter("lower", |state: &State, value: Value| Ok::<_, Error>(str_of(state, &value)?.to_lowercase()));
+    environment
+        .add_filter("capitalize", |state: &State, value: Value| Ok::<_, Error>(capitalized(&str_of(state, &value)?)));
+    environment.add_filter("title", title);
+    environment.add_filter("trim", |state: &State, value: Value, chars: Option<Value>| {
+        let text = str_of(state, &value)?;
+        let Some(chars) = chars.filter(|chars| !chars.is_none()) else {
+            return Ok::<_, Error>(text.trim_matches(is_space).to_string());
+        };
+        let chars: Vec<char> = chars.as_str().ok_or_else(|| fault("trim: expected a text"))?.chars().collect();
+        Ok(text.trim_matches(&chars[..]).to_string())
+    });
+    environment.add_filter("replace", replace);
+    environment.add_filter("join", join);
+    environment.add_filter("format", |state: &State, value: Value, positional: Rest<Value>, named: Kwargs| {
+        let names: Vec<String> = named.args().map(str::to_string).collect();
+        let pairs: Result<Vec<(String, Value)>, Error> =
+            names.into_iter().map(|name| named.get(&name).map(|value| (name, value))).collect();
+        let values = match pairs? {
+            pairs if pairs.is_empty() => Value::from(minijinja::value::Tuple::from(positional.0)),
+            pairs => Value::from_pairs(pairs),
+        };
+        percent(state, &str_of(state, &value)?, &values)
+    });
     environment.add_filter("e", escape_html);
     environment.add_filter("escape", escape_html);
-    environment.add_filter("attr", attr);
-    environment
-        .add_filter("wordcount", |text: String| text.split(|c: char| !is_word(c)).filter(|w| !w.is_empty()).count());
-    environment
-        .add_filter("center", |text: String, width: Option<usize>| padded(&text, width.unwrap_or(80), ' ', Pad::Both));
+    environment.add_filter("forceescape", |state: &State, value: Value| escaped(&str_of(state, &value)?));
+    environment.add_filter("safe", |state: &State, value: Value| {
+        Ok::<_, Error>(Value::from_safe_string(str_of(state, &value)?))
+    });
+    environment.add_filter("wordcount", |state: &State, value: Value| {
+        let text = str_of(state, &value)?;
+        Ok::<_, Error>(text.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).count())
+    });
+    environment.add_filter("center", |state: &State, value: Value, width: Option<usize>| {
+        padded(state, &str_of(state, &value)?, width.unwrap_or(80), ' ', Pad::Both)
+    });
     environment.add_filter("indent", indent);
     environment.add_filter("urlencode", urlencode);
     environment.add_filter("truncate", truncate);
-    environment.add_filter("striptags", minijinja_contrib::filters::striptags);
-    environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
-    environment.add_test("sequence", |value: Value| {
-        value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    environment.add_filter("striptags", |state: &State, value: Value| {
+        Ok::<_, Error>(minijinja_contrib::filters::striptags(str_of(state, &value)?))
     });
-    environment.add_test("in", is_in);
-    environment.add_test("callable", |value: Value| value.kind() == ValueKind::Plain);
-    environment.add_function("cycler", minijinja_contrib::globals::cycler);
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+}
+
+/// The filters whose result Python makes item by item.
+fn add_filters_of_lists(environment: &mut Environment<'static>) {
+    type More = Rest<ValueOrKwargs>;
+    environment.add_filter("map", |state: &mut State, value: Value, more: More| {
+        filters::map(state, value, more).map(Generator::of)
+    });
+    environment.add_filter("select", |state: &mut State, value: Value, test: Option<String>, more: More| {
+        filters::select(state, value, test.map(Into::into), more).map(Generator::of)
+    });
+    environment.add_filter("reject", |state: &mut State, value: Value, test: Option<String>, more: More| {
+        filters::reject(state, value, test.map(Into::into), more).map(Generator::of)
+    });
+    environment.add_filter(
+        "selectattr",
+        |state: &mut State, value: Value, name: String, test: Option<String>, more: More| {
+            filters::selectattr(state, value, name.into(), test.map(Into::into), more).map(Generator::of)
+        },
+    );
+    environment.add_filter(
+        "rejectattr",
+        |state: &mut State, value: Value, name: String, test: Option<String>, more: More| {
+            filters::rejectattr(state, value, name.into(), test.map(Into::into), more).map(Generator::of)
+        },
+    );
+    environment.add_filter("unique", |state: &State, value: Value, named: Kwargs| {
+        generator(state, &filters::unique(state, value, named)?)
+    });
+    environment.add_filter("batch", |state: &State, value: Value, count: usize, fill: Option<Value>| {
+        generator(state, &filters::batch(state, value, count, fill.filter(|fill| !fill.is_none()))?)
+    });
+    environment.add_filter("slice", |state: &State, value: Value, count: usize, fill: Option<Value>| {
+        generator(state, &filters::slice(state, value, count, fill.filter(|fill| !fill.is_none()))?)
+    });
+    environment.add_filter("items", |state: &State, value: Value| generator(state, &filters::items(&value)?));
+    environment.add_filter("reverse", |state: &State, value: Value| match value.kind() {
+        ValueKind::String => filters::reverse(&value),
+        _ => Ok(Generator::of(items_of(state, &value)?.into_iter().rev().collect())),
+    });
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
+}
+
+fn generator(state: &State, items: &Value) -> Result<Value, Error> {
+    Ok(Generator::of(items_of(state, items)?))
+}
+
+fn length(value: Value) -> Result<usize, Error> {
+    match value.downcast_object_ref::<Generator>() {
+        Some(_) => Err(fault("what map, select and their like return has no length: put | list before it")),
+        None => filters::length(&value),
+    }
+}
+
+/// The beginning of every word in upper case, where words begin after white space, dashes and opening brackets.
+fn title(state: &State, value: Value) -> Result<String, Error> {
+    let text = str_of(state, &value)?;
+    let (mut out, mut begins) = (String::with_capacity(text.len()), true);
+    for c in text.chars() {
+        let separates = is_space(c) || "-({[<".contains(c);
+        if begins && !separates {
+            out.extend(c.to_uppercase());
+        } else {
+            out.extend(c.to_lowercase());
+        }
+        begins = separates;
+    }
+    Ok(out)
+}
+
+fn replace(state: &State, value: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+    let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
+        Ok(positional.get(index).cloned().or(named.get(name)?).filter(|value| !value.is_none()))
+    };
+    let (old, new) = (argument(0, "old")?, argument(1, "new")?);
+    let count = argument(2, "count")?.map(i64::try_from).transpose()?;
+    named.assert_all_used()?;
+    let (Some(old), Some(new)) = (old, new) else { return Err(fault("replace: expected two texts")) };
+    let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    replaced(state, &str_of(state, &value)?, &str_of(state, &old)?, &str_of(state, &new)?, count)
+}
+
+fn join(state: &mut State, value: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+    let separator = positional.first().cloned().or(named.get("d")?).unwrap_or_else(|| Value::from(""));
+    let attribute: Option<Value> = positional.get(1).cloned().or(named.get("attribute")?);
+    named.assert_all_used()?;
+    let value = match attribute.filter(|attribute| !attribute.is_none()) {
+        Some(attribute) => {
+            let named = Kwargs::from_iter([("attribute", attribute)]);
+            state.apply_filter("map", &[value, Value::from(named)])?
+        }
+        None => value,
+    };
+    let (separator, mut out) = (str_of(state, &separator)?, String::new());
+    for (index, item) in items_of(state, &value)?.iter().enumerate() {
+        let text = str_of(state, item)?;
+        pay(state, separator.len())?;
+        out.push_str(if index == 0 { "" } else { &separator });
+        out.push_str(&text);
+    }
+    Ok(out)
+}
+
+/// `dict(…)`: a mapping or pairs, and named values.
+fn dict(state: &State, value: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let mut pairs = Vec::new();
+    match value {
+        None => {}
+        Some(value) if value.kind() == ValueKind::Map => {
+            for key in items_of(state, &value)? {
+                let item = value.get_item(&key)?;
+                pairs.push((key, item));
+            }
+        }
+        Some(value) => {
+            for pair in items_of(state, &value)? {
+                match &items_of(state, &pair)?[..] {
+                    [key, item] => pairs.push((key.clone(), item.clone())),
+                    _ => return Err(fault("dict: expected pairs")),
+                }
+            }
+        }
+    }
+    let names: Vec<String> = named.args().map(str::to_string).collect();
+    for name in names {
+        let value = named.get(&name)?;
+        pairs.push((Value::from(name), value));
+    }
+    Ok(Value::from_pairs(pairs))
+}
+
+/// `namespace(…)`, of what `dict` takes.
+fn namespace(state: &State, value: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let values = [dict(state, value, named)?];
+    let (values,): (Option<ValueOrKwargs>,) = from_args(&values)?;
+    minijinja::functions::namespace(values)
 }
 
 /// `item in container`. In a text Python looks for texts alone.
@@ -65,41 +253,123 @@ fn or_default(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<Va
     Ok(if value.is_undefined() || (empty_too && !value.is_true()) { other } else { value })
 }
 
-fn int(value: Value, other: Option<Value>) -> Value {
-    let parsed = match value.as_str().map(str::trim) {
-        Some(text) => text.parse::<i64>().ok().or_else(|| text.parse::<f64>().ok().map(|float| float as i64)),
-        None if value.kind() == ValueKind::Bool => Some(i64::from(value.is_true())),
-        None => i64::try_from(value.clone()).ok().or_else(|| f64::try_from(value).ok().map(|float| float as i64)),
+/// `int(value)`, as far as it has 128 bits.
+fn int(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+    let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
+        Ok(positional.get(index).cloned().or(named.get(name)?))
     };
-    parsed.map_or_else(|| other.unwrap_or_else(|| Value::from(0)), Value::from)
+    let other = argument(0, "default")?.unwrap_or_else(|| Value::from(0));
+    let base = argument(1, "base")?.map(u32::try_from).transpose()?.unwrap_or(10);
+    named.assert_all_used()?;
+    let cut = |float: f64| match whole_of(float) {
+        Some(number) => Ok(integer(number)),
+        None => Err(fault("int: the number has more than 127 bits, or is none")),
+    };
+    match value.as_str() {
+        Some(text) => match (parse_int(text, base)?, parse_float(text)) {
+            (Some(number), _) => Ok(integer(number)),
+            (None, Some(float)) if float.is_finite() => cut(float),
+            _ => Ok(other),
+        },
+        None => match (whole(&value), f64::try_from(value.clone())) {
+            (Some(number), _) => Ok(integer(number)),
+            (None, Ok(float)) if value.kind() == ValueKind::Number => cut(float),
+            _ => Ok(other),
+        },
+    }
+}
+
+/// A number in the smallest form, so that equal ones are equal keys.
+pub(super) fn integer(number: i128) -> Value {
+    i64::try_from(number).map_or_else(|_| Value::from(number), Value::from)
+}
+
+/// `int(text, base)`; `None` if the text is no integer.
+fn parse_int(text: &str, base: u32) -> Result<Option<i128>, Error> {
+    if base == 1 || base > 36 {
+        return Err(fault("int: the base must be 0 or from 2 to 36"));
+    }
+    let text = text.trim_matches(is_space);
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let prefixed = [("0x", 16), ("0o", 8), ("0b", 2)].into_iter().find(|(prefix, of)| {
+        (base == 0 || base == *of) && digits.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    });
+    let (digits, base) = match prefixed {
+        Some((_, base)) => (digits[2..].strip_prefix('_').unwrap_or(&digits[2..]), base),
+        // Without a prefix, zeros in front are no part of a number.
+        None if base == 0 && digits.starts_with('0') && digits.contains(|c| !"0_".contains(c)) => return Ok(None),
+        None => (digits, if base == 0 { 10 } else { base }),
+    };
+    let Some(digits) = without_underscores(digits) else { return Ok(None) };
+    let mut number = 0_i128;
+    for c in digits.chars() {
+        let Some(digit) = digit_of(c).or_else(|| c.to_digit(36)).filter(|digit| *digit < base) else { return Ok(None) };
+        number = number
+            .checked_mul(i128::from(base))
+            .and_then(|number| number.checked_add(i128::from(digit)))
+            .ok_or_else(|| fault("int: the number has more than 127 bits"))?;
+    }
+    Ok(Some(if negative { -number } else { number }))
+}
+
+/// Digits without the single underscores between them; `None` if there are others, or no digits.
+fn without_underscores(digits: &str) -> Option<String> {
+    let wrong = digits.is_empty() || digits.starts_with('_') || digits.ends_with('_') || digits.contains("__");
+    (!wrong).then(|| digits.replace('_', ""))
+}
+
+/// `float(text)`; `None` if the text is no number.
+fn parse_float(text: &str) -> Option<f64> {
+    let text = text.trim_matches(is_space);
+    let beside = |at: usize| {
+        text[..at].ends_with(|c: char| c.is_numeric()) && text[at + 1..].starts_with(|c: char| c.is_numeric())
+    };
+    if text.match_indices('_').any(|(at, _)| !beside(at)) {
+        return None;
+    }
+    let ascii = |c: char| digit_of(c).and_then(|digit| char::from_digit(digit, 10)).unwrap_or(c);
+    text.replace('_', "").chars().map(ascii).collect::<String>().parse().ok()
 }
 
 fn float(value: Value, other: Option<Value>) -> Value {
     let parsed = match value.as_str() {
-        Some(text) => text.trim().parse().ok(),
+        Some(text) => parse_float(text),
         None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
         None => f64::try_from(value).ok(),
     };
     parsed.map_or_else(|| other.unwrap_or_else(|| Value::from(0.0)), Value::from)
 }
 
-fn escape_html(value: Value) -> Result<String, Error> {
-    let text = str_of(&value)?.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
+/// What is safe stays as it is.
+fn escape_html(state: &State, value: Value) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Ok(value);
+    }
+    escaped(&str_of(state, &value)?)
 }
 
-fn indent(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+fn escaped(text: &str) -> Result<Value, Error> {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    Ok(Value::from_safe_string(text.replace('\'', "&#39;").replace('"', "&#34;")))
+}
+
+fn indent(state: &State, text: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
     let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
         Ok(positional.get(index).cloned().or(named.get(name)?))
     };
+    let text = str_of(state, &text)?;
     let width = argument(0, "width")?.unwrap_or_else(|| Value::from(4));
     let margin = match width.as_str() {
         Some(text) => text.to_string(),
-        None => padded("", usize::try_from(width)?, ' ', Pad::After)?,
+        None => padded(state, "", usize::try_from(width)?, ' ', Pad::After)?,
     };
     let first = argument(1, "first")?.is_some_and(|value| value.is_true());
     let blank = argument(2, "blank")?.is_some_and(|value| value.is_true());
     named.assert_all_used()?;
+    pay(state, text.split('\n').count().saturating_mul(margin.len()).saturating_add(text.len()))?;
     let mut out = String::with_capacity(text.len());
     for (index, line) in text.split('\n').enumerate() {
         out.push_str(if index == 0 { "" } else { "\n" });
@@ -112,20 +382,20 @@ fn indent(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String
 }
 
 /// A text with `%XX` for bytes that cannot stand in a path; pairs, or the items of a mapping, as a query.
-fn urlencode(value: Value) -> Result<String, Error> {
+fn urlencode(state: &State, value: Value) -> Result<String, Error> {
     if value.kind() == ValueKind::String || value.try_iter().is_err() || value.is_none() {
-        return Ok(quote(&str_of(&value)?, true));
+        return Ok(quote(&str_of(state, &value)?, true));
     }
     let mut parts = Vec::new();
-    for item in value.try_iter()? {
+    for item in items_of(state, &value)? {
         let (key, other) = match value.kind() {
             ValueKind::Map => (item.clone(), value.get_item(&item)?),
-            _ => match &item.try_iter()?.collect::<Vec<Value>>()[..] {
+            _ => match &items_of(state, &item)?[..] {
                 [key, other] => (key.clone(), other.clone()),
                 _ => return Err(fault("urlencode: expected pairs")),
             },
         };
-        parts.push(format!("{}={}", quote(&str_of(&key)?, false), quote(&str_of(&other)?, false)));
+        parts.push(format!("{}={}", quote(&str_of(state, &key)?, false), quote(&str_of(state, &other)?, false)));
     }
     Ok(parts.join("&"))
 }
@@ -143,14 +413,15 @@ fn quote(text: &str, is_path: bool) -> String {
     out
 }
 
-fn truncate(text: String, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+fn truncate(state: &State, text: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
     let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
         Ok(positional.get(index).cloned().or(named.get(name)?))
     };
+    let text = str_of(state, &text)?;
     let number = |value: Option<Value>, other: usize| value.map_or(Ok(other), usize::try_from);
     let length = number(argument(0, "length")?, 255)?;
     let cut_words = argument(1, "killwords")?.is_some_and(|value| value.is_true());
-    let end = argument(2, "end")?.map_or(Ok("...".to_string()), |value| str_of(&value))?;
+    let end = argument(2, "end")?.map_or(Ok("...".to_string()), |value| str_of(state, &value))?;
     let leeway = number(argument(3, "leeway")?.filter(|value| !value.is_none()), 5)?;
     named.assert_all_used()?;
     if text.chars().count() <= length.saturating_add(leeway) {
@@ -166,253 +437,78 @@ fn attr(value: Value, name: String) -> Result<Value, Error> {
     if value.kind() == ValueKind::Map { Ok(Value::UNDEFINED) } else { value.get_attr(&name) }
 }
 
-/// Methods of Python: ours, and else those of minijinja's `pycompat`.
+/// Methods of Python. One that is not here is refused by its name.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let found = match (value.kind(), value.as_str()) {
-        (_, Some(text)) => text_method(text, method, args)?,
-        (ValueKind::Seq, _) => list_method(value, method, args)?,
-        (ValueKind::Map, _) if method == "copy" && args.is_empty() => Some(value.clone()),
+        (_, Some(text)) => text_method(state, text, method, args)?,
+        (ValueKind::Seq, _) => list_method(state, value, method, args)?,
+        _ if is_lazy(value) => list_method(state, &Value::from(items_of(state, value)?), method, args)?,
+        (ValueKind::Map, _) => map_method(state, value, method, args)?,
         (ValueKind::Number, _) if method == "is_integer" => {
+            let () = from_args(args)?;
             Some(Value::from(f64::try_from(value.clone()).is_ok_and(|float| float.fract() == 0.0)))
+        }
+        (ValueKind::Number, _) if method == "bit_length" => {
+            let () = from_args(args)?;
+            whole(value).map(|number| Value::from(128 - number.unsigned_abs().leading_zeros()))
         }
         _ => None,
     };
-    match found {
-        Some(found) => Ok(found),
-        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
-    }
+    found.ok_or_else(|| Error::from(ErrorKind::UnknownMethod))
 }
 
-fn list_method(list: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn list_method(state: &State, list: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     Ok(match method {
-        "copy" => Some(list.clone()),
-        "index" => {
+        "copy" if !list.is_tuple() => {
+            let () = from_args(args)?;
+            Some(list.clone())
+        }
+        "count" => {
             let (item,): (Value,) = from_args(args)?;
-            let at = list.try_iter()?.position(|other| other == item);
-            Some(Value::from(at.ok_or_else(|| fault("the list has no such item"))?))
+            Some(Value::from(items_of(state, list)?.iter().filter(|other| **other == item).count()))
+        }
+        "index" => {
+            let (item, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
+            let items = items_of(state, list)?;
+            let bound = |at: i64| {
+                let at = if at < 0 { at.saturating_add_unsigned(items.len() as u64).max(0) } else { at };
+                usize::try_from(at).unwrap_or(usize::MAX).min(items.len())
+            };
+            let (start, end) = (bound(start.unwrap_or(0)), bound(end.unwrap_or(i64::MAX)));
+            let at = items.iter().take(end).skip(start).position(|other| *other == item);
+            Some(Value::from(start + at.ok_or_else(|| fault("the list has no such item"))?))
         }
         _ => None,
     })
 }
 
+fn map_method(state: &State, map: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    if method == "get" {
+        let (key, other): (Value, Option<Value>) = from_args(args)?;
+        if matches!(key.kind(), ValueKind::Map) || (key.kind() == ValueKind::Seq && !key.is_tuple()) {
+            return Err(fault("get: a list or a mapping cannot be a key"));
+        }
+        let found = map.as_object().and_then(|object| object.get_value(&key));
+        return Ok(Some(found.unwrap_or_else(|| other.unwrap_or_else(|| Value::from(())))));
+    }
+    let pair = |key: Value| -> Result<Value, Error> {
+        let item = map.get_item(&key)?;
+        Ok(if method == "values" { item } else { Value::from(minijinja::value::Tuple::from([key, item])) })
+    };
+    let (name, items) = match method {
+        "copy" => {
+            let () = from_args(args)?;
+            return Ok(Some(map.clone()));
+        }
+        "keys" => ("dict_keys", items_of(state, map)?),
+        "values" => ("dict_values", items_of(state, map)?.into_iter().map(pair).collect::<Result<_, _>>()?),
+        "items" => ("dict_items", items_of(state, map)?.into_iter().map(pair).collect::<Result<_, _>>()?),
+        _ => return Ok(None),
+    };
+    let () = from_args(args)?;
+    Ok(Some(Value::from_object(View { name, items })))
+}
+
 fn fault(reason: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.to_string())
-}
-
-fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    let one = || -> Result<&str, Error> { from_args::<(&str,)>(args).map(|(text,)| text) };
-    Ok(Some(match method {
-        "split" | "rsplit" => split(text, args, method == "rsplit")?,
-        "splitlines" if args.is_empty() => split_lines(text),
-        "format" => {
-            check_fields(text)?;
-            return Ok(None);
-        }
-        "join" => {
-            let (items,): (Value,) = from_args(args)?;
-            let mut texts = Vec::new();
-            for item in items.try_iter()? {
-                texts.push(item.as_str().ok_or_else(|| fault("join: expected texts"))?.to_string());
-            }
-            Value::from(texts.join(text))
-        }
-        "swapcase" => Value::from(text.chars().map(swap_case).collect::<String>()),
-        "casefold" => Value::from(text.to_lowercase()),
-        "title" => Value::from(title(text)),
-        "istitle" => Value::from(text.chars().any(char::is_alphabetic) && title(text) == text),
-        "isdecimal" => Value::from(!text.is_empty() && text.chars().all(char::is_numeric)),
-        "isidentifier" => {
-            Value::from(!text.starts_with(|c: char| c.is_numeric()) && !text.is_empty() && text.chars().all(is_word))
-        }
-        "partition" => {
-            let separator = one()?;
-            let parts = text.split_once(separator).map(|(a, b)| [a, separator, b]);
-            Value::from(Tuple::from(parts.unwrap_or([text, "", ""]).map(Value::from)))
-        }
-        "rpartition" => {
-            let separator = one()?;
-            let parts = text.rsplit_once(separator).map(|(a, b)| [a, separator, b]);
-            Value::from(Tuple::from(parts.unwrap_or(["", "", text]).map(Value::from)))
-        }
-        "index" | "rindex" => {
-            let at = if method == "index" { text.find(one()?) } else { text.rfind(one()?) };
-            Value::from(text[..at.ok_or_else(|| fault("substring not found"))?].chars().count())
-        }
-        "removeprefix" => Value::from(text.strip_prefix(one()?).unwrap_or(text)),
-        "removesuffix" => Value::from(text.strip_suffix(one()?).unwrap_or(text)),
-        "center" | "ljust" | "rjust" | "zfill" => {
-            let (width, fill): (usize, Option<&str>) = from_args(args)?;
-            let fill = fill.and_then(|fill| fill.chars().next()).unwrap_or(if method == "zfill" { '0' } else { ' ' });
-            let pad = match method {
-                "center" => Pad::Both,
-                "ljust" => Pad::After,
-                _ => Pad::Before,
-            };
-            Value::from(match text.strip_prefix('-').filter(|_| method == "zfill") {
-                Some(digits) => format!("-{}", padded(digits, width.saturating_sub(1), fill, pad)?),
-                None => padded(text, width, fill, pad)?,
-            })
-        }
-        _ => return Ok(None),
-    }))
-}
-
-#[derive(Clone, Copy)]
-enum Pad {
-    Before,
-    After,
-    Both,
-}
-
-fn padded(text: &str, width: usize, fill: char, pad: Pad) -> Result<String, Error> {
-    if width > WIDTH_MAX {
-        return Err(fault("a text cannot be padded to so many characters"));
-    }
-    let missing = width.saturating_sub(text.chars().count());
-    let before = match pad {
-        Pad::Before => missing,
-        Pad::After => 0,
-        // Python puts the odd one before the text where the width is odd too.
-        Pad::Both => missing / 2 + (missing & width & 1),
-    };
-    let run = |count: usize| std::iter::repeat_n(fill, count);
-    Ok(run(before).chain(text.chars()).chain(run(missing - before)).collect())
-}
-
-fn swap_case(c: char) -> String {
-    if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
-}
-
-/// Every letter after a non-letter is upper case, the others are lower case.
-fn title(text: &str) -> String {
-    let (mut out, mut inside) = (String::new(), false);
-    for c in text.chars() {
-        if inside {
-            out.extend(c.to_lowercase())
-        } else {
-            out.extend(c.to_uppercase())
-        }
-        inside = c.is_alphabetic();
-    }
-    out
-}
-
-fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
-    let (positional, named): (Rest<Value>, Kwargs) = from_args(args)?;
-    let separator: Option<Value> = positional.first().cloned().or(named.get("sep")?).filter(|value| !value.is_none());
-    let limit: Option<i64> = match positional.get(1) {
-        Some(limit) => Some(i64::try_from(limit.clone())?),
-        None => named.get("maxsplit")?,
-    };
-    named.assert_all_used()?;
-    let limit = limit.filter(|limit| *limit >= 0).map_or(usize::MAX, |limit| limit as usize);
-    let mut parts: Vec<&str> = match &separator {
-        Some(separator) => {
-            let separator = separator.as_str().ok_or_else(|| fault("split: the separator must be text"))?;
-            if separator.is_empty() {
-                return Err(fault("split: the separator is empty"));
-            }
-            let count = limit.saturating_add(1);
-            if from_right { text.rsplitn(count, separator).collect() } else { text.splitn(count, separator).collect() }
-        }
-        None => split_white_space(text, limit, from_right),
-    };
-    if from_right {
-        parts.reverse();
-    }
-    Ok(parts.into_iter().map(Value::from).collect())
-}
-
-/// Words, at most `limit` of them cut off; the rest keeps its inner white space. From the right the last word comes first.
-fn split_white_space(text: &str, limit: usize, from_right: bool) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        if parts.len() == limit {
-            // The rest keeps the white space at the text's end.
-            let start = rest.as_ptr() as usize - text.as_ptr() as usize;
-            parts.push(if from_right { &text[..start + rest.len()] } else { &text[start..] });
-            break;
-        }
-        let at = if from_right { rest.rfind(char::is_whitespace) } else { rest.find(char::is_whitespace) };
-        let (part, left) = match at.map(|at| rest.split_at(at)) {
-            None => (rest, ""),
-            Some((before, after)) if from_right => (after.trim_start(), before.trim_end()),
-            Some((before, after)) => (before, after.trim_start()),
-        };
-        parts.push(part);
-        rest = left;
-    }
-    parts
-}
-
-fn split_lines(text: &str) -> Value {
-    let unified = text.replace("\r\n", "\n").replace('\r', "\n");
-    let body = unified.strip_suffix('\n').unwrap_or(&unified);
-    if unified.is_empty() { Value::from(Vec::<Value>::new()) } else { body.split('\n').map(Value::from).collect() }
-}
-
-/// Refuses a width or a precision that would fill the memory, or that an argument gives.
-fn check_width(spec: &str) -> Result<(), Error> {
-    let digits = spec.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
-    if digits > 4 || spec.contains('*') {
-        return Err(fault("a width or a precision of a format must have at most 4 digits"));
-    }
-    Ok(())
-}
-
-/// The same for `str.format`: in fields, which may not hold fields.
-fn check_fields(template: &str) -> Result<(), Error> {
-    for field in template.replace("{{", "").split('{').skip(1) {
-        let spec = field.split('}').next().unwrap_or_default();
-        check_width(spec)?;
-        let name = spec.split(':').next().unwrap_or_default();
-        if let Some((_, conversion)) = name.split_once('!') {
-            return Err(fault(&format!("str.format: the conversion !{conversion} is not supported")));
-        }
-        if !field.contains('}') {
-            return Err(fault("a field of a format that is not closed, or that holds another"));
-        }
-    }
-    Ok(())
-}
-
-/// `template % args` of texts: as C's `printf`, and `%r`.
-pub(super) fn percent(template: &str, right: Value) -> Result<Value, Error> {
-    let mut args: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
-    let (mut plain, mut rest, mut index) = (String::with_capacity(template.len()), template, 0);
-    while let Some(at) = rest.find('%') {
-        let spec = &rest[at + 1..];
-        let length = spec.find(|c: char| c.is_alphabetic() || c == '%' || c == '(').unwrap_or(spec.len());
-        let kind = spec[length..].chars().next();
-        check_width(&spec[..length])?;
-        plain.push_str(&rest[..=at + length]);
-        rest = &spec[length..];
-        match kind {
-            Some('r' | 'a') => {
-                if let Some(arg) = args.get_mut(index) {
-                    *arg = Value::from(repr_of(arg)?);
-                }
-                plain.push('s');
-                rest = &rest[1..];
-            }
-            // Python cuts the fraction off.
-            Some('d' | 'i' | 'u') => {
-                if let Some(arg) =
-                    args.get_mut(index).filter(|arg| arg.kind() == ValueKind::Number && !arg.is_integer())
-                {
-                    *arg = int(arg.clone(), None);
-                }
-            }
-            Some('%') => {
-                plain.push('%');
-                rest = &rest[1..];
-                continue;
-            }
-            _ => {}
-        }
-        index += 1;
-    }
-    plain.push_str(rest);
-    minijinja::formatting::format(minijinja::formatting::FormatStyle::Printf, &plain, &args).map(Value::from)
 }

@@ -3,16 +3,22 @@
 //! All text is encoded by [`Tokenizer::encode`]. It recognises control tokens in the text and adds none, so the model reads
 //! exactly what the chat template wrote. Text from outside goes through [`Tokenizer::escape`] first.
 
+mod cost;
 mod error;
 mod escape;
 mod files;
+mod format;
 mod jinja;
+mod literal;
 mod methods;
+mod objects;
+mod operators;
 mod python;
 mod shown;
 mod supervised;
 mod template;
 mod templates;
+mod text;
 
 use std::collections::BTreeSet;
 

@@ -5,13 +5,16 @@ use std::cell::Cell;
 use std::sync::Once;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, Serde, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Map;
 
 use super::TokenizerError;
-use super::jinja::{BOUNDED, CONTAINED, ITEMS, REMAINDER, translate};
-use super::methods::{self, percent};
+use super::cost::{is_lazy, items_of};
+use super::jinja::{BOUNDED, CONCATENATION, CONTAINED, ITEMS, PRODUCT, REMAINDER, translate};
+use super::methods;
+use super::objects::Generator;
+use super::operators::{concatenation, product, remainder};
 use super::python::{DEPTH_MAX, JsonStyle, dumps, str_of, too_large};
 use crate::data::{Message, TemplateArguments};
 
@@ -237,18 +240,20 @@ fn size(value: &serde_json::Value) -> usize {
 fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_formatter(|out, _, value| {
-        let text = str_of(value)?;
+    environment.set_formatter(|out, state, value| {
+        let text = str_of(state, value)?;
         out.write_str(&text).map_err(Error::from)
     });
     environment.set_unknown_method_callback(methods::call);
     methods::add(&mut environment);
     environment.add_filter("tojson", to_json);
-    environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, reason))
+    environment.add_function("raise_exception", |state: &State, reason: Value| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, str_of(state, &reason)?))
     });
     environment.add_function("strftime_now", strftime_now);
     environment.add_function(REMAINDER, remainder);
+    environment.add_function(PRODUCT, product);
+    environment.add_function(CONCATENATION, concatenation);
     environment.add_function(BOUNDED, bounded);
     environment.add_function(ITEMS, items);
     environment.add_function(CONTAINED, methods::is_in);
@@ -257,7 +262,7 @@ fn environment() -> Result<Environment<'static>, Error> {
 
 /// `tojson` as transformers defines it: Python's `json.dumps` with `ensure_ascii=False`. Jinja's own filter escapes
 /// `<`, `>` and `&` for HTML, which would change what the model reads.
-fn to_json(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+fn to_json(state: &State, value: Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
     const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
     if positional.len() > NAMES.len() {
         return Err(Error::new(ErrorKind::TooManyArguments, "tojson takes 4 arguments"));
@@ -288,38 +293,21 @@ fn to_json(value: Value, positional: Rest<Value>, named: Kwargs) -> Result<Strin
         sort_keys: argument(3)?.is_some_and(|value| value.is_true()),
     };
     named.assert_all_used()?;
-    dumps(&value, &style)
+    dumps(state, &value, &style)
 }
 
-/// What a variable is set to, if it is not nested too deeply; several values are a tuple. An iterator becomes a list: one over
-/// the other, they would nest as well.
-fn bounded(state: &State, values: Rest<Value>) -> Result<Value, Error> {
-    let value = one(values);
-    let value = match value.kind() {
-        ValueKind::Iterable => value.try_iter()?.collect(),
-        _ => value,
-    };
+/// What a variable is set to, if it is not nested too deeply. What minijinja has not made yet becomes a list: one over the
+/// other, they would nest as well.
+fn bounded(state: &State, value: Value) -> Result<Value, Error> {
+    let value = if is_lazy(&value) { Value::from(items_of(state, &value)?) } else { value };
     check_depth(state, &value, 0)?;
     Ok(value)
 }
 
-fn one(mut values: Rest<Value>) -> Value {
-    if values.len() == 1 { values.remove(0) } else { Value::from(Tuple::from(values.to_vec())) }
-}
-
 /// What a loop goes over. minijinja knows the number of items of lists alone, and takes none for an empty one.
-fn items(state: &State, values: Rest<Value>) -> Result<Value, Error> {
-    let value = one(values);
+fn items(state: &State, value: Value) -> Result<Value, Error> {
     match value.kind() {
-        ValueKind::None => Err(Error::new(ErrorKind::InvalidOperation, "for: none cannot be looped over")),
-        ValueKind::String | ValueKind::Iterable => {
-            let mut list = Vec::new();
-            for item in value.try_iter()? {
-                state.consume_fuel(1)?;
-                list.push(item);
-            }
-            Ok(Value::from(list))
-        }
+        ValueKind::None | ValueKind::String | ValueKind::Iterable => items_of(state, &value).map(Value::from),
         _ => Ok(value),
     }
 }
@@ -329,6 +317,9 @@ fn check_depth(state: &State, value: &Value, depth: usize) -> Result<(), Error> 
         return Err(too_large());
     }
     state.consume_fuel(1)?;
+    if let Some(generator) = value.downcast_object_ref::<Generator>() {
+        return generator.peek().iter().try_for_each(|item| check_depth(state, item, depth + 1));
+    }
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {
             value.try_iter()?.try_for_each(|item| check_depth(state, &item, depth + 1))
@@ -338,31 +329,6 @@ fn check_depth(state: &State, value: &Value, depth: usize) -> Result<(), Error> 
             .try_for_each(|key| value.get_item(&key).and_then(|item| check_depth(state, &item, depth + 1))),
         _ => Ok(()),
     }
-}
-
-/// `left % right`: Python's formatting of text, or the remainder of numbers with the sign of the divisor.
-fn remainder(left: Value, right: Value) -> Result<Value, Error> {
-    if let Some(text) = left.as_str() {
-        return percent(text, right);
-    }
-    let impossible = || {
-        let kinds = (left.kind(), right.kind());
-        Error::new(
-            ErrorKind::InvalidOperation,
-            format!("tried to use % operator on unsupported types {} and {}", kinds.0, kinds.1),
-        )
-    };
-    if left.is_integer() && right.is_integer() {
-        let (a, b) = (i128::try_from(left.clone())?, i128::try_from(right.clone())?);
-        let remainder = a.checked_rem(b).ok_or_else(impossible)?;
-        return Ok(Value::from(if remainder != 0 && (remainder < 0) != (b < 0) { remainder + b } else { remainder }));
-    }
-    if left.kind() != ValueKind::Number || right.kind() != ValueKind::Number {
-        return Err(impossible());
-    }
-    let (a, b) = (f64::try_from(left.clone())?, f64::try_from(right.clone())?);
-    let remainder = if b == 0.0 { return Err(impossible()) } else { a % b };
-    Ok(Value::from(if remainder != 0.0 && (remainder < 0.0) != (b < 0.0) { remainder + b } else { remainder }))
 }
 
 /// The local time, as C's `strftime` writes it.
@@ -454,8 +420,18 @@ mod tests {
             ("{{ 1 is odder }}".to_string(), "odder"),
             ("{{ 'a'.encode() }}".to_string(), "encode"),
             ("{{ lipsum() }}".to_string(), "lipsum"),
-            ("{{ '{!r}'.format(1) }}".to_string(), "!r"),
-            ("{{ '{0!s:>5}'.format(1) }}".to_string(), "!s"),
+            ("{{ '{!q}'.format(1) }}".to_string(), "!q"),
+            ("{{ '\\N{BULLET}' }}".to_string(), "by its name"),
+            ("{% autoescape true %}{{ 1 }}{% endautoescape %}".to_string(), "autoescape"),
+            ("{% macro m() %}{{ varargs }}{% endmacro %}{{ m() }}".to_string(), "varargs in a macro"),
+            ("{% macro m(a, b=a) %}{{ b }}{% endmacro %}{{ m(1) }}".to_string(), "uses a of the same tag"),
+            ("{% with a = 1, b = a %}{{ b }}{% endwith %}".to_string(), "uses a of the same tag"),
+            ("{% do [].append(1) %}".to_string(), "{% do %}"),
+            ("{{ [1] | select }}".to_string(), "put | list after it"),
+            ("{{ [1] | select | length }}".to_string(), "put | list before it"),
+            ("{{ namespace(a=1) }}".to_string(), "a namespace"),
+            ("{{ range }}".to_string(), "a function"),
+            ("{{ [1] | zip([2]) }}".to_string(), "zip"),
         ] {
             let error = render(&source, &[]).unwrap_err().to_string();
             assert!(error.contains(name), "{source}: {error}");
@@ -487,6 +463,25 @@ mod tests {
             "{{ 'a' | indent(999999999999) }}".to_string(),
             "{{ [1] * 999999999999 }}".to_string(),
             "{{ 10 ** 10 ** 10 }}".to_string(),
+            "{% set a = 'a' * 60000 %}{{ a.replace('a', 'b' * 60000) }}".to_string(),
+            "{% set a = 'a' * 60000 %}{{ a | replace('a', 'b' * 60000) }}".to_string(),
+            "{{ ('b' * 60000).join(['a'] * 60000) }}".to_string(),
+            "{{ ['a'] * 60000 | join('b' * 60000) }}".to_string(),
+            "{{ [['a' * 60000] * 60000] ~ '' }}".to_string(),
+            "{{ [['a' * 60000] * 60000] | upper }}".to_string(),
+            "{{ [['a' * 60000] * 60000] | tojson }}".to_string(),
+            "{{ '%s' % [['a' * 60000] * 60000] }}".to_string(),
+            "{{ ('{0}' * 60000).format('a' * 60000) }}".to_string(),
+            "{{ ('%(a)s' * 60000) % {'a': 'a' * 60000} }}".to_string(),
+            "{{ ('{:9999}' * 60000).format(1) }}".to_string(),
+            "{{ ('\n' * 60000) | indent(60000, blank=true) }}".to_string(),
+            "{{ ('\t' * 60000).expandtabs(60000) }}".to_string(),
+            "{{ ('a,' * 60000000).split(',') | length }}".to_string(),
+            "{{ (1,) * 999999999999 }}".to_string(),
+            "{{ [1] | slice(999999999) | list }}".to_string(),
+            "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}".to_string(),
+            "{% set n = namespace(x=1) %}{% for i in range(9999) %}{% set n.x = [n.x] | select %}{% endfor %}"
+                .to_string(),
             nest.to_string(),
             "{% set x = [] %}".to_string() + &"{% set x = [x, x] %}".repeat(60) + "{{ x }}",
             format!("{nest}{{{{ n.x }}}}"),
@@ -497,7 +492,7 @@ mod tests {
         }
         // One iterator over the other would nest; each is a list before the next.
         let mapped = "{% set n = namespace(x=[1]) %}\
-            {% for i in range(9999) %}{% set n.x = n.x | map('upper') %}{% endfor %}{{ n.x }}";
+            {% for i in range(9999) %}{% set n.x = n.x | map('upper') %}{% endfor %}{{ n.x | list }}";
         assert_eq!(render(mapped, &[]).unwrap(), "['1']");
     }
 }

@@ -135,8 +135,8 @@ fn a_template_is_needed_only_for_chats() {
     let config = |template: Value| {
         let dir = tempfile::tempdir().unwrap();
         crate::tiny::inner().save(dir.path().join("tokenizer.json"), false).unwrap();
-        let config =
-            json!({"eos_token": "<|im_end|>", "bos_token": {"content": "<|endoftext|>"}, "chat_template": template});
+        let config = json!({"eos_token": "<|im_end|>", "bos_token": {"content": "<|endoftext|>"}, "chat_template": template,
+                "additional_special_tokens": ["<|x|>"]});
         std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
         let map = json!({"bos_token": "other", "unk_token": "<unk>"});
         std::fs::write(dir.path().join("special_tokens_map.json"), map.to_string()).unwrap();
@@ -152,7 +152,8 @@ fn a_template_is_needed_only_for_chats() {
         let error = tokenizer.render(&turns, &plain).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
-    let (tokenizer, _dir) = config(json!("{{ bos_token }}|{{ unk_token }}|{{ eos_token }}|{{ cls_token }}"));
+    let (tokenizer, _dir) =
+        config(json!("{{ bos_token }}|{{ unk_token }}|{{ eos_token }}|{{ cls_token }}{{ additional_special_tokens }}"));
     assert_eq!(tokenizer.render(&turns, &plain).unwrap(), "<|endoftext|>|<unk>|<|im_end|>|");
     let named =
         json!([{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]);
@@ -162,6 +163,42 @@ fn a_template_is_needed_only_for_chats() {
     for tokenizer in [tokenizer, Tokenizer::from_dir(dir.path()).unwrap()] {
         assert_eq!(tokenizer.render(&turns, &plain).unwrap(), "plain");
         assert_eq!(tokenizer.render_with(&turns, &tools, &plain).unwrap(), "f");
+    }
+}
+
+#[test]
+fn templates_of_a_config_are_read_by_name_or_refused() {
+    let config = |template: Value| {
+        let dir = tempfile::tempdir().unwrap();
+        crate::tiny::inner().save(dir.path().join("tokenizer.json"), false).unwrap();
+        let config = json!({"eos_token": "<|im_end|>", "chat_template": template});
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        Tokenizer::from_dir(dir.path())
+    };
+    let turns = [Message::user("Q")];
+    let tools = json!({"tools": [{"name": "f"}]}).as_object().unwrap().clone();
+    let plain = RenderOptions::default();
+    let both = config(json!({"default": "plain", "tool_use": "{{ tools[0].name }}"})).unwrap();
+    assert_eq!(both.render(&turns, &plain).unwrap(), "plain");
+    assert_eq!(both.render_with(&turns, &tools, &plain).unwrap(), "f");
+    let one = config(json!({"default": "plain"})).unwrap();
+    assert_eq!(one.render_with(&turns, &tools, &plain).unwrap(), "plain");
+    let other = config(json!({"rag": "x"})).unwrap();
+    assert!(other.render(&turns, &plain).unwrap_err().to_string().contains("only rag"));
+    assert!(config(Value::Null).unwrap().render(&turns, &plain).unwrap().contains("<|im_start|>user"));
+    for (template, got) in [
+        (json!(5), "got 5"),
+        (json!(true), "got true"),
+        (json!([]), "got none"),
+        (json!({}), "got none"),
+        (json!(["x"]), "chat_template[0]: expected an object"),
+        (json!([{"name": "default", "template": "x"}, {"name": "rag"}]), "chat_template[1]: expected an object"),
+        (json!([{"name": "default", "template": 7}]), "chat_template[0]: expected the text of a template, got 7"),
+        (json!({"default": ["x"]}), "chat_template.default: expected the text of a template, got [\"x\"]"),
+        (json!({"default": "x", "../y": "z"}), "a name that can be a file's, got \"../y\""),
+    ] {
+        let error = config(template).unwrap_err().to_string();
+        assert!(error.contains("tokenizer_config.json: chat_template") && error.contains(got), "{error}");
     }
 }
 
