@@ -62,8 +62,8 @@ pub fn fault<B: Backend>(learner: &Learner<B>, began: &Beginning, stage: &Stage)
         let why = format!("`{tensor}` holds numbers that are not finite. Lower the learning rate");
         return Ok(Some(Fault::Ruined(why)));
     }
-    const WHY: &str = "the learning rate is too small for 32-bit numbers, or there was no gradient (in RL there is none where all \
-                       judgements of a response earn the same)";
+    const WHY: &str = "the learning rate is too small for 32-bit numbers, or there was no gradient (in RL there is none where \
+                       all judgements of a response earn the same)";
     if Beginning::of(model)? == *began {
         return Ok(Some(Fault::Unchanged(format!("every weight is what it was before {name}: {WHY}"))));
     }

@@ -147,7 +147,8 @@ impl Chart {
 
     /// Of tokens per second.
     pub const fn speed(title: &'static str, series: &'static [Series]) -> Self {
-        let caption = "Healthy: flat. A slow fall means that texts grow longer; a sudden one, that something else uses the machine.";
+        let caption = "Healthy: flat. A slow fall means that texts grow longer; a sudden one, that something else uses the \
+                       machine.";
         Self::lines(title, "tokens per second", AxisRange::FromZero, caption, series).folded()
     }
 

@@ -13,8 +13,8 @@ const POINTS_MAX: usize = 400;
 /// A series with its points.
 type Found = (&'static Series, Vec<(f64, f64)>);
 
-/// A chart as a `<figure>`, or nothing if no record of the stage has a value for it, or the settings make it void. `before` gives a result of the
-/// model that the stage began from, with its name.
+/// A chart as a `<figure>`, or nothing if no record of the stage has a value for it, or the settings make it void. `before`
+/// gives a result of the model that the stage began from, with its name.
 pub fn figure(
     stage: &Stage,
     chart: &Chart,

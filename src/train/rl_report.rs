@@ -211,8 +211,8 @@ fn margin(ends: &Ends) -> Option<Finding> {
         ),
         advice: match () {
             () if now < fails => {
-                "With so small a margin the judge hardly tells good from bad. If the pairs are clear, train longer, take more rollouts per \
-                 response, sharpen the rubrics, or start from a longer SFT."
+                "With so small a margin the judge hardly tells good from bad. If the pairs are clear, train longer, take more \
+                 rollouts per response, sharpen the rubrics, or start from a longer SFT."
             }
             () if shrinking => {
                 "The margin shrinks: lower the learning rate or raise the KL coefficient, and read the samples."
