@@ -52,7 +52,8 @@ pub struct GenerateArgs {
     pub input: Vec<PathBuf>,
     #[command(flatten)]
     pub rows: RowArgs,
-    /// Take the prompt as the user's turn of a chat, or as the turns of a transcript. Messages in rows of --input always are turns.
+    /// Take the prompt as the user's turn of a chat, or as the turns of a transcript. Messages in rows of --input are turns
+    /// anyway.
     #[arg(long)]
     pub chat: bool,
     /// Go on with the assistant's turn that the messages of a row end with; without it such rows are refused.

@@ -17,8 +17,8 @@ struct Trial {
 }
 
 impl Tokenizer {
-    /// An error if the template leaves out a tool, a document, a turn of the system or of a tool, a tool call, or the reasoning of
-    /// the last turn. The inner error says which; the outer one is the template's.
+    /// An error if the template leaves out a tool, a document, a turn of the system or of a tool, a tool call, or the reasoning
+    /// of the last turn. The inner error says which; the outer one is the template's.
     pub(super) fn check_shown(
         &self,
         messages: &[Message],

@@ -56,12 +56,13 @@ fn what_a_template_leaves_out_is_found_whatever_the_conversation_says() {
     }
     // A call's name stands among the tools, but the call does not.
     let call = json!([{"role": "user", "content": "Q"},
-        {"role": "assistant", "content": "I find", "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {}}}]},
+        {"role": "assistant", "content": "I find", "tool_calls": [{"name": "find", "arguments": {}}]},
         {"role": "tool", "content": "4"}, {"role": "assistant", "content": "A"}]);
     check(&all, tools, call, Some("message 1 calls find"));
     // A turn of the system that a template passes over.
     let deaf = with_template("", &TURNS.replacen("%}<|im", "if m.role != 'system' %}<|im", 1));
-    let system = json!([{"role": "system", "content": "Q"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
+    let turn = |role: &str| json!({"role": role, "content": "Q"});
+    let system = json!([turn("system"), turn("user"), turn("assistant")]);
     check(&deaf, json!({}), system.clone(), Some("message 0 is of system"));
     check(&tokenizer(), json!({}), system, None);
 }
