@@ -37,7 +37,7 @@ const WORK_MAX: usize = 50_000_000;
 /// Signs and words of an expression that nest, at most: the parser calls itself for each.
 const NESTED_MAX: usize = 1000;
 
-/// Branches of one `if`, at most: the parser calls itself for each.
+/// Branches of the `if` blocks that are open at a time, at most: the parser calls itself for each.
 const BRANCHES_MAX: usize = 500;
 
 /// Refuses a template that cannot be translated.
@@ -120,12 +120,9 @@ impl<'a> Blocks<'a> {
             }
             (None, "if") => self.branches.push(0),
             (None, "elif") => {
-                let count = self.branches.last_mut().map_or(0, |count| {
-                    *count += 1;
-                    *count
-                });
-                if count > BRANCHES_MAX {
-                    return refused(format!("an if with more than {BRANCHES_MAX} branches is not supported"));
+                self.branches.last_mut().into_iter().for_each(|count| *count += 1);
+                if self.branches.iter().sum::<usize>() > BRANCHES_MAX {
+                    return refused(format!("more than {BRANCHES_MAX} branches of an if are not supported"));
                 }
             }
             (None, "set") if body.contains('=') => {}
