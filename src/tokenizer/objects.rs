@@ -104,6 +104,7 @@ pub(super) struct Generator {
 }
 
 impl Generator {
+    /// A generator of these items.
     pub fn of(mut items: Vec<Value>) -> Value {
         items.reverse();
         Value::from_object(Self { left: Mutex::new(items) })
