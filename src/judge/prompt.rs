@@ -367,7 +367,7 @@ sums
             ),
             (
                 SMALL.replace("{{ prompt }}", &format!("{{{{ {} prompt }}}}", "not ".repeat(20_000))),
-                "1000 words and signs",
+                "1000 operators and brackets",
             ),
             (format!("default_task = 'chat'\n{SMALL}"), "`default_task` must be one of the tasks math, got `chat`"),
             ("template = '{{ prompt }}{{ response }}'\n[tasks]".into(), "[tasks.NAME]"),

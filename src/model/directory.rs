@@ -372,6 +372,6 @@ mod tests {
         let index = json!({"weight_map": {"a": "all.safetensors", "b": "more.safetensors"}}).to_string();
         write_atomically(&directory.path().join(INDEX), index.as_bytes()).unwrap();
         let notes = ModelDirectory::open(directory.path()).unwrap().notes;
-        assert!(notes.len() == 1 && notes[0].contains("1 tensors") && notes[0].contains("q_proj.bias"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("1 tensor,") && notes[0].contains("q_proj.bias"), "{notes:?}");
     }
 }
