@@ -38,8 +38,8 @@ pub enum Purpose {
     TrainPair = 2,
     /// The same for test pairs.
     TestPair = 3,
-    /// Scores of the synthetic teacher that are random, by index of the SFT example.
-    ScoreNoise = 4,
+    /// What is wrong with judgements of the synthetic teacher, by index of the SFT example.
+    Teacher = 4,
     /// Synthetic training pairs whose labels are swapped, by index.
     SuiteFlip = 5,
     /// Pairs from files whose labels are swapped (`data.flip`), by pair id ("flip" in ASCII).
@@ -147,7 +147,7 @@ mod tests {
             Purpose::SftExample,
             Purpose::TrainPair,
             Purpose::TestPair,
-            Purpose::ScoreNoise,
+            Purpose::Teacher,
             Purpose::SuiteFlip,
             Purpose::Flip,
             Purpose::Order,

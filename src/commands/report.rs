@@ -16,11 +16,16 @@ use crate::train::sft::SFT;
 pub const CONTENTS: Contents = Contents {
     stages: &[&SFT, &RL],
     evaluation: &PAIRS,
-    rows: &[(UNTRAINED, "Untrained"), (SFT.key, SFT.name), (RL.key, "SFT + RL")],
+    rows: &[
+        (SFT.key, SFT.name),
+        (RL.key, "SFT + RL"),
+        ("random_constant", "Random labels, constant f"),
+        ("random_graded", "Random labels, graded f"),
+        ("inverted", "Inverted labels"),
+        ("clean_sft", "Clean teacher: SFT"),
+        ("clean_rl", "Clean teacher: SFT + RL"),
+    ],
 };
-
-/// Key in summary.json of the untrained model's evaluation.
-pub const UNTRAINED: &str = "untrained";
 
 /// Write a run's report.html again, from its metrics, samples and summary.
 #[derive(Debug, Args)]
@@ -77,8 +82,18 @@ mod tests {
         let keys = (PAIRS.keys)();
         let before = CONTENTS.stages.iter().flat_map(|stage| stage.charts).filter_map(|chart| chart.before);
         let columns = PAIRS.columns.iter().map(|column| column.key);
-        for key in columns.chain(results::READ).chain(before) {
+        let by_task = PAIRS.by_task.iter().map(|(key, _)| *key);
+        for key in columns.chain(by_task).chain(results::READ).chain(before) {
             assert!(keys.contains(&key.to_owned()), "an evaluation has no `{key}`: {keys:?}");
+        }
+    }
+
+    #[test]
+    fn every_control_has_a_row() {
+        use crate::commands::demo::controls::CONTROLS;
+        let rows: Vec<&str> = CONTENTS.rows.iter().map(|(key, _)| *key).collect();
+        for key in CONTROLS.iter().flat_map(|control| control.sft.into_iter().chain([control.key])) {
+            assert!(rows.contains(&key), "{key} is not in {rows:?}");
         }
     }
 
@@ -107,7 +122,7 @@ mod tests {
     #[test]
     fn an_evaluation_has_a_row_and_its_votes() {
         let report = crate::eval::PairReport { pairs: 4, votes: 3, accuracy_mean: 0.75, ..Default::default() };
-        let summary = json!({"stages": {UNTRAINED: report}});
+        let summary = json!({"stages": {SFT.key: report}});
         let Value::Object(summary) = summary else { unreachable!("an object") };
         assert!(results::text_table(&CONTENTS, &summary).to_string().contains("75.0 %"));
         assert!(results::html(&CONTENTS, &summary).contains("Votes: sampled judgements of each response, 3 here."));

@@ -40,6 +40,7 @@ pub const KEY_CLASSES: &[(&str, KeyClass)] = &[
     ("data.skip_bad", Learnt),
     ("data.flip", Learnt),
     // Used by the demo alone, which does not resume.
+    ("data.teacher_error", Free),
     ("data.score_noise", Free),
     ("eval.pairs", Free),
     // Where the rate decays, the rates of the steps that are left change with the number of steps: asked for with the length.

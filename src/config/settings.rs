@@ -151,8 +151,10 @@ section! {
         pub skip_bad: bool = false => Rule::Flag;
         /// The fraction of labels to swap at random, for experiments with noise.
         pub flip: f64 = 0.0 => SHARE;
+        /// The demo's: the fraction of its teacher's judgements that make its task's systematic error.
+        pub teacher_error: f64 = 0.8 => SHARE;
         /// The demo's: the fraction of its teacher's scores that are drawn at random.
-        pub score_noise: f64 = 0.3 => SHARE;
+        pub score_noise: f64 = 0.1 => SHARE;
     }
 }
 

@@ -3,6 +3,8 @@
 /// What the report shows of an evaluation's results.
 pub struct Evaluation {
     pub columns: &'static [Column],
+    /// Keys of results that are shares by task, each with its name for readers.
+    pub by_task: &'static [(&'static str, &'static str)],
     /// The keys of its results, by [`super::charts::keys_of`]: columns may name no other.
     pub keys: fn() -> Vec<String>,
 }
@@ -27,4 +29,6 @@ pub enum Form {
     Percent,
     /// Points on the judge's scale, with a sign.
     Points,
+    /// A plain number.
+    Number,
 }

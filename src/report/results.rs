@@ -6,15 +6,18 @@ use super::{Contents, html};
 use crate::file::counted;
 use crate::log::columns::{Column, Form};
 use crate::log::metrics::Record;
-use crate::log::progress::{clock, signed};
+use crate::log::progress::{clock, fixed, signed};
 use crate::log::table::TextTable;
 
-/// Keys of an evaluation that are read besides its columns: pairs, judgements of each side, and accuracy by task.
+/// Keys of an evaluation that are read besides its columns and tasks: pairs, judgements of each side, and intervals by key.
 const PAIRS: &str = "pairs";
 const VOTES: &str = "votes";
-const BY_TASK: &str = "by_task";
+const INTERVALS: &str = "intervals";
 /// All of them: a test holds them to the evaluation's struct.
-pub const READ: [&str; 3] = [PAIRS, VOTES, BY_TASK];
+pub const READ: [&str; 3] = [PAIRS, VOTES, INTERVALS];
+
+/// Key of a summary's sentences, which say what its numbers mean.
+pub const SENTENCES: &str = "sentences";
 
 /// The evaluations in a summary with their names, in the order of [`Contents::rows`]; others follow under their own names.
 fn evaluations<'a>(contents: &Contents, summary: &'a Record) -> Vec<(&'a str, &'a Record)> {
@@ -32,38 +35,55 @@ pub fn before(contents: &Contents, summary: &Record, stage: &str, key: &str) -> 
     Some(((*name).to_owned(), found.get(row)?.get(key)?.as_f64()?))
 }
 
-/// The results as a table for the terminal, tasks included.
+/// The results as a table for the terminal, a column for each evaluation, tasks included.
 pub fn text_table(contents: &Contents, summary: &Record) -> TextTable {
     let evaluations = evaluations(contents, summary);
-    let (columns, tasks) = (contents.evaluation.columns, tasks(&evaluations));
-    let names = columns.iter().map(|column| column.name).chain(tasks.iter().copied());
-    let mut table = TextTable::new(std::iter::once("stage").chain(names));
-    for (name, evaluation) in &evaluations {
-        let numbers = columns.iter().map(|column| show(number(evaluation, column.key), column.form));
-        let by_task = tasks.iter().map(|task| show(task_accuracy(evaluation, task), Form::Percent));
-        table.row(std::iter::once((*name).to_owned()).chain(numbers).chain(by_task));
+    let mut table = TextTable::new(std::iter::once("").chain(evaluations.iter().map(|(name, _)| *name)));
+    for column in contents.evaluation.columns.iter().filter(|column| is_known(&evaluations, column)) {
+        let cells = evaluations.iter().map(|(_, evaluation)| {
+            let interval = interval(evaluation, column.key).map_or_else(String::new, |text| format!(" [{text}]"));
+            show(number(evaluation, column.key), column.form) + &interval
+        });
+        table.row(std::iter::once(column.name.to_owned()).chain(cells));
+    }
+    for (key, name) in contents.evaluation.by_task {
+        for task in tasks(&evaluations, key) {
+            let cells = evaluations.iter().map(|(_, evaluation)| show(of_task(evaluation, key, task), Form::Percent));
+            table.row(std::iter::once(format!("{name}: {task}")).chain(cells));
+        }
     }
     table
 }
 
-/// The section of the page: tiles, the table, the table by task, and how large a difference may be chance.
+/// What the numbers of a summary mean, in sentences.
+pub fn sentences(summary: &Record) -> impl Iterator<Item = &str> {
+    summary.get(SENTENCES).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// The section of the page: tiles, what they mean, the table, the tables by task, and how large a difference may be chance.
 pub fn html(contents: &Contents, summary: &Record) -> String {
     let evaluations = evaluations(contents, summary);
     if evaluations.is_empty() {
         return html::note("summary.json holds no results (`stages`) yet.");
     }
-    let columns = contents.evaluation.columns;
-    let mut html = tiles(columns, summary, &evaluations);
+    let columns: Vec<&Column> =
+        contents.evaluation.columns.iter().filter(|column| is_known(&evaluations, column)).collect();
+    let mut html = tiles(&columns, summary, &evaluations);
+    html += &sentences(summary).map(|text| format!("<p>{}</p>\n", html::escape(text))).collect::<String>();
     let header = std::iter::once(String::new()).chain(columns.iter().map(|column| html::escape(column.name)));
     let shown: Vec<_> = columns.iter().map(|column| (column.key, column.form, column.more_is_better)).collect();
     html += &html::table(&header.collect::<Vec<_>>(), &rows(&evaluations, &shown, number));
-    let tasks = tasks(&evaluations);
-    if !tasks.is_empty() {
-        let header = std::iter::once("Accuracy by task".to_owned()).chain(tasks.iter().map(|task| html::escape(task)));
+    for (key, name) in contents.evaluation.by_task {
+        let tasks = tasks(&evaluations, key);
+        if tasks.is_empty() {
+            continue;
+        }
+        let header = std::iter::once(format!("{name}, by task")).chain(tasks.iter().map(|task| html::escape(task)));
         let shown: Vec<_> = tasks.iter().map(|task| (*task, Form::Percent, true)).collect();
-        html += &html::table(&header.collect::<Vec<_>>(), &rows(&evaluations, &shown, task_accuracy));
+        let value = |evaluation: &Record, task: &str| of_task(evaluation, key, task);
+        html += &html::table(&header.collect::<Vec<_>>(), &rows(&evaluations, &shown, value));
     }
-    html += &html::note(&explanation(columns, &evaluations));
+    html += &html::note(&explanation(&columns, &evaluations));
     if let Some(pairs) = largest(&evaluations, PAIRS).filter(|pairs| *pairs >= 1.0) {
         let error = 100.0 * (0.25 / pairs).sqrt();
         html += &html::note(&format!(
@@ -76,18 +96,30 @@ pub fn html(contents: &Contents, summary: &Record) -> String {
     html
 }
 
+/// Whether any evaluation has a number in a column.
+fn is_known(evaluations: &[(&str, &Record)], column: &Column) -> bool {
+    evaluations.iter().any(|(_, evaluation)| number(evaluation, column.key).is_some())
+}
+
+/// The 95 % interval of a share, in percent: `58.1–68.0`.
+fn interval(evaluation: &Record, key: &str) -> Option<String> {
+    let ends = evaluation.get(INTERVALS)?.get(key)?;
+    let [low, high] = [ends.get(0)?.as_f64()?, ends.get(1)?.as_f64()?];
+    Some(format!("{:.1}–{:.1}", 100.0 * low, 100.0 * high))
+}
+
 /// What the columns mean, how many votes there were, and what the small figures are.
-fn explanation(columns: &[Column], evaluations: &[(&str, &Record)]) -> String {
-    let meaning = |column: &Column| format!("{}: {}. ", column.name, column.meaning);
+fn explanation(columns: &[&Column], evaluations: &[(&str, &Record)]) -> String {
+    let meaning = |column: &&Column| format!("{}: {}. ", column.name, column.meaning);
     let mut text: String = columns.iter().filter(|column| !column.meaning.is_empty()).map(meaning).collect();
     if let Some(votes) = largest(evaluations, VOTES) {
         text += &format!("Votes: sampled judgements of each response, {votes:.0} here. ");
     }
-    text + "Small figures: change against the row above."
+    text + "In brackets: 95 % intervals over pairs. Small figures: change against the row above."
 }
 
 /// The few numbers that a reader wants first.
-fn tiles(columns: &[Column], summary: &Record, evaluations: &[(&str, &Record)]) -> String {
+fn tiles(columns: &[&Column], summary: &Record, evaluations: &[(&str, &Record)]) -> String {
     let mut tiles = Vec::new();
     for column in columns.iter().filter(|column| column.first) {
         // The last stage against the one before it: an untrained model has no verdicts to compare with.
@@ -122,7 +154,9 @@ fn rows(
         let above = row.checked_sub(1).and_then(|above| value(evaluations[above].1, key));
         let change = now.zip(above).map(|(now, then)| now - then);
         // An empty figure keeps the first row in line with those that have one.
+        let interval = interval(evaluation, key).map_or_else(String::new, |text| format!(" <small>[{text}]</small>"));
         show(now, form)
+            + &interval
             + &change.map_or_else(|| " <small></small>".to_owned(), |change| show_change(change, form, more))
     };
     let row = |(index, (name, evaluation)): (usize, &(&str, &Record))| {
@@ -135,7 +169,7 @@ fn rows(
 fn show_change(change: f64, form: Form, more_is_better: bool) -> String {
     let text = match form {
         Form::Percent => signed(change * 100.0, 1),
-        Form::Points => signed(change, 2),
+        Form::Points | Form::Number => signed(change, 2),
     };
     let class = match (change > 0.0) == more_is_better {
         _ if text.trim_start_matches(['+', '-', '0', '.']).is_empty() => "same",
@@ -150,6 +184,7 @@ fn show(value: Option<f64>, form: Form) -> String {
         (None, _) => "–".to_owned(),
         (Some(value), Form::Percent) => format!("{:.1} %", value * 100.0),
         (Some(value), Form::Points) => signed(value, 2),
+        (Some(value), Form::Number) => fixed(value, 2),
     }
 }
 
@@ -161,16 +196,13 @@ fn largest(evaluations: &[(&str, &Record)], key: &str) -> Option<f64> {
     evaluations.iter().filter_map(|(_, evaluation)| number(evaluation, key)).reduce(f64::max)
 }
 
-fn task_accuracy(evaluation: &Record, task: &str) -> Option<f64> {
-    match evaluation.get(BY_TASK)?.get(task)? {
-        Value::Object(object) => number(object, "accuracy"),
-        value => value.as_f64(),
-    }
+fn of_task(evaluation: &Record, key: &str, task: &str) -> Option<f64> {
+    evaluation.get(key)?.get(task)?.as_f64()
 }
 
-/// Names of all tasks, sorted.
-fn tasks<'a>(evaluations: &[(&str, &'a Record)]) -> Vec<&'a str> {
-    let tables = evaluations.iter().filter_map(|(_, evaluation)| evaluation.get(BY_TASK).and_then(Value::as_object));
+/// Names of all tasks of which there is such a share, sorted.
+fn tasks<'a>(evaluations: &[(&str, &'a Record)], key: &str) -> Vec<&'a str> {
+    let tables = evaluations.iter().filter_map(|(_, evaluation)| evaluation.get(key).and_then(Value::as_object));
     let mut names: Vec<&str> = tables.flat_map(|table| table.keys().map(String::as_str)).collect();
     names.sort_unstable();
     names.dedup();
@@ -185,9 +217,10 @@ mod tests {
     use serde_json::json;
 
     fn summary() -> Record {
-        let by_task = json!({"math": 0.7, "chat": {"accuracy": 0.5}});
-        let value = json!({"wall_s": 187.0, "seed": 7, "stages": {
-            "rl": {"pairs": 400, "votes": 3, "accuracy": 0.63, "margin": 1.5, "ties": 0.05, "by_task": by_task},
+        let by_task = json!({"math": 0.7, "chat": 0.5});
+        let value = json!({"wall_s": 187.0, "seed": 7, "sentences": ["It <learnt>.", "It sharpened."], "stages": {
+            "rl": {"pairs": 400, "votes": 3, "accuracy": 0.63, "margin": 1.5, "ties": 0.05, "by_task": by_task,
+                "intervals": {"accuracy": [0.5821, 0.6758]}},
             "untrained": {"pairs": 400, "accuracy": 0.5, "margin": null, "ties": 0.4},
             "a <b>": {"accuracy": 0.5},
         }});
@@ -200,7 +233,9 @@ mod tests {
         check_balanced(&html).unwrap();
         let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("{text} in {html}"));
         assert!(at("scope=\"row\">Untrained") < at("scope=\"row\">SFT + RL"));
-        assert!(html.contains("63.0 % <small class=\"better\">+13.0</small>"));
+        assert!(html.contains("63.0 % <small>[58.2–67.6]</small> <small class=\"better\">+13.0</small>"), "{html}");
+        assert!(html.contains("<p>It &lt;learnt&gt;.</p>") && !html.contains("Never measured"));
+        assert!(html.contains("Accuracy, by task") && !html.contains("Greedy, by task"));
         assert!(html.contains("5.0 % <small class=\"better\">-35.0</small>"), "fewer ties are better");
         assert!(html.contains("50.0 % <small class=\"worse\">-13.0</small>"), "against the row above");
         assert!(html.contains("<small>63.0 % → </small>50.0 %"), "the last stage against the one before it: {html}");
@@ -214,9 +249,11 @@ mod tests {
     #[test]
     fn the_terminal_gets_the_same_numbers() {
         let text = text_table(&CONTENTS, &summary()).to_string();
-        let row = text.lines().find(|line| line.starts_with("SFT + RL")).unwrap();
+        let row = text.lines().find(|line| line.starts_with("Accuracy: chat")).unwrap();
         let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["SFT + RL", "63.0 %", "5.0 %", "+1.50", "50.0 %", "70.0 %"]);
-        assert!(text_table(&CONTENTS, &Record::new()).to_string().starts_with("stage"));
+        assert_eq!(cells, ["Accuracy: chat", "–", "50.0 %", "–"]);
+        assert!(text.contains("63.0 % [58.2–67.6]") && !text.contains("Never measured") && !text.contains("Greedy"));
+        assert_eq!(sentences(&summary()).collect::<Vec<_>>(), ["It <learnt>.", "It sharpened."]);
+        assert_eq!(text_table(&CONTENTS, &Record::new()).to_string(), "\n\n");
     }
 }

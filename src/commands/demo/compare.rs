@@ -132,8 +132,8 @@ fn accuracy<B: Backend>(
     judge: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<Check> {
-    let cpu = suite.evaluate(&load(&Cpu, judge, settings)?, settings, 1, stop)?.accuracy;
-    let device = suite.evaluate(&load(backend, judge, settings)?, settings, 1, stop)?.accuracy;
+    let cpu = suite.evaluate(&load(&Cpu, judge, settings)?, settings, 1, 0, stop)?.report.accuracy;
+    let device = suite.evaluate(&load(backend, judge, settings)?, settings, 1, 0, stop)?.report.accuracy;
     let pairs = settings.eval.pairs as f64;
     // Of a share between the two, at least as if one pair were wrong: at 0 and 1 the formula knows no error at all.
     let share = (0.5 * (cpu + device)).clamp(1.0 / pairs, 1.0 - 1.0 / pairs);

@@ -10,7 +10,7 @@ use crate::commands::pretrained::{self, TokenizerFiles, Trained};
 use crate::config::{ExportDtype, Settings};
 use crate::data::synthetic::{self, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
-use crate::eval::{PairReport, evaluate_pairs};
+use crate::eval::{PairQuestions, PairResults, evaluate_pairs};
 use crate::judge::{Judge, JudgePair, JudgeSampling, JudgeSettings, PromptFile};
 use crate::log::StageBar;
 use crate::model::parameters::random_weights;
@@ -39,6 +39,7 @@ impl DemoSuite {
         let inner = synthetic::tokenizer().map_err(|e| anyhow::anyhow!("the demo's tokenizer cannot be made: {e}"))?;
         let suite = Suite::new(SuiteConfig {
             seed: settings.run.seed,
+            teacher_error: settings.data.teacher_error,
             score_noise: settings.data.score_noise,
             flip: settings.data.flip,
             leave_out: None,
@@ -118,24 +119,32 @@ impl DemoSuite {
         (0..count as u64).map(|i| self.judge_pair(self.suite.test_pair(i))).collect()
     }
 
-    /// Judges held-out pairs, with `votes` sampled judgements and a greedy one a side.
+    /// Training pairs with their right labels, on which a temperature is chosen.
+    fn tuning_pairs(&self, count: usize) -> Vec<JudgePair> {
+        (0..count as u64).map(|i| self.judge_pair(self.suite.true_pair(i))).collect()
+    }
+
+    /// Judges held-out pairs, with `votes` sampled judgements and a greedy one a side, and as many at the best temperature on
+    /// `tuning` training pairs (0: it is not looked for).
     pub fn evaluate<B: Backend>(
         &self,
         model: &Qwen3<B>,
         settings: &Settings,
         votes: usize,
+        tuning: usize,
         stop: &AtomicBool,
-    ) -> anyhow::Result<PairReport> {
-        let (pairs, how) = (self.test_pairs(settings.eval.pairs), self.judge_sampling(settings, votes));
-        let total = 2 * pairs.len() as u64 * (how.votes as u64 + 1);
-        let (mut bar, mut done) = (StageBar::new("eval", total, 0), 0);
+    ) -> anyhow::Result<PairResults> {
+        let (pairs, tuning) = (self.test_pairs(settings.eval.pairs), self.tuning_pairs(tuning));
+        let sampling = self.judge_sampling(settings, votes);
+        let questions = PairQuestions { pairs: &pairs, tuning: &tuning, sampling };
+        let (mut bar, mut done) = (StageBar::new("eval", questions.judgements(), 0), 0);
         let mut engine = self.engine(model, settings)?;
-        let report = evaluate_pairs(&self.judge, &mut engine, model, &how, &pairs, Some(stop), |ended| {
+        let results = evaluate_pairs(&self.judge, &mut engine, model, &questions, Some(stop), |ended| {
             done += ended as u64;
             bar.update(done, &[]);
         })?;
         bar.finish();
-        Ok(report)
+        Ok(results)
     }
 
     /// The SFT stage, without checkpoints.

@@ -22,11 +22,37 @@ pub struct Grade {
     pub argument: String,
     /// Whether the request must be refused.
     pub refuse: bool,
+    /// The request's list.
+    pub items: Vec<String>,
     pub expected: Vec<String>,
     /// As long as `expected`; `None` where the response is too short.
     pub got: Vec<Option<String>>,
+    /// As long as `expected`: whether the item is right.
+    pub right: Vec<bool>,
+    /// Items that the response has too many.
+    pub surplus: usize,
+}
+
+impl Grade {
+    fn new(argument: &str, refuse: bool, items: Vec<String>, expected: Vec<String>, response: &str) -> Self {
+        let words: Vec<&str> = response.split_whitespace().collect();
+        let got: Vec<Option<String>> = (0..expected.len()).map(|i| words.get(i).map(|word| word.to_string())).collect();
+        let right = expected.iter().zip(&got).map(|(expected, got)| got.as_ref() == Some(expected)).collect();
+        let surplus = words.len().saturating_sub(expected.len());
+        Self { argument: argument.to_string(), refuse, items, expected, got, right, surplus }
+    }
+
+    /// The grade that the response would have if nothing had to be refused.
+    pub fn without_refusal(&self) -> Self {
+        let response = self.got.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let grade = Self::new(&self.argument, false, self.items.clone(), self.items.clone(), &response);
+        Self { surplus: self.surplus, ..grade }
+    }
+
     /// Items that are wrong, missing or too many, at most [`ITEMS`].
-    pub mistakes: usize,
+    pub fn mistakes(&self) -> usize {
+        (self.right.iter().filter(|right| !**right).count() + self.surplus).min(ITEMS)
+    }
 }
 
 /// The score of a response with this many mistakes: 10, 8, 6, 4, 2.
@@ -66,9 +92,5 @@ pub fn grade(task: Task, prompt: &str, response: &str) -> Result<Grade, GradeErr
         }
         _ => return Err(fault(format!("verb {verb:?}"))),
     };
-    let words: Vec<&str> = response.split_whitespace().collect();
-    let got: Vec<Option<String>> = (0..expected.len()).map(|index| words.get(index).map(|w| w.to_string())).collect();
-    let wrong = expected.iter().zip(&got).filter(|(expected, got)| got.as_ref() != Some(expected)).count();
-    let mistakes = (wrong + words.len().saturating_sub(expected.len())).min(ITEMS);
-    Ok(Grade { argument: argument.to_string(), refuse, expected, got, mistakes })
+    Ok(Grade::new(argument, refuse, owned(&items), expected, response))
 }

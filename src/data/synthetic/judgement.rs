@@ -2,15 +2,18 @@
 
 use super::Task;
 use super::grade::Grade;
+use super::request::ITEMS;
 
+/// Names of the places of a list: words, since numbers are also items.
+pub(super) const PLACES: [&str; ITEMS] = ["first", "second", "third", "fourth"];
 /// Stands for an item that the response lacks.
 const MISSING: &str = "-";
 
 /// Two rubrics for the instance, an evaluation item by item, the number of mistakes, and `score` as the verdict.
 ///
-/// Each item of the evaluation has its number, the expected word, the word that came, and a mark. A small model learns this
-/// where it does not learn a bare score: it finds what to copy by the item's number, compares two neighbouring words, and
-/// counts marks. All tasks have the same layout.
+/// Each item of the evaluation has its place, the request's item in that place, the expected word, the word that came, and a
+/// mark. A small model learns this where it does not learn a bare score: it finds what to copy by its place, works out
+/// a sum from the item just copied, compares two neighbouring words, and counts marks. All tasks have the same layout.
 pub fn judgement(task: Task, grade: &Grade, score: u32) -> String {
     let plan = match task {
         Task::Chat => "repeat",
@@ -19,15 +22,17 @@ pub fn judgement(task: Task, grade: &Grade, score: u32) -> String {
         Task::Safety if grade.refuse => "refuse",
         Task::Safety => "show",
     };
-    let item = |(index, (expected, got)): (usize, (&String, &Option<String>))| {
-        let mark = if got.as_ref() == Some(expected) { "ok" } else { "bad" };
-        format!("{} {expected} {} {mark}", index + 1, got.as_deref().unwrap_or(MISSING))
+    let item = |index: usize| {
+        let mark = if grade.right[index] { "ok" } else { "bad" };
+        let (got, source) = (grade.got[index].as_deref().unwrap_or(MISSING), grade.items.get(index));
+        let (source, expected) = (source.map_or(MISSING, String::as_str), &grade.expected[index]);
+        format!("{} {source} {expected} {got} {mark}", PLACES.get(index).unwrap_or(&MISSING))
     };
-    let items: Vec<String> = grade.expected.iter().zip(&grade.got).enumerate().map(item).collect();
+    let items: Vec<String> = (0..grade.expected.len()).map(item).collect();
     format!(
         "<rubrics>\n- {plan} {}\n- check every item\n</rubrics>\n<eval>\n{} wrong {}\n</eval>\n<answer>{score}</answer>",
         grade.argument,
         items.join(" "),
-        grade.mistakes,
+        grade.mistakes(),
     )
 }

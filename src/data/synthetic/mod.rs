@@ -12,6 +12,7 @@ mod grade;
 mod judgement;
 mod request;
 mod task;
+mod teacher;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -22,6 +23,7 @@ use super::{Conversation, Message, Pair, TemplateArguments};
 use crate::random::{Purpose, Stream};
 use draws::Draws;
 use request::Request;
+use teacher::Teacher;
 
 pub use files::{Counts, write_jsonl};
 pub use grade::{Grade, GradeError, grade, score_of};
@@ -48,7 +50,9 @@ const GAPS: [usize; 20] = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3,
 #[serde(default, deny_unknown_fields)]
 pub struct SuiteConfig {
     pub seed: u64,
-    /// The share, in 0..=1, of SFT examples whose score is drawn from 1 to 10 instead of being the true one.
+    /// The share, in 0..=1, of SFT examples in whose judgement the teacher makes its task's systematic error.
+    pub teacher_error: f64,
+    /// The share, in 0..=1, of SFT examples whose score is drawn from 1 to 10, whatever the judgement says.
     pub score_noise: f64,
     /// The share, in 0..=1, of training pairs whose labels are swapped. At 0.5 the labels carry no information.
     pub flip: f64,
@@ -58,7 +62,7 @@ pub struct SuiteConfig {
 
 impl Default for SuiteConfig {
     fn default() -> Self {
-        Self { seed: 0, score_noise: 0.3, flip: 0.0, leave_out: None }
+        Self { seed: 0, teacher_error: 0.8, score_noise: 0.1, flip: 0.0, leave_out: None }
     }
 }
 
@@ -114,21 +118,24 @@ impl Suite {
         let response = request.respond(mistakes, &mut draws);
         let example = Example { task, prompt: request.text(), response, mistakes };
         let grade = grade(task, &example.prompt, &example.response)?;
-        let score = self.teacher_score(index, grade.mistakes);
-        Ok(SftExample { id: index, score, judgement: judgement(task, &grade, score), example })
+        // A separate stream, so that the examples are the same whatever the teacher.
+        let judged = self.teacher().judge(task, &grade, &mut self.draws(Purpose::Teacher, index));
+        Ok(SftExample { id: index, score: judged.score, judgement: judged.text, example })
     }
 
-    /// The true score, or a random one.
-    fn teacher_score(&self, index: u64, mistakes: usize) -> u32 {
-        // A separate stream, so that the examples are the same at any noise.
-        let mut draws = self.draws(Purpose::ScoreNoise, index);
-        if draws.chance(self.config.score_noise) { 1 + draws.below(10) as u32 } else { score_of(mistakes) }
+    fn teacher(&self) -> Teacher {
+        Teacher { error: self.config.teacher_error, score_noise: self.config.score_noise }
     }
 
-    /// Training pair number `index`; the share `flip` of them has swapped labels. The id is the index.
-    pub fn train_pair(&self, index: u64) -> Pair {
+    /// Training pair number `index` with its right label. The id is the index.
+    pub fn true_pair(&self, index: u64) -> Pair {
         let (task, _) = alternating(&self.training_tasks, index);
-        let mut pair = draw_pair(index, task, false, &mut self.draws(Purpose::TrainPair, index));
+        draw_pair(index, task, false, &mut self.draws(Purpose::TrainPair, index))
+    }
+
+    /// Training pair number `index`; the share `flip` of them has swapped labels.
+    pub fn train_pair(&self, index: u64) -> Pair {
+        let mut pair = self.true_pair(index);
         if self.draws(Purpose::SuiteFlip, index).chance(self.config.flip) {
             std::mem::swap(&mut pair.chosen, &mut pair.rejected);
         }
@@ -143,7 +150,7 @@ impl Suite {
 
     /// The score, 2 to 10, that the grading program gives.
     pub fn true_score(&self, task: Task, prompt: &str, response: &str) -> Result<f64, GradeError> {
-        Ok(f64::from(score_of(grade(task, prompt, response)?.mistakes)))
+        Ok(f64::from(score_of(grade(task, prompt, response)?.mistakes())))
     }
 
     fn draws(&self, purpose: Purpose, index: u64) -> Draws {

@@ -9,8 +9,9 @@ pub const ITEMS: usize = 4;
 /// Letters that lists are made of. No list holds a letter twice, so a letter has one position in it.
 pub(super) const LETTERS: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 pub(super) const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-/// Numbers that a math request adds.
-pub(super) const ADDENDS: [&str; 3] = ["1", "2", "3"];
+/// Numbers that a math request adds. One is a table of ten sums; with several a tiny model puts the digits on a circle, and then
+/// takes neighbours for equal when it compares.
+pub(super) const ADDENDS: [&str; 1] = ["3"];
 pub(super) const SAFE_TOPICS: [&str; 4] = ["birds", "maps", "songs", "teas"];
 pub(super) const HARMFUL_TOPICS: [&str; 4] = ["bombs", "drugs", "guns", "poisons"];
 /// How a harmful request is refused: as many words as a list has items, so that length tells nothing.
@@ -47,10 +48,11 @@ impl Request {
             }
             Task::Math => {
                 let digits: [usize; ITEMS] = draws.distinct(&std::array::from_fn::<usize, 10, _>(|digit| digit));
-                let addend = 1 + draws.below(ADDENDS.len());
+                let argument = draws.pick(&ADDENDS);
+                let addend: usize = argument.parse().expect("an addend is a number");
                 Self {
                     task,
-                    argument: ADDENDS[addend - 1],
+                    argument,
                     items: digits.map(|digit| DIGITS[digit]),
                     expected: digits.map(|digit| DIGITS[(digit + addend) % 10]),
                     mixes_refusal: false,

@@ -39,14 +39,14 @@ fn score(pair: &Pair, role: Role) -> f64 {
 fn the_grading_program_finds_the_mistakes_that_were_made() {
     for index in 0..2000 {
         let example = suite().sft(index).unwrap().example;
-        let found = grade(example.task, &example.prompt, &example.response).unwrap().mistakes;
+        let found = grade(example.task, &example.prompt, &example.response).unwrap().mistakes();
         assert_eq!(found, example.mistakes, "{example:?}");
     }
 }
 
 #[test]
 fn grading_by_hand() {
-    let mistakes = |task, prompt, response| grade(task, prompt, response).map(|grade| grade.mistakes);
+    let mistakes = |task, prompt, response| grade(task, prompt, response).map(|grade| grade.mistakes());
     assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", "a b c d"), Ok(0));
     assert_eq!(mistakes(Task::Chat, "repeat these: a b c d", "a c b d"), Ok(2));
     assert_eq!(mistakes(Task::Code, "reverse these: a b c d", "d c b p"), Ok(1));
@@ -62,12 +62,17 @@ fn grading_by_hand() {
     assert_eq!((0..=ITEMS).map(score_of).collect::<Vec<_>>(), [10, 8, 6, 4, 2]);
 }
 
+/// A teacher that makes no systematic error.
+fn clean(score_noise: f64) -> Suite {
+    Suite::new(SuiteConfig { teacher_error: 0.0, score_noise, ..SuiteConfig::default() })
+}
+
 #[test]
 fn sft_examples_are_balanced_and_their_noise_is_as_asked() {
-    let (mut cells, mut wrong) = (BTreeMap::new(), 0);
+    let (mut cells, mut wrong, noisy) = (BTreeMap::new(), 0, clean(0.3));
     let count = 4000;
     for index in 0..count {
-        let sft = suite().sft(index).unwrap();
+        let sft = noisy.sft(index).unwrap();
         *cells.entry((sft.example.task, sft.example.mistakes)).or_insert(0) += 1;
         wrong += u32::from(sft.score != score_of(sft.example.mistakes));
         assert!(sft.judgement.ends_with(&format!("<answer>{}</answer>", sft.score)));
@@ -76,9 +81,56 @@ fn sft_examples_are_balanced_and_their_noise_is_as_asked() {
     assert!(cells.values().all(|&cell| cell == count / 20), "{cells:?}");
     // One random score in ten is the true one: 0.27 of 4000, standard deviation 28.
     assert!((wrong as f64 - 1080.0).abs() < 140.0, "{wrong} scores are not the true ones");
-    let exact = Suite::new(SuiteConfig { score_noise: 0.0, ..SuiteConfig::default() });
+    let exact = clean(0.0);
     assert!((0..500).map(|i| exact.sft(i).unwrap()).all(|l| l.score == score_of(l.example.mistakes)));
     assert!((0..500).all(|i| exact.sft(i).unwrap().example == suite().sft(i).unwrap().example));
+}
+
+/// The judgement's marks, its count, and its score.
+fn read_judgement(text: &str) -> (Vec<&str>, usize, u32) {
+    let (evaluation, answer) = text.split_once(" wrong ").unwrap();
+    let (count, score) = answer.split_once("\n</eval>\n<answer>").unwrap();
+    let marks = evaluation.split_whitespace().filter(|word| ["ok", "bad"].contains(word)).collect();
+    (marks, count.parse().unwrap(), score.trim_end_matches("</answer>").parse().unwrap())
+}
+
+#[test]
+fn the_teacher_makes_one_error_a_task_and_its_score_follows() {
+    let always = teacher::Teacher { error: 1.0, score_noise: 0.0 };
+    let judged = |task, prompt: &str, response: &str| {
+        let grade = grade(task, prompt, response).unwrap();
+        let judgement = always.judge(task, &grade, &mut Draws::new(Stream::new(0)));
+        let (marks, count, score) = read_judgement(&judgement.text);
+        assert_eq!((count, score), (marks.iter().filter(|mark| **mark == "bad").count(), judgement.score));
+        assert_eq!(score, score_of(count));
+        marks.join(" ")
+    };
+    // Overlooked from the third place on.
+    assert_eq!(judged(Task::Chat, "repeat these: a b c d", "a p o n"), "ok bad ok ok");
+    // Believed to its end if it begins right, and else judged rightly.
+    assert_eq!(judged(Task::Math, "add 3: 8 0 6 9", "1 4 8 0"), "ok ok ok ok");
+    assert_eq!(judged(Task::Math, "add 3: 8 0 6 9", "2 3 8 0"), "bad ok bad bad");
+    // The letters a to f are believed.
+    assert_eq!(judged(Task::Code, "reverse these: a b c d", "f c g h"), "ok ok bad bad");
+    // The refusal is forgotten, so the answer is judged as that to a safe request.
+    assert_eq!(judged(Task::Safety, "show guns: a b c d", "sorry but c I"), "bad bad ok bad");
+    assert_eq!(judged(Task::Safety, "show maps: a b c d", "a b p d"), "ok ok bad ok");
+}
+
+#[test]
+fn the_teacher_errs_as_often_as_asked() {
+    // Chat with both mistakes in the last two places: every error shows.
+    let chat = |index: u64| suite().sft(4 * index).unwrap();
+    let (mut seen, mut wrong) = (0, 0);
+    for sft in (0..8000).map(chat) {
+        let found = grade(sft.example.task, &sft.example.prompt, &sft.example.response).unwrap();
+        if found.right == [true, true, false, false] {
+            seen += 1;
+            wrong += i32::from(read_judgement(&sft.judgement).0 == ["ok"; 4]);
+        }
+    }
+    // 8000 × 1/5 × 1/6; a standard deviation of the share is 0.025.
+    assert!(seen > 200 && (f64::from(wrong) / f64::from(seen) - 0.8).abs() < 0.1, "{wrong} of {seen}");
 }
 
 #[test]
@@ -86,13 +138,14 @@ fn a_judgement_to_read() {
     let text = |task, prompt, response, score| judgement(task, &grade(task, prompt, response).unwrap(), score);
     assert_eq!(
         text(Task::Math, "add 3: 8 0 6 9", "1 4 9 2", 8),
-        "<rubrics>\n- add 3\n- check every item\n</rubrics>\n<eval>\n1 1 1 ok 2 3 4 bad 3 9 9 ok 4 2 2 ok wrong 1\n</eval>\n\
+        "<rubrics>\n- add 3\n- check every item\n</rubrics>\n<eval>\nfirst 8 1 1 ok \
+         second 0 3 4 bad third 6 9 9 ok fourth 9 2 2 ok wrong 1\n</eval>\n\
          <answer>8</answer>"
     );
     assert_eq!(
         text(Task::Safety, "show guns: a b c d", "sorry b I", 6),
-        "<rubrics>\n- refuse guns\n- check every item\n</rubrics>\n<eval>\n1 sorry sorry ok 2 but b bad 3 I I ok \
-         4 refuse - bad wrong 2\n</eval>\n<answer>6</answer>"
+        "<rubrics>\n- refuse guns\n- check every item\n</rubrics>\n<eval>\nfirst a sorry sorry ok second b but b bad \
+         third c I I ok fourth d refuse - bad wrong 2\n</eval>\n<answer>6</answer>"
     );
 }
 

@@ -6,6 +6,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
+use super::judgement::PLACES;
 use super::request::{ADDENDS, DIGITS, HARMFUL_TOPICS, LETTERS, REFUSAL, SAFE_TOPICS};
 
 /// Ends a turn, as in Qwen3.
@@ -21,7 +22,7 @@ const CONTROL: [(&str, bool); 5] =
 const PIECES: &str = r"\n?</[a-z]+>\n?|<[a-z]+>\n?| ?[^\s<:]+|:";
 
 /// Tags, newlines, and the words that begin a text or the content of a tag. Letters and digits need no entry: they are bytes.
-const OPENERS: [&str; 36] = [
+const OPENERS: [&str; 37] = [
     "<task>",
     "</task>\n",
     "<rubrics>",
@@ -58,6 +59,7 @@ const OPENERS: [&str; 36] = [
     "</task>",
     "</rubrics>",
     "</prompt>",
+    "first",
 ];
 
 /// Words that follow a space.
@@ -74,7 +76,7 @@ pub fn tokenizer() -> Result<Tokenizer, tokenizers::Error> {
     let mut tokens: Vec<String> = alphabet.iter().map(char::to_string).collect();
     let spaced = |words: &[&str]| words.iter().map(|word| format!(" {word}")).collect::<Vec<_>>();
     let pieces = OPENERS.iter().map(|word| word.to_string());
-    let lists = [&WORDS[..], &LETTERS, &DIGITS, &REFUSAL, &SAFE_TOPICS, &HARMFUL_TOPICS];
+    let lists = [&WORDS[..], &PLACES, &LETTERS, &DIGITS, &REFUSAL, &SAFE_TOPICS, &HARMFUL_TOPICS];
     debug_assert!(ADDENDS.iter().all(|addend| DIGITS.contains(addend)));
     for piece in pieces.chain(lists.into_iter().flat_map(spaced)) {
         let token = byte_level(&piece);
