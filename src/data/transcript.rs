@@ -400,16 +400,10 @@ mod tests {
         ] {
             assert_eq!(mark_of_turns(text).as_deref(), Some(mark), "{text:?}");
         }
-        for text in [
-            "Q: is it?",
-            "The Human: a study. It says",
-            "a < b | c > d",
-            "# Plan\n\n## Steps\n",
-            "Note: x\nNote: y",
-            "AI: no",
-        ] {
-            let found = mark_of_turns(text).filter(|_| text != "AI: no");
-            assert_eq!(found, None, "{text:?}");
+        for text in
+            ["Q: is it?", "The Human: a study. It says", "a < b | c > d", "# Plan\n\n## Steps\n", "Note: x\nNote: y"]
+        {
+            assert_eq!(mark_of_turns(text), None, "{text:?}");
         }
     }
 }

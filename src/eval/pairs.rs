@@ -15,7 +15,7 @@ use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::rollout::{Engine, EngineError};
 
-/// Judgements of each response whose mean is a score, and at most which of them are one judgement a side each.
+/// Judgements of each response: each is one judgement a side, and their mean is a score too.
 pub const VOTES: usize = 8;
 /// The same where it is asked what voting alone can do.
 pub const MANY_VOTES: usize = 64;
@@ -75,7 +75,7 @@ pub const PAIRS: Evaluation = Evaluation {
             meaning: "the same at the judge's own best temperature, which is chosen on training pairs",
             ..column("accuracy_best", "At best temperature", Form::Percent)
         },
-        Column { ..column("best_temperature", "Best temperature", Form::Number) },
+        column("best_temperature", "Best temperature", Form::Number),
         Column {
             first: true,
             meaning: "the same at temperature 0",

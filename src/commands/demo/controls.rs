@@ -69,16 +69,16 @@ pub fn run<B: Backend>(
         let mut run = claim.begin(&record, settings, Progress::default())?;
         let suite = DemoSuite::new(settings, None)?;
         let lesson = Lesson { suite, settings, config: lesson.config.clone(), ..*lesson };
-        let mut own = Results::default();
+        let mut own = Results::new();
         let model = match control.sft {
             Some(key) => {
                 let sft = lesson.sft(untrained, &mut run)?;
-                own.add(key, sft.results);
+                own.insert(key, sft.results);
                 sft.model
             }
             None => lesson.model(taught)?,
         };
-        own.add(control.key, lesson.rl(model, &mut run)?.results);
+        own.insert(control.key, lesson.rl(model, &mut run)?.results);
         run.finish(&super::learn::summary(settings, &own, start)?, &CONTENTS)?;
         results.extend(own);
     }

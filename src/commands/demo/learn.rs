@@ -48,14 +48,14 @@ pub fn run<B: Backend>(
     let mut run = claim.begin(&RunRecord::new(COMMAND, device, Vec::new()), settings, Progress::default())?;
     let stages = |run: &mut RunFolder| -> anyhow::Result<()> {
         let start = Instant::now();
-        let mut results = Results::default();
+        let mut results = Results::new();
         let sft = lesson.sft(&weights, run)?;
         lesson.suite.export(&run.path().join(SFT_MODEL), &sft.model)?;
-        results.add(SFT.key, sft.results);
+        results.insert(SFT.key, sft.results);
         let taught = backend.download(backend.view(sft.model.master(), 0..weights.len()))?;
         let rl = lesson.rl(sft.model, run)?;
         lesson.suite.export(&run.path().join(MODEL), &rl.model)?;
-        results.add(RL.key, rl.results);
+        results.insert(RL.key, rl.results);
         if args.controls {
             // The demo's own results are kept, whatever becomes of the controls.
             run.finish(&summary(settings, &results, start)?, &CONTENTS)?;
@@ -136,30 +136,12 @@ impl<B: Backend> Lesson<'_, B> {
 }
 
 /// The stages' results, by key.
-#[derive(Default)]
-pub struct Results(BTreeMap<&'static str, PairResults>);
-
-impl Results {
-    /// Adds a stage.
-    pub fn add(&mut self, key: &'static str, results: PairResults) {
-        self.0.insert(key, results);
-    }
-
-    /// Adds the stages of others.
-    pub fn extend(&mut self, others: Self) {
-        self.0.extend(others.0);
-    }
-
-    /// A stage that was measured.
-    pub fn get(&self, key: &str) -> Option<&PairResults> {
-        self.0.get(key)
-    }
-}
+pub type Results = BTreeMap<&'static str, PairResults>;
 
 /// summary.json of what was measured.
 pub fn summary(settings: &Settings, results: &Results, start: Instant) -> anyhow::Result<Map<String, Value>> {
     let stages: Map<String, Value> =
-        results.0.iter().map(|(key, results)| ((*key).to_owned(), json!(results.report))).collect();
+        results.iter().map(|(key, results)| ((*key).to_owned(), json!(results.report))).collect();
     let summary = json!({
         "wall_s": start.elapsed().as_secs_f64(),
         "seed": settings.run.seed,

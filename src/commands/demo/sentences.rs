@@ -136,9 +136,9 @@ mod tests {
     }
 
     fn said(sft: PairResults, rl: PairResults) -> Vec<String> {
-        let mut results = Results::default();
-        results.add(SFT.key, sft);
-        results.add(RL.key, rl);
+        let mut results = Results::new();
+        results.insert(SFT.key, sft);
+        results.insert(RL.key, rl);
         all(&Settings::default(), &results)
     }
 
@@ -167,12 +167,12 @@ mod tests {
 
     #[test]
     fn a_control_is_compared_with_what_it_began_from() {
-        let mut results = Results::default();
-        results.add(SFT.key, measured(&[(AT_ONE, 55), (GREEDY, 60)], None));
-        results.add(RL.key, measured(&[(AT_ONE, 88), (GREEDY, 93)], None));
-        results.add("inverted", measured(&[(AT_ONE, 30), (GREEDY, 25)], None));
-        results.add("clean_sft", measured(&[(AT_ONE, 80), (GREEDY, 95)], None));
-        results.add("clean_rl", measured(&[(AT_ONE, 90), (GREEDY, 95)], None));
+        let mut results = Results::new();
+        results.insert(SFT.key, measured(&[(AT_ONE, 55), (GREEDY, 60)], None));
+        results.insert(RL.key, measured(&[(AT_ONE, 88), (GREEDY, 93)], None));
+        results.insert("inverted", measured(&[(AT_ONE, 30), (GREEDY, 25)], None));
+        results.insert("clean_sft", measured(&[(AT_ONE, 80), (GREEDY, 95)], None));
+        results.insert("clean_rl", measured(&[(AT_ONE, 90), (GREEDY, 95)], None));
         let said = all(&Settings::default(), &results);
         assert!(said[3].contains("inverted labels: RL changes accuracy at temperature 1 by -25.0 points"), "{said:#?}");
         assert!(said[4].contains("a clean teacher: RL changes accuracy at temperature 1 by +10.0 points"));
