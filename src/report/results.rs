@@ -172,7 +172,8 @@ fn show_change(change: f64, form: Form, more_is_better: bool) -> String {
         Form::Points | Form::Number => signed(change, 2),
     };
     let class = match (change > 0.0) == more_is_better {
-        _ if text.trim_start_matches(['+', '-', '0', '.']).is_empty() => "same",
+        // More of a plain number, such as a temperature, is neither better nor worse.
+        _ if form == Form::Number || text.trim_start_matches(['+', '-', '0', '.']).is_empty() => "same",
         true => "better",
         false => "worse",
     };
@@ -244,6 +245,12 @@ mod tests {
         assert!(html.contains("Accuracy: share of pairs. Votes: sampled judgements of each response, 3 here."));
         assert_eq!(before(&CONTENTS, &summary(), "rl", "accuracy"), Some(("Untrained".into(), 0.5)));
         assert_eq!(before(&CONTENTS, &summary(), "untrained", "accuracy"), None);
+    }
+
+    #[test]
+    fn a_plain_number_changes_and_is_neither_better_nor_worse() {
+        assert_eq!(show_change(-0.5, Form::Number, true), " <small class=\"same\">-0.50</small>");
+        assert_eq!(show_change(-0.5, Form::Points, true), " <small class=\"worse\">-0.50</small>");
     }
 
     #[test]
