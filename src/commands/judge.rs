@@ -10,21 +10,17 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::device::{DeviceArgs, with_backend};
-use super::flag;
-use super::pretrained::{self, Pretrained};
+use super::device::with_backend;
+use super::judging::{JudgingArgs, LoadedJudge, NOT_FINITE, Vote, failures, mean_score};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
-use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, OnBadRow, Response, RowId, load_responses, shown_prompt};
+use crate::data::{Response, RowId, load_responses, shown_prompt};
 use crate::file::{RowOutput, counted, say};
-use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
+use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling};
 use crate::log::{StageBar, fixed};
 use crate::model::{Qwen3, Qwen3Config};
 use crate::ops::Backend;
-use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
-use crate::setting::{Assignment, Valid, count, number, resolve};
 use crate::train::dataset::{report_default_tasks, report_skipped};
 
 /// Score responses with a judge.
@@ -48,58 +44,8 @@ pub struct JudgeArgs {
     pub input: Vec<PathBuf>,
     #[command(flatten)]
     pub rows: RowArgs,
-    /// Judgements of each response.
-    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = flag::<usize>(count(1, 10_000)))]
-    pub votes: usize,
-    /// 0 for the most probable judgement (then more than one vote adds nothing).
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = flag::<f32>(number(0.0, 1000.0)))]
-    pub temperature: f32,
-    #[arg(long, default_value_t = 2048, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
-    pub max_new_tokens: usize,
-    /// Longer prompts are kept out and counted.
-    #[arg(long, default_value_t = 4096, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
-    pub max_prompt_tokens: usize,
-    /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
-    #[arg(long, value_name = "FILE")]
-    pub rubrics: Option<PathBuf>,
-    /// Task of rows that name none.
-    #[arg(long, default_value = "chat")]
-    pub default_task: String,
-    /// Count bad rows and go on.
-    #[arg(long)]
-    pub skip_bad: bool,
-    /// Whether the judge may think before it writes, instead of what its directory says.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub thinking: Option<bool>,
-    /// Overrides a key of judge.toml, for example `--set verdict.max=5`; may be given several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Write the judgements' texts too.
-    #[arg(long)]
-    pub texts: bool,
-    /// Judgements that are written at the same time, at most; changes memory and speed alone.
-    #[arg(long, default_value_t = 64, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
-    pub max_running: usize,
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u64>(SEED))]
-    pub seed: u64,
-    /// Threads; 0: all cores. Changes speed alone.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
-    pub threads: usize,
     #[command(flatten)]
-    pub device: DeviceArgs,
-}
-
-/// The verdicts of a vote that has a score, and of one for which the model could not compute.
-const SCORE: &str = "score";
-const NOT_FINITE: &str = "not_finite";
-
-/// One judgement.
-#[derive(Serialize)]
-struct Vote {
-    verdict: &'static str,
-    score: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
+    pub judging: JudgingArgs,
 }
 
 /// The votes of a response in numbers.
@@ -134,51 +80,50 @@ struct Row {
 
 /// Judges every response of the input and writes a row for each, as it finishes. Ctrl-C ends it early.
 pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
-    let inputs: Vec<PathBuf> = args.input.iter().chain(&args.rubrics).cloned().collect();
+    let inputs: Vec<PathBuf> = args.input.iter().chain(&args.judging.rubrics).cloned().collect();
     let output = args.rows.open(&inputs, &args.model)?;
     let stop = super::stop_flag()?;
     super::on_threads(
-        args.threads,
-        || with_backend!(args.device.device, backend => judge(backend, args, output, &stop)),
+        args.judging.threads,
+        || with_backend!(args.judging.device.device, backend => judge(backend, args, output, &stop)),
     )
 }
 
 fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &AtomicBool) -> anyhow::Result<()> {
-    let how = JudgeSampling {
-        sampling: Sampling::temperature(args.temperature),
-        votes: args.votes,
-        max_new_tokens: args.max_new_tokens,
-        stream: Stream::new(args.seed),
-    };
-    how.sampling.validate().map_err(|reason| anyhow::anyhow!("--{}", reason.replace('_', "-")))?;
+    let how = args.judging.sampling()?;
     let Job { judge, config, weights, responses, prompts, ids, files } = Job::read(args)?;
     let made_with = match output.is_file() {
         true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &responses, &prompts, &files)?,
         false => Value::Null,
     };
-    let fits = |index: &usize| prompts[*index].len() <= args.max_prompt_tokens;
+    let fits = |index: &usize| prompts[*index].len() <= args.judging.max_prompt_tokens;
     let longest = (0..prompts.len()).filter(fits).map(|index| prompts[index].len()).max().unwrap_or(1);
-    let model = Qwen3::new(backend, config, &weights, args.max_prompt_tokens + args.max_new_tokens)?;
+    let model = Qwen3::new(backend, config, &weights, args.judging.max_prompt_tokens + args.judging.max_new_tokens)?;
     drop(weights);
-    let mut engine = Engine::new(&model, EngineLimits::for_lengths(longest, args.max_new_tokens, args.max_running))?;
+    let mut engine =
+        Engine::new(&model, EngineLimits::for_lengths(longest, args.judging.max_new_tokens, args.judging.max_running))?;
 
     let mut summary = Summary::default();
     let mut writer = output.begin(&made_with, &ids, 1, |row| summary.add_written(row))?;
     let (open, too_long): (Vec<usize>, Vec<usize>) = (0..prompts.len()).filter(|i| !writer.has(*i)).partition(fits);
     let mut written = Ok(());
     for index in too_long {
-        let row = skipped(&responses[index], &files[index], prompts[index].len(), args.max_prompt_tokens);
+        let row = skipped(&responses[index], &files[index], prompts[index].len(), args.judging.max_prompt_tokens);
         summary.add(&row.scored);
         written = written.and_then(|()| writer.put(index, line(&row)));
     }
     let request = |index: &usize| JudgeRequest { prompt: &prompts[*index], stream: stream(&how, &responses[*index]) };
     let requests: Vec<JudgeRequest<'_>> = if written.is_ok() { open.iter().map(request).collect() } else { Vec::new() };
-    let (mut bar, mut done) = (StageBar::new("judge", (requests.len() * args.votes) as u64, 0), 0);
+    let (mut bar, mut done) = (StageBar::new("judge", (requests.len() * args.judging.votes) as u64, 0), 0);
     let ended = judge.judge_each(&mut engine, &model, &how, &requests, Some(stop), |request, votes| {
         done += votes.len() as u64;
         bar.update(done, &[]);
         let index = open[request];
-        let row = row(&responses[index], &files[index], votes.into_iter().map(|vote| read(vote, args.texts)).collect());
+        let row = row(
+            &responses[index],
+            &files[index],
+            votes.into_iter().map(|vote| Vote::read(vote, args.judging.texts)).collect(),
+        );
         summary.add(&row.scored);
         written = writer.put(index, line(&row));
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -202,24 +147,16 @@ struct Job {
 
 impl Job {
     fn read(args: &JudgeArgs) -> anyhow::Result<Self> {
-        let settings = judge_settings(args)?;
-        let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
-        let loaded = load_responses(&args.input, &options)?;
-        let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
-        let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.context());
-        ensure!(
-            needed <= limit,
-            "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
-        );
-        let judge = Judge::new(settings, tokenizer)?;
+        let settings = args.judging.settings(&args.model)?;
+        let loaded = load_responses(&args.input, &args.judging.load_options())?;
+        let LoadedJudge { judge, config, weights } = args.judging.load(&args.model, settings)?;
         let loaded = loaded.try_map(|r: Response| {
             let prompt = judge.encode(&r.task, &shown_prompt(&r.prompt, &r.arguments), &r.response)?;
             Ok::<_, JudgeError>((r, prompt))
         })?;
         report_default_tasks(&judge, loaded.rows.iter().map(|(response, _)| response.task.as_str()));
-        let too_long = loaded.rows.iter().filter(|(_, prompt)| prompt.len() > args.max_prompt_tokens).count();
-        report_skipped(&loaded.skipped, too_long, args.max_prompt_tokens);
+        let too_long = loaded.rows.iter().filter(|(_, prompt)| prompt.len() > args.judging.max_prompt_tokens).count();
+        report_skipped(&loaded.skipped, too_long, args.judging.max_prompt_tokens);
         let several = args.input.len() > 1;
         let files = loaded.locations.iter().map(|at| several.then(|| at.path.display().to_string())).collect();
         let (responses, prompts): (Vec<Response>, _) = loaded.rows.into_iter().unzip();
@@ -253,46 +190,14 @@ fn made_with(
         "input": fingerprint_of_input(responses.iter().map(|r| &r.id).zip(prompts.iter().map(Vec::as_slice))),
         "judge": serde_json::to_value(judge.settings())?,
         "stop": judge.tokenizer().eos_ids(),
-        "votes": args.votes,
-        "temperature": args.temperature,
-        "max_new_tokens": args.max_new_tokens,
-        "max_prompt_tokens": args.max_prompt_tokens,
-        "seed": args.seed,
-        "texts": args.texts,
-        "device": kind_of_device(args.device.device),
+        "votes": args.judging.votes,
+        "temperature": args.judging.temperature,
+        "max_new_tokens": args.judging.max_new_tokens,
+        "max_prompt_tokens": args.judging.max_prompt_tokens,
+        "seed": args.judging.seed,
+        "texts": args.judging.texts,
+        "device": kind_of_device(args.judging.device.device),
     }))
-}
-
-/// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
-fn judge_settings(args: &JudgeArgs) -> anyhow::Result<Valid<JudgeSettings>> {
-    let carried = JudgeSettings::read(&args.model)?;
-    // A directory that is not there is named when it is opened.
-    if carried.is_none() && args.model.is_dir() {
-        let folder = args.model.display();
-        say!(
-            "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in one"
-        );
-    }
-    let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;
-    let mut assignments = args.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
-    assignments.extend(args.thinking.map(|thinking| Assignment::flag("--thinking", "thinking", thinking)));
-    let mut used = resolve(&*start, None, std::iter::empty(), &assignments)?;
-    if let Some(file) = &args.rubrics {
-        let prompt = PromptFile::load(Some(file))?;
-        used = used.changed(|used| used.prompt = prompt)?;
-    }
-    pretrained::say_differences(&args.model, carried.as_deref(), &used);
-    Ok(used)
-}
-
-/// `None`: the model's logits were not finite.
-fn read(judged: Option<Judged>, texts: bool) -> Vote {
-    let Some(judged) = judged else { return Vote { verdict: NOT_FINITE, score: None, text: None } };
-    Vote {
-        verdict: judged.verdict.failure().map_or(SCORE, |failure| failure.name()),
-        score: judged.verdict.score(),
-        text: texts.then_some(judged.text),
-    }
 }
 
 fn row(response: &Response, file: &Option<String>, votes: Vec<Vote>) -> Row {
@@ -311,16 +216,11 @@ fn line(row: &Row) -> String {
 
 impl Scored {
     fn new(votes: &[Vote]) -> Self {
-        let scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).collect();
-        let mut failed = BTreeMap::new();
-        votes.iter().filter(|vote| vote.verdict != SCORE).for_each(|vote| {
-            *failed.entry(vote.verdict.to_string()).or_default() += 1;
-        });
+        let failed = failures(votes);
         let failures: usize = failed.values().sum();
         Self {
-            // Adding 0 makes a mean of -0 a 0.
-            score: (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64 + 0.0),
-            valid: scores.len(),
+            score: mean_score(votes),
+            valid: votes.iter().filter(|vote| vote.score.is_some()).count(),
             failed,
             failed_share: (!votes.is_empty()).then(|| failures as f64 / votes.len() as f64),
         }
@@ -389,8 +289,8 @@ impl Summary {
 mod tests {
     use super::*;
 
-    fn vote(verdict: &'static str, score: Option<f64>) -> Vote {
-        Vote { verdict, score, text: None }
+    fn vote(verdict: &str, score: Option<f64>) -> Vote {
+        Vote { verdict: verdict.into(), score, text: None }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod ending;
 pub mod generate;
 pub mod interrupt;
 pub mod judge;
+mod judging;
 pub mod pretrained;
 mod profile;
 pub mod report;

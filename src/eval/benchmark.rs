@@ -59,7 +59,11 @@ impl Benchmark {
 
 /// What is said where a file records a credit beside the scores, and neither rule gives that credit: which of the two is right
 /// cannot be known, so both are told.
-pub(super) fn disagreements(rows: &[Answered], one: impl Fn(&Answered) -> f64, other: impl Fn(&Answered) -> f64) -> Vec<String> {
+pub(super) fn disagreements(
+    rows: &[Answered],
+    one: impl Fn(&Answered) -> f64,
+    other: impl Fn(&Answered) -> f64,
+) -> Vec<String> {
     let differs = |row: &&Answered| {
         let Some(recorded) = row.recorded else { return false };
         let given = [one(row), other(row)];

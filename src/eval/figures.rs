@@ -19,7 +19,12 @@ impl Figure {
     /// The weighted mean of rows.
     pub fn of(name: impl Into<String>, rows: &[Drawn]) -> Self {
         let estimate = interval::clustered(rows);
-        Self { name: name.into(), value: estimate.mean, rows: rows.len(), interval: Some([estimate.low, estimate.high]) }
+        Self {
+            name: name.into(),
+            value: estimate.mean,
+            rows: rows.len(),
+            interval: Some([estimate.low, estimate.high]),
+        }
     }
 
     /// A number that is no mean over rows.

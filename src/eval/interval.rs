@@ -82,7 +82,8 @@ fn clustered_variance(rows: &[Drawn]) -> (Option<f64>, usize) {
         return (None, clusters);
     }
     let squares: f64 = residuals.values().map(|residual| residual * residual).sum();
-    let small_sample = clusters as f64 / (clusters - 1) as f64 * (rows.len() - 1) as f64 / (rows.len() - strata.len()) as f64;
+    let small_sample =
+        clusters as f64 / (clusters - 1) as f64 * (rows.len() - 1) as f64 / (rows.len() - strata.len()) as f64;
     (Some(squares * small_sample), clusters)
 }
 
@@ -154,7 +155,8 @@ mod tests {
         let clusters = [1, 1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 7];
         let shares = [0.5 / 5.0, 0.3 / 4.0, 0.2 / 3.0];
         let drawn = |weight: &dyn Fn(usize) -> f64, stratum: &dyn Fn(usize) -> usize| -> Vec<Drawn> {
-            let row = |i: usize| Drawn { value: values[i], weight: weight(i), stratum: stratum(i), cluster: clusters[i] };
+            let row =
+                |i: usize| Drawn { value: values[i], weight: weight(i), stratum: stratum(i), cluster: clusters[i] };
             (0..12).map(row).collect()
         };
         let rows = drawn(&|i| shares[strata[i]], &|i| strata[i]);

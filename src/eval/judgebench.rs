@@ -104,8 +104,11 @@ fn reading(
     let drawn = |prefix: &str| -> Vec<Drawn> {
         let kept: Vec<_> = rows.iter().zip(played).filter(|(row, _)| row.case.subset.starts_with(prefix)).collect();
         let weight = 1.0 / kept.len() as f64;
-        let row = |(row, games): &(&Answered, &Vec<Option<Decision>>)| {
-            Drawn { value: credit(games), weight, stratum: 0, cluster: row.case.prompt }
+        let row = |(row, games): &(&Answered, &Vec<Option<Decision>>)| Drawn {
+            value: credit(games),
+            weight,
+            stratum: 0,
+            cluster: row.case.prompt,
         };
         kept.iter().map(row).collect()
     };

@@ -12,6 +12,8 @@ pub mod outcome;
 pub mod pair_file;
 pub mod paired;
 pub mod pairs;
+pub mod question;
+pub mod recorded;
 pub mod rewardbench;
 pub mod rewardbench2;
 pub mod rm_bench;

@@ -57,8 +57,14 @@ mod tests {
 
     #[test]
     fn decisions_and_what_they_are_worth() {
-        let outcomes = [(Some(7.0), Some(6.0)), (Some(6.0), Some(6.0)), (Some(5.0), Some(6.0)), (None, Some(1.0)), (Some(9.0), None)]
-            .map(|(better, worse)| Outcome::of(better, worse));
+        let outcomes = [
+            (Some(7.0), Some(6.0)),
+            (Some(6.0), Some(6.0)),
+            (Some(5.0), Some(6.0)),
+            (None, Some(1.0)),
+            (Some(9.0), None),
+        ]
+        .map(|(better, worse)| Outcome::of(better, worse));
         use Outcome::{Missing, Right, Tie, Wrong};
         assert_eq!(outcomes, [Right, Tie, Wrong, Missing, Missing]);
         assert_eq!(outcomes.map(Outcome::strict), [1.0, 0.0, 0.0, 0.0, 0.0]);

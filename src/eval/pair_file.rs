@@ -17,7 +17,14 @@ pub fn figures(rows: &[Answered]) -> Figures {
         reading("half", "a tie or a missing verdict counts one half", rows, Outcome::half),
     ];
     let notes = super::benchmark::disagreements(rows, |row| outcome(row).strict(), |row| outcome(row).half());
-    Figures { benchmark: NAME, rows: rows.len(), ties: share(Outcome::Tie), missing: share(Outcome::Missing), readings, notes }
+    Figures {
+        benchmark: NAME,
+        rows: rows.len(),
+        ties: share(Outcome::Tie),
+        missing: share(Outcome::Missing),
+        readings,
+        notes,
+    }
 }
 
 fn reading(name: &'static str, rule: &'static str, rows: &[Answered], credit: fn(Outcome) -> f64) -> Reading {

@@ -146,9 +146,11 @@ mod tests {
         near(got.p, 0.129_816_125_095_011_34);
         assert_eq!(difference(&a[..2], &b[..2], &[1, 1]), None);
         assert_eq!(difference(&a, &a, &[1, 1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 7]).unwrap().p, 1.0);
-        for (rows, discordant, expected) in
-            [(640, 0.2, 0.049_224_575_441_671_52), (100, 0.3, 0.147_759_919_392_679_16), (2985, 0.12, 0.017_739_936_715_043_675)]
-        {
+        for (rows, discordant, expected) in [
+            (640, 0.2, 0.049_224_575_441_671_52),
+            (100, 0.3, 0.147_759_919_392_679_16),
+            (2985, 0.12, 0.017_739_936_715_043_675),
+        ] {
             near(detectable(rows, discordant), expected);
         }
         assert_eq!(detectable(1, 0.2), 0.2);

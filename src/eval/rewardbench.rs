@@ -79,7 +79,8 @@ pub(super) fn outcome(row: &Answered) -> Outcome {
 pub fn figures(rows: &[Answered]) -> Figures {
     let outcomes: Vec<Outcome> = rows.iter().map(outcome).collect();
     let credits = |credit: fn(Outcome) -> f64| outcomes.iter().map(|outcome| credit(*outcome)).collect::<Vec<f64>>();
-    let share = |of: Outcome| outcomes.iter().filter(|outcome| **outcome == of).count() as f64 / rows.len().max(1) as f64;
+    let share =
+        |of: Outcome| outcomes.iter().filter(|outcome| **outcome == of).count() as f64 / rows.len().max(1) as f64;
     let mut notes = super::benchmark::disagreements(rows, |row| outcome(row).strict(), |row| outcome(row).half());
     let missing = missing_subsets(rows);
     if !missing.is_empty() {
@@ -122,10 +123,12 @@ fn missing_subsets(rows: &[Answered]) -> Vec<&'static str> {
 }
 
 fn reading(name: &'static str, rule: &'static str, rows: &[Answered], credits: &[f64]) -> Reading {
-    let section_of = |subset: &str| SECTIONS.iter().position(|(_, known)| known.iter().any(|(name, _)| *name == subset));
+    let section_of =
+        |subset: &str| SECTIONS.iter().position(|(_, known)| known.iter().any(|(name, _)| *name == subset));
     let names = distinct(rows.iter().map(|row| row.case.subset.as_str()));
     let stratum = |row: &Answered| names.iter().position(|name| *name == row.case.subset).expect("it is one of them");
-    let counts: Vec<usize> = names.iter().map(|name| rows.iter().filter(|row| row.case.subset == *name).count()).collect();
+    let counts: Vec<usize> =
+        names.iter().map(|name| rows.iter().filter(|row| row.case.subset == *name).count()).collect();
     // Rows of a selection, each with its share of the selection's mean.
     let drawn = |keep: &dyn Fn(&str) -> bool, share: &dyn Fn(&str) -> f64| -> Vec<Drawn> {
         let kept = rows.iter().zip(credits).filter(|(row, _)| keep(&row.case.subset));
@@ -136,7 +139,9 @@ fn reading(name: &'static str, rule: &'static str, rows: &[Answered], credits: &
         };
         kept.map(row).collect()
     };
-    let total = |section: usize| -> f64 { names.iter().filter(|s| section_of(s) == Some(section)).filter_map(|s| weight(s)).sum() };
+    let total = |section: usize| -> f64 {
+        names.iter().filter(|s| section_of(s) == Some(section)).filter_map(|s| weight(s)).sum()
+    };
     let present: Vec<usize> = (0..SECTIONS.len()).filter(|section| total(*section) > 0.0).collect();
     let in_section = |subset: &str| weight(subset).unwrap_or(0.0) / section_of(subset).map_or(1.0, total);
     let part = |section: &usize| {

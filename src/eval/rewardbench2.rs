@@ -72,7 +72,8 @@ fn prompts(rows: &[&Answered]) -> (Prompts, Prompts, usize) {
 }
 
 fn spread(good: &[Option<f64>], bad: &[Option<f64>]) -> Option<Spread> {
-    let (good, bad): (Option<Vec<f64>>, Option<Vec<f64>>) = (good.iter().copied().collect(), bad.iter().copied().collect());
+    let (good, bad): (Option<Vec<f64>>, Option<Vec<f64>>) =
+        (good.iter().copied().collect(), bad.iter().copied().collect());
     let (good, bad) = (good?, bad?);
     let highest = |scores: &[f64]| scores.iter().copied().reduce(f64::max);
     let lowest = good.iter().copied().reduce(f64::min)?;
@@ -88,12 +89,15 @@ fn ties(rows: &[&Answered]) -> Option<f64> {
     let both: Vec<Option<(Spread, f64)>> = tied
         .iter()
         .filter_map(|(number, tied)| reference.get(number).map(|reference| (tied, reference)))
-        .map(|(tied, reference)| tied.zip(*reference).map(|(tied, reference)| (tied, tied.to_bad.min(reference.to_bad))))
+        .map(|(tied, reference)| {
+            tied.zip(*reference).map(|(tied, reference)| (tied, tied.to_bad.min(reference.to_bad)))
+        })
         .collect();
     if both.is_empty() {
         return None;
     }
-    let closer = |test: &dyn Fn(&(Spread, f64)) -> bool| mean(both.iter().map(|prompt| yes(prompt.as_ref().is_some_and(test))));
+    let closer =
+        |test: &dyn Fn(&(Spread, f64)) -> bool| mean(both.iter().map(|prompt| yes(prompt.as_ref().is_some_and(test))));
     let by_how_much = |(tied, least): &(Spread, f64)| {
         let ratio = (least / tied.among_good - 1.0).tanh();
         if ratio.is_nan() { 0.0 } else { ratio }
@@ -118,7 +122,8 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 
 /// The six subsets and their plain mean.
 pub fn figures(rows: &[Answered]) -> Figures {
-    let scores = || rows.iter().filter_map(|row| if let Answer::Scores(scores) = &row.answer { Some(scores) } else { None });
+    let scores =
+        || rows.iter().filter_map(|row| if let Answer::Scores(scores) = &row.answer { Some(scores) } else { None });
     let all = scores().flatten().count().max(1) as f64;
     let shares_top = |row: &&Answered| {
         let Answer::Scores(scores) = &row.answer else { return false };
@@ -126,16 +131,22 @@ pub fn figures(rows: &[Answered]) -> Figures {
         !is_ties(row) && best.is_some() && scores.iter().filter(|score| **score == best).count() > 1
     };
     let others = rows.iter().filter(|row| !is_ties(row)).count().max(1) as f64;
-    let mut notes = super::benchmark::disagreements(rows, |row| if is_ties(row) { f64::NAN } else { official(row) }, official);
+    let mut notes =
+        super::benchmark::disagreements(rows, |row| if is_ties(row) { f64::NAN } else { official(row) }, official);
     let absent: Vec<&str> =
         SUBSETS.into_iter().filter(|name| !rows.iter().any(|row| row.case.subset.eq_ignore_ascii_case(name))).collect();
     if !absent.is_empty() {
-        notes.push(format!("not the whole benchmark: without {}; the headline is the mean of the rest", absent.join(", ")));
+        notes.push(format!(
+            "not the whole benchmark: without {}; the headline is the mean of the rest",
+            absent.join(", ")
+        ));
     }
     let tied: Vec<&Answered> = rows.iter().filter(|row| is_ties(row)).collect();
     let unreadable = prompts(&tied).2;
     if unreadable > 0 {
-        notes.push(format!("{unreadable} rows of Ties have no scores, or an id that is not ref:N or tied:N, and are left out of it"));
+        notes.push(format!(
+            "{unreadable} rows of Ties have no scores, or an id that is not ref:N or tied:N, and are left out of it"
+        ));
     }
     Figures {
         benchmark: NAME,
@@ -149,7 +160,12 @@ pub fn figures(rows: &[Answered]) -> Figures {
                 rows,
                 official,
             ),
-            reading("strict", "right only if all responses have a verdict and the good one's is the highest alone", rows, strict),
+            reading(
+                "strict",
+                "right only if all responses have a verdict and the good one's is the highest alone",
+                rows,
+                strict,
+            ),
         ],
         notes,
     }

@@ -16,8 +16,11 @@ const STYLE_NAMES: [&str; STYLES] = ["concise", "plain", "markdown"];
 const DOMAINS: [&str; 4] = ["chat", "math", "code", "safety"];
 
 /// Difficulties by their cells: in the hard ones the chosen response has the plainer style, in the easy ones the richer.
-const LEVELS: [(&str, fn(usize, usize) -> bool); 3] =
-    [("hard", |chosen, rejected| chosen < rejected), ("normal", |chosen, rejected| chosen == rejected), ("easy", |chosen, rejected| chosen > rejected)];
+const LEVELS: [(&str, fn(usize, usize) -> bool); 3] = [
+    ("hard", |chosen, rejected| chosen < rejected),
+    ("normal", |chosen, rejected| chosen == rejected),
+    ("easy", |chosen, rejected| chosen > rejected),
+];
 
 /// The index of a row's domain.
 fn domain(row: &Answered) -> Option<usize> {
@@ -39,9 +42,13 @@ pub fn figures(rows: &[Answered]) -> Figures {
     let mut notes = Vec::new();
     let present: Vec<usize> =
         (0..DOMAINS.len()).filter(|domain_index| rows.iter().any(|row| domain(row) == Some(*domain_index))).collect();
-    let absent: Vec<&str> = (0..DOMAINS.len()).filter(|index| !present.contains(index)).map(|index| DOMAINS[index]).collect();
+    let absent: Vec<&str> =
+        (0..DOMAINS.len()).filter(|index| !present.contains(index)).map(|index| DOMAINS[index]).collect();
     if !absent.is_empty() {
-        notes.push(format!("not the whole benchmark: without {}; means are those of the domains that are there", absent.join(", ")));
+        notes.push(format!(
+            "not the whole benchmark: without {}; means are those of the domains that are there",
+            absent.join(", ")
+        ));
     }
     let strangers = rows.iter().filter(|row| domain(row).is_none()).count();
     if strangers > 0 {
@@ -52,7 +59,14 @@ pub fn figures(rows: &[Answered]) -> Figures {
         sets.reading("official", "a tie or a missing verdict is wrong", Outcome::strict),
         sets.reading("half", "a tie or a missing verdict counts one half", Outcome::half),
     ];
-    Figures { benchmark: NAME, rows: rows.len(), ties: share(Outcome::Tie), missing: share(Outcome::Missing), readings, notes }
+    Figures {
+        benchmark: NAME,
+        rows: rows.len(),
+        ties: share(Outcome::Tie),
+        missing: share(Outcome::Missing),
+        readings,
+        notes,
+    }
 }
 
 /// Rows with their decisions, and the domains that are there.
@@ -81,11 +95,8 @@ impl Selection<'_> {
 
     fn reading(&self, name: &'static str, rule: &'static str, credit: fn(Outcome) -> f64) -> Reading {
         let every = |_: usize, _: usize| true;
-        let mut parts: Vec<Figure> = self
-            .present
-            .iter()
-            .map(|of| Figure::of(DOMAINS[*of], &self.drawn(&[*of], &every, credit)))
-            .collect();
+        let mut parts: Vec<Figure> =
+            self.present.iter().map(|of| Figure::of(DOMAINS[*of], &self.drawn(&[*of], &every, credit))).collect();
         parts.extend(LEVELS.iter().map(|(level, keep)| Figure::of(*level, &self.drawn(self.present, keep, credit))));
         let mut subsets = Vec::new();
         for of in self.present {

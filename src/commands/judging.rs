@@ -1,0 +1,161 @@
+//! What the commands that judge have in common: how judgements are sampled, whose rules they follow, and votes in numbers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::device::DeviceArgs;
+use super::flag;
+use super::pretrained::{self, Pretrained};
+use crate::config::{RUNNING, SEED, THREADS, TOKENS};
+use crate::data::{LoadOptions, OnBadRow};
+use crate::file::say;
+use crate::judge::{Judge, JudgeSampling, JudgeSettings, Judged, PromptFile};
+use crate::model::Qwen3Config;
+use crate::ops::sample::Sampling;
+use crate::random::Stream;
+use crate::setting::{Assignment, Valid, count, number, resolve};
+
+/// How responses are judged.
+#[derive(Clone, Debug, Args)]
+pub struct JudgingArgs {
+    /// Judgements of each response.
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = flag::<usize>(count(1, 10_000)))]
+    pub votes: usize,
+    /// 0 for the most probable judgement (then more than one vote adds nothing).
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = flag::<f32>(number(0.0, 1000.0)))]
+    pub temperature: f32,
+    #[arg(long, default_value_t = 2048, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
+    pub max_new_tokens: usize,
+    /// Longer prompts are kept out and counted.
+    #[arg(long, default_value_t = 4096, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
+    pub max_prompt_tokens: usize,
+    /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
+    #[arg(long, value_name = "FILE")]
+    pub rubrics: Option<PathBuf>,
+    /// Task of rows that name none.
+    #[arg(long, default_value = "chat")]
+    pub default_task: String,
+    /// Count bad rows and go on.
+    #[arg(long)]
+    pub skip_bad: bool,
+    /// Whether the judge may think before it writes, instead of what its directory says.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub thinking: Option<bool>,
+    /// Overrides a key of judge.toml, for example `--set verdict.max=5`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Write the judgements' texts too.
+    #[arg(long)]
+    pub texts: bool,
+    /// Judgements that are written at the same time, at most; changes memory and speed alone.
+    #[arg(long, default_value_t = 64, allow_negative_numbers = true, value_parser = flag::<usize>(RUNNING))]
+    pub max_running: usize,
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<u64>(SEED))]
+    pub seed: u64,
+    /// Threads; 0: all cores. Changes speed alone.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = flag::<usize>(THREADS))]
+    pub threads: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// The verdict of a vote that has a score.
+pub const SCORE: &str = "score";
+/// That of a vote for which the model could not compute.
+pub const NOT_FINITE: &str = "not_finite";
+
+/// One judgement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vote {
+    pub verdict: String,
+    pub score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// A judge as its directory holds it, before it is put on a device.
+pub struct LoadedJudge {
+    pub judge: Judge,
+    pub config: Qwen3Config,
+    pub weights: Vec<f32>,
+}
+
+impl JudgingArgs {
+    /// How rows are read.
+    pub fn load_options(&self) -> LoadOptions {
+        let on_bad_row = if self.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
+        LoadOptions { default_task: self.default_task.clone(), on_bad_row }
+    }
+
+    /// How judgements are drawn; an error if a setting cannot work.
+    pub fn sampling(&self) -> anyhow::Result<JudgeSampling> {
+        let sampling = Sampling::temperature(self.temperature);
+        sampling.validate().map_err(|reason| anyhow::anyhow!("--{}", reason.replace('_', "-")))?;
+        let stream = Stream::new(self.seed);
+        Ok(JudgeSampling { sampling, votes: self.votes, max_new_tokens: self.max_new_tokens, stream })
+    }
+
+    /// The judge of a directory, under what the command line says.
+    pub fn load(&self, model: &Path, settings: Valid<JudgeSettings>) -> anyhow::Result<LoadedJudge> {
+        let Pretrained { config, weights, tokenizer } = pretrained::load(model)?;
+        let (needed, limit) = (self.max_prompt_tokens + self.max_new_tokens, config.context());
+        ensure!(
+            needed <= limit,
+            "--max-prompt-tokens + --max-new-tokens = {needed} exceed the model's context of {limit}: lower them"
+        );
+        Ok(LoadedJudge { judge: Judge::new(settings, tokenizer)?, config, weights })
+    }
+
+    /// The way of judging: what the judge's directory carries, under what the command line says; the differences are said.
+    pub fn settings(&self, model: &Path) -> anyhow::Result<Valid<JudgeSettings>> {
+        let carried = JudgeSettings::read(model)?;
+        // A directory that is not there is named when it is opened.
+        if carried.is_none() && model.is_dir() {
+            let folder = model.display();
+            say!(
+                "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in one"
+            );
+        }
+        let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;
+        let mut assignments = self.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
+        assignments.extend(self.thinking.map(|thinking| Assignment::flag("--thinking", "thinking", thinking)));
+        let mut used = resolve(&*start, None, std::iter::empty(), &assignments)?;
+        if let Some(file) = &self.rubrics {
+            let prompt = PromptFile::load(Some(file))?;
+            used = used.changed(|used| used.prompt = prompt)?;
+        }
+        pretrained::say_differences(model, carried.as_deref(), &used);
+        Ok(used)
+    }
+}
+
+impl Vote {
+    /// `None`: the model's logits were not finite.
+    pub fn read(judged: Option<Judged>, texts: bool) -> Self {
+        let Some(judged) = judged else { return Self { verdict: NOT_FINITE.into(), score: None, text: None } };
+        Self {
+            verdict: judged.verdict.failure().map_or(SCORE, |failure| failure.name()).into(),
+            score: judged.verdict.score(),
+            text: texts.then_some(judged.text),
+        }
+    }
+}
+
+/// The mean score of votes over those that have one. Adding 0 makes a mean of -0 a 0.
+pub fn mean_score(votes: &[Vote]) -> Option<f64> {
+    let scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).collect();
+    (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64 + 0.0)
+}
+
+/// The votes that have no score, by the reason why.
+pub fn failures(votes: &[Vote]) -> BTreeMap<String, usize> {
+    let mut failed = BTreeMap::new();
+    votes.iter().filter(|vote| vote.verdict != SCORE).for_each(|vote| {
+        *failed.entry(vote.verdict.clone()).or_default() += 1;
+    });
+    failed
+}
