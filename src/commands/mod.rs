@@ -5,6 +5,7 @@ pub mod demo;
 pub mod device;
 pub mod doctor;
 mod ending;
+pub mod eval;
 pub mod generate;
 pub mod interrupt;
 pub mod judge;
@@ -42,6 +43,7 @@ pub enum Command {
     Sft(sft::SftArgs),
     Rl(rl::RlArgs),
     Judge(judge::JudgeArgs),
+    Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Bench(bench::BenchArgs),
     Report(report::ReportArgs),
@@ -55,6 +57,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sft(args) => sft::run(&args),
         Command::Rl(args) => rl::run(&args),
         Command::Judge(args) => judge::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Report(args) => report::run(&args),

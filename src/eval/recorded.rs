@@ -42,9 +42,10 @@ pub fn read(text: &[u8], benchmark: Option<Benchmark>, known: Option<&[Case]>) -
     if rows.is_empty() {
         return Err(RecordedError::File("holds no rows".into()));
     }
+    let sides = rows.iter().any(|row| row.get("scores_chosen").is_some_and(|score| !score.is_null()));
     let mut forms = Vec::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
-        forms.push(form_of(row).map_err(|reason| RecordedError::Row { row: index + 1, reason })?);
+        forms.push(form_of(row, sides).map_err(|reason| RecordedError::Row { row: index + 1, reason })?);
     }
     let benchmark = benchmark.map_or_else(|| recognised(&rows, &forms), Ok)?;
     let mut notes = Vec::new();
@@ -77,7 +78,8 @@ enum Form {
     Results,
 }
 
-fn form_of(row: &Row) -> Result<Form, String> {
+/// `sides`: whether any row of the file has scores of both sides. Classifiers of pairs have none, and leave them null.
+fn form_of(row: &Row, sides: bool) -> Result<Form, String> {
     let has = |name: &str| row.get(name).is_some_and(|value| !value.is_null());
     if has("judgments") && has("label") {
         Ok(Form::Judgments)
@@ -85,10 +87,7 @@ fn form_of(row: &Row) -> Result<Form, String> {
         Ok(Form::Styles)
     } else if has("scores") {
         Ok(Form::Scores)
-    } else if row.contains_key("scores_chosen")
-        && row.contains_key("scores_rejected")
-        && !(has("results") && !has("scores_chosen"))
-    {
+    } else if sides && row.contains_key("scores_chosen") && row.contains_key("scores_rejected") {
         Ok(Form::Sides)
     } else if has("results") {
         Ok(Form::Results)

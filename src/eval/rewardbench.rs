@@ -82,14 +82,7 @@ pub fn figures(rows: &[Answered]) -> Figures {
     let share =
         |of: Outcome| outcomes.iter().filter(|outcome| **outcome == of).count() as f64 / rows.len().max(1) as f64;
     let mut notes = super::benchmark::disagreements(rows, |row| outcome(row).strict(), |row| outcome(row).half());
-    let missing = missing_subsets(rows);
-    if !missing.is_empty() {
-        notes.push(format!(
-            "not the whole benchmark: without {}; a section is the mean of the subsets that are there, the headline that of \
-             the sections that are there",
-            missing.join(", ")
-        ));
-    }
+    notes.extend(not_whole(rows));
     let unknown = distinct(rows.iter().map(|row| row.case.subset.as_str()).filter(|subset| !knows(subset)));
     if !unknown.is_empty() {
         notes.push(format!("in no section: {}", unknown.join(", ")));
@@ -117,9 +110,20 @@ pub fn figures(rows: &[Answered]) -> Figures {
     }
 }
 
-fn missing_subsets(rows: &[Answered]) -> Vec<&'static str> {
-    let subsets = SECTIONS.iter().flat_map(|(_, subsets)| subsets.iter().map(|(name, _)| *name));
-    subsets.filter(|name| !rows.iter().any(|row| row.case.subset == *name)).collect()
+/// What is said where subsets are missing.
+fn not_whole(rows: &[Answered]) -> Option<String> {
+    let subsets: Vec<&str> = SECTIONS.iter().flat_map(|(_, subsets)| subsets.iter().map(|(name, _)| *name)).collect();
+    let missing: Vec<&str> =
+        subsets.iter().copied().filter(|name| !rows.iter().any(|row| row.case.subset == *name)).collect();
+    let there = subsets.len() - missing.len();
+    let which = if missing.len() > there { String::new() } else { format!(" (without {})", missing.join(", ")) };
+    (!missing.is_empty()).then(|| {
+        format!(
+            "not the whole benchmark: {there} of {} subsets{which}; a section is the mean of its subsets that are there, the \
+             headline that of the sections that are there",
+            subsets.len()
+        )
+    })
 }
 
 fn reading(name: &'static str, rule: &'static str, rows: &[Answered], credits: &[f64]) -> Reading {

@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** the report draws what it is given ([`Contents`]) and knows no trainer and no evaluation.
 
+pub mod bars;
 pub mod chart;
 pub mod curves;
 pub mod diagnosis;

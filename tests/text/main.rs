@@ -1,5 +1,6 @@
 //! Tokenizer, chat templates, loss masks and dataset files, through the public interface.
 
+mod benchmarks;
 mod formats;
 mod fuzz;
 mod golden;

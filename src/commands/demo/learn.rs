@@ -26,7 +26,7 @@ use crate::rollout::EngineError;
 use crate::setting::Valid;
 use crate::train::rl_report::RL;
 use crate::train::run::Outcome;
-use crate::train::run_folder::{Claim, RunFolder, RunRecord};
+use crate::train::run_folder::{Claim, HELD_OUT_FILE, RunFolder, RunRecord};
 use crate::train::sft::SFT;
 use crate::train::{Guard, Learner};
 
@@ -49,6 +49,7 @@ pub fn run<B: Backend>(
     let stages = |run: &mut RunFolder| -> anyhow::Result<()> {
         let start = Instant::now();
         let mut results = Results::new();
+        lesson.suite.write_test_pairs(&run.path().join(HELD_OUT_FILE), settings.eval.pairs)?;
         let sft = lesson.sft(&weights, run)?;
         lesson.suite.export(&run.path().join(SFT_MODEL), &sft.model)?;
         results.insert(SFT.key, sft.results);

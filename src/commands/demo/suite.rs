@@ -119,6 +119,11 @@ impl DemoSuite {
         (0..count as u64).map(|i| self.judge_pair(self.suite.test_pair(i))).collect()
     }
 
+    /// Writes the held-out pairs as a file for `eval`.
+    pub fn write_test_pairs(&self, path: &Path, count: usize) -> anyhow::Result<()> {
+        synthetic::write_test_pairs(&self.suite, path, count as u64).with_context(|| path.display().to_string())
+    }
+
     /// Training pairs with their right labels, on which a temperature is chosen.
     fn tuning_pairs(&self, count: usize) -> Vec<JudgePair> {
         (0..count as u64).map(|i| self.judge_pair(self.suite.true_pair(i))).collect()

@@ -30,7 +30,12 @@ pub fn write_jsonl(
     };
     write_rows(&folder.join("sft.jsonl"), (0..counts.sft).map(conversation))?;
     write_rows(&folder.join("train_pairs.jsonl"), (0..counts.train).map(|index| Ok(suite.train_pair(index))))?;
-    write_rows(&folder.join("test_pairs.jsonl"), (0..counts.test).map(|index| Ok(suite.test_pair(index))))
+    write_test_pairs(suite, &folder.join("test_pairs.jsonl"), counts.test)
+}
+
+/// Writes the first so many test pairs.
+pub fn write_test_pairs(suite: &Suite, path: &Path, count: u64) -> io::Result<()> {
+    write_rows(path, (0..count).map(|index| Ok(suite.test_pair(index))))
 }
 
 fn write_rows<T: Serialize>(path: &Path, rows: impl Iterator<Item = io::Result<T>>) -> io::Result<()> {

@@ -25,7 +25,7 @@ use draws::Draws;
 use request::Request;
 use teacher::Teacher;
 
-pub use files::{Counts, write_jsonl};
+pub use files::{Counts, write_jsonl, write_test_pairs};
 pub use grade::{Grade, GradeError, grade, score_of};
 pub use judgement::judgement;
 pub use request::ITEMS;

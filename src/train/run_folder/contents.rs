@@ -15,8 +15,18 @@ use crate::log::read_records;
 /// The folder of `step-N` folders.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Files of every run beside run.toml; run.lock has its own rules.
-const FILES: [&str; 7] =
-    [CONFIG_FILE, HISTORY_FILE, "environment.json", "metrics.jsonl", "samples.jsonl", "summary.json", "report.html"];
+const FILES: [&str; 8] = [
+    CONFIG_FILE,
+    HISTORY_FILE,
+    "environment.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "summary.json",
+    "report.html",
+    HELD_OUT_FILE,
+];
+/// The pairs that a demo's judges are measured on.
+pub const HELD_OUT_FILE: &str = "held_out_pairs.jsonl";
 /// What every page of ours has in its title.
 const PAGE_MARK: &str = "patarm-train";
 /// Folders of trained models, and what an export writes there.

@@ -24,8 +24,8 @@ use crate::log::{Environment, MetricsWriter};
 use crate::ops::Backend;
 use crate::report::{Contents, write_report};
 
-pub use contents::check_report;
 use contents::{Found, clean, clean_unbegun, clear};
+pub use contents::{HELD_OUT_FILE, check_report};
 pub use inputs::{Input, inputs};
 use lock::{FolderLock, LOCK_FILE};
 use record::{Differences, RunState, record_settings, recorded_settings};

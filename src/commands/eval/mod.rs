@@ -1,0 +1,158 @@
+//! `eval`: how good a judge is on the benchmarks of the field, or on any pairs.
+
+mod compare;
+mod local;
+mod page;
+mod row;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::{Args, Subcommand};
+
+use super::judging::JudgingArgs;
+use super::rows::RowArgs;
+use crate::eval::question::read_questions;
+use crate::eval::recorded::{self, Recorded};
+use crate::eval::{Answered, Benchmark, Case, Figures};
+use crate::file::{is_same, open_plain, try_writing, write_atomically};
+use crate::train::dataset::report_skipped;
+use row::Tally;
+
+/// Measure a judge on a benchmark, or read recorded results.
+///
+/// --model DIR --data FILE judges every response of a benchmark's rows, or of any pairs, and prints the benchmark's table:
+/// RewardBench, RewardBench 2 (with Ties), RM-Bench, JudgeBench; LLMBar, PPE and everything else that is pairs is `pairs`. The
+/// benchmark is recognised from its rows. Rows are written to --output as they finish; after Ctrl-C, a kill or a full disk the
+/// same command with --resume goes on, and ends with the same bytes.
+///
+/// --from-scores FILE prints the table of results that are there already: rows of `eval --output`; RewardBench's per-row results
+/// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if they were kept); RewardBench 2's (`scores`, `num_correct`);
+/// RM-Bench's (`score_chosen` and `score_rejected`, three each, `domain`); JudgeBench's (`judgments` with a `decision` each,
+/// `label`); or plain rows {"id", "scores_chosen", "scores_rejected"}, each a number or a list of votes. JSON lines, one array, or
+/// one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many published
+/// files), plain rows by their ids.
+///
+/// Benchmarks differ in what a tie and a missing verdict are worth, and some contradict themselves: the table has a column for
+/// each reading. Intervals are of 95 %, with rows of one prompt counted as one draw.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct EvalArgs {
+    #[command(subcommand)]
+    pub other: Option<EvalCommand>,
+    /// Hugging Face directory of the judge.
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "from_scores",
+        conflicts_with = "from_scores",
+        requires = "data"
+    )]
+    pub model: Option<PathBuf>,
+    /// A file of recorded results instead of a judge.
+    #[arg(long, value_name = "FILE")]
+    pub from_scores: Option<PathBuf>,
+    /// The benchmark's rows, or files of pairs.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Whose rows they are, if they are not to be recognised: rewardbench, rewardbench2, rm-bench, judgebench or pairs.
+    #[arg(long, value_name = "NAME", value_parser = benchmark)]
+    pub benchmark: Option<Benchmark>,
+    /// Writes the table as JSON too, with all digits.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes the table with plots as an HTML page too.
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    #[command(flatten)]
+    pub rows: RowArgs,
+    #[command(flatten)]
+    pub judging: JudgingArgs,
+}
+
+/// What else `eval` does.
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    Compare(compare::CompareArgs),
+}
+
+/// Prints the table of a judge, of recorded results, or of two judges beside each other.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    match (&args.other, &args.from_scores, &args.model) {
+        (Some(EvalCommand::Compare(compare)), ..) => compare::run(compare),
+        (None, Some(file), _) => from_scores(args, file),
+        (None, None, Some(model)) => local::run(args, model),
+        (None, None, None) => anyhow::bail!("give --model DIR and --data FILE, or --from-scores FILE"),
+    }
+}
+
+fn benchmark(name: &str) -> Result<Benchmark, String> {
+    let known = || Benchmark::ALL.map(Benchmark::name).join(", ");
+    Benchmark::named(name).ok_or_else(|| format!("expected one of {}", known()))
+}
+
+fn from_scores(args: &EvalArgs, file: &Path) -> anyhow::Result<()> {
+    try_outputs(args, &[file])?;
+    let known = known_cases(args)?;
+    let Recorded { benchmark, rows, notes, model } = read_recorded(file, args.benchmark, known.as_deref())?;
+    let mut figures = benchmark.figures(&rows);
+    figures.notes.splice(0..0, notes);
+    let judge = model.unwrap_or_else(|| file.display().to_string());
+    finish(args, &figures, &rows, None, &judge)
+}
+
+/// The rows of --data without their texts, to join recorded results with.
+fn known_cases(args: &EvalArgs) -> anyhow::Result<Option<Vec<Case>>> {
+    if args.data.is_empty() {
+        return Ok(None);
+    }
+    let read = read_questions(&args.data, args.benchmark, &args.judging.load_options())?;
+    report_skipped(&read.skipped, 0, 0);
+    Ok(Some(read.questions.into_iter().map(|question| question.case).collect()))
+}
+
+/// The largest file of results that is read: those of RewardBench 2 with their texts have 30 MB.
+const RESULTS_BYTES_MAX: u64 = 2 << 30;
+
+fn read_recorded(file: &Path, benchmark: Option<Benchmark>, known: Option<&[Case]>) -> anyhow::Result<Recorded> {
+    use std::io::Read;
+    let shown = file.display();
+    let mut text = Vec::new();
+    let opened = open_plain(file).with_context(|| format!("{shown}"))?;
+    opened.take(RESULTS_BYTES_MAX + 1).read_to_end(&mut text).with_context(|| format!("{shown}"))?;
+    ensure!(text.len() as u64 <= RESULTS_BYTES_MAX, "{shown}: has more than {RESULTS_BYTES_MAX} bytes");
+    recorded::read(&text, benchmark, known).with_context(|| format!("{shown}"))
+}
+
+/// Refuses, before anything is loaded, a --json or a --page that cannot be written or is an input.
+fn try_outputs(args: &EvalArgs, inputs: &[&Path]) -> anyhow::Result<()> {
+    for (flag, file) in [("--json", &args.json), ("--page", &args.page)] {
+        let Some(file) = file else { continue };
+        let shown = file.display();
+        let mut inputs = inputs.iter().copied().chain(args.data.iter().map(PathBuf::as_path));
+        ensure!(!inputs.any(|input| is_same(input, file)), "{flag} {shown}: is an input too");
+        let exists = try_writing(file).with_context(|| format!("{flag} {shown}: cannot be written"))?;
+        let replaces = args.rows.overwrite || args.rows.resume;
+        ensure!(!exists || replaces, "{flag} {shown}: exists already; --overwrite replaces it");
+    }
+    Ok(())
+}
+
+/// Prints the table and writes what else was asked for. `judge`: what was measured, in words.
+fn finish(
+    args: &EvalArgs,
+    figures: &Figures,
+    rows: &[Answered],
+    tally: Option<&Tally>,
+    judge: &str,
+) -> anyhow::Result<()> {
+    tables::print(figures)?;
+    let write = |flag: &str, file: &Option<PathBuf>, text: String| match file {
+        Some(file) => write_atomically(file, text.as_bytes()).with_context(|| format!("{flag} {}", file.display())),
+        None => Ok(()),
+    };
+    let json = serde_json::to_string_pretty(&tables::json(figures, tally)).expect("figures are JSON") + "\n";
+    write("--json", &args.json, json)?;
+    write("--page", &args.page, page::page(figures, rows, tally, judge))
+}

@@ -1,0 +1,132 @@
+//! A line of `eval --output`: what was asked, and every vote; and all lines in numbers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::commands::judging::{Vote, failures, mean_score};
+use crate::eval::{Answer, Answered, Benchmark, Case};
+
+/// One line of the output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalRow {
+    pub benchmark: String,
+    /// The row's number in the data, from 0.
+    pub position: usize,
+    pub id: String,
+    pub subset: String,
+    pub task: String,
+    /// The first so many responses are the better ones.
+    pub good: usize,
+    /// Rows of one prompt have the same.
+    pub prompt_key: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<f64>,
+    /// The mean score of each response's votes; null where none is valid.
+    pub scores: Vec<Option<f64>>,
+    /// The votes of each response; none of one that was not judged.
+    pub votes: Vec<Vec<Vote>>,
+    /// Tokens that the judge wrote.
+    pub tokens: u64,
+    /// Why responses were not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+}
+
+impl EvalRow {
+    /// The line of a row whose votes are all there.
+    pub fn new(
+        benchmark: Benchmark,
+        position: usize,
+        case: &Case,
+        task: &str,
+        votes: Vec<Vec<Vote>>,
+        tokens: u64,
+    ) -> Self {
+        Self {
+            benchmark: benchmark.name().into(),
+            position,
+            id: case.id.clone(),
+            subset: case.subset.clone(),
+            task: task.into(),
+            good: case.good,
+            prompt_key: case.prompt,
+            gap: case.gap,
+            scores: votes.iter().map(|votes| mean_score(votes)).collect(),
+            votes,
+            tokens,
+            skipped: None,
+        }
+    }
+
+    /// The row as its benchmark scores it, by the mean of the votes in a range.
+    pub fn answered(&self, votes: std::ops::Range<usize>) -> Answered {
+        let case = Case {
+            id: self.id.clone(),
+            subset: self.subset.clone(),
+            good: self.good,
+            responses: self.votes.len(),
+            prompt: self.prompt_key,
+            gap: self.gap,
+        };
+        let score = |of: &Vec<Vote>| mean_score(&of[votes.start.min(of.len())..votes.end.min(of.len())]);
+        Answered { case, answer: Answer::Scores(self.votes.iter().map(score).collect()), recorded: None }
+    }
+}
+
+/// What judging took and how it went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// Judgements.
+    pub calls: usize,
+    /// Tokens that the judge wrote.
+    pub tokens: u64,
+    /// Votes without a score, by the reason.
+    pub failed: BTreeMap<String, usize>,
+    /// Rows of which a response was too long to be judged.
+    pub skipped: usize,
+    /// How often each score was given, to the better and to the worse responses.
+    pub scores: BTreeMap<String, [usize; 2]>,
+    /// The headline by the mean of k votes, over all groups of k of a response's votes.
+    pub votes_at: Vec<VotesAt>,
+}
+
+/// The headline by the mean of so many votes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct VotesAt {
+    pub votes: usize,
+    pub headline: f64,
+}
+
+impl Tally {
+    /// Of all rows, each with `votes` votes a response.
+    pub fn of(benchmark: Benchmark, rows: &[EvalRow], votes: usize) -> Self {
+        let mut tally = Self::default();
+        for row in rows {
+            tally.tokens += row.tokens;
+            tally.skipped += usize::from(row.skipped.is_some());
+            for (response, of) in row.votes.iter().enumerate() {
+                tally.calls += of.len();
+                failures(of).into_iter().for_each(|(name, count)| *tally.failed.entry(name).or_default() += count);
+                for score in of.iter().filter_map(|vote| vote.score) {
+                    tally.scores.entry(format!("{score}")).or_default()[usize::from(response >= row.good)] += 1;
+                }
+            }
+        }
+        let sizes = (0..).map(|power| 1 << power).take_while(|size| *size <= votes);
+        tally.votes_at = sizes
+            .map(|votes_at| VotesAt { votes: votes_at, headline: headline(benchmark, rows, votes_at, votes) })
+            .collect();
+        tally
+    }
+}
+
+/// The mean headline over disjoint groups of `size` votes.
+fn headline(benchmark: Benchmark, rows: &[EvalRow], size: usize, votes: usize) -> f64 {
+    let groups = votes / size;
+    let of_group = |group: usize| {
+        let answered: Vec<Answered> = rows.iter().map(|row| row.answered(group * size..(group + 1) * size)).collect();
+        benchmark.figures(&answered).readings[0].headline.value
+    };
+    (0..groups).map(of_group).sum::<f64>() / groups as f64
+}
