@@ -6,6 +6,7 @@ mod commands {
     mod bad_input;
     mod bench;
     mod devices;
+    mod eval;
     mod export;
     mod outputs;
     mod profile;
