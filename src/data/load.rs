@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,10 +10,10 @@ use serde_json::Value;
 
 use super::fields::{Object, kind, present};
 use super::formats;
-use super::jsonl::{Location, RowReader};
 use super::row_fields::{arguments_of, check_judged, check_row};
-use super::row_id::{RowId, Unnamed, name_rows, written_id};
-use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
+use super::row_id::{RowId, Unnamed, name_row, name_rows, written_id};
+use super::row_reader::{Row, RowReader};
+use super::{Conversation, DataError, Location, Message, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,42 +79,69 @@ impl<T> Loaded<T> {
 /// count too, so skipping one changes no position. An id that the same file has used before makes a row bad. An unreadable
 /// file, a file without rows and a file that is given twice are errors even if bad rows are skipped.
 pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pair>, DataError> {
-    load(
-        files,
-        options,
-        |row| {
-            let sides = formats::pair_of(row)?;
-            let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-            Ok((sides, task))
-        },
-        |id, (sides, task), arguments| Pair {
-            id,
-            task,
-            prompt: sides.prompt,
-            chosen: sides.chosen,
-            rejected: sides.rejected,
-            arguments,
-        },
-    )
+    load(files, options, pair_parts(options), pair)
+}
+
+/// The same rows, given to `on_row` one by one and not kept; bad ones come with their reason, whatever the options say. An id is
+/// the row's own or its position, and of several files also the file: nobody has looked whether another file has it too. `on_row`
+/// may end the reading.
+pub fn stream_pairs(files: &[PathBuf], options: &LoadOptions, on_row: &mut OnRow<Pair>) -> Result<(), DataError> {
+    stream(files, pair_parts(options), pair, on_row)
+}
+
+fn pair_parts(options: &LoadOptions) -> impl FnMut(&Object) -> Result<(formats::Sides, String), String> {
+    |row| {
+        let sides = formats::pair_of(row)?;
+        let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
+        Ok((sides, task))
+    }
+}
+
+fn pair(id: RowId, (sides, task): (formats::Sides, String), arguments: TemplateArguments) -> Pair {
+    Pair { id, task, prompt: sides.prompt, chosen: sides.chosen, rejected: sides.rejected, arguments }
 }
 
 /// Rows of [`formats::conversation_of`], which end with an assistant turn. Ids and errors as in [`load_pairs`].
 pub fn load_conversations(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Conversation>, DataError> {
-    load(files, options, formats::conversation_of, |id, messages, arguments| Conversation { id, messages, arguments })
+    load(files, options, formats::conversation_of, conversation)
+}
+
+/// The same rows one by one, as in [`stream_pairs`].
+pub fn stream_conversations(files: &[PathBuf], on_row: &mut OnRow<Conversation>) -> Result<(), DataError> {
+    stream(files, formats::conversation_of, conversation, on_row)
+}
+
+fn conversation(id: RowId, messages: Vec<Message>, arguments: TemplateArguments) -> Conversation {
+    Conversation { id, messages, arguments }
 }
 
 /// Rows `{"prompt": text or messages, "response": text}` with optional `task` and `id`, as in [`load_pairs`].
 pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Response>, DataError> {
-    load(
-        files,
-        options,
-        |row| {
-            let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-            check_judged(&arguments_of(row)?)?;
-            Ok((formats::response_of(row)?, task))
-        },
-        |id, ((prompt, response), task), arguments| Response { id, task, prompt, response, arguments },
-    )
+    load(files, options, response_parts(options), response)
+}
+
+/// The same rows one by one, as in [`stream_pairs`].
+pub fn stream_responses(
+    files: &[PathBuf],
+    options: &LoadOptions,
+    on_row: &mut OnRow<Response>,
+) -> Result<(), DataError> {
+    stream(files, response_parts(options), response, on_row)
+}
+
+type ResponseParts = (Vec<Message>, String, String);
+
+fn response_parts(options: &LoadOptions) -> impl FnMut(&Object) -> Result<ResponseParts, String> {
+    |row| {
+        let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
+        check_judged(&arguments_of(row)?)?;
+        let (prompt, response) = formats::response_of(row)?;
+        Ok((prompt, response, task))
+    }
+}
+
+fn response(id: RowId, (prompt, response, task): ResponseParts, arguments: TemplateArguments) -> Response {
+    Response { id, task, prompt, response, arguments }
 }
 
 /// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`]. In a `chat` a text is turns too, as for a
@@ -122,46 +150,101 @@ pub fn load_prompts(files: &[PathBuf], options: &LoadOptions, chat: bool) -> Res
     load(files, options, |row| formats::prompt_text_of(row, chat), |id, text, arguments| Prompt { id, text, arguments })
 }
 
+/// Called with a row, or why it is bad, and its location.
+pub type OnRow<'a, T> = dyn FnMut(Result<T, String>, &Location) -> ControlFlow<()> + 'a;
+
+/// What a row holds, before it is known what it is called.
+struct Unjoined<R> {
+    id: Unnamed,
+    part: R,
+    arguments: TemplateArguments,
+}
+
 /// Reads what `read` makes of each row, and joins it with the row's id once all rows are known.
 fn load<R, T>(
     files: &[PathBuf],
     options: &LoadOptions,
-    mut read: impl FnMut(&Object) -> Result<R, String>,
+    read: impl FnMut(&Object) -> Result<R, String>,
     join: impl Fn(RowId, R, TemplateArguments) -> T,
 ) -> Result<Loaded<T>, DataError> {
+    let mut skipped = Skipped::default();
+    let (mut parts, mut locations, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
+    each_row(files, read, |row, location| match row {
+        Ok(Unjoined { id, part, arguments }) => {
+            parts.push((part, arguments));
+            locations.push(location.clone());
+            unnamed.push(id);
+            Ok(())
+        }
+        Err(reason) => skipped.refuse(location, reason, options.on_bad_row),
+    })?;
+    let named = name_rows(&unnamed, &names_of(files)).into_iter().zip(parts);
+    let rows = named.map(|(id, (part, arguments))| join(id, part, arguments)).collect();
+    Loaded { rows, locations, skipped, on_bad_row: options.on_bad_row }.some()
+}
+
+/// Reads what `read` makes of each row, and hands it on.
+fn stream<R, T>(
+    files: &[PathBuf],
+    read: impl FnMut(&Object) -> Result<R, String>,
+    join: impl Fn(RowId, R, TemplateArguments) -> T,
+    on_row: &mut OnRow<T>,
+) -> Result<(), DataError> {
+    let names = names_of(files);
+    let result = each_row(files, read, |row, location| {
+        let row = row.map(|row| join(name_row(row.id, &names), row.part, row.arguments));
+        on_row(row, location).is_continue().then_some(()).ok_or(DataError::Stopped)
+    });
+    match result {
+        Err(DataError::Stopped) => Ok(()),
+        result => result,
+    }
+}
+
+fn names_of(files: &[PathBuf]) -> Vec<Arc<str>> {
+    files.iter().map(|path| path.display().to_string().into()).collect()
+}
+
+/// Gives what `read` makes of each row of the files to `on_row`, or why it is bad. An error of `on_row` ends the reading.
+fn each_row<R>(
+    files: &[PathBuf],
+    mut read: impl FnMut(&Object) -> Result<R, String>,
+    mut on_row: impl FnMut(Result<Unjoined<R>, String>, &Location) -> Result<(), DataError>,
+) -> Result<(), DataError> {
     if files.is_empty() {
         return Err(DataError::NoFiles);
     }
     check_distinct(files)?;
-    let names: Vec<Arc<str>> = files.iter().map(|path| path.display().to_string().into()).collect();
-    let mut reader = RowReader::new(options.on_bad_row);
-    let (mut parts, mut locations, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut reader = RowReader::default();
     for (file, path) in files.iter().enumerate() {
-        let mut ids = HashSet::new();
+        let mut ids = UsedIds::default();
         reader.read(path, &mut |row, position, location| {
-            let read = object_of(row.value).and_then(|fields| {
+            let row = row.and_then(|Row { value, text }| {
+                let fields = object_of(value)?;
                 check_row(&fields)?;
-                let own = formats::id_of(&fields).map(|id| written_id(id, row.text));
-                Ok((own, read(&fields)?, arguments_of(&fields)?))
+                let own = formats::id_of(&fields).map(|id| written_id(id, text));
+                let (part, arguments) = (read(&fields)?, arguments_of(&fields)?);
+                own.iter().try_for_each(|id| ids.take(id))?;
+                Ok(Unjoined { id: Unnamed { own, position, file }, part, arguments })
             });
-            let (own, part, arguments) = match read {
-                Ok(row) => row,
-                Err(reason) => return Ok(Err(reason)),
-            };
-            if let Some(id) = &own
-                && !ids.insert(id.clone())
-            {
-                return Ok(Err(format!("id {id} was used before in this file; ids must be unique in a file")));
-            }
-            parts.push((part, arguments));
-            locations.push(location.clone());
-            unnamed.push(Unnamed { own, position, file });
-            Ok(Ok(()))
+            on_row(row, location)
         })?;
     }
-    let named = name_rows(&unnamed, &names).into_iter().zip(parts);
-    let rows = named.map(|(id, (part, arguments))| join(id, part, arguments)).collect();
-    Loaded { rows, locations, skipped: reader.skipped, on_bad_row: options.on_bad_row }.some()
+    Ok(())
+}
+
+/// The ids of the rows of a file, by hashes that never are the same by chance: a file of millions of rows has millions of them.
+#[derive(Default)]
+struct UsedIds(HashSet<[u8; 16]>);
+
+impl UsedIds {
+    fn take(&mut self, id: &str) -> Result<(), String> {
+        let hash = *blake3::hash(id.as_bytes()).as_bytes().first_chunk().expect("a hash has 32 bytes");
+        match self.0.insert(hash) {
+            true => Ok(()),
+            false => Err(format!("id {id} was used before in this file; ids must be unique in a file")),
+        }
+    }
 }
 
 /// A file that is given twice would have every id twice, and nothing would tell its rows apart.

@@ -79,10 +79,12 @@ fn hash(text: &str) -> u64 {
     u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
 }
 
-/// A row's `id` as JSON: of numbers the row's own spelling (1.10, -0, more digits than a float has), which `id` has lost.
-pub(super) fn written_id(id: &Value, row: &str) -> String {
+/// A row's `id` as JSON: of numbers the row's own spelling (1.10, -0, more digits than a float has), which `id` has lost. Rows
+/// without a text have no other spelling.
+pub(super) fn written_id(id: &Value, row: Option<&str>) -> String {
     let has_spelling = matches!(id, Value::Number(_) | Value::Array(_) | Value::Object(_));
-    let written = if has_spelling { serde_json::from_str(row).ok().and_then(|WrittenId(id)| id) } else { None };
+    let row = row.filter(|_| has_spelling);
+    let written = row.and_then(|row| serde_json::from_str(row).ok()).and_then(|WrittenId(id)| id);
     written.unwrap_or_else(|| id.to_string())
 }
 
@@ -158,6 +160,13 @@ pub(super) fn name_rows(rows: &[Unnamed], files: &[Arc<str>]) -> Vec<RowId> {
     rows.iter().map(&mut id_of).collect()
 }
 
+/// The id of a row that is not seen together with the others: its own or its position. Its key may be another's too.
+pub(super) fn name_row(row: Unnamed, files: &[Arc<str>]) -> RowId {
+    let mut id = RowId::new(row.own.unwrap_or_else(|| row.position.to_string()));
+    id.file = (files.len() > 1).then(|| files[row.file].clone());
+    id
+}
+
 fn called_by_position(position: u64, real: &HashSet<&str>) -> String {
     let mut json = position.to_string();
     let mut name = format!("row {}", u128::from(position) + 1);
@@ -206,13 +215,13 @@ mod tests {
         for id in ["-0", "1e2", "1.10", "-0.0", "1E+2", digits, &long, "\"7\"", "true", "[1.10,\"a b\"]"] {
             let row = format!("{{\"id\": 3, \"a\": {{\"id\": 4}}, \"\\u0069d\": {id} , \"z\": [1.50]}}");
             let value: Value = serde_json::from_str(&row).unwrap();
-            let written = written_id(&value["id"], &row);
+            let written = written_id(&value["id"], Some(&row));
             assert_eq!(written, id);
             assert_eq!(serde_json::to_string(&RowId::new(written)).unwrap(), id);
         }
         let row = "{\"id\": {\"a\" :\n [ 1e2, \"b \\\" c\" ] }}";
         let value: Value = serde_json::from_str(row).unwrap();
-        assert_eq!(written_id(&value["id"], row), "{\"a\":[1e2,\"b \\\" c\"]}");
+        assert_eq!(written_id(&value["id"], Some(row)), "{\"a\":[1e2,\"b \\\" c\"]}");
     }
 
     #[test]

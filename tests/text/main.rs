@@ -8,6 +8,7 @@ mod row_fields;
 mod rows;
 mod samples;
 mod shown;
+mod sources;
 mod templates;
 mod tiny;
 mod tokenizer;
