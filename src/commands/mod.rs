@@ -1,6 +1,7 @@
 //! One file per subcommand of `patarm-train`.
 
 pub mod bench;
+pub mod data;
 pub mod demo;
 pub mod device;
 pub mod doctor;
@@ -43,6 +44,7 @@ pub enum Command {
     Judge(judge::JudgeArgs),
     Generate(generate::GenerateArgs),
     Bench(bench::BenchArgs),
+    Data(data::DataArgs),
     Report(report::ReportArgs),
     Doctor(doctor::DoctorArgs),
 }
@@ -56,6 +58,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Judge(args) => judge::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }

@@ -70,6 +70,14 @@ impl Header {
         Ok((Self { kind: own[1].ok_or(Fault::Bad)?, unpacked: size(2)?, packed: size(3)?, numbers }, thrift.at))
     }
 
+    /// Whether there is something to read in it: an index has no values, and at an empty page the crate would end the column.
+    fn has_values(&self) -> bool {
+        match self.kind {
+            Self::DATA | Self::DATA_V2 => self.numbers[1] != Some(0),
+            kind => kind == Self::DICTIONARY,
+        }
+    }
+
     fn count(&self, field: usize) -> Result<u32> {
         let number = self.numbers[field].and_then(|number| u32::try_from(number).ok());
         number.filter(|number| *number as usize <= VALUES_MAX).ok_or_else(|| broken("a page has an impossible header"))
@@ -138,9 +146,7 @@ impl Pages {
                 Ok((header, length)) => {
                     self.at += length as u64;
                     self.check(&header)?;
-                    // An index, say.
-                    let known = matches!(header.kind, Header::DATA | Header::DICTIONARY | Header::DATA_V2);
-                    match known {
+                    match header.has_values() {
                         true => self.next = Some(header),
                         false => self.at += header.packed as u64,
                     }
