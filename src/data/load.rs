@@ -8,10 +8,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::fields::{Object, kind, present};
-use super::formats;
+use super::formats::{self, Format, PairReader};
 use super::jsonl::{Location, RowReader};
 use super::row_fields::{arguments_of, check_judged, check_row};
-use super::row_id::{RowId, Unnamed, name_rows, written_id};
+use super::row_id::{RowId, Unnamed, name_rows, part_of, written_id};
 use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
 
 /// How rows are read.
@@ -20,6 +20,8 @@ pub struct LoadOptions {
     /// The task of rows that name none.
     pub default_task: String,
     pub on_bad_row: OnBadRow,
+    /// The one format that rows may have; `None`: each row's is recognised.
+    pub format: Option<Format>,
 }
 
 /// Usable rows in the order of the files, and the bad rows that were skipped.
@@ -72,19 +74,20 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Preference pairs in any of the formats of [`formats::pair_of`], which is recognised row by row.
+/// Preference pairs in any of the formats of [`Format`], which is recognised row by row.
 ///
-/// A pair's id is its row's `id` as it came, or else the row's position over all files in their order ([`RowId`]). Bad rows
+/// A pair's id is its row's `id` as it came, or else the row's position over all files in their order ([`RowId`]). The pairs of
+/// a row that gives several are called `ID/0`, `ID/1` and so on. A pair that two rows give is called by the second one. Bad rows
 /// count too, so skipping one changes no position. An id that the same file has used before makes a row bad. An unreadable
 /// file, a file without rows and a file that is given twice are errors even if bad rows are skipped.
 pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pair>, DataError> {
-    load(
+    let mut pairs = PairReader::new(options.format);
+    let mut loaded = load(
         files,
         options,
-        |row| {
-            let sides = formats::pair_of(row)?;
+        |row, at| {
             let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-            Ok((sides, task))
+            Ok(pairs.read(row, at)?.into_iter().map(|sides| (sides, task.clone())).collect())
         },
         |id, (sides, task), arguments| Pair {
             id,
@@ -92,25 +95,34 @@ pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pai
             prompt: sides.prompt,
             chosen: sides.chosen,
             rejected: sides.rejected,
+            source: sides.source,
+            gap: sides.gap,
             arguments,
         },
-    )
+    )?;
+    for (location, reason) in pairs.left() {
+        loaded.skipped.refuse(&location, reason, options.on_bad_row)?;
+    }
+    loaded.some()
 }
 
-/// Rows of [`formats::conversation_of`], which end with an assistant turn. Ids and errors as in [`load_pairs`].
+/// Conversations in any of the formats of [`Format`] that hold one; each ends with an assistant turn. Ids and errors as in
+/// [`load_pairs`].
 pub fn load_conversations(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Conversation>, DataError> {
-    load(files, options, formats::conversation_of, |id, messages, arguments| Conversation { id, messages, arguments })
+    let read = |row: &Object, _: &Location| Ok(vec![formats::conversation_of(row, options.format)?]);
+    load(files, options, read, |id, messages, arguments| Conversation { id, messages, arguments })
 }
 
-/// Rows `{"prompt": text or messages, "response": text}` with optional `task` and `id`, as in [`load_pairs`].
+/// Rows `{"prompt": text or messages, "response": text}` with optional `task` and `id`, as in [`load_pairs`], and the other
+/// formats of [`Format`] that hold a prompt with one response.
 pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Response>, DataError> {
     load(
         files,
         options,
-        |row| {
+        |row, _| {
             let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
             check_judged(&arguments_of(row)?)?;
-            Ok((formats::response_of(row)?, task))
+            Ok(vec![(formats::response_of(row, options.format)?, task)])
         },
         |id, ((prompt, response), task), arguments| Response { id, task, prompt, response, arguments },
     )
@@ -119,14 +131,15 @@ pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded
 /// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`]. In a `chat` a text is turns too, as for a
 /// judge; otherwise it is taken as it is.
 pub fn load_prompts(files: &[PathBuf], options: &LoadOptions, chat: bool) -> Result<Loaded<Prompt>, DataError> {
-    load(files, options, |row| formats::prompt_text_of(row, chat), |id, text, arguments| Prompt { id, text, arguments })
+    let read = |row: &Object, _: &Location| Ok(vec![formats::prompt_text_of(row, chat)?]);
+    load(files, options, read, |id, text, arguments| Prompt { id, text, arguments })
 }
 
-/// Reads what `read` makes of each row, and joins it with the row's id once all rows are known.
+/// Reads the records that `read` makes of each row, and joins them with their ids once all rows are known.
 fn load<R, T>(
     files: &[PathBuf],
     options: &LoadOptions,
-    mut read: impl FnMut(&Object) -> Result<R, String>,
+    mut read: impl FnMut(&Object, &Location) -> Result<Vec<R>, String>,
     join: impl Fn(RowId, R, TemplateArguments) -> T,
 ) -> Result<Loaded<T>, DataError> {
     if files.is_empty() {
@@ -139,23 +152,34 @@ fn load<R, T>(
     for (file, path) in files.iter().enumerate() {
         let mut ids = HashSet::new();
         reader.read(path, &mut |row, position, location| {
+            let used = |id: &str| format!("id {id} was used before in this file; ids must be unique in a file");
             let read = object_of(row.value).and_then(|fields| {
                 check_row(&fields)?;
                 let own = formats::id_of(&fields).map(|id| written_id(id, row.text));
-                Ok((own, read(&fields)?, arguments_of(&fields)?))
+                if let Some(id) = own.as_ref().filter(|id| ids.contains(*id)) {
+                    return Err(used(id));
+                }
+                Ok((own, read(&fields, location)?, arguments_of(&fields)?))
             });
-            let (own, part, arguments) = match read {
+            let (own, records, arguments) = match read {
                 Ok(row) => row,
                 Err(reason) => return Ok(Err(reason)),
             };
-            if let Some(id) = &own
-                && !ids.insert(id.clone())
-            {
-                return Ok(Err(format!("id {id} was used before in this file; ids must be unique in a file")));
+            let several = records.len() > 1;
+            if let Some(id) = &own {
+                let names = (0..records.len()).filter(|_| several).map(|part| part_of(id, part)).chain([id.clone()]);
+                for name in names {
+                    if ids.contains(&name) {
+                        return Ok(Err(used(&name)));
+                    }
+                    ids.insert(name);
+                }
             }
-            parts.push((part, arguments));
-            locations.push(location.clone());
-            unnamed.push(Unnamed { own, position, file });
+            for (part, record) in records.into_iter().enumerate() {
+                parts.push((record, arguments.clone()));
+                locations.push(location.clone());
+                unnamed.push(Unnamed { own: own.clone(), position, part: several.then_some(part), file });
+            }
             Ok(Ok(()))
         })?;
     }

@@ -21,6 +21,7 @@ mod turns;
 
 pub use conversation::Conversation;
 pub use error::DataError;
+pub use formats::Format;
 pub use jsonl::{OnBadRow, Skipped};
 pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_prompts, load_responses};
 pub use message::{Message, TemplateArguments, shown_prompt};
