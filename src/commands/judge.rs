@@ -204,7 +204,7 @@ impl Job {
     fn read(args: &JudgeArgs) -> anyhow::Result<Self> {
         let settings = judge_settings(args)?;
         let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row };
+        let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row, format: None };
         let loaded = load_responses(&args.input, &options)?;
         let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
         let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.context());

@@ -18,6 +18,9 @@ pub enum DataError {
     Empty { path: PathBuf, skipped: String },
     #[error("{}: is the same file as {}; give every file once", path.display(), first.display())]
     GivenTwice { path: PathBuf, first: PathBuf },
+    /// A data set of the hub that is not at hand and cannot be fetched.
+    #[error("{name}: {reason}")]
+    Hub { name: String, reason: String },
     #[error("no data files were given")]
     NoFiles,
     /// Whoever was given the rows wanted no more of them. Never returned.

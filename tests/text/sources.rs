@@ -1,6 +1,7 @@
 //! Rows from every kind of file: the same from each, and errors with file and row from what is broken.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use patarm::data::lines::ROW_BYTES_MAX;
 use patarm::data::row_reader::RowReader;
-use patarm::data::{DataError, LoadOptions, Location, OnBadRow, Pair, load_pairs, stream_pairs};
+use patarm::data::{DataError, Location, OnBadRow, Pair, Streamed, load_pairs, stream_pairs};
 use serde_json::Value;
 
 use crate::formats::options;
@@ -106,9 +107,10 @@ fn every_kind_of_file_gives_the_same_rows() {
         assert_eq!(pairs.locations[49].number, 50, "{kind}");
         let pairs: Vec<String> = pairs.rows.iter().map(|pair| serde_json::to_string(pair).unwrap()).collect();
         let mut streamed = Vec::new();
-        stream_pairs(&[file.path()], &options(OnBadRow::Refuse), &mut |pair, _| {
-            streamed.push(serde_json::to_string(&pair.unwrap()).unwrap());
-            std::ops::ControlFlow::Continue(())
+        stream_pairs(&[file.path()], &options(OnBadRow::Refuse), &mut |row, _, _| {
+            let Streamed::Records(pairs) = row else { panic!("{row:?}") };
+            streamed.extend(pairs.iter().map(|pair| serde_json::to_string(pair).unwrap()));
+            ControlFlow::Continue(())
         })
         .unwrap();
         assert_eq!(streamed, pairs, "{kind}");
@@ -255,10 +257,13 @@ fn a_stream_gives_bad_rows_with_their_reason_and_can_be_ended() {
     let paths = files.each_ref().map(File::path);
     let stream = |most: usize| {
         let mut seen = Vec::new();
-        let options = LoadOptions { on_bad_row: OnBadRow::Refuse, ..options(OnBadRow::Skip) };
-        stream_pairs(&paths, &options, &mut |pair: Result<Pair, String>, location: &Location| {
-            seen.push((pair.map(|pair| pair.id.to_string()), location.number));
-            if seen.len() == most { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+        stream_pairs(&paths, &options(OnBadRow::Refuse), &mut |row: Streamed<Pair>, _, location: &Location| {
+            let row = match row {
+                Streamed::Records(pairs) => Ok(pairs[0].id.to_string()),
+                Streamed::Bad(reason) | Streamed::Alone(reason) => Err(reason),
+            };
+            seen.push((row, location.number));
+            if seen.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
         seen

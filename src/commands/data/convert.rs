@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::Value;
 
 use super::input::InputArgs;
 use super::reasons::{Reasons, place};
 use super::record::Record;
-use crate::data::RowId;
+use crate::data::{RowId, Streamed};
 use crate::file::{WholeFile, counted, say, try_writing};
 
 /// Turn rows of any format and any kind of file into JSON lines of our own form.
@@ -88,11 +88,11 @@ fn each_usable(
     on_record: &mut dyn FnMut(Record) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut ended = Ok(());
-    args.input.stream(files, &mut |row, location| {
+    args.input.stream(files, &mut |row, _, location| {
         ended = match row {
             _ if stop.load(Ordering::Relaxed) => Err(anyhow::anyhow!("stopped; nothing is written")),
-            Ok(record) => on_record(record),
-            Err(reason) => {
+            Streamed::Records(records) => records.into_iter().try_for_each(&mut *on_record),
+            Streamed::Bad(reason) | Streamed::Alone(reason) => {
                 reasons.add(&reason, location);
                 match args.output.skip_bad {
                     true => Ok(()),
@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn an_id_is_given_once_and_keeps_its_spelling() {
         let mut ids = Ids::default();
-        let mut name = |json: &str| ids.name(&RowId::from(serde_json::from_str::<Value>(json).unwrap())).json().to_string();
+        let mut name =
+            |json: &str| ids.name(&RowId::from(serde_json::from_str::<Value>(json).unwrap())).json().to_string();
         let given = ["7", "7", "\"7#3\"", "7", "\"7\"", "\"7\"", "\"7#2\""].map(&mut name);
         assert_eq!(given, ["7", "\"7#2\"", "\"7#3\"", "\"7#4\"", "\"7\"", "\"7#5\"", "\"7#2#2\""]);
     }

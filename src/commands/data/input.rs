@@ -1,13 +1,12 @@
 //! What the four commands read.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::record::Record;
 use crate::data::{
-    DataError, LoadOptions, Location, OnBadRow, sources, stream_conversations, stream_pairs, stream_responses,
+    DataError, Format, LoadOptions, OnBadRow, OnRow, sources, stream_conversations, stream_pairs, stream_responses,
 };
 
 /// Files of rows, and what the rows are.
@@ -19,6 +18,9 @@ pub struct InputArgs {
     /// What a row is: `pairs` for `rl`, `conversations` for `sft`, `responses` for `judge`.
     #[arg(long = "as", value_name = "KIND", default_value = "pairs")]
     pub kind: Kind,
+    /// The one format that rows may have, instead of finding out row by row (`data inspect` names the formats that it finds).
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
     /// Task of rows that name none.
     #[arg(long, default_value = "chat")]
     pub default_task: String,
@@ -49,20 +51,21 @@ impl InputArgs {
         sources::resolve(&self.input)
     }
 
-    /// Gives every row of `files` to `on_row`, or why it is bad, until that ends it.
-    pub fn stream(
-        &self,
-        files: &[PathBuf],
-        on_row: &mut dyn FnMut(Result<Record, String>, &Location) -> ControlFlow<()>,
-    ) -> Result<(), DataError> {
+    /// Gives every row of `files` to `on_row`, until that ends it.
+    pub fn stream(&self, files: &[PathBuf], on_row: &mut OnRow<Record>) -> Result<(), DataError> {
         // A stream gives bad rows with their reason, whatever the options say.
-        let options = LoadOptions { default_task: self.default_task.clone(), on_bad_row: OnBadRow::Skip };
+        let (default_task, on_bad_row) = (self.default_task.clone(), OnBadRow::Skip);
+        let options = LoadOptions { default_task, on_bad_row, format: self.format };
         match self.kind {
-            Kind::Pairs => stream_pairs(files, &options, &mut |row, at| on_row(row.map(Record::Pair), at)),
-            Kind::Conversations => {
-                stream_conversations(files, &mut |row, at| on_row(row.map(Record::Conversation), at))
+            Kind::Pairs => {
+                stream_pairs(files, &options, &mut |row, fields, at| on_row(row.map(Record::Pair), fields, at))
             }
-            Kind::Responses => stream_responses(files, &options, &mut |row, at| on_row(row.map(Record::Response), at)),
+            Kind::Conversations => stream_conversations(files, &options, &mut |row, fields, at| {
+                on_row(row.map(Record::Conversation), fields, at)
+            }),
+            Kind::Responses => {
+                stream_responses(files, &options, &mut |row, fields, at| on_row(row.map(Record::Response), fields, at))
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use super::histogram::{COLUMNS, Histogram};
 use super::input::InputArgs;
 use super::reasons::{Reasons, place};
 use super::record::Record;
-use crate::data::{Location, Message};
+use crate::data::{Format, Location, Message, Streamed};
 use crate::file::{console, counted};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -49,12 +49,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let files = args.input.files()?;
     let mut found = Found::default();
     let mut failed = None;
-    let ended = args.input.stream(&files, &mut |row, location| match found.add(row, location, tokenizer.as_ref()) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
+    let ended = args.input.stream(&files, &mut |row, fields, location| {
+        failed = found.add(row, fields, location, tokenizer.as_ref()).err();
+        if failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     // What a broken file held is worth knowing too.
     if args.json {
@@ -70,8 +67,10 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
 #[derive(Default)]
 struct Found {
     rows: u64,
+    /// Records that can be used: a row may give several.
     usable: u64,
     reasons: Reasons,
+    formats: BTreeMap<&'static str, u64>,
     tasks: BTreeMap<String, u64>,
     sources: BTreeMap<String, u64>,
     /// By part of a row and unit.
@@ -96,22 +95,38 @@ struct Sample {
 impl Found {
     fn add(
         &mut self,
-        row: Result<Record, String>,
+        row: Streamed<Record>,
+        fields: Option<&Map<String, Value>>,
         location: &Location,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), TokenizerError> {
-        self.rows += 1;
-        let record = match row {
-            Ok(record) => record,
-            Err(reason) => {
+        let records = match row {
+            Streamed::Alone(reason) => {
                 self.reasons.add(&reason, location);
                 return Ok(());
             }
+            Streamed::Bad(reason) => {
+                self.reasons.add(&reason, location);
+                Vec::new()
+            }
+            Streamed::Records(records) => records,
         };
+        self.rows += 1;
+        let format = fields.and_then(Format::of).map_or("(unknown)", Format::name);
+        *self.formats.entry(format).or_default() += 1;
+        records.iter().try_for_each(|record| self.add_record(record, location, tokenizer))
+    }
+
+    fn add_record(
+        &mut self,
+        record: &Record,
+        location: &Location,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), TokenizerError> {
         self.usable += 1;
         count_name(&mut self.tasks, record.task());
         count_name(&mut self.sources, record.source());
-        self.add_content(&record, location);
+        self.add_content(record, location);
         let prompt: Vec<String> = record.prompt().iter().map(Message::text).collect();
         let answers = record.answers();
         for (part, text) in prompt_and_answers(&prompt, &answers) {
@@ -149,18 +164,19 @@ impl Found {
     }
 
     fn text(&self, files: &[PathBuf], args: &InspectArgs) -> String {
-        let (rows, kind) = (counted(self.rows, "row"), args.input.kind.name());
-        let mut lines =
-            vec![format!("{rows} in {}: {} usable as {kind}, {} bad", counted(files.len(), "file"), self.usable, self.reasons.count)];
+        let (rows, files) = (counted(self.rows, "row"), counted(files.len(), "file"));
+        let (usable, kind, bad) = (self.usable, args.input.kind.name(), counted(self.reasons.count, "bad row"));
+        let mut lines = vec![format!("{rows} in {files}: {usable} usable {kind}, {bad}")];
         lines.extend(self.reasons.lines().into_iter().map(|line| format!("  {line}")));
-        for (name, counts) in [("tasks", &self.tasks), ("sources", &self.sources)] {
+        let formats = self.formats.iter().map(|(name, count)| (name.to_string(), *count)).collect();
+        for (name, counts) in [("formats", &formats), ("tasks", &self.tasks), ("sources", &self.sources)] {
             if !counts.is_empty() {
                 lines.push(format!("{name}: {}", names(counts)));
             }
         }
         if self.usable > 0 {
-            let say_twice = counted(self.duplicates, "row");
-            lines.push(format!("{} differ in their prompts; {say_twice} say what an earlier one says", self.prompts.len()));
+            let (prompts, again) = (counted(self.prompts.len(), "prompt"), self.duplicates);
+            lines.push(format!("{prompts}; {again} of the {usable} say only what an earlier one says"));
         }
         if self.opposites > 0 {
             let pairs = counted(self.opposites, "pair");
@@ -213,6 +229,7 @@ impl Found {
             "usable": self.usable,
             "bad": self.reasons.count,
             "reasons": self.reasons.json(),
+            "formats": self.formats,
             "tasks": self.tasks,
             "sources": self.sources,
             "prompts": self.prompts.len(),
@@ -235,11 +252,9 @@ fn prompt_and_answers<'a>(
 /// A hostile file may have as many tasks as rows.
 fn count_name(counts: &mut BTreeMap<String, u64>, name: Option<&str>) {
     let Some(name) = name else { return };
-    match counts.get_mut(name) {
-        Some(count) => *count += 1,
-        None if counts.len() < NAMES_MAX => drop(counts.insert(cut(name, 200), 1)),
-        None => *counts.entry("(others)".to_string()).or_default() += 1,
-    }
+    let name = cut(name, 200);
+    let is_room = counts.len() < NAMES_MAX || counts.contains_key(&name);
+    *counts.entry(if is_room { name } else { "(others)".to_string() }).or_default() += 1;
 }
 
 /// Names with their counts, the most frequent first.

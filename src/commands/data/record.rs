@@ -33,7 +33,10 @@ impl Record {
 
     /// The data set that the row says it is from.
     pub fn source(&self) -> Option<&str> {
-        None
+        match self {
+            Self::Pair(pair) => pair.source.as_deref(),
+            _ => None,
+        }
     }
 
     /// The turns before what is learnt or judged.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::input::InputArgs;
 use super::reasons::{Reasons, place};
+use crate::data::Streamed;
 use crate::file::console::{self, StdoutError};
 use crate::file::{counted, say};
 
@@ -30,13 +31,13 @@ pub struct ValidateArgs {
 
 /// Prints the bad rows of every file. An error if there are any, or if a file breaks off.
 pub fn run(args: &ValidateArgs) -> anyhow::Result<()> {
-    let (mut rows, mut reasons, mut broken, mut printed) = (0, Reasons::default(), Vec::new(), Ok(()));
+    let (mut rows, mut reasons, mut broken, mut printed) = (0_u64, Reasons::default(), Vec::new(), Ok(()));
     let files = args.input.files()?;
     // Each by itself: one that breaks off should not hide the next.
     for file in &files {
-        let read = args.input.stream(std::slice::from_ref(file), &mut |row, location| {
-            rows += 1;
-            if let Err(reason) = row {
+        let read = args.input.stream(std::slice::from_ref(file), &mut |row, _, location| {
+            rows += u64::from(!matches!(row, Streamed::Alone(_)));
+            if let Streamed::Bad(reason) | Streamed::Alone(reason) = row {
                 reasons.add(&reason, location);
                 if reasons.count <= args.show {
                     printed = print(&format!("{}: {reason}", place(location)));
@@ -64,7 +65,11 @@ pub fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     if bad > 0 {
         bail!("{bad} of {} cannot be used as {kind}; --skip-bad leaves them out of training", counted(rows, "row"));
     }
-    Ok(console::print_line(format!("{} in {}, all usable as {kind}", counted(rows, "row"), counted(files.len(), "file")))?)
+    Ok(console::print_line(format!(
+        "{} in {}, all usable as {kind}",
+        counted(rows, "row"),
+        counted(files.len(), "file")
+    ))?)
 }
 
 /// A row may hold what moves the cursor.
