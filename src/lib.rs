@@ -63,7 +63,7 @@
 //!   in `tests/ops/NAME/cuda.rs`, a launch in `tests/ops/smoke.rs`.
 //! - **An op**: write its contract (`src/ops/NAME.rs`: argument structs with `check()` and `cost()`, a trait), add
 //!   the trait to [`ops::Backend`], and the compiler names what is missing; `tests/tidy.rs` names the test and the bench.
-//! - **A dataset format**: `src/data/formats.rs`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
+//! - **A dataset format**: `src/data/formats/`. **A benchmark**: a file in `src/eval/`. **A command**: a file in
 //!   `src/commands/` and a line in its `mod.rs`.
 //! - **A chart or a sign of health**: beside the metrics struct whose fields it shows (`log::charts`, `log::signs`); a test
 //!   holds every key to the struct.

@@ -222,7 +222,7 @@ struct Job {
 impl Job {
     fn read(args: &GenerateArgs) -> anyhow::Result<Self> {
         let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        let options = LoadOptions { default_task: String::new(), on_bad_row };
+        let options = LoadOptions { default_task: String::new(), on_bad_row, format: None };
         let loaded = match args.input.is_empty() {
             true => None,
             false => Some(load_prompts(&args.input, &options, args.chat)?),

@@ -88,7 +88,7 @@ impl JudgingArgs {
     /// How rows are read.
     pub fn load_options(&self) -> LoadOptions {
         let on_bad_row = if self.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        LoadOptions { default_task: self.default_task.clone(), on_bad_row }
+        LoadOptions { default_task: self.default_task.clone(), on_bad_row, format: None }
     }
 
     /// How judgements are drawn; an error if a setting cannot work.

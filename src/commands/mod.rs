@@ -1,6 +1,7 @@
 //! One file per subcommand of `patarm-train`.
 
 pub mod bench;
+pub mod data;
 pub mod demo;
 pub mod device;
 pub mod doctor;
@@ -46,6 +47,7 @@ pub enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Bench(bench::BenchArgs),
+    Data(data::DataArgs),
     Report(report::ReportArgs),
     Doctor(doctor::DoctorArgs),
 }
@@ -60,6 +62,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }

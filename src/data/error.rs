@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// Faults of reading rows. Rows are counted from 1: lines of a JSONL file, elements of a JSON array.
+/// Faults of reading rows. Rows are counted from 1: lines of a JSONL file, elements of a JSON array,
+/// rows of a Parquet file.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("{}: {error}", path.display())]
@@ -13,10 +14,16 @@ pub enum DataError {
     /// A file that cannot be read further, even if bad rows are skipped.
     #[error("{}: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
-    #[error("{}: no rows; expected JSON lines or a JSON array{skipped}", path.display())]
+    #[error("{}: no rows; expected JSON lines, a JSON array or Parquet{skipped}", path.display())]
     Empty { path: PathBuf, skipped: String },
     #[error("{}: is the same file as {}; give every file once", path.display(), first.display())]
     GivenTwice { path: PathBuf, first: PathBuf },
+    /// A data set of the hub that is not at hand and cannot be fetched.
+    #[error("{name}: {reason}")]
+    Hub { name: String, reason: String },
     #[error("no data files were given")]
     NoFiles,
+    /// Whoever was given the rows wanted no more of them. Never returned.
+    #[error("stopped")]
+    Stopped,
 }

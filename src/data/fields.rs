@@ -50,6 +50,23 @@ pub(super) fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
+/// A whole number: files of columns write one as 1.0 where other rows of its column have none.
+pub(super) fn whole(value: &Value) -> Option<i64> {
+    let float = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15);
+    value.as_i64().or_else(|| float().map(|number| number as i64))
+}
+
+/// A value as JSON, for messages; a long one is cut.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.chars().nth(40).is_some() => {
+            format!("{:?}…", text.chars().take(40).collect::<String>())
+        }
+        Value::Array(_) | Value::Object(_) => kind(value).to_string(),
+        value => value.to_string(),
+    }
+}
+
 /// What a value is, for messages.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {

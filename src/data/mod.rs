@@ -1,28 +1,39 @@
-//! Preference pairs, conversations and responses; dataset formats; the synthetic suite; the resumable order.
+//! Preference pairs, conversations and responses; files of them; dataset formats; the synthetic suite; the resumable order.
 
+pub mod bad_rows;
 mod control_turns;
 pub mod conversation;
+mod endings;
 pub mod error;
+mod expansion;
 mod fields;
 mod formats;
-pub mod jsonl;
+pub mod hub;
+mod json_array;
 mod labels;
+pub mod lines;
 pub mod load;
 pub mod message;
 pub mod order;
+mod packed;
 pub mod pair;
+mod parquet;
 pub mod prompt;
 pub mod response;
 mod row_fields;
 pub mod row_id;
+pub mod row_reader;
+pub mod sources;
 pub mod synthetic;
 mod transcript;
 mod turns;
 
+pub use bad_rows::{Location, OnBadRow, Skipped};
 pub use conversation::Conversation;
 pub use error::DataError;
-pub use jsonl::{OnBadRow, Skipped};
-pub use load::{LoadOptions, Loaded, load_conversations, load_pairs, load_prompts, load_responses};
+pub use formats::Format;
+pub use load::{LoadOptions, Loaded, OnRow, Streamed, load_conversations, load_pairs, load_prompts, load_responses};
+pub use load::{stream_conversations, stream_pairs, stream_responses};
 pub use message::{Message, TemplateArguments, shown_prompt};
 pub use pair::{Pair, Role};
 pub use prompt::{Prompt, PromptText};

@@ -32,7 +32,7 @@ impl Role {
 
 /// A prompt with its preferred and its other response. `id` is the pair's identity: its key is unique in a data set, rewards are
 /// joined by it, and it is part of the key of random numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
     pub id: RowId,
     /// The task whose primary rubric the judge sees (`chat`, `code`, `math`, `safety`, …).
@@ -41,6 +41,12 @@ pub struct Pair {
     pub prompt: Vec<Message>,
     pub chosen: String,
     pub rejected: String,
+    /// The set that the row says it is from, or the part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// By how much the chosen response is better, in the units of its set; `None` where the set does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<f64>,
     #[serde(rename = "chat_template_kwargs", default, skip_serializing_if = "TemplateArguments::is_empty")]
     pub arguments: TemplateArguments,
 }

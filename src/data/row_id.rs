@@ -79,10 +79,12 @@ fn hash(text: &str) -> u64 {
     u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
 }
 
-/// A row's `id` as JSON: of numbers the row's own spelling (1.10, -0, more digits than a float has), which `id` has lost.
-pub(super) fn written_id(id: &Value, row: &str) -> String {
+/// A row's `id` as JSON: of numbers the row's own spelling (1.10, -0, more digits than a float has), which `id` has lost. Rows
+/// without a text have no other spelling.
+pub(super) fn written_id(id: &Value, row: Option<&str>) -> String {
     let has_spelling = matches!(id, Value::Number(_) | Value::Array(_) | Value::Object(_));
-    let written = if has_spelling { serde_json::from_str(row).ok().and_then(|WrittenId(id)| id) } else { None };
+    let row = row.filter(|_| has_spelling);
+    let written = row.and_then(|row| serde_json::from_str(row).ok()).and_then(|WrittenId(id)| id);
     written.unwrap_or_else(|| id.to_string())
 }
 
@@ -135,18 +137,31 @@ pub(super) struct Unnamed {
     pub own: Option<String>,
     /// The row's number over all files, bad rows included.
     pub position: u64,
+    /// Which of the row's records it is, where the row gives several.
+    pub part: Option<usize>,
     pub file: usize,
 }
 
+/// A part of a row that is called `id`: the text `ID/0` for the first, `ID/1` for the second.
+pub(super) fn part_of(id: &str, part: usize) -> String {
+    let name = match serde_json::from_str(id) {
+        Ok(Value::String(text)) => text,
+        _ => id.to_string(),
+    };
+    Value::from(format!("{name}/{part}")).to_string()
+}
+
 /// The ids of rows that were read together from `files`, in their order. Rows without their own are called by their position,
-/// or by `row N` (counted from 1) where a row is really called that. Keys never repeat: a second row that would have a key (of
+/// or by `row N` (counted from 1) where a row is really called that; of a row that gives several records, each is called as
+/// [`part_of`] says. Keys never repeat: a second row that would have a key (of
 /// another file, or a hash that collides) has one that depends on its file.
 pub(super) fn name_rows(rows: &[Unnamed], files: &[Arc<str>]) -> Vec<RowId> {
     let real: HashSet<&str> = rows.iter().filter_map(|row| row.own.as_deref()).collect();
     let several = files.len() > 1;
     let mut keys = HashSet::new();
     let mut id_of = |row: &Unnamed| {
-        let mut id = RowId::new(row.own.clone().unwrap_or_else(|| called_by_position(row.position, &real)));
+        let called = row.own.clone().unwrap_or_else(|| called_by_position(row.position, &real));
+        let mut id = RowId::new(row.part.map_or_else(|| called.clone(), |part| part_of(&called, part)));
         let mut attempt = 0;
         while !keys.insert(id.key) {
             id.key = hash(&format!("{}\n{attempt}\n{}", row.file, id.json));
@@ -156,6 +171,14 @@ pub(super) fn name_rows(rows: &[Unnamed], files: &[Arc<str>]) -> Vec<RowId> {
         id
     };
     rows.iter().map(&mut id_of).collect()
+}
+
+/// The id of a row that is not seen together with the others: its own or its position. Its key may be another's too.
+pub(super) fn name_row(row: &Unnamed, files: &[Arc<str>]) -> RowId {
+    let called = row.own.clone().unwrap_or_else(|| row.position.to_string());
+    let mut id = RowId::new(row.part.map_or_else(|| called.clone(), |part| part_of(&called, part)));
+    id.file = (files.len() > 1).then(|| files[row.file].clone());
+    id
 }
 
 fn called_by_position(position: u64, real: &HashSet<&str>) -> String {
@@ -180,6 +203,7 @@ mod tests {
             .map(|(own, position, file)| Unnamed {
                 own: own.as_ref().map(Value::to_string),
                 position: *position,
+                part: None,
                 file: *file,
             })
             .collect();
@@ -206,13 +230,13 @@ mod tests {
         for id in ["-0", "1e2", "1.10", "-0.0", "1E+2", digits, &long, "\"7\"", "true", "[1.10,\"a b\"]"] {
             let row = format!("{{\"id\": 3, \"a\": {{\"id\": 4}}, \"\\u0069d\": {id} , \"z\": [1.50]}}");
             let value: Value = serde_json::from_str(&row).unwrap();
-            let written = written_id(&value["id"], &row);
+            let written = written_id(&value["id"], Some(&row));
             assert_eq!(written, id);
             assert_eq!(serde_json::to_string(&RowId::new(written)).unwrap(), id);
         }
         let row = "{\"id\": {\"a\" :\n [ 1e2, \"b \\\" c\" ] }}";
         let value: Value = serde_json::from_str(row).unwrap();
-        assert_eq!(written_id(&value["id"], row), "{\"a\":[1e2,\"b \\\" c\"]}");
+        assert_eq!(written_id(&value["id"], Some(row)), "{\"a\":[1e2,\"b \\\" c\"]}");
     }
 
     #[test]
@@ -222,6 +246,20 @@ mod tests {
         assert_eq!(names, ["1", "row 2'", "row 2", "3"]);
         assert_eq!((ids[0].key(), ids[3].key()), (1, 3));
         assert_eq!(ids.iter().map(RowId::key).collect::<HashSet<_>>().len(), 4);
+    }
+
+    #[test]
+    fn parts_of_a_row_are_called_by_the_row_and_their_number() {
+        let row = |own: Option<&str>, position, part| Unnamed { own: own.map(str::to_string), position, part, file: 0 };
+        let rows = [
+            row(Some("7"), 0, Some(0)),
+            row(Some("\"a \\\" b\""), 1, Some(1)),
+            row(None, 2, Some(11)),
+            row(Some("{\"x\":1.50}"), 3, Some(0)),
+        ];
+        let ids = name_rows(&rows, &["a".into()]);
+        assert_eq!(ids.iter().map(RowId::to_string).collect::<Vec<_>>(), ["7/0", "a \" b/1", "2/11", "{\"x\":1.50}/0"]);
+        assert!(ids.iter().all(|id| id.given().is_string()));
     }
 
     #[test]

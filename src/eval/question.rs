@@ -1,6 +1,6 @@
 //! A row of a benchmark with its texts: what a judge is asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,7 @@ use super::benchmark::Benchmark;
 use super::case::Case;
 use super::recorded::prompt_key;
 use super::{rewardbench, rm_bench};
-use crate::data::jsonl::RowReader;
+use crate::data::row_reader::{self as data, RowReader};
 use crate::data::{DataError, LoadOptions, Message, Pair, Skipped, load_pairs};
 
 type Row = Map<String, Value>;
@@ -47,28 +47,38 @@ pub fn read_questions(
         let questions = loaded.rows.into_iter().map(of_pair).collect();
         return Ok(Questions { benchmark, questions, skipped: loaded.skipped });
     }
-    let mut reader = RowReader::new(options.on_bad_row);
-    let mut questions = Vec::new();
+    let (mut reader, mut questions, mut skipped) = (RowReader::default(), Vec::new(), Skipped::default());
     for file in files {
-        reader.read(file, &mut |row, position, _| {
-            let Value::Object(row) = row.value else { return Ok(Err("expected a JSON object".into())) };
-            Ok(question_of(&row, benchmark, position, &options.default_task).map(|question| questions.push(question)))
+        reader.read(file, &mut |row, position, location| {
+            let read = row.and_then(|row| match row.value {
+                Value::Object(row) => question_of(&row, benchmark, position, &options.default_task),
+                _ => Err("expected a JSON object".into()),
+            });
+            match read {
+                Ok(question) => questions.push(question),
+                Err(reason) => skipped.refuse(location, reason, options.on_bad_row)?,
+            }
+            Ok(())
         })?;
     }
-    Ok(Questions { benchmark, questions, skipped: reader.skipped })
+    Ok(Questions { benchmark, questions, skipped })
 }
 
 /// The benchmark of a file by its first row that is an object.
-fn recognised(file: &PathBuf) -> Result<Benchmark, DataError> {
+fn recognised(file: &Path) -> Result<Benchmark, DataError> {
     let mut found = None;
-    let mut reader = RowReader::new(crate::data::OnBadRow::Skip);
-    reader.read(file, &mut |row, _, _| {
-        if let (None, Value::Object(row)) = (found, &row.value) {
-            found = Some(benchmark_of(row));
+    // The error ends the reading; it is not one of the file.
+    let read = RowReader::default().read(file, &mut |row, _, _| match row {
+        Ok(data::Row { value: Value::Object(row), .. }) => {
+            found = Some(benchmark_of(&row));
+            Err(DataError::NoFiles)
         }
-        Ok(Ok(()))
-    })?;
-    Ok(found.unwrap_or(Benchmark::Pairs))
+        _ => Ok(()),
+    });
+    match found {
+        Some(benchmark) => Ok(benchmark),
+        None => read.map(|()| Benchmark::Pairs),
+    }
 }
 
 fn benchmark_of(row: &Row) -> Benchmark {
@@ -99,11 +109,11 @@ fn of_pair(pair: Pair) -> Question {
     let prompt: String = pair.prompt.iter().map(|turn| format!("{}\n{}\n", turn.role, turn.content)).collect();
     let case = Case {
         id: pair.id.to_string(),
-        subset: pair.task.clone(),
+        subset: pair.source.unwrap_or_else(|| pair.task.clone()),
         good: 1,
         responses: 2,
         prompt: prompt_key(&prompt),
-        gap: None,
+        gap: pair.gap,
     };
     Question { case, task: pair.task, prompt: pair.prompt, responses: vec![pair.chosen, pair.rejected] }
 }

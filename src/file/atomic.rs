@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use super::target::{Target, folder_of, unfinished_in};
 
 /// What the names of files and folders begin with while they are being written. After a kill one may be left; whoever owns the
@@ -47,17 +49,22 @@ fn write_aside(target: &Path, folder: &Path, existing: Option<&Metadata>, bytes:
         error => Aside::Impossible(error),
     })?;
     temporary.as_file().write_all(bytes).map_err(Aside::Failed)?;
-    if let Some(found) = existing {
-        keep_owner_and_mode(temporary.as_file(), found).map_err(Aside::Failed)?;
-    }
-    temporary.as_file().sync_all().map_err(Aside::Failed)?;
-    temporary.persist(target).map_err(|error| match error.error.kind() {
+    put_in_place(temporary, target, existing).map_err(|error| match error.kind() {
         // A single file that is mounted cannot be renamed over.
-        ErrorKind::ResourceBusy | ErrorKind::PermissionDenied => Aside::Impossible(error.error),
-        _ => Aside::Failed(error.error),
-    })?;
+        ErrorKind::ResourceBusy | ErrorKind::PermissionDenied => Aside::Impossible(error),
+        _ => Aside::Failed(error),
+    })
+}
+
+/// Renames a file that was written aside, once its content is on the disk.
+pub(super) fn put_in_place(temporary: NamedTempFile, target: &Path, existing: Option<&Metadata>) -> io::Result<()> {
+    if let Some(found) = existing {
+        keep_owner_and_mode(temporary.as_file(), found)?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist(target).map_err(|error| error.error)?;
     // The name too should be there after a power failure; not every file system can flush a folder.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    let _ = File::open(folder_of(target)).and_then(|folder| folder.sync_all());
     Ok(())
 }
 

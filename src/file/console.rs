@@ -60,7 +60,8 @@ pub fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(without_controls(text).as_bytes());
 }
 
-fn without_controls(text: &str) -> String {
+/// Text whose control characters, but for newlines and tabs, are written as escapes.
+pub fn without_controls(text: &str) -> String {
     let shown = |c: char| match c.is_control() && !matches!(c, '\n' | '\t') {
         true => c.escape_unicode().to_string(),
         false => c.to_string(),

@@ -11,6 +11,7 @@ mod kept_rows;
 mod plain;
 mod rows;
 mod target;
+mod whole;
 
 pub use atomic::{UNFINISHED_PREFIX, write_atomically};
 pub(crate) use console::say;
@@ -18,3 +19,4 @@ pub use counted::counted;
 pub use plain::{open_plain, read_plain};
 pub use rows::{Existing, RowError, RowOutput, RowWriter};
 pub use target::{is_same, try_writing};
+pub use whole::WholeFile;

@@ -116,6 +116,7 @@ fn load_options(settings: &Settings) -> LoadOptions {
     LoadOptions {
         default_task: settings.data.task.clone(),
         on_bad_row: if settings.data.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse },
+        format: None,
     }
 }
 

@@ -165,6 +165,8 @@ mod tests {
                 prompt: vec![Message::user("q")],
                 chosen: "a".into(),
                 rejected: "b".into(),
+                source: None,
+                gap: None,
                 arguments: Default::default(),
             },
             prompts: [vec![1], vec![2]],

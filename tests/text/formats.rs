@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::rows::file_of;
 
 pub fn options(on_bad_row: OnBadRow) -> LoadOptions {
-    LoadOptions { default_task: "chat".into(), on_bad_row }
+    LoadOptions { default_task: "chat".into(), on_bad_row, format: None }
 }
 
-fn pairs(rows: &[Value]) -> Result<Vec<Pair>, DataError> {
+pub fn pairs(rows: &[Value]) -> Result<Vec<Pair>, DataError> {
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let file = file_of("pairs.jsonl", text.as_bytes());
     load_pairs(&[file.path()], &options(OnBadRow::Refuse)).map(|loaded| loaded.rows)
@@ -18,7 +18,7 @@ fn pairs(rows: &[Value]) -> Result<Vec<Pair>, DataError> {
 
 /// The pair of one row as (prompt, chosen, rejected), the prompt as "role: content" lines.
 #[track_caller]
-fn check(row: Value, prompt: &[(&str, &str)], chosen: &str, rejected: &str) {
+pub fn check(row: Value, prompt: &[(&str, &str)], chosen: &str, rejected: &str) {
     let pair = pairs(&[row]).unwrap().remove(0);
     let turns: Vec<_> = pair.prompt.iter().map(|turn| (turn.role.as_str(), turn.content.as_str())).collect();
     assert_eq!(turns, prompt);
@@ -26,7 +26,7 @@ fn check(row: Value, prompt: &[(&str, &str)], chosen: &str, rejected: &str) {
 }
 
 #[track_caller]
-fn refuse(row: Value, reason: &str) {
+pub fn refuse(row: Value, reason: &str) {
     let error = pairs(&[row]).unwrap_err();
     assert!(matches!(error, DataError::BadRow { number: 1, unit: "line", .. }), "{error:?}");
     assert!(error.to_string().contains(reason), "{error}");
@@ -94,6 +94,8 @@ fn our_own_form_round_trips() {
         prompt: prompt.clone(),
         chosen: "G".into(),
         rejected: "B".into(),
+        source: Some("x".into()),
+        gap: Some(1.5),
         arguments: arguments.clone(),
     };
     let written = [pair(7.into(), "math"), pair(u64::MAX.into(), "code"), pair("x/1".into(), "chat")];
@@ -109,7 +111,7 @@ fn useless_pairs_are_bad_rows() {
     refuse(plain("Q", " \n", "B"), "chosen: the response is empty");
     refuse(plain("Q", "G", ""), "rejected: the response is empty");
     refuse(plain(" ", "G", "B"), "prompt is empty");
-    refuse(json!({"prompt": "Q", "chosen": ["G"], "rejected": ["B"]}), "expected a message object, got text");
+    refuse(json!({"prompt": "Q", "chosen": [7], "rejected": [["B"]]}), "expected a message object, got a number");
     refuse(json!({"prompt": "Q", "chosen": "G"}), "no known pair format");
     refuse(json!({"prompt": "Q", "chosen": "G", "rejected": null}), "no known pair format");
     refuse(json!({"chosen": "Yes", "rejected": "No"}), "share no beginning");
@@ -200,13 +202,13 @@ fn a_null_column_counts_as_absent() {
     assert_eq!(rows[0].messages, [Message::user("Q"), Message::assistant("A")]);
 }
 
-fn conversations(row: &Value) -> Result<Vec<Conversation>, DataError> {
+pub fn conversations(row: &Value) -> Result<Vec<Conversation>, DataError> {
     let file = file_of("sft.jsonl", row.to_string().as_bytes());
     load_conversations(&[file.path()], &options(OnBadRow::Refuse)).map(|loaded| loaded.rows)
 }
 
 #[track_caller]
-fn refuse_conversation(row: &Value, reason: &str) {
+pub fn refuse_conversation(row: &Value, reason: &str) {
     let error = conversations(row).unwrap_err();
     assert!(matches!(error, DataError::BadRow { number: 1, unit: "line", .. }), "{error:?}");
     assert!(error.to_string().contains(reason), "{error}");

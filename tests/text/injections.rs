@@ -228,7 +228,7 @@ fn every_text_of_the_corpus_is_a_row_that_judge_takes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("corpus.jsonl");
     std::fs::write(&file, CORPUS).unwrap();
-    let options = patarm::data::LoadOptions { default_task: "chat".into(), on_bad_row: patarm::data::OnBadRow::Refuse };
+    let options = crate::formats::options(patarm::data::OnBadRow::Refuse);
     let loaded = patarm::data::load_responses(&[file], &options).unwrap();
     assert_eq!(loaded.rows.len(), CORPUS.lines().count());
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/injections/README.md").exists());

@@ -17,6 +17,9 @@ fn real_files_load_whole() {
         ("llamafactory_dpo/dpo_en_demo.json", 300),
         ("llmbar/Natural.json", 100),
         ("rewardbench/llmbar_natural_in_rewardbench_schema.jsonl", 100),
+        // 129 and 32 rows of 3 chosen and 3 rejected responses.
+        ("rm_bench/chat_filtered.json", 129 * 9),
+        ("rm_bench/slice32_total_dataset_format.json", 32 * 9),
     ] {
         let Some(path) = shared(name) else { continue };
         assert_eq!(load(path, OnBadRow::Refuse).rows.len(), count, "{name}");
@@ -45,6 +48,10 @@ fn schema_samples_load() {
     assert!(math.rows[0].rejected.ends_with("Step 2: Add 2: 12 + 2 = 15.\nStep 3: The answer is: 15"));
     let skywork = load(dir.join("skywork_reward_preference_80k_v0.2.SYNTHETIC.jsonl"), OnBadRow::Refuse).rows;
     assert_eq!(skywork.iter().map(|pair| pair.prompt.len()).collect::<Vec<_>>(), [1, 3, 1]);
+    let lists = load(dir.join("reward_bench_2.SYNTHETIC.jsonl"), OnBadRow::Refuse).rows;
+    let names: Vec<String> = lists.iter().map(|pair| pair.id.to_string()).collect();
+    assert_eq!(names, ["0/0", "0/1", "0/2", "ref:0", "tied:0/0", "tied:0/1"]);
+    assert_eq!(lists[3].source.as_deref(), Some("Ties"));
     let code = load(dir.join("code_preference_pairs.SYNTHETIC.jsonl"), OnBadRow::Refuse).rows;
     assert_eq!(code[0].prompt, [Message::user("Write a function that returns the larger of two numbers.")]);
     let trl = load(dir.join("trl_preference_four_forms.jsonl"), OnBadRow::Refuse).rows;

@@ -196,6 +196,8 @@ fn draw_pair(id: u64, task: Task, test: bool, draws: &mut Draws) -> Pair {
         prompt: vec![Message::user(request.text())],
         chosen,
         rejected,
+        source: None,
+        gap: None,
         arguments: TemplateArguments::new(),
     }
 }
