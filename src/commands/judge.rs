@@ -1,7 +1,6 @@
 //! `judge`: scores of responses by a trained judge.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -11,25 +10,31 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::device::with_backend;
+use super::judged_rows::{Asked, ReadyJudge, RowVotes};
 use super::judging::{JudgingArgs, LoadedJudge, NOT_FINITE, Vote, failures, mean_score};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
-use crate::data::{Response, RowId, load_responses, shown_prompt};
+use crate::data::{
+    Candidates, DataError, Format, LoadOptions, Loaded, Message, Pair, Response, RowId, TemplateArguments,
+};
+use crate::data::{check_judged, first_row, load_candidates, load_pairs, load_responses, shown_prompt, sources};
 use crate::file::{RowOutput, counted, say};
-use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling};
-use crate::log::{StageBar, fixed};
-use crate::model::{Qwen3, Qwen3Config};
+use crate::judge::{JudgeError, JudgeSampling};
+use crate::log::fixed;
 use crate::ops::Backend;
 use crate::random::Stream;
-use crate::rollout::{Engine, EngineLimits};
 use crate::train::dataset::{report_default_tasks, report_skipped};
 
-/// Score responses with a judge.
+/// Score responses with a judge, compare the two of a pair, or rank many.
 ///
-/// Rows are {"prompt": text or messages, "response": text}, with optional `task` and `id`. Every response is judged
-/// --votes times; its score is the mean over the votes that have one, and null where none has. A vote that failed is
-/// named (malformed, out_of_range, truncated, missing, not_finite) and never counted as a number: `failed` counts them by
-/// reason, `failed_share` is their share of the votes. A response whose votes fail more often than others' may be written to
-/// that end: look at the share before you trust the score. Prompt, rubrics, score range and thinking are those that the
+/// A row with one `response` to its `prompt` gets a score; a row with `responses` gets them ranked, best first; every other row is
+/// a pair in any known format, and is right if its chosen response scores strictly higher. Prompts are text or messages; `task` and
+/// `id` are optional. The first row says which of the three the input is.
+///
+/// Every response is judged --votes times; its score is the mean over the votes that have one, and null where none has; median,
+/// majority (the score that most votes give, null where two are given as often) and spread (standard deviation) stand beside it.
+/// A vote that failed is named (malformed, out_of_range, truncated, missing, not_finite) and never counted as a number: `failed`
+/// counts them by reason, `failed_share` is their share of the votes. A response whose votes fail more often than others' may be
+/// written to that end: look at the share before you trust the score. Prompt, rubrics, score range and thinking are those that the
 /// judge was trained with: its directory carries them in judge.toml.
 ///
 /// Rows are written as they finish. After Ctrl-C, a kill or a full disk the same command with --resume goes on, and ends
@@ -39,7 +44,7 @@ pub struct JudgeArgs {
     /// Hugging Face directory of the judge.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// JSONL files of responses.
+    /// Files of responses, of lists of responses, or of pairs; folders; data sets of the hub.
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub input: Vec<PathBuf>,
     #[command(flatten)]
@@ -59,6 +64,12 @@ struct Scored {
     failed: BTreeMap<String, usize>,
     /// Their share of all votes; null for a response that was not judged.
     failed_share: Option<f64>,
+    /// The middle one of the scores, or the mean of the two in the middle.
+    median: Option<f64>,
+    /// The score that most votes give; null where two are given as often.
+    majority: Option<f64>,
+    /// Standard deviation of the scores; null of fewer than two.
+    spread: Option<f64>,
 }
 
 /// One line of the output.
@@ -71,14 +82,41 @@ struct Row {
     file: Option<String>,
     task: String,
     #[serde(flatten)]
-    scored: Scored,
-    votes: Vec<Vote>,
-    /// Why the response was not judged.
+    judged: RowJudged,
+    /// Why a response was not judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
 }
 
-/// Judges every response of the input and writes a row for each, as it finishes. Ctrl-C ends it early.
+/// What a row says of its responses, by what it holds.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum RowJudged {
+    One(ResponseJudged),
+    Pair {
+        chosen: ResponseJudged,
+        rejected: ResponseJudged,
+        /// Score of the chosen − score of the rejected response.
+        margin: Option<f64>,
+        /// Whether the chosen one scores strictly higher; null without both scores.
+        right: Option<bool>,
+    },
+    Many {
+        responses: Vec<ResponseJudged>,
+        /// Numbers of the responses from 0, the best first; equal ones in their order, those without a score last.
+        ranking: Vec<usize>,
+    },
+}
+
+/// The votes of a response.
+#[derive(Serialize)]
+struct ResponseJudged {
+    #[serde(flatten)]
+    scored: Scored,
+    votes: Vec<Vote>,
+}
+
+/// Judges every response of the input and writes a row for each row of it, as it finishes. Ctrl-C ends it early.
 pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
     let inputs: Vec<PathBuf> = args.input.iter().chain(&args.judging.rubrics).cloned().collect();
     let output = args.rows.open(&inputs, &args.model)?;
@@ -90,104 +128,162 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
 }
 
 fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &AtomicBool) -> anyhow::Result<()> {
-    let how = args.judging.sampling()?;
-    let Job { judge, config, weights, responses, prompts, ids, files } = Job::read(args)?;
-    let made_with = match output.is_file() {
-        true => made_with(args, &judge, fingerprint_of_model(&config, &weights), &responses, &prompts, &files)?,
-        false => Value::Null,
-    };
-    let fits = |index: &usize| prompts[*index].len() <= args.judging.max_prompt_tokens;
-    let longest = (0..prompts.len()).filter(fits).map(|index| prompts[index].len()).max().unwrap_or(1);
-    let model = Qwen3::new(backend, config, &weights, args.judging.max_prompt_tokens + args.judging.max_new_tokens)?;
-    drop(weights);
-    let mut engine =
-        Engine::new(&model, EngineLimits::for_lengths(longest, args.judging.max_new_tokens, args.judging.max_running))?;
-
+    let Job { loaded, rows, asked } = Job::read(args)?;
+    let made_with = if output.is_file() { made_with(args, &loaded, &rows, &asked)? } else { Value::Null };
+    let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
     let mut summary = Summary::default();
-    let mut writer = output.begin(&made_with, &ids, 1, |row| summary.add_written(row))?;
-    let (open, too_long): (Vec<usize>, Vec<usize>) = (0..prompts.len()).filter(|i| !writer.has(*i)).partition(fits);
-    let mut written = Ok(());
-    for index in too_long {
-        let row = skipped(&responses[index], &files[index], prompts[index].len(), args.judging.max_prompt_tokens);
-        summary.add(&row.scored);
-        written = written.and_then(|()| writer.put(index, line(&row)));
-    }
-    let request = |index: &usize| JudgeRequest { prompt: &prompts[*index], stream: stream(&how, &responses[*index]) };
-    let requests: Vec<JudgeRequest<'_>> = if written.is_ok() { open.iter().map(request).collect() } else { Vec::new() };
-    let (mut bar, mut done) = (StageBar::new("judge", (requests.len() * args.judging.votes) as u64, 0), 0);
-    let ended = judge.judge_each(&mut engine, &model, &how, &requests, Some(stop), |request, votes| {
-        done += votes.len() as u64;
-        bar.update(done, &[]);
-        let index = open[request];
-        let row = row(
-            &responses[index],
-            &files[index],
-            votes.into_iter().map(|vote| Vote::read(vote, args.judging.texts)).collect(),
-        );
-        summary.add(&row.scored);
-        written = writer.put(index, line(&row));
-        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    bar.finish();
-    args.rows.conclude(prompts.len(), writer, written, ended)?;
+    let ids: Vec<Value> = rows.iter().map(|row| row.id.given()).collect();
+    let writer = output.begin(&made_with, &ids, 1, |row| summary.add_written(row))?;
+    let line = |index: usize, votes: RowVotes| {
+        let row = rows[index].judged(votes);
+        summary.add(&row.judged);
+        serde_json::to_string(&row).expect("texts and numbers are JSON") + "\n"
+    };
+    ready.run("judge", &args.judging, &asked, Some(writer), line, stop)?.conclude(&args.rows, rows.len())?;
     summary.say()
 }
 
-/// What is read before the model is put on its device. Index for index, a response, its prompt and its id.
+/// What is read before the model is put on its device.
 struct Job {
-    judge: Judge,
-    config: Qwen3Config,
-    weights: Vec<f32>,
-    responses: Vec<Response>,
-    prompts: Vec<Vec<u32>>,
-    ids: Vec<Value>,
+    loaded: LoadedJudge,
+    rows: Vec<InputRow>,
+    asked: Vec<Asked>,
+}
+
+/// A row of the input without its texts.
+struct InputRow {
+    id: RowId,
     /// Named where there are several: the ids of two files may be the same.
-    files: Vec<Option<String>>,
+    file: Option<String>,
+    task: String,
+    kind: Kind,
+}
+
+/// What the rows of an input hold.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    One,
+    Pair,
+    Many,
+}
+
+/// A row with its texts: what is judged.
+struct Judgeable {
+    id: RowId,
+    task: String,
+    prompt: Vec<Message>,
+    responses: Vec<String>,
+}
+
+impl Kind {
+    /// By the first row.
+    fn of(files: &[PathBuf]) -> Result<Self, DataError> {
+        let first = first_row(files)?;
+        let has = |name: &str| first.as_ref().is_some_and(|row| row.contains_key(name));
+        Ok(match (has("responses"), has("chosen") || has("rejected")) {
+            (true, false) if has("prompt") => Self::Many,
+            _ if has("response") || has("completion") => Self::One,
+            (_, true) => Self::Pair,
+            _ if first.as_ref().is_some_and(Format::holds_pairs) => Self::Pair,
+            _ => Self::One,
+        })
+    }
+
+    fn load(self, files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Judgeable>, DataError> {
+        let shown = |prompt: &[Message], arguments: &TemplateArguments| shown_prompt(prompt, arguments);
+        let never = |row| Ok::<_, std::convert::Infallible>(row);
+        match self {
+            Self::One => load_responses(files, options)?.try_map(|row: Response| {
+                let (prompt, responses) = (shown(&row.prompt, &row.arguments), vec![row.response]);
+                never(Judgeable { id: row.id, task: row.task, prompt, responses })
+            }),
+            Self::Pair => load_pairs(files, options)?.try_map(|row: Pair| {
+                check_judged(&row.arguments)?;
+                let (prompt, responses) = (shown(&row.prompt, &row.arguments), vec![row.chosen, row.rejected]);
+                Ok::<_, String>(Judgeable { id: row.id, task: row.task, prompt, responses })
+            }),
+            Self::Many => load_candidates(files, options)?.try_map(|row: Candidates| {
+                let (prompt, responses) = (shown(&row.prompt, &row.arguments), row.responses);
+                never(Judgeable { id: row.id, task: row.task, prompt, responses })
+            }),
+        }
+    }
 }
 
 impl Job {
     fn read(args: &JudgeArgs) -> anyhow::Result<Self> {
         let settings = args.judging.settings(&args.model)?;
-        let loaded = load_responses(&args.input, &args.judging.load_options())?;
-        let LoadedJudge { judge, config, weights } = args.judging.load(&args.model, settings)?;
-        let loaded = loaded.try_map(|r: Response| {
-            let prompt = judge.encode(&r.task, &shown_prompt(&r.prompt, &r.arguments), &r.response)?;
-            Ok::<_, JudgeError>((r, prompt))
+        let files = sources::resolve(&args.input)?;
+        let kind = Kind::of(&files)?;
+        let read = kind.load(&files, &args.judging.load_options())?;
+        let loaded = args.judging.load(&args.model, settings)?;
+        let read = read.try_map(|row| {
+            let encode = |response: &String| loaded.judge.encode(&row.task, &row.prompt, response);
+            let prompts = row.responses.iter().map(encode).collect::<Result<Vec<_>, JudgeError>>()?;
+            Ok::<_, JudgeError>((row, prompts))
         })?;
-        report_default_tasks(&judge, loaded.rows.iter().map(|(response, _)| response.task.as_str()));
-        let too_long = loaded.rows.iter().filter(|(_, prompt)| prompt.len() > args.judging.max_prompt_tokens).count();
-        report_skipped(&loaded.skipped, too_long, args.judging.max_prompt_tokens);
-        let several = args.input.len() > 1;
-        let files = loaded.locations.iter().map(|at| several.then(|| at.path.display().to_string())).collect();
-        let (responses, prompts): (Vec<Response>, _) = loaded.rows.into_iter().unzip();
-        let ids = responses.iter().map(|response| response.id.given()).collect();
-        Ok(Self { judge, config, weights, responses, prompts, ids, files })
+        report_default_tasks(&loaded.judge, read.rows.iter().map(|(row, _)| row.task.as_str()));
+        let (limit, how) = (args.judging.max_prompt_tokens, args.judging.sampling()?);
+        let prompts = || read.rows.iter().flat_map(|(_, prompts)| prompts);
+        report_skipped(&read.skipped, prompts().filter(|prompt| prompt.len() > limit).count(), limit);
+        let several = files.len() > 1;
+        let (mut rows, mut asked) = (Vec::new(), Vec::new());
+        for ((row, prompts), at) in read.rows.into_iter().zip(read.locations) {
+            for (response, prompt) in prompts.into_iter().enumerate() {
+                asked.push(Asked { row: rows.len(), response, prompt, stream: stream(&how, kind, &row.id, response) });
+            }
+            let file = several.then(|| at.path.display().to_string());
+            rows.push(InputRow { id: row.id, file, task: row.task, kind });
+        }
+        Ok(Self { loaded, rows, asked })
     }
 }
 
-/// The random numbers of a response depend on its id alone, and not on the rows around it.
-fn stream(how: &JudgeSampling, response: &Response) -> Stream {
-    how.stream.fold(response.id.key())
+/// The random numbers of a response depend on its row's id and its number there alone, and not on the rows around it.
+fn stream(how: &JudgeSampling, kind: Kind, id: &RowId, response: usize) -> Stream {
+    let of_row = how.stream.fold(id.key());
+    if kind == Kind::One { of_row } else { of_row.fold(response as u64) }
+}
+
+impl InputRow {
+    /// The line of the output.
+    fn judged(&self, RowVotes { votes, skipped, .. }: RowVotes) -> Row {
+        let of = |votes: Vec<Vote>| ResponseJudged { scored: Scored::new(&votes), votes };
+        let mut all: Vec<ResponseJudged> = votes.into_iter().map(of).collect();
+        let judged = match self.kind {
+            Kind::One => RowJudged::One(all.remove(0)),
+            Kind::Pair => {
+                let (rejected, chosen) = (all.remove(1), all.remove(0));
+                let scores = chosen.scored.score.zip(rejected.scored.score);
+                let margin = scores.map(|(chosen, rejected)| chosen - rejected + 0.0);
+                RowJudged::Pair { chosen, rejected, margin, right: margin.map(|margin| margin > 0.0) }
+            }
+            Kind::Many => RowJudged::Many { ranking: ranking(&all), responses: all },
+        };
+        Row { id: self.id.clone(), file: self.file.clone(), task: self.task.clone(), judged, skipped }
+    }
+}
+
+/// The best first; equal ones in their order, those without a score last.
+fn ranking(responses: &[ResponseJudged]) -> Vec<usize> {
+    let score = |index: &usize| responses[*index].scored.score.unwrap_or(f64::NEG_INFINITY);
+    let mut order: Vec<usize> = (0..responses.len()).collect();
+    order.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    order
 }
 
 /// All that a row depends on: rows that were made with the same can stand in one output.
-fn made_with(
-    args: &JudgeArgs,
-    judge: &Judge,
-    model: String,
-    responses: &[Response],
-    prompts: &[Vec<u32>],
-    files: &[Option<String>],
-) -> anyhow::Result<Value> {
+fn made_with(args: &JudgeArgs, loaded: &LoadedJudge, rows: &[InputRow], asked: &[Asked]) -> anyhow::Result<Value> {
     // Rows name their file where there are several. A run of rows of one file: its name and its length.
-    let files = files.iter().any(Option::is_some).then(|| -> Vec<(&Option<String>, usize)> {
-        files.chunk_by(|a, b| a == b).map(|rows| (&rows[0], rows.len())).collect()
+    let files = rows.iter().any(|row| row.file.is_some()).then(|| -> Vec<(&Option<String>, usize)> {
+        rows.chunk_by(|a, b| a.file == b.file).map(|rows| (&rows[0].file, rows.len())).collect()
     });
+    let LoadedJudge { judge, config, weights } = loaded;
     Ok(json!({
         "command": "judge",
         "files": files,
-        "model": model,
-        "input": fingerprint_of_input(responses.iter().map(|r| &r.id).zip(prompts.iter().map(Vec::as_slice))),
+        "model": fingerprint_of_model(config, weights),
+        "input": fingerprint_of_input(asked.iter().map(|of| (&rows[of.row].id, of.prompt.as_slice()))),
         "judge": serde_json::to_value(judge.settings())?,
         "stop": judge.tokenizer().eos_ids(),
         "votes": args.judging.votes,
@@ -200,20 +296,6 @@ fn made_with(
     }))
 }
 
-fn row(response: &Response, file: &Option<String>, votes: Vec<Vote>) -> Row {
-    let (id, task) = (response.id.clone(), response.task.clone());
-    Row { id, file: file.clone(), task, scored: Scored::new(&votes), votes, skipped: None }
-}
-
-fn skipped(response: &Response, file: &Option<String>, length: usize, limit: usize) -> Row {
-    let reason = format!("its prompt has {length} tokens, more than {limit}");
-    Row { skipped: Some(reason), ..row(response, file, Vec::new()) }
-}
-
-fn line(row: &Row) -> String {
-    serde_json::to_string(row).expect("texts and numbers are JSON") + "\n"
-}
-
 impl Scored {
     fn new(votes: &[Vote]) -> Self {
         let failed = failures(votes);
@@ -223,8 +305,45 @@ impl Scored {
             valid: votes.iter().filter(|vote| vote.score.is_some()).count(),
             failed,
             failed_share: (!votes.is_empty()).then(|| failures as f64 / votes.len() as f64),
+            median: median(votes),
+            majority: majority(votes),
+            spread: spread(votes),
         }
     }
+}
+
+/// The scores of votes in ascending order.
+fn sorted(votes: &[Vote]) -> Vec<f64> {
+    let mut scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).map(|score| score + 0.0).collect();
+    scores.sort_by(f64::total_cmp);
+    scores
+}
+
+fn median(votes: &[Vote]) -> Option<f64> {
+    let scores = sorted(votes);
+    let middle = scores.len() / 2;
+    match scores.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(scores[middle]),
+        _ => Some((scores[middle - 1] + scores[middle]) / 2.0),
+    }
+}
+
+fn majority(votes: &[Vote]) -> Option<f64> {
+    let scores = sorted(votes);
+    let groups: Vec<&[f64]> = scores.chunk_by(|a, b| a == b).collect();
+    let most = groups.iter().map(|group| group.len()).max()?;
+    let mut often = groups.iter().filter(|group| group.len() == most);
+    let first = often.next()?[0];
+    often.next().is_none().then_some(first)
+}
+
+fn spread(votes: &[Vote]) -> Option<f64> {
+    let scores = sorted(votes);
+    let count = scores.len() as f64;
+    let mean = scores.iter().sum::<f64>() / count;
+    let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
+    (scores.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
 }
 
 /// How all responses went, those of an earlier run included.
@@ -235,10 +354,33 @@ struct Summary {
     sum: f64,
     valid: usize,
     failed: BTreeMap<String, usize>,
+    /// Pairs by what their scores say: right, tied, wrong, and without both scores.
+    pairs: [usize; 4],
 }
 
 impl Summary {
-    fn add(&mut self, scored: &Scored) {
+    fn add(&mut self, judged: &RowJudged) {
+        match judged {
+            RowJudged::One(one) => self.add_response(&one.scored),
+            RowJudged::Pair { chosen, rejected, margin, .. } => {
+                [chosen, rejected].into_iter().for_each(|side| self.add_response(&side.scored));
+                self.add_pair(*margin);
+            }
+            RowJudged::Many { responses, .. } => responses.iter().for_each(|one| self.add_response(&one.scored)),
+        }
+    }
+
+    fn add_pair(&mut self, margin: Option<f64>) {
+        let class = match margin {
+            Some(margin) if margin > 0.0 => 0,
+            Some(0.0) => 1,
+            Some(_) => 2,
+            None => 3,
+        };
+        self.pairs[class] += 1;
+    }
+
+    fn add_response(&mut self, scored: &Scored) {
         self.responses += 1;
         self.scored += usize::from(scored.score.is_some());
         self.sum += scored.score.unwrap_or(0.0);
@@ -250,8 +392,18 @@ impl Summary {
 
     /// A row that was written before.
     fn add_written(&mut self, row: &Value) {
-        if let Ok(scored) = Scored::deserialize(row) {
-            self.add(&scored);
+        let mut add = |scored: &Value| {
+            if let Ok(scored) = Scored::deserialize(scored) {
+                self.add_response(&scored);
+            }
+        };
+        match row.get("responses").and_then(Value::as_array) {
+            Some(responses) => responses.iter().for_each(add),
+            None if row.get("chosen").is_some() => {
+                ["chosen", "rejected"].into_iter().for_each(|side| add(&row[side]));
+                self.add_pair(row["margin"].as_f64());
+            }
+            None => add(row),
         }
     }
 
@@ -269,7 +421,21 @@ impl Summary {
         };
         let Self { responses, scored, valid, .. } = self;
         let (responses, votes) = (counted(*responses, "response"), counted(votes, "vote"));
-        format!("{responses}, {scored} with a score{mean}; {valid} of {votes} had a verdict{failed}")
+        let pairs = self.pairs_text();
+        format!("{responses}, {scored} with a score{mean}; {valid} of {votes} had a verdict{failed}{pairs}")
+    }
+
+    fn pairs_text(&self) -> String {
+        let [right, tied, wrong, without] = self.pairs;
+        let all = right + tied + wrong + without;
+        if all == 0 {
+            return String::new();
+        }
+        let share = 100.0 * right as f64 / all as f64;
+        format!(
+            "; {right} of {} right ({share:.1} %), {tied} tied, {wrong} wrong, {without} without both scores",
+            counted(all, "pair")
+        )
     }
 
     /// Says it on stderr. An error if the model cannot compute at all.
@@ -297,15 +463,16 @@ mod tests {
     fn failed_votes_are_counted_by_reason_and_a_mean_is_never_minus_zero() {
         let votes = [vote(SCORE, Some(-0.0)), vote("truncated", None), vote("truncated", None), vote(NOT_FINITE, None)];
         let scored = Scored::new(&votes);
-        let expected = r#"{"score":0.0,"valid":1,"failed":{"not_finite":1,"truncated":2},"failed_share":0.75}"#;
+        let expected = r#"{"score":0.0,"valid":1,"failed":{"not_finite":1,"truncated":2},"failed_share":0.75,"median":0.0,"majority":0.0,"spread":null}"#;
         assert_eq!(serde_json::to_string(&scored).unwrap(), expected);
-        let unjudged = r#"{"score":null,"valid":0,"failed":{},"failed_share":null}"#;
+        let unjudged =
+            r#"{"score":null,"valid":0,"failed":{},"failed_share":null,"median":null,"majority":null,"spread":null}"#;
         assert_eq!(serde_json::to_string(&Scored::new(&[])).unwrap(), unjudged);
 
         let mut summary = Summary::default();
         summary.add_written(&serde_json::to_value(&scored).unwrap());
-        summary.add(&Scored::new(&[vote(SCORE, Some(-0.001))]));
-        summary.add(&Scored::new(&[]));
+        summary.add_response(&Scored::new(&[vote(SCORE, Some(-0.001))]));
+        summary.add_response(&Scored::new(&[]));
         let text = "3 responses, 2 with a score (mean 0.00); 2 of 5 votes had a verdict; 60.0 % failed: 1 not_finite, \
                     2 truncated";
         assert_eq!(summary.text(), text);
@@ -313,7 +480,59 @@ mod tests {
         assert_eq!(Summary::default().text(), "0 responses, 0 with a score; 0 of 0 votes had a verdict");
 
         let mut damaged = Summary::default();
-        damaged.add(&Scored::new(&[vote(NOT_FINITE, None)]));
+        damaged.add_response(&Scored::new(&[vote(NOT_FINITE, None)]));
         assert!(damaged.say().unwrap_err().to_string().contains("not finite"));
+    }
+
+    #[test]
+    fn many_votes_have_a_middle_a_majority_and_a_spread() {
+        let votes = |scores: &[f64]| scores.iter().map(|score| vote(SCORE, Some(*score))).collect::<Vec<_>>();
+        let of = |scores: &[f64]| {
+            let Scored { score, median, majority, spread, .. } = Scored::new(&votes(scores));
+            (score, median, majority, spread)
+        };
+        // statistics.stdev([2, 4, 4, 9]) of Python.
+        assert_eq!(of(&[9.0, 4.0, 2.0, 4.0]), (Some(4.75), Some(4.0), Some(4.0), Some(2.986_078_811_194_82)));
+        assert_eq!(of(&[8.0, 6.0]), (Some(7.0), Some(7.0), None, Some(2.0_f64.sqrt())));
+        assert_eq!(of(&[3.0, 5.0, 4.0]).1, Some(4.0));
+        assert_eq!(of(&[7.0]), (Some(7.0), Some(7.0), Some(7.0), None));
+    }
+
+    #[test]
+    fn pairs_are_right_by_a_higher_score_and_many_are_ranked() {
+        let input = |kind| InputRow { id: RowId::from(7), file: None, task: "chat".into(), kind };
+        let of = |scores: &[Option<f64>]| RowVotes {
+            votes: scores
+                .iter()
+                .map(|score| vec![vote(if score.is_some() { SCORE } else { "malformed" }, *score)])
+                .collect(),
+            tokens: 0,
+            skipped: None,
+        };
+        let mut summary = Summary::default();
+        let mut pair = |chosen, rejected| {
+            let row = input(Kind::Pair).judged(of(&[chosen, rejected]));
+            summary.add(&row.judged);
+            let line = serde_json::to_value(&row).unwrap();
+            (line["margin"].clone(), line["right"].clone())
+        };
+        assert_eq!(pair(Some(8.0), Some(5.5)), (json!(2.5), json!(true)));
+        assert_eq!(pair(Some(5.0), Some(5.0)), (json!(0.0), json!(false)));
+        assert_eq!(pair(Some(4.0), Some(5.0)), (json!(-1.0), json!(false)));
+        assert_eq!(pair(None, Some(5.0)), (Value::Null, Value::Null));
+        let text = summary.text();
+        assert!(text.ends_with("; 1 of 4 pairs right (25.0 %), 1 tied, 1 wrong, 1 without both scores"), "{text}");
+
+        let many = input(Kind::Many).judged(of(&[Some(5.0), None, Some(9.0), Some(5.0)]));
+        let line = serde_json::to_value(&many).unwrap();
+        assert_eq!((&line["id"], &line["ranking"]), (&json!(7), &json!([2, 0, 3, 1])));
+        assert_eq!(line["responses"][1]["failed"]["malformed"], 1);
+        // What was written before counts as what is written now.
+        let mut again = Summary::default();
+        again.add_written(&line);
+        assert_eq!(
+            again.text(),
+            "4 responses, 3 with a score (mean 6.33); 3 of 4 votes had a verdict; 25.0 % failed: 1 malformed"
+        );
     }
 }

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod generate;
 pub mod interrupt;
 pub mod judge;
+mod judged_rows;
 mod judging;
 pub mod pretrained;
 mod profile;

@@ -14,7 +14,10 @@ use super::row_fields::{arguments_of, check_judged, check_row};
 use super::row_id::{RowId, Unnamed, name_row, name_rows, part_of, written_id};
 use super::row_reader::{Row, RowReader};
 use super::sources::resolve;
-use super::{Conversation, DataError, Location, Message, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
+use super::{
+    Candidates, Conversation, DataError, Location, Message, OnBadRow, Pair, Prompt, Response, Skipped,
+    TemplateArguments,
+};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +172,23 @@ fn response_parts(row: &Object, options: &LoadOptions) -> Result<Vec<ResponsePar
 
 fn response(id: RowId, (prompt, response, task): ResponseParts, arguments: TemplateArguments) -> Response {
     Response { id, task, prompt, response, arguments }
+}
+
+/// Rows `{"prompt": text or messages, "responses": [text, …]}` with optional `task` and `id`, as in [`load_pairs`].
+pub fn load_candidates(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Candidates>, DataError> {
+    let parts = |row: &Object, _: &Location| {
+        let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
+        check_judged(&arguments_of(row)?)?;
+        let (prompt, responses) = formats::candidates_of(row)?;
+        Ok(vec![(prompt, responses, task)])
+    };
+    load(files, options, parts, |id, (prompt, responses, task), arguments| Candidates {
+        id,
+        task,
+        prompt,
+        responses,
+        arguments,
+    })
 }
 
 /// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`]. In a `chat` a text is turns too, as for a

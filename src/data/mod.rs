@@ -1,6 +1,7 @@
 //! Preference pairs, conversations and responses; files of them; dataset formats; the synthetic suite; the resumable order.
 
 pub mod bad_rows;
+pub mod candidates;
 mod control_turns;
 pub mod conversation;
 mod endings;
@@ -29,10 +30,13 @@ mod transcript;
 mod turns;
 
 pub use bad_rows::{Location, OnBadRow, Skipped};
+pub use candidates::Candidates;
 pub use conversation::Conversation;
 pub use error::DataError;
 pub use formats::Format;
-pub use load::{LoadOptions, Loaded, OnRow, Streamed, load_conversations, load_pairs, load_prompts, load_responses};
+pub use load::{
+    LoadOptions, Loaded, OnRow, Streamed, load_candidates, load_conversations, load_pairs, load_prompts, load_responses,
+};
 pub use load::{stream_conversations, stream_pairs, stream_responses};
 pub use message::{Message, TemplateArguments, shown_prompt};
 pub use pair::{Pair, Role};
@@ -40,4 +44,5 @@ pub use prompt::{Prompt, PromptText};
 pub use response::Response;
 pub use row_fields::check_judged;
 pub use row_id::RowId;
+pub use row_reader::first_row;
 pub use turns::turns_of_prompt;

@@ -2,13 +2,14 @@
 //! and no file can make it panic.
 
 use std::io::BufRead;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::DataError;
 use super::bad_rows::Location;
 use super::expansion::check_expansion;
+use super::fields::present;
 use super::json_array::read_array;
 use super::lines::{Line, next_line, too_long};
 use super::packed::{Contents, open};
@@ -140,6 +141,22 @@ impl RowReader {
         self.rows += 1;
         self.rows - 1
     }
+}
+
+/// The first row of the first file that is an object, without its null fields; the rest is not read. `None` of what is no plain
+/// file: a pipe can be read once.
+pub fn first_row(files: &[PathBuf]) -> Result<Option<Map<String, Value>>, DataError> {
+    let Some(file) = files.first().filter(|file| file.is_file()) else { return Ok(None) };
+    let mut found = None;
+    let read = RowReader::default().read(file, &mut |row, _, _| match row {
+        Ok(Row { value: Value::Object(row), .. }) => {
+            found = Some(present(row));
+            // It ends the reading, and is not told.
+            Err(DataError::NoFiles)
+        }
+        _ => Ok(()),
+    });
+    if found.is_none() { read.map(|()| None) } else { Ok(found) }
 }
 
 fn unreadable(path: &Path, reason: String) -> DataError {

@@ -1,6 +1,6 @@
 //! A row of a benchmark with its texts: what a judge is asked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -8,8 +8,8 @@ use super::benchmark::Benchmark;
 use super::case::Case;
 use super::recorded::prompt_key;
 use super::{rewardbench, rm_bench};
-use crate::data::row_reader::{self as data, RowReader};
-use crate::data::{DataError, LoadOptions, Message, Pair, Skipped, load_pairs};
+use crate::data::row_reader::RowReader;
+use crate::data::{DataError, LoadOptions, Message, Pair, Skipped, first_row, load_pairs};
 
 type Row = Map<String, Value>;
 
@@ -37,10 +37,9 @@ pub fn read_questions(
     benchmark: Option<Benchmark>,
     options: &LoadOptions,
 ) -> Result<Questions, DataError> {
-    let benchmark = match (benchmark, files.first()) {
-        (Some(benchmark), _) => benchmark,
-        (None, Some(first)) => recognised(first)?,
-        (None, None) => return Err(DataError::NoFiles),
+    let benchmark = match benchmark {
+        Some(benchmark) => benchmark,
+        None => first_row(files)?.as_ref().map_or(Benchmark::Pairs, benchmark_of),
     };
     if benchmark == Benchmark::Pairs {
         let loaded = load_pairs(files, options)?;
@@ -62,23 +61,6 @@ pub fn read_questions(
         })?;
     }
     Ok(Questions { benchmark, questions, skipped })
-}
-
-/// The benchmark of a file by its first row that is an object.
-fn recognised(file: &Path) -> Result<Benchmark, DataError> {
-    let mut found = None;
-    // The error ends the reading; it is not one of the file.
-    let read = RowReader::default().read(file, &mut |row, _, _| match row {
-        Ok(data::Row { value: Value::Object(row), .. }) => {
-            found = Some(benchmark_of(&row));
-            Err(DataError::NoFiles)
-        }
-        _ => Ok(()),
-    });
-    match found {
-        Some(benchmark) => Ok(benchmark),
-        None => read.map(|()| Benchmark::Pairs),
-    }
 }
 
 fn benchmark_of(row: &Row) -> Benchmark {

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 
 use super::judging::JudgingArgs;
 use super::rows::RowArgs;
+use crate::data::sources;
 use crate::eval::question::read_questions;
 use crate::eval::recorded::{self, Recorded};
 use crate::eval::{Answered, Benchmark, Case, Figures};
@@ -107,7 +108,7 @@ fn known_cases(args: &EvalArgs) -> anyhow::Result<Option<Vec<Case>>> {
     if args.data.is_empty() {
         return Ok(None);
     }
-    let read = read_questions(&args.data, args.benchmark, &args.judging.load_options())?;
+    let read = read_questions(&sources::resolve(&args.data)?, args.benchmark, &args.judging.load_options())?;
     report_skipped(&read.skipped, 0, 0);
     Ok(Some(read.questions.into_iter().map(|question| question.case).collect()))
 }

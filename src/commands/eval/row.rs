@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::commands::judged_rows::RowVotes;
 use crate::commands::judging::{Vote, failures, mean_score};
 use crate::eval::{Answer, Answered, Benchmark, Case};
 
@@ -35,14 +36,8 @@ pub struct EvalRow {
 
 impl EvalRow {
     /// The line of a row whose votes are all there.
-    pub fn new(
-        benchmark: Benchmark,
-        position: usize,
-        case: &Case,
-        task: &str,
-        votes: Vec<Vec<Vote>>,
-        tokens: u64,
-    ) -> Self {
+    pub fn new(benchmark: Benchmark, position: usize, case: &Case, task: &str, of: RowVotes) -> Self {
+        let RowVotes { votes, tokens, skipped } = of;
         Self {
             benchmark: benchmark.name().into(),
             position,
@@ -55,7 +50,7 @@ impl EvalRow {
             scores: votes.iter().map(|votes| mean_score(votes)).collect(),
             votes,
             tokens,
-            skipped: None,
+            skipped,
         }
     }
 

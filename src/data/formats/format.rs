@@ -127,6 +127,11 @@ impl Format {
         Self::all().find(|format| format.fits(row))
     }
 
+    /// Whether a row is of a format that gives pairs.
+    pub fn holds_pairs(row: &Map<String, Value>) -> bool {
+        Self::of_record(row, Record::Pair).is_some()
+    }
+
     /// The format of a row that is read for one kind of record.
     pub(super) fn of_record(row: &Map<String, Value>, record: Record) -> Option<Self> {
         Self::all().find(|format| format.holds(record) && format.fits(row))

@@ -72,7 +72,7 @@ pub(super) use format::Record;
 pub(super) use sides::Sides;
 
 use super::bad_rows::Location;
-use super::fields::{Object, field, keys};
+use super::fields::{Object, field, keys, list};
 use super::row_fields::{arguments_of, check_plain, with_system};
 use super::turns::{messages_of, prompt_of};
 use super::{Message, PromptText};
@@ -221,6 +221,19 @@ pub(super) fn response_of(row: &Object, asked: Option<Format>) -> Result<(Vec<Me
     let prompt = with_system(row, prompt)?;
     check_prompt(&prompt)?;
     Ok((prompt, response))
+}
+
+/// `prompt` and `responses`, a list of texts. An empty response is allowed: the judge must see it.
+pub(super) fn candidates_of(row: &Object) -> Result<(Vec<Message>, Vec<String>), String> {
+    let prompt = with_system(row, prompt_of(field(row, "prompt")?, "prompt")?)?;
+    check_prompt(&prompt)?;
+    let responses = list(field(row, "responses")?, "responses")?;
+    let text = |response: &Value| response.as_str().map(str::to_string).ok_or("responses: expected a list of texts");
+    let responses = responses.iter().map(text).collect::<Result<Vec<String>, _>>()?;
+    if responses.is_empty() {
+        return Err("responses: is empty".to_string());
+    }
+    Ok((prompt, responses))
 }
 
 /// `prompt`, as text that is taken as it is, or as turns: of messages, or of text in a `chat`. A turn of the assistant at their

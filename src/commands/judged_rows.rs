@@ -1,0 +1,155 @@
+//! Rows whose responses are judged together: a row is written when the last of its responses has been.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
+
+use super::judging::{JudgingArgs, LoadedJudge, Vote};
+use super::rows::RowArgs;
+use crate::file::{RowError, RowWriter};
+use crate::judge::{Judge, JudgeRequest, Judged};
+use crate::log::StageBar;
+use crate::model::Qwen3;
+use crate::ops::Backend;
+use crate::random::Stream;
+use crate::rollout::{Engine, EngineError, EngineLimits};
+
+/// A response to be judged: its row and its number there, the judge's prompt, and its random numbers.
+pub struct Asked {
+    pub row: usize,
+    pub response: usize,
+    pub prompt: Vec<u32>,
+    pub stream: Stream,
+}
+
+/// What became of the responses of a row.
+pub struct RowVotes {
+    /// The votes of each response; none of one that was not judged.
+    pub votes: Vec<Vec<Vote>>,
+    /// Tokens that the judge wrote.
+    pub tokens: u64,
+    /// Why responses were not judged.
+    pub skipped: Option<String>,
+}
+
+/// A judge on its device.
+pub struct ReadyJudge<B: Backend> {
+    judge: Judge,
+    model: Qwen3<B>,
+    engine: Engine<B>,
+}
+
+impl<B: Backend> ReadyJudge<B> {
+    /// Puts a judge on a device, with room for what is asked.
+    pub fn new(backend: &B, args: &JudgingArgs, loaded: LoadedJudge, asked: &[Asked]) -> anyhow::Result<Self> {
+        let LoadedJudge { judge, config, weights } = loaded;
+        let (prompt, new) = (args.max_prompt_tokens, args.max_new_tokens);
+        let longest =
+            asked.iter().map(|asked| asked.prompt.len()).filter(|length| *length <= prompt).max().unwrap_or(1);
+        let model = Qwen3::new(backend, config, &weights, prompt + new)?;
+        drop(weights);
+        let engine = Engine::new(&model, EngineLimits::for_lengths(longest, new, args.max_running))?;
+        Ok(Self { judge, model, engine })
+    }
+
+    /// Judges what is asked of the rows that `writer` does not have, and gives each finished row to `line`, which makes the
+    /// text that is written. Without a writer there is only `line`. Setting `stop` ends it early.
+    pub fn run(
+        mut self,
+        command: &'static str,
+        args: &JudgingArgs,
+        asked: &[Asked],
+        writer: Option<RowWriter>,
+        line: impl FnMut(usize, RowVotes) -> String + Send,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Ended> {
+        let how = args.sampling()?;
+        let mut rows = Rows { open: HashMap::new(), writer, line };
+        for of in asked.iter().filter(|of| rows.writer.as_ref().is_none_or(|writer| !writer.has(of.row))) {
+            rows.open.entry(of.row).or_insert_with(Unfinished::default).votes.push(Vec::new());
+        }
+        let limit = args.max_prompt_tokens;
+        let open: Vec<&Asked> = asked.iter().filter(|of| rows.open.contains_key(&of.row)).collect();
+        let (fits, too_long): (Vec<&Asked>, Vec<&Asked>) = open.into_iter().partition(|of| of.prompt.len() <= limit);
+        let mut written = too_long.into_iter().try_for_each(|of| rows.skip(of, limit));
+        let mut requests: Vec<JudgeRequest<'_>> = Vec::new();
+        for of in fits.iter().filter(|_| written.is_ok()) {
+            requests.push(JudgeRequest { prompt: &of.prompt, stream: of.stream });
+        }
+        let (mut bar, mut done) = (StageBar::new(command, (requests.len() * how.votes) as u64, 0), 0);
+        let engine =
+            self.judge.judge_each(&mut self.engine, &self.model, &how, &requests, Some(stop), |index, votes| {
+                done += votes.len() as u64;
+                bar.update(done, &[]);
+                written = rows.answer(fits[index], votes, args.texts);
+                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+        bar.finish();
+        Ok(Ended { writer: rows.writer, written, engine })
+    }
+}
+
+/// How the work ended: with what the writer met, and with what the engine did.
+pub struct Ended {
+    writer: Option<RowWriter>,
+    written: Result<(), RowError>,
+    engine: Result<(), EngineError>,
+}
+
+impl Ended {
+    /// The end of the command, which was asked for `count` rows.
+    pub fn conclude(self, args: &RowArgs, count: usize) -> anyhow::Result<()> {
+        match self.writer {
+            Some(writer) => args.conclude(count, writer, self.written, self.engine),
+            None => Ok(self.engine?),
+        }
+    }
+}
+
+/// A row some of whose responses are not judged yet.
+#[derive(Default)]
+struct Unfinished {
+    votes: Vec<Vec<Vote>>,
+    ended: usize,
+    tokens: u64,
+    skipped: Option<String>,
+}
+
+/// Rows on their way to the output.
+struct Rows<F> {
+    open: HashMap<usize, Unfinished>,
+    writer: Option<RowWriter>,
+    line: F,
+}
+
+impl<F: FnMut(usize, RowVotes) -> String> Rows<F> {
+    /// Leaves out a response whose prompt is too long.
+    fn skip(&mut self, asked: &Asked, limit: usize) -> Result<(), RowError> {
+        let of = self.open.get_mut(&asked.row).expect("a row is open until its last response");
+        let (whose, length) = match of.votes.len() {
+            1 => ("its prompt".to_string(), asked.prompt.len()),
+            _ => (format!("the prompt of response {}", asked.response + 1), asked.prompt.len()),
+        };
+        of.skipped.get_or_insert_with(|| format!("{whose} has {length} tokens, more than {limit}"));
+        self.ended(asked.row)
+    }
+
+    /// Takes the votes of a response; `None`: the model could not compute.
+    fn answer(&mut self, asked: &Asked, votes: Vec<Option<Judged>>, texts: bool) -> Result<(), RowError> {
+        let of = self.open.get_mut(&asked.row).expect("a row is open until its last response");
+        of.tokens += votes.iter().flatten().map(|judged| judged.completion.tokens.len() as u64).sum::<u64>();
+        of.votes[asked.response] = votes.into_iter().map(|vote| Vote::read(vote, texts)).collect();
+        self.ended(asked.row)
+    }
+
+    fn ended(&mut self, row: usize) -> Result<(), RowError> {
+        let of = self.open.get_mut(&row).expect("a row is open until its last response");
+        of.ended += 1;
+        if of.ended < of.votes.len() {
+            return Ok(());
+        }
+        let Some(Unfinished { votes, tokens, skipped, .. }) = self.open.remove(&row) else { return Ok(()) };
+        let line = (self.line)(row, RowVotes { votes, tokens, skipped });
+        self.writer.as_mut().map_or(Ok(()), |writer| writer.put(row, line))
+    }
+}
