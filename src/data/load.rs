@@ -8,17 +8,17 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::fields::{Object, kind, present};
-use super::formats::{self, Format, PairReader};
+use super::formats::{self, Format, PairReader, Sides};
 use super::jsonl::{Location, RowReader};
 use super::row_fields::{arguments_of, check_judged, check_row};
 use super::row_id::{RowId, Unnamed, name_rows, part_of, written_id};
-use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
+use super::{Conversation, DataError, OnBadRow, Pair, Prompt, Response, Skipped, Tasks, TemplateArguments};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// The task of rows that name none.
-    pub default_task: String,
+    /// The tasks of rows that name none.
+    pub tasks: Tasks,
     pub on_bad_row: OnBadRow,
     /// The one format that rows may have; `None`: each row's is recognised.
     pub format: Option<Format>,
@@ -86,12 +86,13 @@ pub fn load_pairs(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded<Pai
         files,
         options,
         |row, at| {
-            let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-            Ok(pairs.read(row, at)?.into_iter().map(|sides| (sides, task.clone())).collect())
+            let with_task = |sides: Sides| Ok((options.tasks.of(row, &sides.prompt)?, sides));
+            pairs.read(row, at)?.into_iter().map(with_task).collect()
         },
-        |id, (sides, task), arguments| Pair {
+        |id, ((task, task_by), sides), arguments| Pair {
             id,
             task,
+            task_by,
             prompt: sides.prompt,
             chosen: sides.chosen,
             rejected: sides.rejected,
@@ -120,11 +121,18 @@ pub fn load_responses(files: &[PathBuf], options: &LoadOptions) -> Result<Loaded
         files,
         options,
         |row, _| {
-            let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
             check_judged(&arguments_of(row)?)?;
-            Ok(vec![(formats::response_of(row, options.format)?, task)])
+            let (prompt, response) = formats::response_of(row, options.format)?;
+            Ok(vec![(options.tasks.of(row, &prompt)?, prompt, response)])
         },
-        |id, ((prompt, response), task), arguments| Response { id, task, prompt, response, arguments },
+        |id, ((task, task_by), prompt, response), arguments| Response {
+            id,
+            task,
+            task_by,
+            prompt,
+            response,
+            arguments,
+        },
     )
 }
 

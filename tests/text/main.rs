@@ -2,6 +2,7 @@
 
 mod formats;
 mod fuzz;
+mod fuzz_formats;
 mod golden;
 mod injections;
 mod preference_sets;
