@@ -110,7 +110,6 @@ const NAMES: [(&str, &[&str]); 4] = [
         &[
             "code",
             "coding",
-            "apps",
             "bigcodebench*",
             "code-preference-pairs",
             "code_contests",
