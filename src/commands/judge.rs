@@ -14,7 +14,7 @@ use super::judged_rows::{Asked, ReadyJudge, RowVotes};
 use super::judging::{JudgingArgs, LoadedJudge, NOT_FINITE, Vote, failures, mean_score};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::data::{
-    Candidates, DataError, Format, LoadOptions, Loaded, Message, Pair, Response, RowId, TemplateArguments,
+    Candidates, DataError, Format, LoadOptions, Loaded, Message, Pair, Response, RowId, TaskBy, TemplateArguments,
 };
 use crate::data::{check_judged, first_row, load_candidates, load_pairs, load_responses, shown_prompt, sources};
 use crate::file::{RowOutput, counted, say};
@@ -22,7 +22,7 @@ use crate::judge::{JudgeError, JudgeSampling};
 use crate::log::fixed;
 use crate::ops::Backend;
 use crate::random::Stream;
-use crate::train::dataset::{report_default_tasks, report_skipped};
+use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 
 /// Score responses with a judge, compare the two of a pair, or rank many.
 ///
@@ -170,7 +170,7 @@ enum Kind {
 /// A row with its texts: what is judged.
 struct Judgeable {
     id: RowId,
-    task: String,
+    task: (String, TaskBy),
     prompt: Vec<Message>,
     responses: Vec<String>,
 }
@@ -195,16 +195,16 @@ impl Kind {
         match self {
             Self::One => load_responses(files, options)?.try_map(|row: Response| {
                 let (prompt, responses) = (shown(&row.prompt, &row.arguments), vec![row.response]);
-                never(Judgeable { id: row.id, task: row.task, prompt, responses })
+                never(Judgeable { id: row.id, task: (row.task, row.task_by), prompt, responses })
             }),
             Self::Pair => load_pairs(files, options)?.try_map(|row: Pair| {
                 check_judged(&row.arguments)?;
                 let (prompt, responses) = (shown(&row.prompt, &row.arguments), vec![row.chosen, row.rejected]);
-                Ok::<_, String>(Judgeable { id: row.id, task: row.task, prompt, responses })
+                Ok::<_, String>(Judgeable { id: row.id, task: (row.task, row.task_by), prompt, responses })
             }),
             Self::Many => load_candidates(files, options)?.try_map(|row: Candidates| {
                 let (prompt, responses) = (shown(&row.prompt, &row.arguments), row.responses);
-                never(Judgeable { id: row.id, task: row.task, prompt, responses })
+                never(Judgeable { id: row.id, task: (row.task, row.task_by), prompt, responses })
             }),
         }
     }
@@ -215,14 +215,16 @@ impl Job {
         let settings = args.judging.settings(&args.model)?;
         let files = sources::resolve(&args.input)?;
         let kind = Kind::of(&files)?;
-        let read = kind.load(&files, &args.judging.load_options())?;
+        let read = kind.load(&files, &args.judging.load_options(&settings))?;
         let loaded = args.judging.load(&args.model, settings)?;
         let read = read.try_map(|row| {
-            let encode = |response: &String| loaded.judge.encode(&row.task, &row.prompt, response);
+            let encode = |response: &String| loaded.judge.encode(&row.task.0, &row.prompt, response);
             let prompts = row.responses.iter().map(encode).collect::<Result<Vec<_>, JudgeError>>()?;
             Ok::<_, JudgeError>((row, prompts))
         })?;
-        report_default_tasks(&loaded.judge, read.rows.iter().map(|(row, _)| row.task.as_str()));
+        let tasks = || read.rows.iter().map(|(row, _)| (row.task.0.as_str(), row.task.1));
+        report_routed_tasks(tasks());
+        report_default_tasks(&loaded.judge, tasks().map(|(task, _)| task));
         let (limit, how) = (args.judging.max_prompt_tokens, args.judging.sampling()?);
         let prompts = || read.rows.iter().flat_map(|(_, prompts)| prompts);
         report_skipped(&read.skipped, prompts().filter(|prompt| prompt.len() > limit).count(), limit);
@@ -233,7 +235,7 @@ impl Job {
                 asked.push(Asked { row: rows.len(), response, prompt, stream: stream(&how, kind, &row.id, response) });
             }
             let file = several.then(|| at.path.display().to_string());
-            rows.push(InputRow { id: row.id, file, task: row.task, kind });
+            rows.push(InputRow { id: row.id, file, task: row.task.0, kind });
         }
         Ok(Self { loaded, rows, asked })
     }
@@ -454,6 +456,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::judging::SCORE;
 
     fn vote(verdict: &str, score: Option<f64>) -> Vote {
         Vote { verdict: verdict.into(), score, text: None }

@@ -11,7 +11,7 @@ use super::device::DeviceArgs;
 use super::flag;
 use super::pretrained::{self, Pretrained};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, OnBadRow};
+use crate::data::{LoadOptions, OnBadRow, Tasks};
 use crate::file::say;
 use crate::judge::{Judge, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::model::Qwen3Config;
@@ -36,8 +36,8 @@ pub struct JudgingArgs {
     /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<PathBuf>,
-    /// Task of rows that name none.
-    #[arg(long, default_value = "chat")]
+    /// Task of rows that name none. auto: the one that their source or their prompt points to, or else chat.
+    #[arg(long, default_value = Tasks::AUTO)]
     pub default_task: String,
     /// Count bad rows and go on.
     #[arg(long)]
@@ -85,10 +85,11 @@ pub struct LoadedJudge {
 }
 
 impl JudgingArgs {
-    /// How rows are read.
-    pub fn load_options(&self) -> LoadOptions {
+    /// How rows are read for a judge with these settings.
+    pub fn load_options(&self, judge: &JudgeSettings) -> LoadOptions {
         let on_bad_row = if self.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        LoadOptions { default_task: self.default_task.clone(), on_bad_row, format: None }
+        let tasks = Tasks::given(&self.default_task, judge.prompt.tasks.keys().cloned());
+        LoadOptions { tasks, on_bad_row, format: None }
     }
 
     /// How judgements are drawn; an error if a setting cannot work.

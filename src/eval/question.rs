@@ -9,7 +9,7 @@ use super::case::Case;
 use super::recorded::prompt_key;
 use super::{rewardbench, rm_bench};
 use crate::data::row_reader::RowReader;
-use crate::data::{DataError, LoadOptions, Message, Pair, Skipped, first_row, load_pairs};
+use crate::data::{DataError, LoadOptions, Message, Pair, Skipped, TaskBy, Tasks, first_row, load_pairs};
 
 type Row = Map<String, Value>;
 
@@ -19,6 +19,8 @@ pub struct Question {
     pub case: Case,
     /// The task whose primary rubric the judge sees.
     pub task: String,
+    /// What decided it.
+    pub task_by: TaskBy,
     pub prompt: Vec<Message>,
     pub responses: Vec<String>,
 }
@@ -50,7 +52,7 @@ pub fn read_questions(
     for file in files {
         reader.read(file, &mut |row, position, location| {
             let read = row.and_then(|row| match row.value {
-                Value::Object(row) => question_of(&row, benchmark, position, &options.default_task),
+                Value::Object(row) => question_of(&row, benchmark, position, &options.tasks),
                 _ => Err("expected a JSON object".into()),
             });
             match read {
@@ -97,10 +99,16 @@ fn of_pair(pair: Pair) -> Question {
         prompt: prompt_key(&prompt),
         gap: pair.gap,
     };
-    Question { case, task: pair.task, prompt: pair.prompt, responses: vec![pair.chosen, pair.rejected] }
+    Question {
+        case,
+        task: pair.task,
+        task_by: pair.task_by,
+        prompt: pair.prompt,
+        responses: vec![pair.chosen, pair.rejected],
+    }
 }
 
-fn question_of(row: &Row, benchmark: Benchmark, position: u64, task: &str) -> Result<Question, String> {
+fn question_of(row: &Row, benchmark: Benchmark, position: u64, tasks: &Tasks) -> Result<Question, String> {
     let (prompt, good, bad, subset) = match benchmark {
         Benchmark::JudgeBench => {
             let (a, b) = (text(row, "response_A")?, text(row, "response_B")?);
@@ -132,7 +140,8 @@ fn question_of(row: &Row, benchmark: Benchmark, position: u64, task: &str) -> Re
     }
     let id = ["id", "pair_id"].iter().find_map(|name| row.get(*name)).filter(|id| !id.is_null());
     let id = id.map_or_else(|| position.to_string(), |id| id.as_str().map_or_else(|| id.to_string(), str::to_string));
-    let own_task = row.get("task").and_then(Value::as_str).filter(|own| !own.trim().is_empty());
+    let prompt_turns = vec![Message::user(prompt)];
+    let (task, task_by) = tasks.of(row, &prompt_turns)?;
     let case = Case {
         id,
         subset: subset.to_string(),
@@ -141,8 +150,7 @@ fn question_of(row: &Row, benchmark: Benchmark, position: u64, task: &str) -> Re
         prompt: prompt_key(prompt),
         gap: None,
     };
-    let task = own_task.unwrap_or(task).to_string();
-    Ok(Question { case, task, prompt: vec![Message::user(prompt)], responses: [good, bad].concat() })
+    Ok(Question { case, task, task_by, prompt: prompt_turns, responses: [good, bad].concat() })
 }
 
 fn text<'a>(row: &'a Row, name: &str) -> Result<&'a str, String> {

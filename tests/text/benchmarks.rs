@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use patarm::data::{LoadOptions, OnBadRow};
+use patarm::data::{LoadOptions, OnBadRow, Tasks};
 use patarm::eval::question::read_questions;
 use patarm::eval::recorded::{self, Recorded, RecordedError};
 use patarm::eval::{Benchmark, Figure, Figures, Reading};
@@ -340,7 +340,7 @@ fn questions_of_benchmarks_have_their_better_responses_first() {
     let read = |rows: &[Value]| {
         let file = folder.path().join("rows.jsonl");
         std::fs::write(&file, lines(rows)).unwrap();
-        let options = LoadOptions { default_task: "chat".into(), on_bad_row: OnBadRow::Skip, format: None };
+        let options = LoadOptions { tasks: Tasks::always("chat"), on_bad_row: OnBadRow::Skip, format: None };
         let read = read_questions(&[file], None, &options).unwrap();
         let texts = read
             .questions

@@ -12,7 +12,7 @@ use crate::rows::file_of;
 use crate::tiny::{inner, tokenizer};
 
 /// `PATARM_CASES`, or the suite's own number.
-fn cases(own: u32) -> ProptestConfig {
+pub fn cases(own: u32) -> ProptestConfig {
     let asked = std::env::var("PATARM_CASES").ok().and_then(|text| text.parse().ok());
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(asked.unwrap_or(own)) }
 }
@@ -74,7 +74,7 @@ fn mutated() -> impl Strategy<Value = String> {
 }
 
 /// Values of every kind, for fields of every name.
-fn any_json() -> impl Strategy<Value = Value> {
+pub fn any_json() -> impl Strategy<Value = Value> {
     let text = prop::sample::select(vec![
         "",
         " ",

@@ -3,6 +3,7 @@
 mod benchmarks;
 mod formats;
 mod fuzz;
+mod fuzz_formats;
 mod golden;
 mod injections;
 mod preference_sets;

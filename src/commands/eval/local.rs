@@ -21,7 +21,7 @@ use crate::file::{RowOutput, counted};
 use crate::judge::JudgeSampling;
 use crate::ops::Backend;
 use crate::random::Stream;
-use crate::train::dataset::{report_default_tasks, report_skipped};
+use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 
 /// Judges every response, writes a row a question, and prints the table. Ctrl-C ends it early.
 pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
@@ -84,7 +84,7 @@ struct Job {
 fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
     let settings = args.judging.settings(model)?;
     let files = sources::resolve(&args.data)?;
-    let read = read_questions(&files, args.benchmark, &args.judging.load_options())?;
+    let read = read_questions(&files, args.benchmark, &args.judging.load_options(&settings))?;
     let (loaded, how) = (args.judging.load(model, settings)?, args.judging.sampling()?);
     let mut asked = Vec::new();
     for (row, question) in read.questions.iter().enumerate() {
@@ -93,6 +93,7 @@ fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
             asked.push(Asked { row, response, prompt, stream: stream(&how, question, text) });
         }
     }
+    report_routed_tasks(read.questions.iter().map(|question| (question.task.as_str(), question.task_by)));
     report_default_tasks(&loaded.judge, read.questions.iter().map(|question| question.task.as_str()));
     report_skipped(&read.skipped, 0, 0);
     Ok(Job { benchmark: read.benchmark, questions: read.questions, loaded, asked })

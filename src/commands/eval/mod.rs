@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 
 use super::judging::JudgingArgs;
 use super::rows::RowArgs;
-use crate::data::sources;
+use crate::data::{LoadOptions, OnBadRow, Tasks, sources};
 use crate::eval::question::read_questions;
 use crate::eval::recorded::{self, Recorded};
 use crate::eval::{Answered, Benchmark, Case, Figures};
@@ -108,7 +108,10 @@ fn known_cases(args: &EvalArgs) -> anyhow::Result<Option<Vec<Case>>> {
     if args.data.is_empty() {
         return Ok(None);
     }
-    let read = read_questions(&sources::resolve(&args.data)?, args.benchmark, &args.judging.load_options())?;
+    // Tasks are of no use here.
+    let on_bad_row = if args.judging.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
+    let options = LoadOptions { tasks: Tasks::always(""), on_bad_row, format: None };
+    let read = read_questions(&sources::resolve(&args.data)?, args.benchmark, &options)?;
     report_skipped(&read.skipped, 0, 0);
     Ok(Some(read.questions.into_iter().map(|question| question.case).collect()))
 }
