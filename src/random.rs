@@ -46,7 +46,9 @@ pub enum Purpose {
     Flip = 0x666c_6970,
     /// The order of training rows, by epoch (`data::order`; "orde" in ASCII).
     Order = 0x6f72_6465,
-    /// Judgements of an evaluation in the demo, by pair, role and vote.
+    /// Prompts whose pairs are held out (`eval.share`), by a hash of the prompt ("held" in ASCII).
+    HeldOut = 0x6865_6c64,
+    /// Judgements of an evaluation in the demo or while training, by pair, role and vote.
     Evaluation = u64::MAX,
 }
 

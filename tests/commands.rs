@@ -8,6 +8,7 @@ mod commands {
     mod devices;
     mod eval;
     mod export;
+    mod held_out;
     mod outputs;
     mod profile;
     mod run_endings;

@@ -154,10 +154,12 @@ pub fn latest(root: &Path) -> Option<PathBuf> {
     all(root).pop()
 }
 
-/// Deletes all checkpoints but the latest `keep`.
-pub fn prune(root: &Path, keep: usize) -> Result<(), CheckpointError> {
+/// Deletes all checkpoints but the latest `keep`, and that of the step `spared`.
+pub fn prune(root: &Path, keep: usize, spared: Option<u64>) -> Result<(), CheckpointError> {
+    let spared = spared.map(|step| root.join(format!("step-{step}")));
     let folders = all(root);
-    for folder in &folders[..folders.len().saturating_sub(keep)] {
+    let old = folders[..folders.len().saturating_sub(keep)].iter().filter(|folder| Some(*folder) != spared.as_ref());
+    for folder in old {
         // Renamed first: a half-deleted folder is no checkpoint, and the next `clean` finds it.
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let deleted = root.join(format!("{DELETING}{name}"));

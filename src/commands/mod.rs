@@ -8,6 +8,7 @@ pub mod doctor;
 mod ending;
 pub mod eval;
 pub mod generate;
+mod held_out;
 pub mod interrupt;
 pub mod judge;
 mod judged_rows;

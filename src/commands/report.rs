@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 
+use super::held_out::HELD_OUT;
 use crate::eval::pairs::PAIRS;
 use crate::file::console;
 use crate::report::{Contents, write_report};
@@ -14,7 +15,7 @@ use crate::train::sft::SFT;
 
 /// What reports show. A new trainer adds its stage here.
 pub const CONTENTS: Contents = Contents {
-    stages: &[&SFT, &RL],
+    stages: &[&SFT, &RL, &HELD_OUT],
     evaluation: &PAIRS,
     rows: &[
         (SFT.key, SFT.name),

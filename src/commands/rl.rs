@@ -1,5 +1,6 @@
 //! `rl`: GRPO on the Preference-Aware Reward, from preference pairs.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
 use super::ending::{Beginning, conclude, ended};
+use super::held_out::{self, HeldOut, HeldOutPairs};
 use super::interrupt;
 use super::pretrained::{self, PretrainedSource, Trained};
 use super::train_args::{Start, TrainArgs, for_device};
@@ -23,7 +25,7 @@ use crate::setting::{Assignment, Valid};
 use crate::train::dataset::PairDataset;
 use crate::train::rl::{RlContext, RlPlan, RlTrainer};
 use crate::train::rl_report::RL;
-use crate::train::run::{CheckpointPolicy, train};
+use crate::train::run::{CheckpointPolicy, Look, train};
 use crate::train::run_folder::{Claim, RunRecord, inputs};
 use crate::train::{Guard, Learner, Scorer};
 
@@ -77,6 +79,8 @@ fn train_rl<B: Backend>(
     let judge = Judge::new(pretrained::judge_settings(settings)?, tokenizer)?;
     let pairs = PairDataset::load(settings, &judge)?;
     fits_micro_batch(&pairs, s)?;
+    held_out::fits_context(settings, context)?;
+    let held_out = HeldOutPairs::load(settings, &judge, pairs.held_out.clone(), RL.key, stop)?;
     let record = RunRecord::new(RL.key, args.train.device.device.kind(), inputs(settings)?);
     claim.check(&record, settings)?;
 
@@ -117,7 +121,9 @@ fn train_rl<B: Backend>(
     };
     let mut trainer = RlTrainer { context, source: &pairs, plan };
     let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
-    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, stop);
+    let mut look = held_out.map(|pairs| HeldOut::new(pairs, &folder)).transpose()?;
+    let looking = look.as_mut().map(|look| look as &mut dyn Look<B>);
+    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, looking, stop);
     ended(outcome, &folder, progress.step, &RL)?;
     let summary = Map::from_iter([
         ("stage".into(), json!(RL.key)),
@@ -127,18 +133,23 @@ fn train_rl<B: Backend>(
         ("pairs".into(), json!(pairs.pairs.len())),
         ("skipped_rows".into(), json!(pairs.skipped)),
         ("too_long".into(), json!(pairs.too_long)),
+        ("held_out".into(), held_out::summary(&look)),
         ("stages".into(), Value::Object(Map::new())),
         ("environment".into(), json!(Environment::detect())),
     ]);
-    let trained = Trained {
-        model: &learner.model,
-        description: &description,
-        dtype: settings.run.export_dtype,
-        tokenizer: judge.tokenizer(),
-        tokenizer_files: &tokenizer_files,
-        judge: judge.settings(),
+    let export = |path: &Path, model: &Qwen3<B>| {
+        let trained = Trained {
+            model,
+            description: &description,
+            dtype: settings.run.export_dtype,
+            tokenizer: judge.tokenizer(),
+            tokenizer_files: &tokenizer_files,
+            judge: judge.settings(),
+        };
+        pretrained::export(path, &trained)
     };
-    conclude(&folder, &learner, &began, &RL, summary, |path| pretrained::export(path, &trained))
+    conclude(&folder, &learner, &began, &RL, summary, |path| export(path, &learner.model))?;
+    held_out::export_best(&folder, &mut learner, &look, progress.step, export)
 }
 
 /// The longest prompt with the longest answer must fit one micro-batch: an update could not take them otherwise.

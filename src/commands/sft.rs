@@ -1,25 +1,28 @@
 //! `sft`: supervised fine-tuning on conversations, or on the chosen responses of preference pairs.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
 use super::ending::{Beginning, conclude, ended};
+use super::held_out::{self, HeldOut, HeldOutPairs};
 use super::pretrained::Trained;
 use super::train_args::{Start, TrainArgs, for_device};
 use super::{interrupt, pretrained};
 use crate::config::Settings;
 use crate::file::say;
+use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::setting::{Assignment, Valid};
 use crate::train::dataset::SftDataset;
-use crate::train::run::{CheckpointPolicy, train};
+use crate::train::run::{CheckpointPolicy, Look, train};
 use crate::train::run_folder::{Claim, RunRecord, inputs};
 use crate::train::sft::{SFT, SftTrainer};
 use crate::train::{Guard, Learner};
@@ -60,8 +63,17 @@ fn train_sft<B: Backend>(
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
     let settings = &for_device(backend, settings, &source.config)?;
     let context = settings.model.context.min(source.config.context());
+    ensure!(settings.eval.share == 0.0, "eval.share: holds pairs of rl out; give sft its held-out pairs as eval.data");
     let judge = pretrained::judge_settings(settings)?;
     let dataset = SftDataset::load(settings, &source.tokenizer, context)?;
+    held_out::fits_context(settings, context)?;
+    // What is learnt may be no judging at all: only held-out pairs need a judge.
+    let looking = settings.eval.every > 0;
+    let judging = looking.then(|| Judge::new(judge.clone(), source.tokenizer.clone())).transpose()?;
+    let held_out = match &judging {
+        Some(judge) => HeldOutPairs::load(settings, judge, Vec::new(), SFT.key, stop)?,
+        None => None,
+    };
     let record = RunRecord::new(SFT.key, args.train.device.device.kind(), inputs(settings)?);
     claim.check(&record, settings)?;
 
@@ -83,7 +95,9 @@ fn train_sft<B: Backend>(
     let mut trainer =
         SftTrainer { learner: &mut learner, source: &dataset, settings: settings.part(|s| &s.sft), guard: &mut guard };
     let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
-    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, stop);
+    let mut look = held_out.map(|pairs| HeldOut::new(pairs, &folder)).transpose()?;
+    let looking = look.as_mut().map(|look| look as &mut dyn Look<B>);
+    let outcome = train(&mut trainer, &mut folder, &mut progress, policy, looking, stop);
     ended(outcome, &folder, progress.step, &SFT)?;
     let summary = Map::from_iter([
         ("stage".into(), json!(SFT.key)),
@@ -93,16 +107,21 @@ fn train_sft<B: Backend>(
         ("examples".into(), json!(dataset.examples.len())),
         ("skipped_rows".into(), json!(dataset.skipped)),
         ("too_long".into(), json!(dataset.too_long)),
+        ("held_out".into(), held_out::summary(&look)),
         ("stages".into(), Value::Object(Map::new())),
         ("environment".into(), json!(Environment::detect())),
     ]);
-    let trained = Trained {
-        model: &learner.model,
-        description: &source.description,
-        dtype: settings.run.export_dtype,
-        tokenizer: &source.tokenizer,
-        tokenizer_files: &source.tokenizer_files,
-        judge: &judge,
+    let export = |path: &Path, model: &Qwen3<B>| {
+        let trained = Trained {
+            model,
+            description: &source.description,
+            dtype: settings.run.export_dtype,
+            tokenizer: &source.tokenizer,
+            tokenizer_files: &source.tokenizer_files,
+            judge: &judge,
+        };
+        pretrained::export(path, &trained)
     };
-    conclude(&folder, &learner, &began, &SFT, summary, |path| pretrained::export(path, &trained))
+    conclude(&folder, &learner, &began, &SFT, summary, |path| export(path, &learner.model))?;
+    held_out::export_best(&folder, &mut learner, &look, progress.step, export)
 }

@@ -43,6 +43,13 @@ pub const KEY_CLASSES: &[(&str, KeyClass)] = &[
     ("data.teacher_error", Free),
     ("data.score_noise", Free),
     ("eval.pairs", Free),
+    ("eval.every", Free),
+    ("eval.data", Free),
+    ("eval.votes", Free),
+    ("eval.max_prompt_tokens", Free),
+    ("eval.max_new_tokens", Free),
+    // Decides which pairs are left to learn from.
+    ("eval.share", Learnt),
     // Where the rate decays, the rates of the steps that are left change with the number of steps: asked for with the length.
     ("sft.steps", Free),
     ("sft.target", Learnt),

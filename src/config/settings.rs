@@ -321,9 +321,39 @@ fn learning(schedule: &Schedule, adamw: &AdamWConfig) -> Vec<Finding> {
 section! {
     /// `[eval]`: evaluation on held-out pairs.
     pub struct EvalSettings {
-        /// Held-out pairs.
+        /// Held-out pairs, at most.
         pub pairs: usize = 400 => count(1, ROWS_MAX);
+        /// Steps of `sft` or `rl` between evaluations on held-out pairs; 0: none. The checkpoint of the best one is kept.
+        pub every: u64 = 0 => count(0, STEPS_MAX);
+        /// Files of held-out pairs.
+        pub data: Vec<String> = Vec::new() => Rule::Texts;
+        /// Share of the training pairs of `rl` that are held out by their prompts, where there is no `data`.
+        pub share: f64 = 0.0 => SHARE;
+        /// Sampled judgements of each response, beside a greedy one.
+        pub votes: usize = 4 => count(1, 10_000);
+        /// Held-out pairs with a longer prompt on either side are left out.
+        pub max_prompt_tokens: usize = 4096 => TOKENS;
+        /// A judgement that is longer is cut, and counts as truncated.
+        pub max_new_tokens: usize = 2048 => TOKENS;
     }
 }
 
-impl Relations for EvalSettings {}
+impl Relations for EvalSettings {
+    fn relations(&self) -> Vec<Finding> {
+        let refused = |keys: &[&str], reason: &str| vec![Finding::new(Severity::RefusedByHand, keys, reason)];
+        if self.share > 0.0 && !self.data.is_empty() {
+            return refused(
+                &["share", "data"],
+                "held-out pairs are those of the files, or a share of the training pairs: leave out one",
+            );
+        }
+        if self.every == 0 && (self.share > 0.0 || !self.data.is_empty()) {
+            let keys: &[&str] = if self.share > 0.0 { &["share", "every"] } else { &["data", "every"] };
+            return refused(
+                keys,
+                "pairs are held out for evaluations, and eval.every = 0 makes none: set it to a number of steps",
+            );
+        }
+        Vec::new()
+    }
+}

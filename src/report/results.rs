@@ -85,15 +85,27 @@ pub fn html(contents: &Contents, summary: &Record) -> String {
     }
     html += &html::note(&explanation(&columns, &evaluations));
     if let Some(pairs) = largest(&evaluations, PAIRS).filter(|pairs| *pairs >= 1.0) {
-        let error = 100.0 * (0.25 / pairs).sqrt();
-        html += &html::note(&format!(
-            "Measured on {}: one standard error of an accuracy near 50 % is {error:.1} points, so differences \
-             below about {:.0} points may be chance. By task there are fewer pairs, and more chance.",
-            counted(pairs as u64, "pair"),
-            (2.0 * error * std::f64::consts::SQRT_2).round()
-        ));
+        html +=
+            &html::note(&how_sure(pairs, evaluations.iter().any(|(_, evaluation)| evaluation.contains_key(INTERVALS))));
     }
     html
+}
+
+/// How large a difference may be chance.
+fn how_sure(pairs: f64, with_intervals: bool) -> String {
+    let of = counted(pairs as u64, "pair");
+    if with_intervals {
+        return format!(
+            "Ranges are 95 % intervals over {of}. Stages are measured on the same pairs, so the interval of a difference (in the \
+             sentences above) is narrower than two ranges beside each other suggest. By task there are fewer pairs, and more chance."
+        );
+    }
+    let error = 100.0 * (0.25 / pairs).sqrt();
+    format!(
+        "Measured on {of}: one standard error of an accuracy near 50 % is {error:.1} points, so differences below about {:.0} \
+         points may be chance. By task there are fewer pairs, and more chance.",
+        (2.0 * error * std::f64::consts::SQRT_2).round()
+    )
 }
 
 /// Whether any evaluation has a number in a column.

@@ -36,6 +36,7 @@ use templates::Templates;
 const UNKNOWN: char = '\u{fffd}';
 
 /// A tokenizer with its chat template. All methods take `&self` and give the same result on any thread.
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: Inner,
     templates: Templates,

@@ -46,7 +46,7 @@ pub struct RenderOptions {
 }
 
 /// A compiled chat template.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ChatTemplate {
     /// The source as minijinja reads it.
     translated: String,

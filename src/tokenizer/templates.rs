@@ -11,12 +11,12 @@ const TOOL_USE: &str = "tool_use";
 
 /// Templates by name. One that cannot be compiled is kept with its error, which comes where it is used: plain text needs no
 /// template.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Templates {
     named: Vec<Named>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Named {
     name: String,
     source: String,

@@ -26,6 +26,8 @@ pub struct PairDataset {
     pub skipped: usize,
     /// Pairs that were left out because a prompt is too long.
     pub too_long: usize,
+    /// Those of `eval.share`: no training pair has one of their prompts.
+    pub held_out: Vec<JudgePair>,
 }
 
 impl PairDataset {
@@ -46,7 +48,7 @@ impl PairDataset {
         let limit = settings.rl.max_prompt_tokens;
         let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));
         report_skipped(&loaded.skipped, too_long, limit);
-        let pairs = loaded.rows;
+        let (held_out, pairs) = hold_out(loaded.rows, settings);
         report_routed_tasks(pairs.iter().map(|pair| (pair.pair.task.as_str(), pair.pair.task_by)));
         report_default_tasks(judge, pairs.iter().map(|pair| pair.pair.task.as_str()));
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
@@ -56,8 +58,20 @@ impl PairDataset {
             counted(count, "usable pair")
         );
         let order = Order::new(count, settings.run.seed);
-        Ok(Self { pairs, order, skipped: loaded.skipped.count, too_long })
+        Ok(Self { pairs, order, skipped: loaded.skipped.count, too_long, held_out })
     }
+}
+
+/// Pairs that are held out, and those that are left. What decides is the prompt, so that all its pairs are on one side, and the
+/// seed; a pair more in the files moves no other.
+fn hold_out(pairs: Vec<JudgePair>, settings: &Settings) -> (Vec<JudgePair>, Vec<JudgePair>) {
+    let draws = Stream::new(settings.run.seed).fold(Purpose::HeldOut as u64);
+    pairs.into_iter().partition(|pair| {
+        let prompt = serde_json::to_vec(&pair.pair.prompt).expect("messages in memory can be written");
+        let key = blake3::hash(&prompt);
+        let key = u64::from_le_bytes(key.as_bytes()[..8].try_into().expect("a hash has 32 bytes"));
+        f64::from(draws.fold(key).uniform(0)) < settings.eval.share
+    })
 }
 
 impl PairSource for PairDataset {

@@ -47,6 +47,16 @@ pub struct StepReport<M, S> {
     pub samples: Vec<S>,
 }
 
+/// What looks at the model between steps, and changes nothing of it.
+pub trait Look<B: Backend> {
+    /// Whether the model is to be looked at after this step, which may be the `last` one.
+    fn due(&self, step: u64, last: bool) -> bool;
+    /// Looks, and writes what it saw; `false` if it was stopped. The step is looked at again after a resume then.
+    fn look(&mut self, learner: &Learner<B>, step: u64, folder: &mut RunFolder) -> anyhow::Result<bool>;
+    /// The step whose checkpoint is worth keeping, whatever its age.
+    fn keep(&self) -> Option<u64>;
+}
+
 /// When to save.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointPolicy {
@@ -80,18 +90,25 @@ pub fn train<B: Backend, T: Trainer<B>>(
     folder: &mut RunFolder,
     progress: &mut Progress,
     policy: CheckpointPolicy,
+    mut look: Option<&mut dyn Look<B>>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
     let steps = trainer.steps();
     let mut bar = StageBar::new(T::STAGE.key, steps, progress.step);
     // A run begins from its configuration or from a checkpoint, and neither needs to be saved again.
     let begun = progress.step;
+    // An earlier process may have been stopped while it looked.
+    if let Some(look) = look.as_deref_mut().filter(|look| look.due(begun, begun == steps))
+        && !look.look(trainer.learner(), begun, folder)?
+    {
+        return Ok(Outcome::Stopped);
+    }
     while progress.step < steps {
         let report = match trainer.step(progress, &bar) {
             Err(TrainError::Engine(EngineError::Interrupted)) => {
                 let saved = policy.every.is_some_and(|every| every > 0 && progress.step.is_multiple_of(every));
                 if progress.step > begun && !saved {
-                    save(trainer, folder, progress, policy)?;
+                    save(trainer, folder, progress, policy, kept(&look))?;
                 }
                 return Ok(Outcome::Stopped);
             }
@@ -100,10 +117,14 @@ pub fn train<B: Backend, T: Trainer<B>>(
         bar.update(progress.step, &report.shown);
         folder.metrics.write(&report.metrics)?;
         report.samples.iter().try_for_each(|sample| folder.samples.write(sample))?;
+        let last = progress.step == steps;
+        if let Some(look) = look.as_deref_mut().filter(|look| look.due(progress.step, last)) {
+            look.look(trainer.learner(), progress.step, folder)?;
+        }
         let stopped = stop.load(Ordering::Relaxed);
         let due = policy.every.is_some_and(|every| every > 0 && progress.step.is_multiple_of(every));
-        if due || stopped || progress.step == steps {
-            save(trainer, folder, progress, policy)?;
+        if due || stopped || last || kept(&look) == Some(progress.step) {
+            save(trainer, folder, progress, policy, kept(&look))?;
         }
         if stopped {
             return Ok(Outcome::Stopped);
@@ -113,11 +134,17 @@ pub fn train<B: Backend, T: Trainer<B>>(
     Ok(Outcome::Complete)
 }
 
+/// The step whose checkpoint is kept whatever its age.
+fn kept<B: Backend>(look: &Option<&mut dyn Look<B>>) -> Option<u64> {
+    look.as_ref().and_then(|look| look.keep())
+}
+
 fn save<B: Backend, T: Trainer<B>>(
     trainer: &T,
     folder: &RunFolder,
     progress: &Progress,
     policy: CheckpointPolicy,
+    kept: Option<u64>,
 ) -> anyhow::Result<()> {
     if policy.every.is_none() {
         return Ok(());
@@ -127,5 +154,5 @@ fn save<B: Backend, T: Trainer<B>>(
     let root = folder.checkpoints();
     checkpoint::save(&root, &state, &learner.model.backend, &learner.arenas())
         .context("the checkpoint cannot be saved")?;
-    checkpoint::prune(&root, policy.keep.max(1)).context("an old checkpoint cannot be deleted")
+    checkpoint::prune(&root, policy.keep.max(1), kept).context("an old checkpoint cannot be deleted")
 }

@@ -162,7 +162,7 @@ impl DemoSuite {
         stop: &AtomicBool,
     ) -> anyhow::Result<Outcome> {
         let mut trainer = SftTrainer { learner, source: self, settings: settings.part(|s| &s.sft), guard };
-        train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, stop)
+        train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, None, stop)
     }
 
     /// The RL stage, without checkpoints.
@@ -192,7 +192,7 @@ impl DemoSuite {
             guard,
         };
         let mut trainer = RlTrainer { context, source: self, plan };
-        train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, stop)
+        train(&mut trainer, folder, &mut Progress::default(), CheckpointPolicy::NONE, None, stop)
     }
 }
 

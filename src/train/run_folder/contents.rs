@@ -30,7 +30,7 @@ pub const HELD_OUT_FILE: &str = "held_out_pairs.jsonl";
 /// What every page of ours has in its title.
 const PAGE_MARK: &str = "patarm-train";
 /// Folders of trained models, and what an export writes there.
-const MODELS: [&str; 2] = ["model", "model-sft"];
+const MODELS: [&str; 3] = ["model", "model-sft", "model-best"];
 const EXPORTED: [&str; 6] = [
     "config.json",
     "generation_config.json",
