@@ -12,7 +12,7 @@ use crate::rows::file_of;
 use crate::tiny::{inner, tokenizer};
 
 /// `PATARM_CASES`, or the suite's own number.
-fn cases(own: u32) -> ProptestConfig {
+pub fn cases(own: u32) -> ProptestConfig {
     let asked = std::env::var("PATARM_CASES").ok().and_then(|text| text.parse().ok());
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(asked.unwrap_or(own)) }
 }

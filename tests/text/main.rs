@@ -2,7 +2,9 @@
 
 mod formats;
 mod fuzz;
+mod fuzz_files;
 mod golden;
+mod hub;
 mod injections;
 mod preference_sets;
 mod row_fields;
