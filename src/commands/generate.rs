@@ -14,7 +14,9 @@ use super::flag;
 use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, OnBadRow, Prompt, PromptText, RowId, TemplateArguments, load_prompts, turns_of_prompt};
+use crate::data::{
+    LoadOptions, OnBadRow, Prompt, PromptText, RowId, Tasks, TemplateArguments, load_prompts, turns_of_prompt,
+};
 use crate::file::{RowOutput, counted, say, write_atomically};
 use crate::log::StageBar;
 use crate::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
@@ -223,7 +225,7 @@ struct Job {
 impl Job {
     fn read(args: &GenerateArgs) -> anyhow::Result<Self> {
         let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        let options = LoadOptions { default_task: String::new(), on_bad_row, format: None };
+        let options = LoadOptions { tasks: Tasks::always(""), on_bad_row, format: None };
         let loaded = match args.input.is_empty() {
             true => None,
             false => Some(load_prompts(&args.input, &options, args.chat)?),

@@ -15,7 +15,7 @@ use super::flag;
 use super::pretrained::{self, Pretrained};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
-use crate::data::{LoadOptions, OnBadRow, Response, RowId, load_responses, shown_prompt};
+use crate::data::{LoadOptions, OnBadRow, Response, RowId, Tasks, load_responses, shown_prompt};
 use crate::file::{RowOutput, counted, say};
 use crate::judge::{Judge, JudgeError, JudgeRequest, JudgeSampling, JudgeSettings, Judged, PromptFile};
 use crate::log::{StageBar, fixed};
@@ -25,7 +25,7 @@ use crate::ops::sample::Sampling;
 use crate::random::Stream;
 use crate::rollout::{Engine, EngineLimits};
 use crate::setting::{Assignment, Valid, count, number, resolve};
-use crate::train::dataset::{report_default_tasks, report_skipped};
+use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 
 /// Score responses with a judge.
 ///
@@ -63,8 +63,8 @@ pub struct JudgeArgs {
     /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<PathBuf>,
-    /// Task of rows that name none.
-    #[arg(long, default_value = "chat")]
+    /// Task of rows that name none. auto: the one that their source or their prompt points to, or else chat.
+    #[arg(long, default_value = Tasks::AUTO)]
     pub default_task: String,
     /// Count bad rows and go on.
     #[arg(long)]
@@ -205,7 +205,8 @@ impl Job {
     fn read(args: &JudgeArgs) -> anyhow::Result<Self> {
         let settings = judge_settings(args)?;
         let on_bad_row = if args.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
-        let options = LoadOptions { default_task: args.default_task.clone(), on_bad_row, format: None };
+        let tasks = Tasks::given(&args.default_task, settings.prompt.tasks.keys().cloned());
+        let options = LoadOptions { tasks, on_bad_row, format: None };
         let loaded = load_responses(&args.input, &options)?;
         let Pretrained { config, weights, tokenizer } = pretrained::load(&args.model)?;
         let (needed, limit) = (args.max_prompt_tokens + args.max_new_tokens, config.context());
@@ -218,6 +219,7 @@ impl Job {
             let prompt = judge.encode(&r.task, &shown_prompt(&r.prompt, &r.arguments), &r.response)?;
             Ok::<_, JudgeError>((r, prompt))
         })?;
+        report_routed_tasks(loaded.rows.iter().map(|(response, _)| (response.task.as_str(), response.task_by)));
         report_default_tasks(&judge, loaded.rows.iter().map(|(response, _)| response.task.as_str()));
         let too_long = loaded.rows.iter().filter(|(_, prompt)| prompt.len() > args.max_prompt_tokens).count();
         report_skipped(&loaded.skipped, too_long, args.max_prompt_tokens);

@@ -143,8 +143,8 @@ section! {
     pub struct DataSettings {
         /// Files of training rows, folders of them, or data sets of the hub (OWNER/NAME:SPLIT).
         pub train: Vec<String> = Vec::new() => Rule::Texts;
-        /// The task of rows that have none.
-        pub task: String = "chat".into() => Rule::Name;
+        /// The task of rows that have none; `auto`: the one that their source or their prompt points to, or else `chat`.
+        pub task: String = "auto".into() => Rule::Name;
         /// TOML file with the judge's prompt and rubrics; empty: the built-in one.
         pub rubrics: String = String::new() => Rule::Text;
         /// Count and skip bad rows instead of stopping at the first one.

@@ -14,13 +14,16 @@ use super::row_fields::{arguments_of, check_judged, check_row};
 use super::row_id::{RowId, Unnamed, name_row, name_rows, part_of, written_id};
 use super::row_reader::{Row, RowReader};
 use super::sources::resolve;
-use super::{Conversation, DataError, Location, Message, OnBadRow, Pair, Prompt, Response, Skipped, TemplateArguments};
+use super::{
+    Conversation, DataError, Location, Message, OnBadRow, Pair, Prompt, Response, Skipped, TaskBy, Tasks,
+    TemplateArguments,
+};
 
 /// How rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// The task of rows that name none.
-    pub default_task: String,
+    /// The tasks of rows that name none.
+    pub tasks: Tasks,
     pub on_bad_row: OnBadRow,
     /// The one format that rows may have; `None`: each row's is recognised.
     pub format: Option<Format>,
@@ -103,7 +106,7 @@ pub fn stream_pairs(files: &[PathBuf], options: &LoadOptions, on_row: &mut OnRow
     Ok(())
 }
 
-type PairParts = (Sides, String);
+type PairParts = ((String, TaskBy), Sides);
 
 fn pair_parts(
     pairs: &mut PairReader,
@@ -111,13 +114,13 @@ fn pair_parts(
     at: &Location,
     options: &LoadOptions,
 ) -> Result<Vec<PairParts>, String> {
-    let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
-    Ok(pairs.read(row, at)?.into_iter().map(|sides| (sides, task.clone())).collect())
+    let with_task = |sides: Sides| Ok((options.tasks.of(row, &sides.prompt)?, sides));
+    pairs.read(row, at)?.into_iter().map(with_task).collect()
 }
 
-fn pair(id: RowId, (sides, task): PairParts, arguments: TemplateArguments) -> Pair {
+fn pair(id: RowId, ((task, task_by), sides): PairParts, arguments: TemplateArguments) -> Pair {
     let Sides { prompt, chosen, rejected, source, gap } = sides;
-    Pair { id, task, prompt, chosen, rejected, source, gap, arguments }
+    Pair { id, task, task_by, prompt, chosen, rejected, source, gap, arguments }
 }
 
 /// Conversations in any of the formats of [`Format`] that hold one; each ends with an assistant turn. Ids and errors as in
@@ -158,17 +161,16 @@ pub fn stream_responses(
     stream(files, |row, _| response_parts(row, options), response, on_row).map(drop)
 }
 
-type ResponseParts = (Vec<Message>, String, String);
+type ResponseParts = ((String, TaskBy), Vec<Message>, String);
 
 fn response_parts(row: &Object, options: &LoadOptions) -> Result<Vec<ResponseParts>, String> {
-    let task = formats::task_of(row)?.unwrap_or_else(|| options.default_task.clone());
     check_judged(&arguments_of(row)?)?;
     let (prompt, response) = formats::response_of(row, options.format)?;
-    Ok(vec![(prompt, response, task)])
+    Ok(vec![(options.tasks.of(row, &prompt)?, prompt, response)])
 }
 
-fn response(id: RowId, (prompt, response, task): ResponseParts, arguments: TemplateArguments) -> Response {
-    Response { id, task, prompt, response, arguments }
+fn response(id: RowId, ((task, task_by), prompt, response): ResponseParts, arguments: TemplateArguments) -> Response {
+    Response { id, task, task_by, prompt, response, arguments }
 }
 
 /// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`]. In a `chat` a text is turns too, as for a

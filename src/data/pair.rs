@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Message, RowId, TemplateArguments};
+use super::{Message, RowId, TaskBy, TemplateArguments};
 
 /// The response of a pair that a judgement is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct Pair {
     pub id: RowId,
     /// The task whose primary rubric the judge sees (`chat`, `code`, `math`, `safety`, …).
     pub task: String,
+    #[serde(skip)]
+    pub task_by: TaskBy,
     /// The conversation up to the response: one message or many.
     pub prompt: Vec<Message>,
     pub chosen: String,

@@ -10,7 +10,9 @@ use super::rl::PairSource;
 use super::sft::{Example, ExampleSource};
 use crate::config::{Settings, SftTarget};
 use crate::data::order::Order;
-use crate::data::{Conversation, LoadOptions, OnBadRow, Skipped, check_judged, load_conversations, load_pairs};
+use crate::data::{
+    Conversation, LoadOptions, OnBadRow, Skipped, TaskBy, Tasks, check_judged, load_conversations, load_pairs,
+};
 use crate::file::{counted, say};
 use crate::judge::{Judge, JudgePair};
 use crate::random::{Purpose, Stream};
@@ -31,9 +33,12 @@ impl PairDataset {
     /// one step needs have prompts that fit.
     pub fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
         let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
-        let mut loaded = load_pairs(&files(settings)?, &load_options(settings))?.try_map(|mut pair| {
+        let known = judge.settings().prompt.tasks.keys().cloned();
+        let options = load_options(settings, Tasks::given(&settings.data.task, known));
+        let mut loaded = load_pairs(&files(settings)?, &options)?.try_map(|mut pair| {
             if f64::from(flips.fold(pair.id.key()).uniform(0)) < settings.data.flip {
                 std::mem::swap(&mut pair.chosen, &mut pair.rejected);
+                pair.gap = pair.gap.map(|gap| -gap);
             }
             check_judged(&pair.arguments)?;
             judge.encode_pair(pair).map_err(|error| error.to_string())
@@ -42,6 +47,7 @@ impl PairDataset {
         let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));
         report_skipped(&loaded.skipped, too_long, limit);
         let pairs = loaded.rows;
+        report_routed_tasks(pairs.iter().map(|pair| (pair.pair.task.as_str(), pair.pair.task_by)));
         report_default_tasks(judge, pairs.iter().map(|pair| pair.pair.task.as_str()));
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
         ensure!(
@@ -73,7 +79,8 @@ pub struct SftDataset {
 impl SftDataset {
     /// Reads rows of either `sft.target` and encodes them; those longer than `context` are left out. An error if none is left.
     pub fn load(settings: &Settings, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Self> {
-        let (files, options) = (files(settings)?, load_options(settings));
+        // What is learnt does not depend on a task.
+        let (files, options) = (files(settings)?, load_options(settings, Tasks::always("")));
         let conversations = match settings.sft.target {
             SftTarget::Messages => load_conversations(&files, &options)?,
             SftTarget::Chosen => {
@@ -112,9 +119,9 @@ fn files(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
     Ok(settings.data.train.iter().map(PathBuf::from).collect())
 }
 
-fn load_options(settings: &Settings) -> LoadOptions {
+fn load_options(settings: &Settings, tasks: Tasks) -> LoadOptions {
     LoadOptions {
-        default_task: settings.data.task.clone(),
+        tasks,
         on_bad_row: if settings.data.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse },
         format: None,
     }
@@ -128,6 +135,20 @@ pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
     }
     if too_long > 0 {
         say!("kept out: {} of more than {}", counted(too_long, "row"), counted(limit, "token"));
+    }
+}
+
+/// Says which tasks rows without one got from their source or their prompt, if any did.
+pub fn report_routed_tasks<'a>(tasks: impl Iterator<Item = (&'a str, TaskBy)>) {
+    let mut counts: BTreeMap<(TaskBy, &str), usize> = BTreeMap::new();
+    for (task, by) in tasks.filter(|(_, by)| *by != TaskBy::Own) {
+        *counts.entry((by, task)).or_default() += 1;
+    }
+    if counts.keys().any(|(by, _)| *by != TaskBy::Default) {
+        let told = |((by, task), count): (&(TaskBy, &str), &usize)| format!("{task} by {} {count}", by.name());
+        let told: Vec<String> = counts.iter().map(told).collect();
+        let rows = counted(counts.values().sum::<usize>(), "row");
+        say!("tasks of {rows} that name none: {}", told.join(", "));
     }
 }
 

@@ -95,7 +95,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::data::Pair;
+    use crate::data::{Pair, TaskBy};
     use crate::judge::{Judged, Verdict};
     use crate::ops::Cpu;
     use crate::reward::RewardSettings;
@@ -162,6 +162,7 @@ mod tests {
             pair: Pair {
                 id: RowId::from(id),
                 task: "chat".into(),
+                task_by: TaskBy::Own,
                 prompt: vec![Message::user("q")],
                 chosen: "a".into(),
                 rejected: "b".into(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use patarm::data::{LoadOptions, OnBadRow, load_conversations, load_pairs};
+use patarm::data::{LoadOptions, OnBadRow, Tasks, load_conversations, load_pairs};
 use serde_json::{Value, json};
 
 use crate::common::cli::CliFixture;
@@ -25,7 +25,7 @@ fn golden(name: &str) -> String {
 }
 
 fn options() -> LoadOptions {
-    LoadOptions { default_task: "chat".into(), on_bad_row: OnBadRow::Refuse, format: None }
+    LoadOptions { tasks: Tasks::always("chat"), on_bad_row: OnBadRow::Refuse, format: None }
 }
 
 /// Nothing but `names` is in the folder, and no file that was being written.

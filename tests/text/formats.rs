@@ -1,13 +1,15 @@
 //! Every pair format, by rows written by hand, and the rows that must be called bad.
 
-use patarm::data::{Conversation, DataError, LoadOptions, Message, OnBadRow, Pair, Role, TemplateArguments};
+use patarm::data::{
+    Conversation, DataError, LoadOptions, Message, OnBadRow, Pair, Role, TaskBy, Tasks, TemplateArguments,
+};
 use patarm::data::{load_conversations, load_pairs, load_responses};
 use serde_json::{Value, json};
 
 use crate::rows::file_of;
 
 pub fn options(on_bad_row: OnBadRow) -> LoadOptions {
-    LoadOptions { default_task: "chat".into(), on_bad_row, format: None }
+    LoadOptions { tasks: Tasks::always("chat"), on_bad_row, format: None }
 }
 
 pub fn pairs(rows: &[Value]) -> Result<Vec<Pair>, DataError> {
@@ -91,6 +93,7 @@ fn our_own_form_round_trips() {
     let pair = |id: Value, task: &str| Pair {
         id: id.into(),
         task: task.into(),
+        task_by: TaskBy::Own,
         prompt: prompt.clone(),
         chosen: "G".into(),
         rejected: "B".into(),

@@ -74,7 +74,7 @@ fn mutated() -> impl Strategy<Value = String> {
 }
 
 /// Values of every kind, for fields of every name.
-fn any_json() -> impl Strategy<Value = Value> {
+pub fn any_json() -> impl Strategy<Value = Value> {
     let text = prop::sample::select(vec![
         "",
         " ",

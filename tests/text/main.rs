@@ -3,6 +3,7 @@
 mod formats;
 mod fuzz;
 mod fuzz_files;
+mod fuzz_formats;
 mod golden;
 mod hub;
 mod injections;

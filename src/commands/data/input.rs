@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::record::Record;
 use crate::data::{
-    DataError, Format, LoadOptions, OnBadRow, OnRow, sources, stream_conversations, stream_pairs, stream_responses,
+    DataError, Format, LoadOptions, OnBadRow, OnRow, Tasks, sources, stream_conversations, stream_pairs,
+    stream_responses,
 };
 
 /// Files of rows, and what the rows are.
@@ -21,10 +22,13 @@ pub struct InputArgs {
     /// The one format that rows may have, instead of finding out row by row (`data inspect` names the formats that it finds).
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
-    /// Task of rows that name none.
-    #[arg(long, default_value = "chat")]
+    /// Task of rows that name none. auto: the one that their source or their prompt points to, or else chat.
+    #[arg(long, default_value = Tasks::AUTO)]
     pub default_task: String,
 }
+
+/// The tasks that the built-in judge has rubrics for.
+const TASKS: [&str; 4] = ["chat", "code", "math", "safety"];
 
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,8 +58,8 @@ impl InputArgs {
     /// Gives every row of `files` to `on_row`, until that ends it.
     pub fn stream(&self, files: &[PathBuf], on_row: &mut OnRow<Record>) -> Result<(), DataError> {
         // A stream gives bad rows with their reason, whatever the options say.
-        let (default_task, on_bad_row) = (self.default_task.clone(), OnBadRow::Skip);
-        let options = LoadOptions { default_task, on_bad_row, format: self.format };
+        let tasks = Tasks::given(&self.default_task, TASKS.map(String::from));
+        let options = LoadOptions { tasks, on_bad_row: OnBadRow::Skip, format: self.format };
         match self.kind {
             Kind::Pairs => {
                 stream_pairs(files, &options, &mut |row, fields, at| on_row(row.map(Record::Pair), fields, at))

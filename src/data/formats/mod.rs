@@ -70,6 +70,7 @@ use serde_json::Value;
 pub use format::Format;
 pub(super) use format::Record;
 pub(super) use sides::Sides;
+pub(super) use source::sources_of;
 
 use super::bad_rows::Location;
 use super::fields::{Object, field, keys};

@@ -2,8 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use serde::Serialize;
-
 use super::super::bad_rows::Location;
 use super::super::{Message, TemplateArguments};
 use super::Sides;
@@ -26,12 +24,11 @@ pub(super) enum Rating {
 }
 
 impl Rating {
-    /// Whether two responses of these ratings make a pair: of scores any two, of labels two that differ.
-    fn meets(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Score(_), Self::Score(_)) => true,
-            (Self::Label(a), Self::Label(b)) => a != b,
-            _ => false,
+    /// The higher, the better.
+    fn value(self) -> f64 {
+        match self {
+            Self::Score(score) => score,
+            Self::Label(desirable) => f64::from(u8::from(desirable)),
         }
     }
 }
@@ -52,22 +49,20 @@ impl Partners {
         at: &Location,
     ) -> Result<Option<Sides>, String> {
         let Single { prompt, response, rating } = single;
-        let waiting = self.waiting.entry(key(&prompt, arguments)).or_default();
-        let Some(index) = waiting.iter().position(|(_, _, other)| rating.meets(*other)) else {
+        // Those that wait for the same prompt have the same label: otherwise they would have met.
+        let waiting = self.waiting.entry(key(&prompt, arguments, rating)).or_default();
+        let met = waiting.pop_front_if(|(_, _, other)| matches!(rating, Rating::Score(_)) || *other != rating);
+        let Some((first_at, first, first_rating)) = met else {
             waiting.push_back((at.clone(), response, rating));
             return Ok(None);
         };
-        let (first_at, first, first_rating) = waiting.remove(index).expect("the position is one of its own");
-        let (better, gap) = match (first_rating, rating) {
-            (Rating::Score(a), Rating::Score(b)) if a == b => {
-                let (unit, number) = (first_at.unit, first_at.number);
-                return Err(format!("is rated {b} like the other response to its prompt ({unit} {number}), a tie"));
-            }
-            (Rating::Score(a), Rating::Score(b)) => (a > b, Some((a - b).abs()).filter(|gap| gap.is_finite())),
-            (Rating::Label(desirable), _) => (desirable, None),
-            (Rating::Score(_), Rating::Label(_)) => unreachable!("a score meets scores alone"),
-        };
-        let (chosen, rejected) = if better { (first, response) } else { (response, first) };
+        let (a, b) = (first_rating.value(), rating.value());
+        if a == b {
+            let (unit, number) = (first_at.unit, first_at.number);
+            return Err(format!("is rated {b} like the other response to its prompt ({unit} {number}), a tie"));
+        }
+        let gap = matches!(rating, Rating::Score(_)).then_some((a - b).abs()).filter(|gap| gap.is_finite());
+        let (chosen, rejected) = if a > b { (first, response) } else { (response, first) };
         Ok(Some(Sides { gap, ..Sides::new(prompt, chosen, rejected) }))
     }
 
@@ -90,8 +85,8 @@ impl Partners {
     }
 }
 
-fn key(prompt: &[Message], arguments: &TemplateArguments) -> blake3::Hash {
-    #[derive(Serialize)]
-    struct Key<'a>(&'a [Message], &'a TemplateArguments);
-    blake3::hash(&serde_json::to_vec(&Key(prompt, arguments)).expect("JSON in memory can be written"))
+/// Scores and labels are of different scales, so they do not meet.
+fn key(prompt: &[Message], arguments: &TemplateArguments, rating: Rating) -> blake3::Hash {
+    let key = (matches!(rating, Rating::Label(_)), prompt, arguments);
+    blake3::hash(&serde_json::to_vec(&key).expect("JSON in memory can be written"))
 }

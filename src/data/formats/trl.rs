@@ -10,11 +10,13 @@ use super::super::turns::{same_turns, split_common_prefix, split_conversations};
 use super::Sides;
 use super::partners::{Rating, Single};
 
-/// `prompt` is text or messages; a response is text, or messages that follow the prompt or begin with it.
+/// `prompt` is text or messages; a response is text, or messages that follow the prompt or begin with it. Beside messages, a
+/// text is an answer whatever it looks like, so that pairs that we have written are read again as they were.
 pub(super) fn explicit_prompt(row: &Object) -> Result<Sides, String> {
     let prompt = prompt_of(field(row, "prompt")?, "prompt")?;
     let side = |name| {
         let turns = match field(row, name)? {
+            Value::String(text) if row["prompt"].is_array() => vec![Message::assistant(text.as_str())],
             Value::String(text) => {
                 response_turns(text, &prompt, row["prompt"].as_str()).map_err(|reason| format!("{name}: {reason}"))?
             }

@@ -19,7 +19,7 @@ mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conversation, Message, Pair, TemplateArguments};
+use super::{Conversation, Message, Pair, TaskBy, TemplateArguments};
 use crate::random::{Purpose, Stream};
 use draws::Draws;
 use request::Request;
@@ -193,6 +193,7 @@ fn draw_pair(id: u64, task: Task, test: bool, draws: &mut Draws) -> Pair {
     Pair {
         id: id.into(),
         task: task.name().to_string(),
+        task_by: TaskBy::Own,
         prompt: vec![Message::user(request.text())],
         chosen,
         rejected,

@@ -289,10 +289,10 @@ fn the_tokenizer_encodes_any_text_and_is_the_same_every_time() {
 
 #[test]
 fn files_hold_the_streams_and_load_again() {
-    use crate::data::{LoadOptions, OnBadRow, load_conversations, load_pairs};
+    use crate::data::{LoadOptions, OnBadRow, Tasks, load_conversations, load_pairs};
     let folder = tempfile::tempdir().unwrap();
     write_jsonl(&suite(), folder.path(), Counts { sft: 6, train: 5, test: 4 }, judge_prompt).unwrap();
-    let options = LoadOptions { default_task: "none".to_string(), on_bad_row: OnBadRow::Refuse, format: None };
+    let options = LoadOptions { tasks: Tasks::always("none"), on_bad_row: OnBadRow::Refuse, format: None };
     let pairs = |name: &str| load_pairs(&[folder.path().join(name)], &options).unwrap().rows;
     assert_eq!(pairs("train_pairs.jsonl"), (0..5).map(|index| suite().train_pair(index)).collect::<Vec<_>>());
     assert_eq!(pairs("test_pairs.jsonl"), (0..4).map(|index| suite().test_pair(index)).collect::<Vec<_>>());
