@@ -5,6 +5,7 @@ mod common;
 mod commands {
     mod bad_input;
     mod bench;
+    mod data;
     mod devices;
     mod eval;
     mod export;

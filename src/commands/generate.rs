@@ -49,7 +49,8 @@ pub struct GenerateArgs {
     /// File that holds the prompt.
     #[arg(long, value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
-    /// JSONL files of prompts.
+    /// Files of prompts: JSON lines, a JSON array (either also by gzip or zstd) or Parquet, a folder of them, or a data set of
+    /// the hub (OWNER/NAME:SPLIT).
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub input: Vec<PathBuf>,
     #[command(flatten)]

@@ -44,7 +44,8 @@ pub struct JudgeArgs {
     /// Hugging Face directory of the judge.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// Files of responses, of lists of responses, or of pairs; folders; data sets of the hub.
+    /// Files of responses, of lists of responses, or of pairs: JSON lines, a JSON array (either also by gzip or zstd) or Parquet,
+    /// a folder of them, or a data set of the hub (OWNER/NAME:SPLIT).
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub input: Vec<PathBuf>,
     #[command(flatten)]

@@ -21,7 +21,8 @@ use crate::train::run_folder::{Claim, Intent, settings_of};
 /// checked, also those of the other stage, before anything is read.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// Training rows: JSONL or a JSON array; several files are one data set.
+    /// Training rows: JSON lines, a JSON array (either also by gzip or zstd), Parquet, a folder of such files, or a data set of
+    /// the hub (OWNER/NAME:SPLIT); several are one data set. `data inspect` shows what is in them.
     #[arg(long = "data", value_name = "FILE", num_args = 1..)]
     pub data: Vec<String>,
     /// Hugging Face directory of a Qwen3: config.json, safetensors, tokenizer.json.

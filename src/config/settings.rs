@@ -141,7 +141,7 @@ impl Relations for ModelSettings {
 section! {
     /// `[data]`: training rows, and how they are read.
     pub struct DataSettings {
-        /// Files of training rows.
+        /// Files of training rows, folders of them, or data sets of the hub (OWNER/NAME:SPLIT).
         pub train: Vec<String> = Vec::new() => Rule::Texts;
         /// The task of rows that have none; `auto`: the one that their source or their prompt points to, or else `chat`.
         pub task: String = "auto".into() => Rule::Name;

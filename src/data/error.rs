@@ -1,6 +1,6 @@
 //! Faults of dataset files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Faults of reading rows. Rows are counted from 1: lines of a JSONL file, elements of a JSON array,
 /// rows of a Parquet file.
@@ -26,4 +26,14 @@ pub enum DataError {
     /// Whoever was given the rows wanted no more of them. Never returned.
     #[error("stopped")]
     Stopped,
+}
+
+impl DataError {
+    /// The file that cannot be read, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. } | Self::Unreadable { path, .. } | Self::Empty { path, .. } => Some(path),
+            _ => None,
+        }
+    }
 }

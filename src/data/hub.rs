@@ -97,7 +97,7 @@ fn split_of(file: &str) -> String {
     let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
     let stem = name.split('.').next().unwrap_or(name);
     let stem = stem.find("-of-").and_then(|at| stem[..at].rsplit_once('-')).map_or(stem, |(stem, _)| stem);
-    let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['-', '_']);
+    let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['-', '_', ' ']);
     let folder = folder.strip_prefix("data").map_or(folder, |rest| rest.trim_start_matches('/'));
     match (folder, stem) {
         ("", stem) => stem.to_string(),

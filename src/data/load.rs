@@ -109,7 +109,7 @@ pub fn stream_pairs(files: &[PathBuf], options: &LoadOptions, on_row: &mut OnRow
 /// A row's task, and what decided it.
 type Task = (String, TaskBy);
 
-type PairParts = (Sides, Task);
+type PairParts = (Task, Sides);
 
 fn pair_parts(
     pairs: &mut PairReader,
@@ -117,11 +117,11 @@ fn pair_parts(
     at: &Location,
     options: &LoadOptions,
 ) -> Result<Vec<PairParts>, String> {
-    let with_task = |sides: Sides| Ok((options.tasks.of(row, &sides.prompt).map(|task| (sides, task)))?);
+    let with_task = |sides: Sides| Ok((options.tasks.of(row, &sides.prompt)?, sides));
     pairs.read(row, at)?.into_iter().map(with_task).collect()
 }
 
-fn pair(id: RowId, (sides, (task, task_by)): PairParts, arguments: TemplateArguments) -> Pair {
+fn pair(id: RowId, ((task, task_by), sides): PairParts, arguments: TemplateArguments) -> Pair {
     let Sides { prompt, chosen, rejected, source, gap } = sides;
     Pair { id, task, task_by, prompt, chosen, rejected, source, gap, arguments }
 }

@@ -3,8 +3,10 @@
 mod benchmarks;
 mod formats;
 mod fuzz;
+mod fuzz_files;
 mod fuzz_formats;
 mod golden;
+mod hub;
 mod injections;
 mod preference_sets;
 mod row_fields;

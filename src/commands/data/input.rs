@@ -27,6 +27,9 @@ pub struct InputArgs {
     pub default_task: String,
 }
 
+/// The tasks that the built-in judge has rubrics for.
+const TASKS: [&str; 4] = ["chat", "code", "math", "safety"];
+
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -45,9 +48,6 @@ impl Kind {
         }
     }
 }
-
-/// Tasks that rows are routed to: those of the built-in rubrics.
-const TASKS: [&str; 4] = ["chat", "code", "math", "safety"];
 
 impl InputArgs {
     /// The files that the input stands for.

@@ -174,13 +174,13 @@ impl Found {
                 lines.push(format!("{name}: {}", names(counts)));
             }
         }
-        if self.usable > 0 {
-            let (prompts, again) = (counted(self.prompts.len(), "prompt"), self.duplicates);
-            lines.push(format!("{prompts}; {again} of the {usable} say only what an earlier one says"));
+        if usable > 0 {
+            lines.push(format!("different prompts: {}", self.prompts.len()));
+            lines.push(format!("{kind} that say only what an earlier one says: {}", self.duplicates));
         }
         if self.opposites > 0 {
-            let pairs = counted(self.opposites, "pair");
-            lines.push(format!("{pairs} prefer the response that an earlier pair of the same prompt rejects"));
+            lines
+                .push(format!("{kind} that prefer what an earlier one of the same prompt rejects: {}", self.opposites));
         }
         lines.extend(self.table());
         for sample in &self.samples {

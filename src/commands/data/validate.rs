@@ -33,9 +33,9 @@ pub struct ValidateArgs {
 pub fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     let (mut rows, mut reasons, mut broken, mut printed) = (0_u64, Reasons::default(), Vec::new(), Ok(()));
     let files = args.input.files()?;
-    // Each by itself: one that breaks off should not hide the next.
-    for file in &files {
-        let read = args.input.stream(std::slice::from_ref(file), &mut |row, _, location| {
+    let mut rest = &files[..];
+    while !rest.is_empty() {
+        let read = args.input.stream(rest, &mut |row, _, location| {
             rows += u64::from(!matches!(row, Streamed::Alone(_)));
             if let Streamed::Bad(reason) | Streamed::Alone(reason) = row {
                 reasons.add(&reason, location);
@@ -45,9 +45,13 @@ pub fn run(args: &ValidateArgs) -> anyhow::Result<()> {
             }
             if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
-        printed?;
-        printed = Ok(());
-        broken.extend(read.err());
+        std::mem::replace(&mut printed, Ok(()))?;
+        let Err(error) = read else { break };
+        // A file that breaks off should not hide the next.
+        let at = rest.iter().position(|file| error.path() == Some(file));
+        let Some(at) = at else { return Err(error.into()) };
+        broken.push(error);
+        rest = &rest[at + 1..];
     }
     let left = reasons.count.saturating_sub(args.show);
     if left > 0 {

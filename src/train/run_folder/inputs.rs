@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
+use crate::data::sources::resolve;
 
 /// Larger files are told apart by their length and by samples of this many bytes, evenly spread.
 const WHOLE_MAX: u64 = 256 << 20;
@@ -49,7 +50,8 @@ impl Input {
 pub fn inputs(settings: &Settings) -> anyhow::Result<Vec<Input>> {
     let mut found = Vec::new();
     for (index, path) in settings.data.train.iter().enumerate() {
-        found.push(of_files(format!("data {}", index + 1), path, &[PathBuf::from(path)])?);
+        let files = resolve(&[PathBuf::from(path)])?;
+        found.push(of_files(format!("data {}", index + 1), path, &files)?);
     }
     let model = &settings.model;
     if model.init.is_empty() {
