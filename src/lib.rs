@@ -34,7 +34,7 @@
 //! | [`loss`] | aggregation of token losses, GRPO's loss of a token |
 //! | [`optimizer`] | AdamW, schedule, clipping |
 //! | [`checkpoint`] | named arenas and where a run stands, on disk, hashed |
-//! | [`eval`] | accuracy on held-out pairs; a benchmark is a file here |
+//! | [`eval`] | accuracy on held-out pairs while a judge learns; benchmarks (a file each), recorded results, statistics |
 //! | [`train`] | `run.rs` is the one loop; `sft.rs` and `rl.rs` are a step each; datasets, trajectories, the prefix tree |
 //! | [`log`] | metrics, progress, environment; how trainers describe their numbers to the report |
 //! | [`report`] | the HTML page of a run: charts, diagnosis, results, samples |
