@@ -10,6 +10,7 @@ mod commands {
     mod eval;
     mod export;
     mod held_out;
+    mod judged;
     mod outputs;
     mod profile;
     mod run_endings;

@@ -496,7 +496,7 @@ mod tests {
             (score, median, majority, spread)
         };
         // statistics.stdev([2, 4, 4, 9]) of Python.
-        assert_eq!(of(&[9.0, 4.0, 2.0, 4.0]), (Some(4.75), Some(4.0), Some(4.0), Some(2.986_078_811_194_82)));
+        assert_eq!(of(&[9.0, 4.0, 2.0, 4.0]), (Some(4.75), Some(4.0), Some(4.0), Some(2.986_078_811_194_819_3)));
         assert_eq!(of(&[8.0, 6.0]), (Some(7.0), Some(7.0), None, Some(2.0_f64.sqrt())));
         assert_eq!(of(&[3.0, 5.0, 4.0]).1, Some(4.0));
         assert_eq!(of(&[7.0]), (Some(7.0), Some(7.0), Some(7.0), None));

@@ -8,7 +8,7 @@ use clap::Args;
 use super::held_out::HELD_OUT;
 use crate::eval::pairs::PAIRS;
 use crate::file::console;
-use crate::report::{Contents, write_report};
+use crate::report::{Contents, ResultRow, write_report};
 use crate::train::rl_report::RL;
 use crate::train::run_folder::check_report;
 use crate::train::sft::SFT;
@@ -18,13 +18,13 @@ pub const CONTENTS: Contents = Contents {
     stages: &[&SFT, &RL, &HELD_OUT],
     evaluation: &PAIRS,
     rows: &[
-        (SFT.key, SFT.name),
-        (RL.key, "SFT + RL"),
-        ("random_constant", "Random labels, constant f"),
-        ("random_graded", "Random labels, graded f"),
-        ("inverted", "Inverted labels"),
-        ("clean_sft", "Clean teacher: SFT"),
-        ("clean_rl", "Clean teacher: SFT + RL"),
+        ResultRow::stage(SFT.key, SFT.name, None),
+        ResultRow::stage(RL.key, "SFT + RL", Some(SFT.key)),
+        ResultRow::control("random_constant", "Random labels, constant f", Some(SFT.key)),
+        ResultRow::control("random_graded", "Random labels, graded f", Some(SFT.key)),
+        ResultRow::control("inverted", "Inverted labels", Some(SFT.key)),
+        ResultRow::control("clean_sft", "Clean teacher: SFT", None),
+        ResultRow::control("clean_rl", "Clean teacher: SFT + RL", Some("clean_sft")),
     ],
 };
 
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn every_control_has_a_row() {
         use crate::commands::demo::controls::CONTROLS;
-        let rows: Vec<&str> = CONTENTS.rows.iter().map(|(key, _)| *key).collect();
+        let rows: Vec<&str> = CONTENTS.rows.iter().map(|row| row.key).collect();
         for key in CONTROLS.iter().flat_map(|control| control.sft.into_iter().chain([control.key])) {
             assert!(rows.contains(&key), "{key} is not in {rows:?}");
         }

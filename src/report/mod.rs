@@ -34,8 +34,31 @@ pub struct Contents {
     /// In the order of training.
     pub stages: &'static [&'static Stage],
     pub evaluation: &'static Evaluation,
-    /// Key in `summary.json` and name of each evaluation, in the order of training.
-    pub rows: &'static [(&'static str, &'static str)],
+    /// In the order of training.
+    pub rows: &'static [ResultRow],
+}
+
+/// An evaluation in a table of results.
+pub struct ResultRow {
+    /// In `summary.json`.
+    pub key: &'static str,
+    pub name: &'static str,
+    /// The key of the model that it began from, with which it is compared.
+    pub before: Option<&'static str>,
+    /// Not the run's own result: it is left out of what is shown first.
+    pub control: bool,
+}
+
+impl ResultRow {
+    /// What a stage of the run has made.
+    pub const fn stage(key: &'static str, name: &'static str, before: Option<&'static str>) -> Self {
+        Self { key, name, before, control: false }
+    }
+
+    /// What is there to compare with.
+    pub const fn control(key: &'static str, name: &'static str, before: Option<&'static str>) -> Self {
+        Self { key, name, before, control: true }
+    }
 }
 
 /// Why there is no report.
@@ -296,7 +319,11 @@ pub(crate) mod tests {
             by_task: &[("by_task", "Accuracy"), ("greedy_by_task", "Greedy")],
             keys: Vec::new,
         },
-        rows: &[("untrained", "Untrained"), ("sft", "SFT"), ("rl", "SFT + RL")],
+        rows: &[
+            ResultRow::stage("untrained", "Untrained", None),
+            ResultRow::stage("sft", "SFT", Some("untrained")),
+            ResultRow::stage("rl", "SFT + RL", Some("untrained")),
+        ],
     };
 
     const SECTIONS: [&str; 6] = ["results", "health", "curves", "samples", "config", "environment"];

@@ -19,28 +19,43 @@ pub const READ: [&str; 3] = [PAIRS, VOTES, INTERVALS];
 /// Key of a summary's sentences, which say what its numbers mean.
 pub const SENTENCES: &str = "sentences";
 
-/// The evaluations in a summary with their names, in the order of [`Contents::rows`]; others follow under their own names.
-fn evaluations<'a>(contents: &Contents, summary: &'a Record) -> Vec<(&'a str, &'a Record)> {
-    let Some(found) = summary.get("stages").and_then(Value::as_object) else { return Vec::new() };
-    let known = contents.rows.iter().filter_map(|(key, name)| Some((*name, found.get(*key)?.as_object()?)));
-    let others = found.iter().filter(|(key, _)| contents.rows.iter().all(|(known, _)| known != key));
-    known.chain(others.filter_map(|(key, value)| Some((key.as_str(), value.as_object()?)))).collect()
+/// An evaluation that is shown.
+struct Shown<'a> {
+    name: &'a str,
+    numbers: &'a Record,
+    /// That of the model which it began from.
+    before: Option<&'a Record>,
+    control: bool,
 }
 
-/// A result of the model that a stage began from, with its name: the evaluation before the stage's own.
+/// The evaluations in a summary with their names, in the order of [`Contents::rows`]; others follow under their own names.
+fn evaluations<'a>(contents: &Contents, summary: &'a Record) -> Vec<Shown<'a>> {
+    let Some(found) = summary.get("stages").and_then(Value::as_object) else { return Vec::new() };
+    let numbers = |key: &str| found.get(key).and_then(Value::as_object);
+    let known = contents.rows.iter().filter_map(|row| {
+        let before = row.before.and_then(numbers);
+        Some(Shown { name: row.name, numbers: numbers(row.key)?, before, control: row.control })
+    });
+    let others = found.iter().filter(|(key, _)| contents.rows.iter().all(|row| row.key != *key));
+    let other = |(key, value): (&'a String, &'a Value)| {
+        Some(Shown { name: key, numbers: value.as_object()?, before: None, control: true })
+    };
+    known.chain(others.filter_map(other)).collect()
+}
+
+/// A result of the model that a stage began from, with its name.
 pub fn before(contents: &Contents, summary: &Record, stage: &str, key: &str) -> Option<(String, f64)> {
-    let found = summary.get("stages")?;
-    let rows = contents.rows.iter().take_while(|(row, _)| *row != stage);
-    let (row, name) = rows.filter(|(row, _)| found.get(row).is_some()).last()?;
-    Some(((*name).to_owned(), found.get(row)?.get(key)?.as_f64()?))
+    let before = contents.rows.iter().find(|row| row.key == stage)?.before?;
+    let row = contents.rows.iter().find(|row| row.key == before)?;
+    Some((row.name.to_owned(), summary.get("stages")?.get(before)?.get(key)?.as_f64()?))
 }
 
 /// The results as a table for the terminal, a column for each evaluation, tasks included.
 pub fn text_table(contents: &Contents, summary: &Record) -> TextTable {
     let evaluations = evaluations(contents, summary);
-    let mut table = TextTable::new(std::iter::once("").chain(evaluations.iter().map(|(name, _)| *name)));
+    let mut table = TextTable::new(std::iter::once("").chain(evaluations.iter().map(|shown| shown.name)));
     for column in contents.evaluation.columns.iter().filter(|column| is_known(&evaluations, column)) {
-        let cells = evaluations.iter().map(|(_, evaluation)| {
+        let cells = evaluations.iter().map(|Shown { numbers: evaluation, .. }| {
             let interval = interval(evaluation, column.key).map_or_else(String::new, |text| format!(" [{text}]"));
             show(number(evaluation, column.key), column.form) + &interval
         });
@@ -48,7 +63,9 @@ pub fn text_table(contents: &Contents, summary: &Record) -> TextTable {
     }
     for (key, name) in contents.evaluation.by_task {
         for task in tasks(&evaluations, key) {
-            let cells = evaluations.iter().map(|(_, evaluation)| show(of_task(evaluation, key, task), Form::Percent));
+            let cells = evaluations
+                .iter()
+                .map(|Shown { numbers: evaluation, .. }| show(of_task(evaluation, key, task), Form::Percent));
             table.row(std::iter::once(format!("{name}: {task}")).chain(cells));
         }
     }
@@ -85,8 +102,10 @@ pub fn html(contents: &Contents, summary: &Record) -> String {
     }
     html += &html::note(&explanation(&columns, &evaluations));
     if let Some(pairs) = largest(&evaluations, PAIRS).filter(|pairs| *pairs >= 1.0) {
-        html +=
-            &html::note(&how_sure(pairs, evaluations.iter().any(|(_, evaluation)| evaluation.contains_key(INTERVALS))));
+        html += &html::note(&how_sure(
+            pairs,
+            evaluations.iter().any(|Shown { numbers: evaluation, .. }| evaluation.contains_key(INTERVALS)),
+        ));
     }
     html
 }
@@ -109,8 +128,8 @@ fn how_sure(pairs: f64, with_intervals: bool) -> String {
 }
 
 /// Whether any evaluation has a number in a column.
-fn is_known(evaluations: &[(&str, &Record)], column: &Column) -> bool {
-    evaluations.iter().any(|(_, evaluation)| number(evaluation, column.key).is_some())
+fn is_known(evaluations: &[Shown<'_>], column: &Column) -> bool {
+    evaluations.iter().any(|Shown { numbers: evaluation, .. }| number(evaluation, column.key).is_some())
 }
 
 /// The 95 % interval of a share, in percent: `58.1–68.0`.
@@ -121,25 +140,26 @@ fn interval(evaluation: &Record, key: &str) -> Option<String> {
 }
 
 /// What the columns mean, how many votes there were, and what the small figures are.
-fn explanation(columns: &[&Column], evaluations: &[(&str, &Record)]) -> String {
+fn explanation(columns: &[&Column], evaluations: &[Shown<'_>]) -> String {
     let meaning = |column: &&Column| format!("{}: {}. ", column.name, column.meaning);
     let mut text: String = columns.iter().filter(|column| !column.meaning.is_empty()).map(meaning).collect();
     if let Some(votes) = largest(evaluations, VOTES) {
         text += &format!("Votes: sampled judgements of each response, {votes:.0} here. ");
     }
-    text + "In brackets: 95 % intervals over pairs. Small figures: change against the row above."
+    text + "In brackets: 95 % intervals over pairs. Small figures: change against the model that it began from."
 }
 
 /// The few numbers that a reader wants first.
-fn tiles(columns: &[&Column], summary: &Record, evaluations: &[(&str, &Record)]) -> String {
+fn tiles(columns: &[&Column], summary: &Record, evaluations: &[Shown<'_>]) -> String {
     let mut tiles = Vec::new();
     for column in columns.iter().filter(|column| column.first) {
-        // The last stage against the one before it: an untrained model has no verdicts to compare with.
-        let mut values = evaluations.iter().rev().filter_map(|(_, evaluation)| number(evaluation, column.key));
-        if let Some(last) = values.next() {
+        // The last stage against the model that it began from; controls are for the table.
+        let last = evaluations.iter().rev().filter(|shown| !shown.control);
+        let mut last = last.filter_map(|shown| Some((number(shown.numbers, column.key)?, shown.before)));
+        if let Some((value, before)) = last.next() {
             let from = |before| format!("<small>{} → </small>", show(Some(before), column.form));
-            let from = values.next().map_or_else(String::new, from);
-            tiles.push((column.name, format!("{from}{}", show(Some(last), column.form))));
+            let from = before.and_then(|before| number(before, column.key)).map_or_else(String::new, from);
+            tiles.push((column.name, format!("{from}{}", show(Some(value), column.form))));
         }
     }
     if let Some(wall) = summary.get("wall_s").and_then(Value::as_f64)
@@ -154,28 +174,29 @@ fn tiles(columns: &[&Column], summary: &Record, evaluations: &[(&str, &Record)])
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.iter().map(tile).collect::<String>())
 }
 
-/// One row per evaluation; cells after the first row carry the change against the row above. `columns`: key, form, whether
-/// more is better.
+/// One row per evaluation; cells carry the change against the model that it began from. `columns`: key, form, whether more is
+/// better.
 fn rows(
-    evaluations: &[(&str, &Record)],
+    evaluations: &[Shown<'_>],
     columns: &[(&str, Form, bool)],
     value: impl Fn(&Record, &str) -> Option<f64>,
 ) -> Vec<Vec<String>> {
-    let cell = |row: usize, evaluation: &Record, (key, form, more): (&str, Form, bool)| {
-        let now = value(evaluation, key);
-        let above = row.checked_sub(1).and_then(|above| value(evaluations[above].1, key));
-        let change = now.zip(above).map(|(now, then)| now - then);
+    let cell = |shown: &Shown<'_>, (key, form, more): (&str, Form, bool)| {
+        let now = value(shown.numbers, key);
+        let before = shown.before.and_then(|before| value(before, key));
+        let change = now.zip(before).map(|(now, then)| now - then);
         // An empty figure keeps the first row in line with those that have one.
-        let interval = interval(evaluation, key).map_or_else(String::new, |text| format!(" <small>[{text}]</small>"));
+        let interval =
+            interval(shown.numbers, key).map_or_else(String::new, |text| format!(" <small>[{text}]</small>"));
         show(now, form)
             + &interval
             + &change.map_or_else(|| " <small></small>".to_owned(), |change| show_change(change, form, more))
     };
-    let row = |(index, (name, evaluation)): (usize, &(&str, &Record))| {
-        let cells = columns.iter().map(|column| cell(index, evaluation, *column));
-        std::iter::once(html::escape(name)).chain(cells).collect()
+    let row = |shown: &Shown<'_>| {
+        let cells = columns.iter().map(|column| cell(shown, *column));
+        std::iter::once(html::escape(shown.name)).chain(cells).collect()
     };
-    evaluations.iter().enumerate().map(row).collect()
+    evaluations.iter().map(row).collect()
 }
 
 fn show_change(change: f64, form: Form, more_is_better: bool) -> String {
@@ -205,8 +226,8 @@ fn number(evaluation: &Record, key: &str) -> Option<f64> {
     evaluation.get(key).and_then(Value::as_f64)
 }
 
-fn largest(evaluations: &[(&str, &Record)], key: &str) -> Option<f64> {
-    evaluations.iter().filter_map(|(_, evaluation)| number(evaluation, key)).reduce(f64::max)
+fn largest(evaluations: &[Shown<'_>], key: &str) -> Option<f64> {
+    evaluations.iter().filter_map(|Shown { numbers: evaluation, .. }| number(evaluation, key)).reduce(f64::max)
 }
 
 fn of_task(evaluation: &Record, key: &str, task: &str) -> Option<f64> {
@@ -214,8 +235,10 @@ fn of_task(evaluation: &Record, key: &str, task: &str) -> Option<f64> {
 }
 
 /// Names of all tasks of which there is such a share, sorted.
-fn tasks<'a>(evaluations: &[(&str, &'a Record)], key: &str) -> Vec<&'a str> {
-    let tables = evaluations.iter().filter_map(|(_, evaluation)| evaluation.get(key).and_then(Value::as_object));
+fn tasks<'a>(evaluations: &[Shown<'a>], key: &str) -> Vec<&'a str> {
+    let tables = evaluations
+        .iter()
+        .filter_map(|Shown { numbers: evaluation, .. }| evaluation.get(key).and_then(Value::as_object));
     let mut names: Vec<&str> = tables.flat_map(|table| table.keys().map(String::as_str)).collect();
     names.sort_unstable();
     names.dedup();
@@ -250,9 +273,17 @@ mod tests {
         assert!(html.contains("<p>It &lt;learnt&gt;.</p>") && !html.contains("Never measured"));
         assert!(html.contains("Accuracy, by task") && !html.contains("Greedy, by task"));
         assert!(html.contains("5.0 % <small class=\"better\">-35.0</small>"), "fewer ties are better");
-        assert!(html.contains("50.0 % <small class=\"worse\">-13.0</small>"), "against the row above");
-        assert!(html.contains("<small>63.0 % → </small>50.0 %"), "the last stage against the one before it: {html}");
-        assert!(html.contains("a &lt;b&gt;") && html.contains("3m07s") && html.contains("2.5 points"));
+        assert!(!html.contains("-13.0"), "what began from no known model is compared with none");
+        assert!(
+            html.contains("<small>50.0 % → </small>63.0 %"),
+            "the last stage against the model it began from: {html}"
+        );
+        assert!(html.contains("a &lt;b&gt;") && html.contains("3m07s") && html.contains("intervals over 400 pairs"));
+        assert!(
+            how_sure(400.0, false).contains("is 2.5 points, so differences below about 7 points"),
+            "{}",
+            how_sure(400.0, false)
+        );
         assert!(html.contains("<th scope=\"col\">chat</th><th scope=\"col\">math</th>"));
         assert!(html.contains("Accuracy: share of pairs. Votes: sampled judgements of each response, 3 here."));
         assert_eq!(before(&CONTENTS, &summary(), "rl", "accuracy"), Some(("Untrained".into(), 0.5)));
