@@ -30,8 +30,8 @@ impl Codec {
         }
     }
 
-    /// The `size` bytes that `packed` holds; an error if it holds more or fewer. A codec that wants memory for all of them at once
-    /// gets it only where so few bytes can hold so many.
+    /// The `size` bytes that `packed` holds; an error if it holds more or fewer. A codec that wants memory for all of them at
+    /// once gets it only where so few bytes can hold so many.
     pub fn unpack(self, packed: Bytes, size: usize) -> Result<Bytes, String> {
         let wrong = || format!("a page has not the {size} bytes that it says it has");
         let at_most = |ratio: usize| size <= packed.len().saturating_mul(ratio).saturating_add(64);
