@@ -21,7 +21,7 @@
 //! |---|---|
 //! | [`setting`] | what a setting is: doc, default and values in one declaration; sources, checks, [`setting::Valid`] |
 //! | [`config`] | the settings of a run: defaults < file < environment < `--set` < flags |
-//! | [`data`] | pairs, conversations, responses; files of rows, local and of the hub; dataset formats; the synthetic suite; the resumable order |
+//! | [`data`] | pairs, conversations, responses; files of rows; dataset formats; the synthetic suite; the resumable order |
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask, escaping of text from outside |
 //! | [`judge`] | response → prompt → completion → verdict, one way for all; `judge.toml` |
 //! | [`file`] | whatever is written: files aside and renamed, rows that can be gone on with, the terminal |

@@ -218,7 +218,8 @@ const KNOWS: [(&str, &[&str]); 20] = [
     ("log", &["file"]),
     // Draws what it is given: the commands hand the trainers' descriptions over.
     ("report", &["file", "log"]),
-    ("eval", &["judge", "log", "model", "ops", "random", "rollout"]),
+    // Benchmarks' rows are read as all rows are.
+    ("eval", &["data", "judge", "log", "model", "ops", "random", "rollout"]),
     // Takes named arenas and knows no trainer.
     ("checkpoint", &["file", "ops", "tensor"]),
     (

@@ -60,8 +60,8 @@ const CHARTS: &[Chart] = &[
         "Accuracy on held-out pairs",
         "share of pairs",
         AxisRange::Unit,
-        "How often the chosen response scores strictly higher: by one greedy judgement a side, by one at temperature 1, and by the \
-         mean of several. The checkpoint with the best greedy accuracy is kept. A gap that opens between the training reward and \
+        "How often the chosen response scores strictly higher: by one greedy judgement a side, by one at temperature 1, and by \
+         the mean of several. The checkpoint with the best greedy accuracy is kept. A gap that opens between the training reward and \
          these lines is over-fitting.",
         &[
             series("accuracy_greedy", "greedy"),
@@ -111,8 +111,8 @@ impl<'a> HeldOutPairs<'a> {
         pairs.truncate(s.pairs);
         ensure!(
             !pairs.is_empty(),
-            "eval.every = {}: there are no held-out pairs ({before} read, {too_long} of more than eval.max_prompt_tokens = {limit} \
-             tokens): give eval.data, or for rl a larger eval.share",
+            "eval.every = {}: there are no held-out pairs ({before} read, {too_long} of more than eval.max_prompt_tokens = \
+             {limit} tokens): give eval.data, or for rl a larger eval.share",
             s.every
         );
         say!("held out: {} of {fit} pairs that fit, looked at every {} steps", pairs.len(), s.every);
@@ -230,7 +230,8 @@ pub fn fits_context(settings: &Settings, context: usize) -> anyhow::Result<()> {
     let needed = s.max_prompt_tokens + s.max_new_tokens;
     ensure!(
         s.every == 0 || needed <= context,
-        "eval.max_prompt_tokens + eval.max_new_tokens = {needed} exceed the context of {context}: lower them or raise model.context"
+        "eval.max_prompt_tokens + eval.max_new_tokens = {needed} exceed the context of {context}: lower them or raise \
+         model.context"
     );
     Ok(())
 }

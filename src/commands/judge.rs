@@ -26,16 +26,16 @@ use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_sk
 
 /// Score responses with a judge, compare the two of a pair, or rank many.
 ///
-/// A row with one `response` to its `prompt` gets a score; a row with `responses` gets them ranked, best first; every other row is
-/// a pair in any known format, and is right if its chosen response scores strictly higher. Prompts are text or messages; `task` and
-/// `id` are optional. The first row says which of the three the input is.
+/// A row with one `response` to its `prompt` gets a score; a row with `responses` gets them ranked, best first; every other row
+/// is a pair in any known format, and is right if its chosen response scores strictly higher. Prompts are text or messages; `task`
+/// and `id` are optional. The first row says which of the three the input is.
 ///
 /// Every response is judged --votes times; its score is the mean over the votes that have one, and null where none has; median,
 /// majority (the score that most votes give, null where two are given as often) and spread (standard deviation) stand beside it.
 /// A vote that failed is named (malformed, out_of_range, truncated, missing, not_finite) and never counted as a number: `failed`
 /// counts them by reason, `failed_share` is their share of the votes. A response whose votes fail more often than others' may be
-/// written to that end: look at the share before you trust the score. Prompt, rubrics, score range and thinking are those that the
-/// judge was trained with: its directory carries them in judge.toml.
+/// written to that end: look at the share before you trust the score. Prompt, rubrics, score range and thinking are those that
+/// the judge was trained with: its directory carries them in judge.toml.
 ///
 /// Rows are written as they finish. After Ctrl-C, a kill or a full disk the same command with --resume goes on, and ends
 /// with the same bytes.
@@ -467,8 +467,9 @@ mod tests {
     fn failed_votes_are_counted_by_reason_and_a_mean_is_never_minus_zero() {
         let votes = [vote(SCORE, Some(-0.0)), vote("truncated", None), vote("truncated", None), vote(NOT_FINITE, None)];
         let scored = Scored::new(&votes);
-        let expected = r#"{"score":0.0,"valid":1,"failed":{"not_finite":1,"truncated":2},"failed_share":0.75,"median":0.0,"majority":0.0,"spread":null}"#;
-        assert_eq!(serde_json::to_string(&scored).unwrap(), expected);
+        let expected = r#"{"score":0.0,"valid":1,"failed":{"not_finite":1,"truncated":2},"failed_share":0.75,"#;
+        let statistics = r#""median":0.0,"majority":0.0,"spread":null}"#;
+        assert_eq!(serde_json::to_string(&scored).unwrap(), format!("{expected}{statistics}"));
         let unjudged =
             r#"{"score":null,"valid":0,"failed":{},"failed_share":null,"median":null,"majority":null,"spread":null}"#;
         assert_eq!(serde_json::to_string(&Scored::new(&[])).unwrap(), unjudged);

@@ -118,7 +118,8 @@ impl JudgingArgs {
         if carried.is_none() && model.is_dir() {
             let folder = model.display();
             say!(
-                "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in one"
+                "note: {folder} has no judge.toml: judged with the built-in rules, and the prompt of --rubrics or the built-in \
+                 one"
             );
         }
         let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;

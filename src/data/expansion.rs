@@ -6,7 +6,8 @@ const FREE: u64 = 1 << 30;
 /// bomb to less than a thousandth.
 const RATIO_MAX: u64 = 1000;
 
-/// An error if `read` bytes of a file have become `made`. Memory does not depend on it, but the time that a small file takes does.
+/// An error if `read` bytes of a file have become `made` bytes and that is too many. Memory does not depend on it, but the time
+/// that a small file takes does.
 pub(super) fn check_expansion(read: u64, made: u64) -> Result<(), String> {
     if made > FREE && made / RATIO_MAX > read {
         return Err(format!(
@@ -14,4 +15,17 @@ pub(super) fn check_expansion(read: u64, made: u64) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_expand_by_a_thousand_and_a_small_one_by_more() {
+        assert!(check_expansion(1, FREE).is_ok());
+        assert!(check_expansion(FREE / 500, FREE + 1).is_ok());
+        let said = check_expansion(FREE / 2000, FREE + 1).unwrap_err();
+        assert!(said.contains("1000 times its size"), "{said}");
+    }
 }

@@ -91,8 +91,8 @@ impl HubName {
     }
 }
 
-/// The split that a file belongs to: `train` for `train.jsonl`, `data/train-00000-of-00003.parquet` and `train/0000.parquet`, with
-/// the folder where it is another (`harmless/train`).
+/// The split that a file belongs to: `train` for `train.jsonl`, `data/train-00000-of-00003.parquet` and `train/0000.parquet`;
+/// with its folder where that is another (`harmless/train`).
 fn split_of(file: &str) -> String {
     let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
     let stem = name.split('.').next().unwrap_or(name);

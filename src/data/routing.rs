@@ -270,7 +270,9 @@ mod tests {
                 "code",
             ),
         ] {
-            assert_eq!(routed(row.clone(), "```\ncode\n``` and \\frac12"), (task.to_string(), TaskBy::Source), "{row}");
+            // The prompt has a sign of another task.
+            let prompt = if task == "math" { "```\ncode\n```" } else { "\\frac12" };
+            assert_eq!(routed(row.clone(), prompt), (task.to_string(), TaskBy::Source), "{row}");
         }
         let own = json!({"task": "poetry", "source": "wildguard"});
         assert_eq!(routed(own, "Q"), ("poetry".to_string(), TaskBy::Own));

@@ -77,7 +77,8 @@ pub(super) fn disagreements(
         rows.iter().filter_map(|row| Some((row.recorded?, one(row)))).filter(|(_, own)| !own.is_nan()).unzip();
     let mean = |values: &[f64]| 100.0 * values.iter().sum::<f64>() / values.len().max(1) as f64;
     vec![format!(
-        "the file contradicts itself in {count} rows: by its recorded results {:.4} % of all rows are right, by its scores {:.4} %",
+        "the file contradicts itself in {count} rows: by its recorded results {:.4} % of all rows are right, by its scores \
+         {:.4} %",
         mean(&recorded),
         mean(&own)
     )]

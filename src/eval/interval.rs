@@ -147,7 +147,8 @@ mod tests {
         close(difference(&after, &after), [0.0, 0.0, 0.0]);
     }
 
-    /// OLS on dummies of the strata with cov_type="cluster" of statsmodels; Wilson's interval of as many rows as have that variance.
+    /// OLS on dummies of the strata with cov_type="cluster" of statsmodels; Wilson's interval of as many rows as have that
+    /// variance.
     #[test]
     fn weighted_means_of_strata_have_the_variance_of_their_clusters() {
         let values = [1.0, 0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.25];

@@ -244,9 +244,14 @@ fn good_of(row: &Row, known: Option<&Case>) -> Result<usize, String> {
     match (known, own) {
         (Some(case), _) => Ok(case.good),
         (None, Some(count)) => {
-            count.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as usize).ok_or_else(|| format!("num_correct: expected a count, got {count}"))
+            let whole = count.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0);
+            whole.map(|n| n as usize).ok_or_else(|| format!("num_correct: expected a count, got {count}"))
         }
-        (None, None) => Err("does not say how many of its scores are of good responses (num_correct): give the benchmark's rows with --data".into()),
+        (None, None) => {
+            Err("does not say how many of its scores are of good responses (num_correct): give the benchmark's rows \
+                             with --data"
+                .into())
+        }
     }
 }
 
@@ -341,8 +346,8 @@ fn rows_of(values: Vec<Value>, model: &mut Option<String>) -> Result<Vec<Row>, R
     Ok(rows)
 }
 
-/// Whether an object is a table of columns: what `results` or `scores` a row would have, it has of all rows. A row of RewardBench 2
-/// has a list of scores too, but then its other fields are single.
+/// Whether an object is a table of columns: what `results` or `scores` a row would have, it has of all rows. A row of
+/// RewardBench 2 has a list of scores too, but then its other fields are single.
 fn is_columns(object: &Row) -> bool {
     let column = |name: &str| object.get(name).is_some_and(|value| value.is_array() || value.is_object());
     column("subset") || column("id") || column("results")

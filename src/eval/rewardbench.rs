@@ -8,8 +8,8 @@ use super::outcome::Outcome;
 /// The name in tables and flags.
 pub const NAME: &str = "rewardbench";
 
-/// A section's subsets, each with its weight: EXAMPLE_COUNTS of the benchmark's constants. math-prm has 447 rows and the weight of
-/// the six code subsets together.
+/// A section's subsets, each with its weight: EXAMPLE_COUNTS of the benchmark's constants. math-prm has 447 rows and the weight
+/// of the six code subsets together.
 const SECTIONS: [(&str, &[(&str, f64)]); 4] = [
     (
         "Chat",

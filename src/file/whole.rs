@@ -23,7 +23,7 @@ pub struct WholeFile {
 enum Sink {
     Stdout(BufWriter<File>),
     Through(BufWriter<File>),
-    Aside { file: BufWriter<NamedTempFile>, path: PathBuf, existing: Option<Metadata> },
+    Aside { file: BufWriter<NamedTempFile>, path: PathBuf, existing: Option<Box<Metadata>> },
 }
 
 impl WholeFile {
@@ -58,7 +58,7 @@ impl WholeFile {
             Sink::Through(mut file) => file.flush().map_err(failed),
             Sink::Aside { file, path, existing } => {
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error);
-                file.and_then(|file| put_in_place(file, &path, existing.as_ref())).map_err(failed)
+                file.and_then(|file| put_in_place(file, &path, existing.as_deref())).map_err(failed)
             }
         }
     }
@@ -77,7 +77,7 @@ fn begin(name: &Path) -> io::Result<Sink> {
                 fs::create_dir_all(folder_of(&path))?;
             }
             let file = unfinished_in(folder_of(&path), 0o666)?;
-            Ok(Sink::Aside { file: BufWriter::with_capacity(1 << 20, file), path, existing })
+            Ok(Sink::Aside { file: BufWriter::with_capacity(1 << 20, file), path, existing: existing.map(Box::new) })
         }
     }
 }

@@ -116,7 +116,8 @@ fn how_sure(pairs: f64, with_intervals: bool) -> String {
     if with_intervals {
         return format!(
             "Ranges are 95 % intervals over {of}. Stages are measured on the same pairs, so the interval of a difference (in the \
-             sentences above) is narrower than two ranges beside each other suggest. By task there are fewer pairs, and more chance."
+             sentences above) is narrower than two ranges beside each other suggest. By task there are fewer pairs, and more \
+             chance."
         );
     }
     let error = 100.0 * (0.25 / pairs).sqrt();

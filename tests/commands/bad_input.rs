@@ -24,8 +24,8 @@ fn settings_that_do_not_exist_are_refused_with_the_nearest_name() {
 #[test]
 fn models_that_cannot_be_used_are_named() {
     let fixture = CliFixture::new();
-    let judge = ["judge", "--input", "train_pairs.jsonl", "--model"];
-    fixture.fail(&with(&judge, &["nowhere"]), &["train_pairs.jsonl", "response"]);
+    let judge = ["judge", "--input", "sft.jsonl", "--model"];
+    fixture.fail(&with(&judge, &["nowhere"]), &["sft.jsonl", "response"]);
     fixture.fail(&["generate", "--prompt", "x", "--model", "nowhere"], &["nowhere", "no such model directory"]);
 
     let file = fixture.path("model/model.safetensors");

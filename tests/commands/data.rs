@@ -222,9 +222,9 @@ fn mix_draws_by_content_and_keeps_a_prompt_on_one_side() {
     let fixture = CliFixture::new();
     let words = "of many words that a benchmark also has in it and so must go away now";
     let row = |file: &str, index: usize| {
-        let prompt = format!("Question {} of {file}", index / 2);
-        json!({"prompt": prompt, "chosen": format!("good {index}"), "rejected": "bad", "task": (if index % 2 == 0 { "math" } else { "code" }),
-            "source": file})
+        let (prompt, chosen) = (format!("Question {} of {file}", index / 2), format!("good {index}"));
+        let task = ["math", "code"][index % 2];
+        json!({"prompt": prompt, "chosen": chosen, "rejected": "bad", "task": task, "source": file})
     };
     let of = |file: &str, count: usize| (0..count).map(|index| row(file, index)).collect::<Vec<_>>();
     let mut a = of("a", 400);
@@ -276,7 +276,7 @@ fn mix_draws_by_content_and_keeps_a_prompt_on_one_side() {
 }
 
 #[test]
-fn a_data_set_of_the_hub_is_trained_on_and_judged_by_its_name() {
+fn a_data_set_of_the_hub_is_checked_and_trained_on_by_its_name() {
     let fixture = CliFixture::new();
     let folder = fixture.path("cache/datasets--maker--set");
     let snapshot = folder.join("snapshots/c0ffee/data");
@@ -290,7 +290,7 @@ fn a_data_set_of_the_hub_is_trained_on_and_judged_by_its_name() {
     let outcome = run(&["data", "validate", "maker/set"]);
     assert!(outcome.ok && outcome.out.contains("11 rows in 1 file"), "{} {}", outcome.out, outcome.err);
     let train = ["sft", "--model", "model", "--data", "maker/set:train", "--target", "chosen", "--set", "sft.steps=1"];
-    let outcome = run(&[&train[..], &["--set", "sft.batch_size=2", "--out", "run"]].concat());
+    let outcome = run(&[&train[..], &["--set", "sft.examples_per_step=2", "--out", "run"]].concat());
     assert!(outcome.ok, "{}", outcome.err);
     let outcome = run(&["data", "validate", "maker/set:test"]);
     for words in ["maker/set: there is no such file", "no split test; it has train", "HF_HUB_OFFLINE is set"] {

@@ -87,7 +87,7 @@ fn a_share_is_held_out_by_prompts_and_what_holds_nothing_out_is_refused() {
         })
         .collect();
     fixture.write("train_pairs.jsonl", &twice);
-    let small = ["--set", "eval.max_prompt_tokens=200", "--set", "eval.max_new_tokens=8", "--set", "rl.steps=1"];
+    let small = ["--set", "eval.max_prompt_tokens=200", "--set", "eval.max_new_tokens=8", "--set", "rl.steps=2"];
     let share = [&small[..], &["--set", "eval.every=1", "--set", "eval.share=0.4"]].concat();
     rl(&fixture, "share", &share);
     let summary: Value = serde_json::from_str(&fixture.read("share/summary.json")).unwrap();

@@ -16,8 +16,11 @@ fn pairs_are_judged_on_both_sides_and_their_ids_come_back_as_they_came() {
     let fixture = CliFixture::new();
     let mut pairs: Vec<Value> = rows(&fixture.read("test_pairs.jsonl"));
     pairs[0]["id"] = "a/1".into();
-    let spelled: String =
-        pairs.iter().map(|pair| format!("{pair}\n")).collect::<String>().replacen("\"id\":1,", "\"id\":1.50,", 1);
+    let spelled: String = pairs.iter().map(|pair| format!("{pair}\n")).collect::<String>().replacen(
+        "\"id\":4294967297,",
+        "\"id\":1.50,",
+        1,
+    );
     fixture.write("pairs.jsonl", &spelled);
     let judge = [&JUDGE[..], &["--input", "pairs.jsonl", "--votes", "2"]].concat();
     let outcome = fixture.succeed(&judge);

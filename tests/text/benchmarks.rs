@@ -1,4 +1,4 @@
-//! Benchmarks' tables from recorded results: worked by hand, from published figures, and with everything that goes wrong in files.
+//! Benchmarks' tables from recorded results: worked by hand, from published figures, and with all that goes wrong in files.
 
 use std::path::Path;
 
@@ -164,7 +164,10 @@ fn the_nine_cells_of_rm_bench_and_their_means() {
 }
 
 fn rewardbench2_rows() -> Vec<Value> {
-    let row = |id: &str, subset: &str, scores: Value, good: usize| json!({"id": id, "subset": subset, "scores": scores, "num_correct": good, "results": null});
+    let row = |id: &str, subset: &str, scores: Value, good: usize| {
+        let results = Value::Null;
+        json!({"id": id, "subset": subset, "scores": scores, "num_correct": good, "results": results})
+    };
     vec![
         row("a", "Factuality", json!([7, 5, 5, 1]), 1),
         row("b", "Factuality", json!([6, 6, 6, 1]), 1),
@@ -267,7 +270,10 @@ fn plain_rows_are_joined_by_id_in_any_order() {
 #[test]
 fn both_games_of_judgebench_count() {
     let game = |decision: Value| if decision.is_null() { Value::Null } else { json!({"decision": decision}) };
-    let row = |source: &str, label: &str, games: [Value; 2]| json!({"pair_id": format!("{source}{label}{games:?}"), "source": source, "label": label, "judgments": games.map(game)});
+    let row = |source: &str, label: &str, games: [Value; 2]| {
+        let id = format!("{source}{label}{games:?}");
+        json!({"pair_id": id, "source": source, "label": label, "judgments": games.map(game)})
+    };
     let rows = [
         // The second game has the responses in the other order.
         row("mmlu-pro-law", "A>B", [json!("A>B"), json!("B>A")]),
@@ -291,7 +297,10 @@ fn both_games_of_judgebench_count() {
 
 #[test]
 fn a_file_of_pairs_has_subsets_and_quarters_of_the_gap() {
-    let row = |id: usize, task: &str, gap: Value, chosen: f64| json!({"id": id, "task": task, "gap": gap, "scores_chosen": chosen, "scores_rejected": 5});
+    let row = |id: usize, task: &str, gap: Value, chosen: f64| {
+        let rejected = 5;
+        json!({"id": id, "task": task, "gap": gap, "scores_chosen": chosen, "scores_rejected": rejected})
+    };
     let rows: Vec<Value> = (0..8)
         .map(|i| row(i, if i % 2 == 0 { "chat" } else { "math" }, json!(i / 2), if i >= 4 { 6.0 } else { 5.0 }))
         .collect();
@@ -348,7 +357,10 @@ fn questions_of_benchmarks_have_their_better_responses_first() {
             .map(|question| (question.case.id.clone(), question.case.good, question.responses.join("|")));
         (read.benchmark, texts.collect::<Vec<_>>(), read.skipped.count)
     };
-    let judgebench = |label: &str| json!({"pair_id": "u", "source": "mmlu-pro-law", "question": "q", "response_A": "a", "response_B": "b", "label": label});
+    let judgebench = |label: &str| {
+        let (source, question) = ("mmlu-pro-law", "q");
+        json!({"pair_id": "u", "source": source, "question": question, "response_A": "a", "response_B": "b", "label": label})
+    };
     let (benchmark, questions, bad) = read(&[judgebench("A>B"), judgebench("B>A"), judgebench("tie")]);
     assert_eq!((benchmark, bad), (Benchmark::JudgeBench, 1));
     assert_eq!(questions, [("u".into(), 1, "a|b".into()), ("u".into(), 1, "b|a".into())]);

@@ -125,7 +125,7 @@ impl Found {
     ) -> Result<(), TokenizerError> {
         self.usable += 1;
         count_name(&mut self.tasks, record.task());
-        count_name(&mut self.sources, record.source());
+        count_name(&mut self.sources, record.set());
         self.add_content(record, location);
         let prompt: Vec<String> = record.prompt().iter().map(Message::text).collect();
         let answers = record.answers();

@@ -300,7 +300,7 @@ impl<'a> Draw<'a> {
             number: at.number,
             input: *input as u32,
             task: cap(&self.args.cap_task, record.task()),
-            source: cap(&self.args.cap_source, record.source()),
+            source: cap(&self.args.cap_source, record.set()),
             held_out,
         });
     }

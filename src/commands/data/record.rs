@@ -32,7 +32,7 @@ impl Record {
     }
 
     /// The data set that the row says it is from.
-    pub fn source(&self) -> Option<&str> {
+    pub fn set(&self) -> Option<&str> {
         match self {
             Self::Pair(pair) => pair.source.as_deref(),
             _ => None,

@@ -17,7 +17,7 @@ use crate::log::TextTable;
 /// Compare two judges on the same rows: is one better, and could these rows have shown it?
 ///
 /// A and B are two files of results in any of the forms of `eval --from-scores`, of the same benchmark rows. Rows are joined by
-/// subset and id, or by position where ids repeat. The difference has a 95 % interval with rows of one prompt counted as one draw;
+/// subset and id, or by position where ids repeat. The difference has a 95 % interval, rows of one prompt counted as one draw;
 /// McNemar's test (mid-p, and exact) is of the rows that one of the two alone gets right. p values of subsets are adjusted
 /// together (Benjamini and Hochberg), and the smallest difference that so many rows find four times in five is said.
 #[derive(Debug, Args)]
@@ -99,7 +99,8 @@ fn join(benchmark: Benchmark, a: &[Answered], b: &[Answered]) -> anyhow::Result<
         _ => {
             ensure!(
                 a.len() == b.len(),
-                "the files have {} and {} rows, and ids that repeat: they can only be joined by position, which needs the same rows",
+                "the files have {} and {} rows, and ids that repeat: they can only be joined by position, which needs the \
+                 same rows",
                 a.len(),
                 b.len()
             );

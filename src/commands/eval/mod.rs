@@ -29,10 +29,10 @@ use row::Tally;
 /// same command with --resume goes on, and ends with the same bytes.
 ///
 /// --from-scores FILE prints the table of results that are there already: rows of `eval --output`; RewardBench's per-row results
-/// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if they were kept); RewardBench 2's (`scores`, `num_correct`);
+/// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if kept); RewardBench 2's (`scores`, `num_correct`);
 /// RM-Bench's (`score_chosen` and `score_rejected`, three each, `domain`); JudgeBench's (`judgments` with a `decision` each,
-/// `label`); or plain rows {"id", "scores_chosen", "scores_rejected"}, each a number or a list of votes. JSON lines, one array, or
-/// one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many published
+/// `label`); or plain rows {"id", "scores_chosen", "scores_rejected"}, each a number or a list of votes. JSON lines, an array,
+/// or one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many published
 /// files), plain rows by their ids.
 ///
 /// Benchmarks differ in what a tie and a missing verdict are worth, and some contradict themselves: the table has a column for

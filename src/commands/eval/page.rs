@@ -46,7 +46,8 @@ pub fn page(figures: &Figures, rows: &[Answered], tally: Option<&Tally>, judge: 
             "Score of a better response minus that of a worse one, all that are compared. To the right of 0 is right.",
             &histogram(&margins, 1),
         );
-        let legend = "<ul class=\"legend\"><li><i class=\"s0\"></i>better responses</li><li><i class=\"s1\"></i>worse ones</li></ul>\n";
+        let legend = "<ul class=\"legend\"><li><i class=\"s0\"></i>better responses</li>\
+                      <li><i class=\"s1\"></i>worse ones</li></ul>\n";
         plots += &figure(
             "Scores",
             "How often each score was given.",

@@ -36,3 +36,21 @@ impl Budget {
         self.of_row.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_are_let_go_of_count_until_the_row_is_done() {
+        let budget = Budget::default();
+        let half = BYTES_MAX / 2;
+        assert!(budget.take(half, 0).is_ok());
+        assert!(budget.take(half, half).is_ok());
+        assert!(budget.take(1, 0).is_err(), "the row has loaded too much");
+        budget.begin_row();
+        assert!(budget.take(half - 1, 1).is_ok());
+        budget.begin_row();
+        assert!(budget.take(2, 0).is_err(), "the columns hold too much");
+    }
+}

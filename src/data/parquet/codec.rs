@@ -30,8 +30,8 @@ impl Codec {
         }
     }
 
-    /// The `size` bytes that `packed` holds; an error if it holds more or fewer. A codec that wants the whole size at once gets it
-    /// only where so few bytes can hold so many.
+    /// The `size` bytes that `packed` holds; an error if it holds more or fewer. A codec that wants memory for all of them at
+    /// once gets it only where so few bytes can hold so many.
     pub fn unpack(self, packed: Bytes, size: usize) -> Result<Bytes, String> {
         let wrong = || format!("a page has not the {size} bytes that it says it has");
         let at_most = |ratio: usize| size <= packed.len().saturating_mul(ratio).saturating_add(64);
@@ -59,6 +59,37 @@ impl Codec {
 /// The bytes of a decoder, and one more than there should be.
 fn read(decoder: impl Read, size: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    decoder.take(size as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    decoder.take((size as u64).saturating_add(1)).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_page_is_as_long_as_it_says_or_an_error_without_its_memory() {
+        let text = b"text ".repeat(100);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text).unwrap();
+        for (codec, packed) in [
+            (Codec::None, text.clone()),
+            (Codec::Snappy, snap::raw::Encoder::new().compress_vec(&text).unwrap()),
+            (Codec::Gzip, gzip.finish().unwrap()),
+            (Codec::Zstd, zstd::encode_all(&text[..], 1).unwrap()),
+        ] {
+            let packed = Bytes::from(packed);
+            assert_eq!(codec.unpack(packed.clone(), text.len()).unwrap(), text, "{codec:?}");
+            for size in [0, text.len() - 1, text.len() + 1, usize::MAX] {
+                assert!(codec.unpack(packed.clone(), size).is_err(), "{codec:?} {size}");
+            }
+            assert!(codec.unpack(packed.slice(..packed.len() - 1), text.len()).is_err(), "{codec:?}");
+        }
+        // Snappy says its size itself: here 4 GB in five bytes.
+        let bomb = Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
+        assert!(Codec::Snappy.unpack(bomb.clone(), u32::MAX as usize).is_err());
+        assert!(Codec::Lz4.unpack(bomb, u32::MAX as usize).is_err());
+    }
 }

@@ -281,3 +281,67 @@ impl Drop for Pages {
         self.budget.give_back(self.page + self.dictionary);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A whole number as Thrift writes it.
+    fn number(number: i64) -> Vec<u8> {
+        let (mut left, mut bytes) = ((number << 1 ^ number >> 63).cast_unsigned(), Vec::new());
+        while left >= 0x80 {
+            bytes.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        bytes.push(left as u8);
+        bytes
+    }
+
+    /// A header of a page of the first version, without levels.
+    fn header(kind: i64, unpacked: i64, packed: i64, values: i64) -> Vec<u8> {
+        let field = |value: i64| [vec![0x15], number(value)].concat();
+        let own = [kind, unpacked, packed].map(field).concat();
+        let page = [values, 0, 3, 3].map(field).concat();
+        [own, vec![0x2c], page, vec![0, 0]].concat()
+    }
+
+    fn pages(bytes: &[u8]) -> Pages {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let (file, end, budget) = (Arc::new(file), bytes.len() as u64, Arc::new(Budget::default()));
+        let (max_def, max_rep, next, page, dictionary) = (0, 0, None, 0, 0);
+        Pages { file, at: 0, end, codec: Codec::None, max_def, max_rep, next, budget, page, dictionary }
+    }
+
+    #[test]
+    fn pages_are_read_one_by_one_and_those_without_values_are_passed_over() {
+        let page = |values: i64| [header(0, 4, 4, values), b"\x01\0\0\0".to_vec()].concat();
+        let index = [header(1, 3, 3, 1), vec![9; 3]].concat();
+        let mut pages = pages(&[page(1), page(0), index, page(2)].concat());
+        assert!(pages.peek_next_page().unwrap().is_some_and(|page| page.num_levels == Some(1)));
+        let counts: Vec<u32> = pages.by_ref().map(|page| page.unwrap().num_values()).collect();
+        assert_eq!(counts, [1, 2]);
+    }
+
+    #[test]
+    fn a_page_that_says_too_much_of_itself_is_refused_before_it_is_read() {
+        let most = PAGE_BYTES_MAX as i64;
+        for (kind, unpacked, packed, values, words) in [
+            (0, 1 << 31, 4, 1, "a page cannot have"),
+            (0, most + 1, 4, 1, "a page cannot have"),
+            (0, 4, 5, 1, "a page cannot have"),
+            (0, -1, 4, 1, "the header of a page is damaged"),
+            (0, 5, 4, 1, "has not the 5 bytes"),
+            (0, 4, 4, VALUES_MAX as i64 + 1, "an impossible header"),
+            (0, 4, 4, -1, "an impossible header"),
+        ] {
+            let bytes = [header(kind, unpacked, packed, values), vec![0; 4]].concat();
+            let said = pages(&bytes).get_next_page().unwrap_err().to_string();
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        let cut = header(0, 4, 4, 1);
+        assert!(pages(&cut[..cut.len() - 1]).get_next_page().is_err());
+    }
+}
