@@ -61,8 +61,8 @@ const CHARTS: &[Chart] = &[
         "share of pairs",
         AxisRange::Unit,
         "How often the chosen response scores strictly higher: by one greedy judgement a side, by one at temperature 1, and by \
-         the mean of several. The checkpoint with the best greedy accuracy is kept. A gap that opens between the training reward and \
-         these lines is over-fitting.",
+         the mean of several. The checkpoint with the best greedy accuracy is kept. A gap that opens between the training \
+         reward and these lines is over-fitting.",
         &[
             series("accuracy_greedy", "greedy"),
             series("accuracy", "temperature 1"),

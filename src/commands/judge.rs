@@ -27,8 +27,8 @@ use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_sk
 /// Score responses with a judge, compare the two of a pair, or rank many.
 ///
 /// A row with one `response` to its `prompt` gets a score; a row with `responses` gets them ranked, best first; every other row
-/// is a pair in any known format, and is right if its chosen response scores strictly higher. Prompts are text or messages; `task`
-/// and `id` are optional. The first row says which of the three the input is.
+/// is a pair in any known format, and is right if its chosen response scores strictly higher. Prompts are text or messages;
+/// `task` and `id` are optional. The first row says which of the three the input is.
 ///
 /// Every response is judged --votes times; its score is the mean over the votes that have one, and null where none has; median,
 /// majority (the score that most votes give, null where two are given as often) and spread (standard deviation) stand beside it.

@@ -32,8 +32,8 @@ use row::Tally;
 /// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if kept); RewardBench 2's (`scores`, `num_correct`);
 /// RM-Bench's (`score_chosen` and `score_rejected`, three each, `domain`); JudgeBench's (`judgments` with a `decision` each,
 /// `label`); or plain rows {"id", "scores_chosen", "scores_rejected"}, each a number or a list of votes. JSON lines, an array,
-/// or one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many published
-/// files), plain rows by their ids.
+/// or one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many
+/// published files), plain rows by their ids.
 ///
 /// Benchmarks differ in what a tie and a missing verdict are worth, and some contradict themselves: the table has a column for
 /// each reading. Intervals are of 95 %, with rows of one prompt counted as one draw.
