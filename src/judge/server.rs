@@ -107,9 +107,9 @@ impl ChatServer {
             let read = |bytes: Vec<u8>| read(&bytes).map_err(|reason| Fault::Passing { reason, wait: None });
             match self.attempt(body).and_then(read) {
                 Ok(answer) => return Ok(answer),
-                Err(Fault::Lasting(reason)) => return Err(EndpointError::Refused(self.told(&reason))),
+                Err(Fault::Lasting(reason)) => return Err(EndpointError::Refused(self.with_address(&reason))),
                 Err(Fault::Passing { reason, .. }) if attempt >= self.settings.attempts => {
-                    return Err(EndpointError::Down(self.told(&reason)));
+                    return Err(EndpointError::Down(self.with_address(&reason)));
                 }
                 Err(Fault::Passing { wait, .. }) => {
                     std::thread::sleep(wait.unwrap_or_else(|| back_off(attempt, stream)));
@@ -128,7 +128,7 @@ impl ChatServer {
     }
 
     fn attempt(&self, body: &str) -> Result<Vec<u8>, Fault> {
-        let passing = |error: ureq::Error| Fault::Passing { reason: error.to_string(), wait: None };
+        let passing = |error: ureq::Error| Fault::Passing { reason: self.shown(&error.to_string()), wait: None };
         let mut request = self.agent.post(&self.url).header(header::CONTENT_TYPE, "application/json");
         if let Some((_, value)) = &self.key {
             request = request.header(header::AUTHORIZATION, value);
@@ -136,14 +136,15 @@ impl ChatServer {
         let mut answer = request.send(body).map_err(passing)?;
         let (status, wait) = (answer.status().as_u16(), asked_wait(answer.headers()));
         let place = answer.headers().get(header::LOCATION);
-        let place = place.map(|place| String::from_utf8_lossy(place.as_bytes()).into_owned());
+        let place = place.map(|place| self.shown(&String::from_utf8_lossy(place.as_bytes())));
         let is_answer = (200..300).contains(&status);
         let limit = if is_answer { ANSWER_BYTES_MAX } else { REASON_BYTES_MAX };
         let bytes = answer.body_mut().with_config().limit(limit).read_to_vec();
         if is_answer {
             return bytes.map_err(passing);
         }
-        let said = format!("HTTP {status}{}", bytes.map_or(String::new(), |bytes| explanation(&bytes)));
+        let said = bytes.map_or(String::new(), |bytes| self.shown(&explanation(&bytes)));
+        let said = format!("HTTP {status}{said}");
         let variable = &self.settings.key_variable;
         Err(match (status, place, &self.key) {
             (408 | 425 | 429 | 500.., ..) => Fault::Passing { reason: said, wait },
@@ -156,12 +157,16 @@ impl ChatServer {
         })
     }
 
-    /// A reason as it may be shown: with the address, without the key, on one line, and cut.
-    fn told(&self, reason: &str) -> String {
-        let reason = self.without_key(reason);
-        let shown: String = reason.chars().take(REASON_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
-        let more = if reason.chars().nth(REASON_CHARACTERS_MAX).is_some() { "…" } else { "" };
-        format!("{}: {}{more}", self.without_key(&self.url), shown.replace("\\\"", "\"").replace("\\'", "'"))
+    /// What a server or the network says, as it may be shown: without the key, on one line, and cut.
+    fn shown(&self, text: &str) -> String {
+        let text = self.without_key(text);
+        let shown: String = text.chars().take(REASON_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
+        let more = if text.chars().nth(REASON_CHARACTERS_MAX).is_some() { "…" } else { "" };
+        format!("{}{more}", shown.replace("\\\"", "\"").replace("\\'", "'"))
+    }
+
+    fn with_address(&self, reason: &str) -> String {
+        format!("{}: {reason}", self.without_key(&self.url))
     }
 }
 
@@ -266,9 +271,9 @@ mod tests {
             concurrency: 1,
         };
         let server = ChatServer::new(settings.clone(), Some("sk-12345678\n".into())).unwrap();
-        let said = server.told(&explanation(br#"{"error": {"message": "no \"key\" sk-12345678\n\u001b[31m"}}"#));
-        assert_eq!(said, r#"http://host/v1/chat/completions: : no "key" [key]\n\u{1b}[31m"#);
-        let long = server.told(&"é".repeat(1000));
+        let said = server.shown(&explanation(br#"{"error": {"message": "no \"key\" sk-12345678\n\u001b[31m"}}"#));
+        assert_eq!(said, r#": no "key" [key]\n\u{1b}[31m"#);
+        let long = server.shown(&"é".repeat(1000));
         assert_eq!(long.chars().filter(|c| *c == 'é').count(), REASON_CHARACTERS_MAX);
         assert_eq!(explanation(b"<html>"), ": <html>");
         assert_eq!(explanation(b" "), "");
