@@ -7,6 +7,7 @@ mod commands {
     mod bench;
     mod data;
     mod devices;
+    mod endpoint;
     mod eval;
     mod export;
     mod held_out;

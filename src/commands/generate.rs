@@ -138,7 +138,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         args.rows.try_other("--logits", file, &inputs, &args.model)?;
         inputs.push(file.clone());
     }
-    let output = args.rows.open(&inputs, &args.model)?;
+    let output = args.rows.open(&inputs, Some(&args.model))?;
     let stop = super::stop_flag()?;
     super::on_threads(
         args.threads,

@@ -120,7 +120,7 @@ struct ResponseJudged {
 /// Judges every response of the input and writes a row for each row of it, as it finishes. Ctrl-C ends it early.
 pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
     let inputs: Vec<PathBuf> = args.input.iter().chain(&args.judging.rubrics).cloned().collect();
-    let output = args.rows.open(&inputs, &args.model)?;
+    let output = args.rows.open(&inputs, Some(&args.model))?;
     let stop = super::stop_flag()?;
     super::on_threads(
         args.judging.threads,
@@ -225,7 +225,7 @@ impl Job {
         })?;
         let tasks = || read.rows.iter().map(|(row, _)| (row.task.0.as_str(), row.task.1));
         report_routed_tasks(tasks());
-        report_default_tasks(&loaded.judge, tasks().map(|(task, _)| task));
+        report_default_tasks(|task| loaded.judge.falls_to_default(task), tasks().map(|(task, _)| task));
         let (limit, how) = (args.judging.max_prompt_tokens, args.judging.sampling()?);
         let prompts = || read.rows.iter().flat_map(|(_, prompts)| prompts);
         report_skipped(&read.skipped, prompts().filter(|prompt| prompt.len() > limit).count(), limit);

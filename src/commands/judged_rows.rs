@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::judging::{JudgingArgs, LoadedJudge, Vote};
 use super::rows::RowArgs;
 use crate::file::{RowError, RowWriter};
-use crate::judge::{Judge, JudgeRequest, Judged};
+use crate::judge::{Judge, JudgeRequest};
 use crate::log::StageBar;
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -62,14 +62,11 @@ impl<B: Backend> ReadyJudge<B> {
         writer: Option<RowWriter>,
         line: impl FnMut(usize, RowVotes) -> String + Send,
         stop: &AtomicBool,
-    ) -> anyhow::Result<Ended> {
+    ) -> anyhow::Result<Ended<EngineError>> {
         let how = args.sampling()?;
-        let mut rows = Rows { open: HashMap::new(), writer, line };
-        for of in asked.iter().filter(|of| rows.writer.as_ref().is_none_or(|writer| !writer.has(of.row))) {
-            rows.open.entry(of.row).or_insert_with(Unfinished::default).votes.push(Vec::new());
-        }
+        let mut rows = Rows::new(writer, asked.iter().map(|of| of.row), line);
         let limit = args.max_prompt_tokens;
-        let open: Vec<&Asked> = asked.iter().filter(|of| rows.open.contains_key(&of.row)).collect();
+        let open: Vec<&Asked> = asked.iter().filter(|of| rows.is_open(of.row)).collect();
         let (fits, too_long): (Vec<&Asked>, Vec<&Asked>) = open.into_iter().partition(|of| of.prompt.len() <= limit);
         let mut written = too_long.into_iter().try_for_each(|of| rows.skip(of, limit));
         let mut requests: Vec<JudgeRequest<'_>> = Vec::new();
@@ -81,27 +78,34 @@ impl<B: Backend> ReadyJudge<B> {
             self.judge.judge_each(&mut self.engine, &self.model, &how, &requests, Some(stop), |index, votes| {
                 done += votes.len() as u64;
                 bar.update(done, &[]);
-                written = rows.answer(fits[index], votes, args.texts);
+                let tokens = votes.iter().flatten().map(|judged| judged.completion.tokens.len() as u64).sum();
+                let votes = votes.into_iter().map(|vote| Vote::read(vote, args.texts)).collect();
+                written = rows.answer(fits[index].row, fits[index].response, votes, tokens);
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
         bar.finish();
-        Ok(Ended { writer: rows.writer, written, engine })
+        Ok(Ended::new(rows, written, engine))
     }
 }
 
-/// How the work ended: with what the writer met, and with what the engine did.
-pub struct Ended {
+/// How the work ended: with what the writer met, and with what the judge did.
+pub struct Ended<E> {
     writer: Option<RowWriter>,
     written: Result<(), RowError>,
-    engine: Result<(), EngineError>,
+    judged: Result<(), E>,
 }
 
-impl Ended {
+impl<E: Into<anyhow::Error>> Ended<E> {
+    /// After the last row, or early.
+    pub fn new<F>(rows: Rows<F>, written: Result<(), RowError>, judged: Result<(), E>) -> Self {
+        Self { writer: rows.writer, written, judged }
+    }
+
     /// The end of the command, which was asked for `count` rows.
     pub fn conclude(self, args: &RowArgs, count: usize) -> anyhow::Result<()> {
         match self.writer {
-            Some(writer) => args.conclude(count, writer, self.written, self.engine),
-            None => Ok(self.engine?),
+            Some(writer) => args.conclude(count, writer, self.written, self.judged),
+            None => self.judged.map_err(Into::into),
         }
     }
 }
@@ -115,14 +119,28 @@ struct Unfinished {
     skipped: Option<String>,
 }
 
-/// Rows on their way to the output.
-struct Rows<F> {
+/// Rows on their way to the output; without a writer, there is only `line`.
+pub struct Rows<F> {
     open: HashMap<usize, Unfinished>,
     writer: Option<RowWriter>,
     line: F,
 }
 
 impl<F: FnMut(usize, RowVotes) -> String> Rows<F> {
+    /// `asked`: the row of each response. Those of rows that the writer has are not asked again.
+    pub fn new(writer: Option<RowWriter>, asked: impl Iterator<Item = usize>, line: F) -> Self {
+        let mut open: HashMap<usize, Unfinished> = HashMap::new();
+        for row in asked.filter(|row| writer.as_ref().is_none_or(|writer| !writer.has(*row))) {
+            open.entry(row).or_default().votes.push(Vec::new());
+        }
+        Self { open, writer, line }
+    }
+
+    /// Whether a row waits for votes.
+    pub fn is_open(&self, row: usize) -> bool {
+        self.open.contains_key(&row)
+    }
+
     /// Leaves out a response whose prompt is too long.
     fn skip(&mut self, asked: &Asked, limit: usize) -> Result<(), RowError> {
         let of = self.open.get_mut(&asked.row).expect("a row is open until its last response");
@@ -134,12 +152,12 @@ impl<F: FnMut(usize, RowVotes) -> String> Rows<F> {
         self.ended(asked.row)
     }
 
-    /// Takes the votes of a response; `None`: the model could not compute.
-    fn answer(&mut self, asked: &Asked, votes: Vec<Option<Judged>>, texts: bool) -> Result<(), RowError> {
-        let of = self.open.get_mut(&asked.row).expect("a row is open until its last response");
-        of.tokens += votes.iter().flatten().map(|judged| judged.completion.tokens.len() as u64).sum::<u64>();
-        of.votes[asked.response] = votes.into_iter().map(|vote| Vote::read(vote, texts)).collect();
-        self.ended(asked.row)
+    /// Takes the votes of a response, and the tokens that they took.
+    pub fn answer(&mut self, row: usize, response: usize, votes: Vec<Vote>, tokens: u64) -> Result<(), RowError> {
+        let of = self.open.get_mut(&row).expect("a row is open until its last response");
+        of.tokens += tokens;
+        of.votes[response] = votes;
+        self.ended(row)
     }
 
     fn ended(&mut self, row: usize) -> Result<(), RowError> {

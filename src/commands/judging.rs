@@ -13,7 +13,7 @@ use super::pretrained::{self, Pretrained};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Tasks};
 use crate::file::say;
-use crate::judge::{Judge, JudgeSampling, JudgeSettings, Judged, PromptFile};
+use crate::judge::{Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Verdict};
 use crate::model::Qwen3Config;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
@@ -67,6 +67,9 @@ pub struct JudgingArgs {
 pub const SCORE: &str = "score";
 /// That of a vote for which the model could not compute.
 pub const NOT_FINITE: &str = "not_finite";
+
+/// That of a vote for which an endpoint gave no answer.
+pub const JUDGE_DOWN: &str = "judge_down";
 
 /// One judgement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,14 +126,20 @@ impl JudgingArgs {
             );
         }
         let start = carried.clone().map_or_else(JudgeSettings::built_in, Ok)?;
+        let used = self.changed(&start)?;
+        pretrained::say_differences(model, carried.as_deref(), &used);
+        Ok(used)
+    }
+
+    /// Settings under what the command line says.
+    pub fn changed(&self, start: &JudgeSettings) -> anyhow::Result<Valid<JudgeSettings>> {
         let mut assignments = self.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
         assignments.extend(self.thinking.map(|thinking| Assignment::flag("--thinking", "thinking", thinking)));
-        let mut used = resolve(&*start, None, std::iter::empty(), &assignments)?;
+        let mut used = resolve(start, None, std::iter::empty(), &assignments)?;
         if let Some(file) = &self.rubrics {
             let prompt = PromptFile::load(Some(file))?;
             used = used.changed(|used| used.prompt = prompt)?;
         }
-        pretrained::say_differences(model, carried.as_deref(), &used);
         Ok(used)
     }
 }
@@ -138,12 +147,21 @@ impl JudgingArgs {
 impl Vote {
     /// `None`: the model's logits were not finite.
     pub fn read(judged: Option<Judged>, texts: bool) -> Self {
-        let Some(judged) = judged else { return Self { verdict: NOT_FINITE.into(), score: None, text: None } };
+        judged.map_or_else(|| Self::without(NOT_FINITE), |judged| Self::of(&judged.verdict, judged.text, texts))
+    }
+
+    /// A judgement with its text, which is kept if `texts` says so.
+    pub fn of(verdict: &Verdict, text: String, texts: bool) -> Self {
         Self {
-            verdict: judged.verdict.failure().map_or(SCORE, |failure| failure.name()).into(),
-            score: judged.verdict.score(),
-            text: texts.then_some(judged.text),
+            verdict: verdict.failure().map_or(SCORE, |failure| failure.name()).into(),
+            score: verdict.score(),
+            text: texts.then_some(text),
         }
+    }
+
+    /// There is no judgement, for a reason.
+    pub fn without(reason: &str) -> Self {
+        Self { verdict: reason.into(), score: None, text: None }
     }
 }
 

@@ -11,7 +11,6 @@ use super::device::DeviceChoice;
 use crate::data::RowId;
 use crate::file::{Existing, RowError, RowOutput, RowWriter, counted, is_same, try_writing};
 use crate::model::Qwen3Config;
-use crate::rollout::EngineError;
 
 /// Where rows go.
 #[derive(Clone, Debug, Args)]
@@ -29,14 +28,19 @@ pub struct RowArgs {
 }
 
 impl RowArgs {
-    /// Tries the output, before anything is loaded. It must be none of `inputs` and no file of the model's directory.
-    pub fn open(&self, inputs: &[PathBuf], model: &Path) -> Result<RowOutput, RowError> {
+    /// Tries the output, before anything is loaded. It must be none of `inputs` and no file of the model's directory, if there is
+    /// one.
+    pub fn open(&self, inputs: &[PathBuf], model: Option<&Path>) -> Result<RowOutput, RowError> {
         let existing = match (self.resume, self.overwrite) {
             (true, _) => Existing::Resume,
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         };
-        RowOutput::new(&self.output, existing, &with_files_of(model, inputs))
+        RowOutput::new(
+            &self.output,
+            existing,
+            &model.map_or_else(|| inputs.to_vec(), |model| with_files_of(model, inputs)),
+        )
     }
 
     /// Tries another file that is written at once, by the same rules.
@@ -50,16 +54,16 @@ impl RowArgs {
         Ok(())
     }
 
-    /// How the work on `rows` rows ended: with what the writer met, or else with what the engine did. What is finished is kept.
+    /// How the work on `rows` rows ended: with what the writer met, or else with what the judge did. What is finished is kept.
     pub fn conclude(
         &self,
         rows: usize,
         writer: RowWriter,
         written: Result<(), RowError>,
-        engine: Result<(), EngineError>,
+        judged: Result<(), impl Into<anyhow::Error>>,
     ) -> anyhow::Result<()> {
         let (done, file) = (writer.finished(), writer.is_file());
-        let ended = written.map_err(anyhow::Error::from).and(engine.map_err(anyhow::Error::from));
+        let ended = written.map_err(anyhow::Error::from).and(judged.map_err(Into::into));
         let ended = ended.and_then(|()| Ok(writer.finish()?));
         match file {
             true => ended.with_context(|| {

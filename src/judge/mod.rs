@@ -6,9 +6,11 @@
 //!
 //! **Invariant:** nothing outside this module renders a judge's prompt or reads a verdict from text.
 
+mod endpoint;
 mod frame;
 mod judgements;
 mod prompt;
+mod server;
 mod settings;
 mod verdict;
 mod visible;
@@ -17,9 +19,12 @@ use crate::data::{Message, Pair, Role, shown_prompt};
 use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
+pub use endpoint::{EndpointJudge, RemoteJudgement};
+use frame::Frame;
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
 use prompt::Edge;
 pub use prompt::{JudgePrompt, JudgePromptError, PromptFile, TaskRubrics};
+pub use server::{ChatServer, EndpointError, ServerSettings};
 pub use settings::{JUDGE_FILE, JudgeFileError, JudgeMode, JudgeSettings};
 pub use verdict::{Failure, Side, Verdict, VerdictRules};
 
@@ -76,21 +81,7 @@ impl Judge {
     /// The judge's prompt for a response, as messages. Text from outside can write neither control tokens nor the tags and
     /// labels that frame it.
     pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
-        let harmless = |turn: &Message| Message::new(turn.role.as_str(), self.harmless(&turn.text()));
-        let prompt: Vec<Message> = prompt.iter().map(harmless).collect();
-        self.prompt.messages(task, &prompt, &self.harmless(response))
-    }
-
-    /// Text from outside, as it may stand in a prompt. Line breaks and spaces at its end and empty lines at its start are left
-    /// out, and a blank text is one invisible character: a tokenizer would merge them with the frame's own line breaks.
-    fn harmless(&self, text: &str) -> String {
-        let text = text.trim_end();
-        if text.is_empty() {
-            return frame::BREAK.to_string();
-        }
-        let blank = text.len() - text.trim_start().len();
-        let first_line = text[..blank].rfind(['\n', '\r']).map_or(0, |end| end + 1);
-        self.prompt.frame().neutralise(&self.tokenizer.escape(&text[first_line..]))
+        framed(&self.prompt, task, prompt, response, |text| self.tokenizer.escape(text))
     }
 
     /// The judge's prompt for a response, as token ids.
@@ -111,6 +102,33 @@ impl Judge {
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }
+}
+
+/// The judge's prompt, in which text from outside cannot write what frames it. `escape` breaks the control tokens of a model in
+/// such a text.
+fn framed(
+    judge: &JudgePrompt,
+    task: &str,
+    prompt: &[Message],
+    response: &str,
+    escape: impl Fn(&str) -> String,
+) -> Result<Vec<Message>, JudgePromptError> {
+    let harmless = |text: &str| harmless(text, judge.frame(), &escape);
+    let prompt: Vec<Message> =
+        prompt.iter().map(|turn| Message::new(turn.role.as_str(), harmless(&turn.text()))).collect();
+    judge.messages(task, &prompt, &harmless(response))
+}
+
+/// Text from outside, as it may stand in a prompt. Line breaks and spaces at its end and empty lines at its start are left
+/// out, and a blank text is one invisible character: a tokenizer would merge them with the frame's own line breaks.
+fn harmless(text: &str, frame: &Frame, escape: impl Fn(&str) -> String) -> String {
+    let text = text.trim_end();
+    if text.is_empty() {
+        return frame::BREAK.to_string();
+    }
+    let blank = text.len() - text.trim_start().len();
+    let first_line = text[..blank].rfind(['\n', '\r']).map_or(0, |end| end + 1);
+    frame.neutralise(&escape(&text[first_line..]))
 }
 
 /// Whether a text that stands between the two of an edge can be a part of their tokens. White space keeps them apart; where

@@ -50,7 +50,7 @@ impl PairDataset {
         report_skipped(&loaded.skipped, too_long, limit);
         let (held_out, pairs) = hold_out(loaded.rows, settings);
         report_routed_tasks(pairs.iter().map(|pair| (pair.pair.task.as_str(), pair.pair.task_by)));
-        report_default_tasks(judge, pairs.iter().map(|pair| pair.pair.task.as_str()));
+        report_default_tasks(|task| judge.falls_to_default(task), pairs.iter().map(|pair| pair.pair.task.as_str()));
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
         ensure!(
             count >= wanted,
@@ -167,9 +167,9 @@ pub fn report_routed_tasks<'a>(tasks: impl Iterator<Item = (&'a str, TaskBy)>) {
 }
 
 /// Says which tasks have no rubrics, so that the rows that name them are judged by those of the default task.
-pub fn report_default_tasks<'a>(judge: &Judge, tasks: impl Iterator<Item = &'a str>) {
+pub fn report_default_tasks<'a>(falls_to_default: impl Fn(&str) -> bool, tasks: impl Iterator<Item = &'a str>) {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for task in tasks.filter(|task| judge.falls_to_default(task)) {
+    for task in tasks.filter(|task| falls_to_default(task)) {
         *counts.entry(task).or_default() += 1;
     }
     if !counts.is_empty() {

@@ -1,36 +1,27 @@
 //! A judge in a directory on the rows of a benchmark.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::ensure;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::row::{EvalRow, Tally};
-use super::{EvalArgs, finish, try_outputs};
+use super::row::{EvalRow, Sheet};
+use super::{EvalArgs, finish_judged, stream, try_all_outputs};
 use crate::commands::device::with_backend;
 use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
 use crate::commands::judging::{LoadedJudge, NOT_FINITE};
 use crate::commands::rows::{fingerprint_of_model, kind_of_device};
 use crate::data::sources;
+use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
-use crate::eval::recorded::prompt_key;
-use crate::eval::{Answered, Benchmark};
-use crate::file::{RowOutput, counted};
-use crate::judge::JudgeSampling;
+use crate::file::RowOutput;
 use crate::ops::Backend;
-use crate::random::Stream;
 use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 
 /// Judges every response, writes a row a question, and prints the table. Ctrl-C ends it early.
 pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
-    try_outputs(args, &[])?;
-    let inputs: Vec<PathBuf> =
-        args.data.iter().chain(&args.judging.rubrics).chain(&args.json).chain(&args.page).cloned().collect();
-    // Without a file for them there are no rows: standard output is the table's.
-    let output = if args.rows.output == "-" { None } else { Some(args.rows.open(&inputs, model)?) };
-    ensure!(output.is_some() || !args.rows.resume, "--resume: goes on with the rows of an earlier --output FILE");
+    let output = try_all_outputs(args, Some(model))?;
     let stop = crate::commands::stop_flag()?;
     let device = args.judging.device.device;
     let rows = crate::commands::on_threads(
@@ -38,38 +29,13 @@ pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
         || with_backend!(device, backend => evaluate(backend, args, model, output, &stop)),
     )?;
     let (benchmark, rows) = rows;
-    let answered: Vec<Answered> = rows.iter().map(|row| row.answered(0..args.judging.votes)).collect();
-    let mut figures = benchmark.figures(&answered);
-    let tally = Tally::of(benchmark, &rows, args.judging.votes);
-    figures.notes.extend(notes(&tally));
-    finish(args, &figures, &answered, Some(&tally), &model.display().to_string())?;
+    let tally = finish_judged(args, benchmark, &rows, &model.display().to_string())?;
     let not_finite = tally.failed.get(NOT_FINITE).copied().unwrap_or(0);
     ensure!(
         tally.calls == 0 || not_finite < tally.calls,
         "the model's logits are not finite for any vote: its weights are damaged"
     );
     Ok(())
-}
-
-fn notes(tally: &Tally) -> Vec<String> {
-    let failures: usize = tally.failed.values().sum();
-    let failed: Vec<String> = tally.failed.iter().map(|(name, count)| format!("{count} {name}")).collect();
-    let failed = if failures == 0 { "none failed".into() } else { format!("{failures} failed: {}", failed.join(", ")) };
-    let mut notes =
-        vec![format!("{}, {} written; {failed}", counted(tally.calls, "judgement"), counted(tally.tokens, "token"))];
-    if tally.skipped > 0 {
-        notes.push(format!(
-            "{} with a response whose prompt is too long: it has no verdict",
-            counted(tally.skipped, "row")
-        ));
-    }
-    if tally.votes_at.len() > 1 {
-        let at = tally.votes_at.iter().map(|at| {
-            format!("{} vote{} {:.2} %", at.votes, if at.votes == 1 { "" } else { "s" }, 100.0 * at.headline)
-        });
-        notes.push(format!("by the mean of {}", at.collect::<Vec<_>>().join(", ")));
-    }
-    notes
 }
 
 /// What is read before the model is put on its device.
@@ -94,7 +60,10 @@ fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
         }
     }
     report_routed_tasks(read.questions.iter().map(|question| (question.task.as_str(), question.task_by)));
-    report_default_tasks(&loaded.judge, read.questions.iter().map(|question| question.task.as_str()));
+    report_default_tasks(
+        |task| loaded.judge.falls_to_default(task),
+        read.questions.iter().map(|question| question.task.as_str()),
+    );
     report_skipped(&read.skipped, 0, 0);
     Ok(Job { benchmark: read.benchmark, questions: read.questions, loaded, asked })
 }
@@ -109,32 +78,11 @@ fn evaluate<B: Backend>(
     let Job { benchmark, questions, loaded, asked } = job(args, model)?;
     let made_with = if output.is_some() { made_with(args, &loaded, &questions, &asked)? } else { Value::Null };
     let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
-    // Finished by an earlier process, or now.
-    let mut rows: Vec<Option<EvalRow>> = vec![None; questions.len()];
-    let ids: Vec<Value> = questions.iter().map(|question| Value::from(question.case.id.as_str())).collect();
-    let keep = |row: &Value| {
-        if let Ok(row) = EvalRow::deserialize(row)
-            && let Some(free) = rows.get_mut(row.position)
-        {
-            *free = Some(row);
-        }
-    };
-    let writer = output.map(|output| output.begin(&made_with, &ids, 1, keep)).transpose()?;
-    let line = |index: usize, of: RowVotes| {
-        let Question { case, task, .. } = &questions[index];
-        let row = EvalRow::new(benchmark, index, case, task, of);
-        let line = serde_json::to_string(&row).expect("texts and numbers are JSON") + "\n";
-        rows[index] = Some(row);
-        line
-    };
+    let mut sheet = Sheet::new(benchmark, &questions);
+    let writer = sheet.begin(output, &made_with)?;
+    let line = |index: usize, of: RowVotes| sheet.line(index, of);
     ready.run("eval", &args.judging, &asked, writer, line, stop)?.conclude(&args.rows, questions.len())?;
-    Ok((benchmark, rows.into_iter().flatten().collect()))
-}
-
-/// The random numbers of a response depend on its text and its prompt's alone: not on the rows around it, nor on its place among
-/// the responses, so that equal responses of a row are drawn alike.
-fn stream(how: &JudgeSampling, question: &Question, response: &str) -> Stream {
-    how.stream.fold(question.case.prompt).fold(prompt_key(response))
+    Ok((benchmark, sheet.into_rows()))
 }
 
 /// All that a row depends on: rows that were made with the same can stand in one output.

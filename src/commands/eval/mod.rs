@@ -1,6 +1,7 @@
 //! `eval`: how good a judge is on the benchmarks of the field, or on any pairs.
 
 mod compare;
+mod endpoint;
 mod local;
 mod page;
 mod row;
@@ -14,12 +15,14 @@ use clap::{Args, Subcommand};
 use super::judging::JudgingArgs;
 use super::rows::RowArgs;
 use crate::data::{LoadOptions, OnBadRow, Tasks, sources};
-use crate::eval::question::read_questions;
-use crate::eval::recorded::{self, Recorded};
+use crate::eval::question::{Question, read_questions};
+use crate::eval::recorded::{self, Recorded, prompt_key};
 use crate::eval::{Answered, Benchmark, Case, Figures};
-use crate::file::{is_same, open_plain, try_writing, write_atomically};
+use crate::file::{RowOutput, counted, is_same, open_plain, try_writing, write_atomically};
+use crate::judge::JudgeSampling;
+use crate::random::Stream;
 use crate::train::dataset::report_skipped;
-use row::Tally;
+use row::{EvalRow, Tally};
 
 /// Measure a judge on a benchmark, or read recorded results.
 ///
@@ -27,6 +30,12 @@ use row::Tally;
 /// RewardBench, RewardBench 2 (with Ties), RM-Bench, JudgeBench; LLMBar, PPE and everything else that is pairs is `pairs`. The
 /// benchmark is recognised from its rows. Rows are written to --output as they finish; after Ctrl-C, a kill or a full disk the
 /// same command with --resume goes on, and ends with the same bytes.
+///
+/// --endpoint URL --endpoint-model NAME --data FILE asks a judge behind an OpenAI-compatible server (POST URL/chat/completions)
+/// instead of a model in a directory. It sees the prompt of --rubrics and --set, or the built-in one, and its verdicts are read by
+/// the same rules. A request that fails for a while (429, 5xx, no connection, no whole answer in time) is tried again; after the
+/// last attempt its vote is the failure judge_down, and no number. Its row is written and kept by --resume: to ask again, remove
+/// the row's line, or begin again with --overwrite. What would fail for every request, such as a wrong key, ends the command.
 ///
 /// --from-scores FILE prints the table of results that are there already: rows of `eval --output`; RewardBench's per-row results
 /// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if kept); RewardBench 2's (`scores`, `num_correct`);
@@ -46,7 +55,7 @@ pub struct EvalArgs {
     #[arg(
         long,
         value_name = "DIR",
-        required_unless_present = "from_scores",
+        required_unless_present_any = ["from_scores", "endpoint"],
         conflicts_with = "from_scores",
         requires = "data"
     )]
@@ -67,6 +76,8 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
     #[command(flatten)]
+    pub endpoint: endpoint::EndpointArgs,
+    #[command(flatten)]
     pub rows: RowArgs,
     #[command(flatten)]
     pub judging: JudgingArgs,
@@ -80,11 +91,14 @@ pub enum EvalCommand {
 
 /// Prints the table of a judge, of recorded results, or of two judges beside each other.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    match (&args.other, &args.from_scores, &args.model) {
+    match (&args.other, &args.from_scores, &args.endpoint.endpoint, &args.model) {
         (Some(EvalCommand::Compare(compare)), ..) => compare::run(compare),
-        (None, Some(file), _) => from_scores(args, file),
-        (None, None, Some(model)) => local::run(args, model),
-        (None, None, None) => anyhow::bail!("give --model DIR and --data FILE, or --from-scores FILE"),
+        (None, Some(file), ..) => from_scores(args, file),
+        (None, None, Some(address), _) => endpoint::run(args, address),
+        (None, None, None, Some(model)) => local::run(args, model),
+        (None, None, None, None) => {
+            anyhow::bail!("give --model DIR or --endpoint URL with --data FILE, or --from-scores FILE")
+        }
     }
 }
 
@@ -141,6 +155,54 @@ fn try_outputs(args: &EvalArgs, inputs: &[&Path]) -> anyhow::Result<()> {
         ensure!(!exists || replaces, "{flag} {shown}: exists already; --overwrite replaces it");
     }
     Ok(())
+}
+
+/// Refuses an output that cannot be written, before anything is loaded; `None`: there is no file for rows, as standard output is
+/// the table's.
+fn try_all_outputs(args: &EvalArgs, model: Option<&Path>) -> anyhow::Result<Option<RowOutput>> {
+    try_outputs(args, &[])?;
+    let inputs: Vec<PathBuf> =
+        args.data.iter().chain(&args.judging.rubrics).chain(&args.json).chain(&args.page).cloned().collect();
+    let output = if args.rows.output == "-" { None } else { Some(args.rows.open(&inputs, model)?) };
+    ensure!(output.is_some() || !args.rows.resume, "--resume: goes on with the rows of an earlier --output FILE");
+    Ok(output)
+}
+
+/// The random numbers of a response depend on its text and its prompt's alone: not on the rows around it, nor on its place among
+/// the responses, so that equal responses of a row are drawn alike.
+fn stream(how: &JudgeSampling, question: &Question, response: &str) -> Stream {
+    how.stream.fold(question.case.prompt).fold(prompt_key(response))
+}
+
+/// Prints the table of judged rows, and writes what else was asked for.
+fn finish_judged(args: &EvalArgs, benchmark: Benchmark, rows: &[EvalRow], judge: &str) -> anyhow::Result<Tally> {
+    let answered: Vec<Answered> = rows.iter().map(|row| row.answered(0..args.judging.votes)).collect();
+    let mut figures = benchmark.figures(&answered);
+    let tally = Tally::of(benchmark, rows, args.judging.votes);
+    figures.notes.extend(notes(&tally));
+    finish(args, &figures, &answered, Some(&tally), judge)?;
+    Ok(tally)
+}
+
+fn notes(tally: &Tally) -> Vec<String> {
+    let failures: usize = tally.failed.values().sum();
+    let failed: Vec<String> = tally.failed.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let failed = if failures == 0 { "none failed".into() } else { format!("{failures} failed: {}", failed.join(", ")) };
+    let mut notes =
+        vec![format!("{}, {} written; {failed}", counted(tally.calls, "judgement"), counted(tally.tokens, "token"))];
+    if tally.skipped > 0 {
+        notes.push(format!(
+            "{} with a response whose prompt is too long: it has no verdict",
+            counted(tally.skipped, "row")
+        ));
+    }
+    if tally.votes_at.len() > 1 {
+        let at = tally.votes_at.iter().map(|at| {
+            format!("{} vote{} {:.2} %", at.votes, if at.votes == 1 { "" } else { "s" }, 100.0 * at.headline)
+        });
+        notes.push(format!("by the mean of {}", at.collect::<Vec<_>>().join(", ")));
+    }
+    notes
 }
 
 /// Prints the table and writes what else was asked for. `judge`: what was measured, in words.

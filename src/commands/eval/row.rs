@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::commands::judged_rows::RowVotes;
 use crate::commands::judging::{Vote, failures, mean_score};
+use crate::eval::question::Question;
 use crate::eval::{Answer, Answered, Benchmark, Case};
+use crate::file::{RowError, RowOutput, RowWriter};
 
 /// One line of the output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +69,47 @@ impl EvalRow {
         };
         let score = |of: &Vec<Vote>| mean_score(&of[votes.start.min(of.len())..votes.end.min(of.len())]);
         Answered { case, answer: Answer::Scores(self.votes.iter().map(score).collect()), recorded: None }
+    }
+}
+
+/// The rows of an evaluation, those of an earlier process among them.
+pub struct Sheet<'a> {
+    benchmark: Benchmark,
+    questions: &'a [Question],
+    rows: Vec<Option<EvalRow>>,
+}
+
+impl<'a> Sheet<'a> {
+    /// Nothing is answered yet.
+    pub fn new(benchmark: Benchmark, questions: &'a [Question]) -> Self {
+        Self { benchmark, questions, rows: vec![None; questions.len()] }
+    }
+
+    /// Begins to write to an output, if there is one, and keeps the rows that it has already.
+    pub fn begin(&mut self, output: Option<RowOutput>, made_with: &Value) -> Result<Option<RowWriter>, RowError> {
+        let ids: Vec<Value> = self.questions.iter().map(|question| Value::from(question.case.id.as_str())).collect();
+        let keep = |row: &Value| {
+            if let Ok(row) = EvalRow::deserialize(row)
+                && let Some(free) = self.rows.get_mut(row.position)
+            {
+                *free = Some(row);
+            }
+        };
+        output.map(|output| output.begin(made_with, &ids, 1, keep)).transpose()
+    }
+
+    /// Takes the votes of a row, and returns its line.
+    pub fn line(&mut self, index: usize, of: RowVotes) -> String {
+        let Question { case, task, .. } = &self.questions[index];
+        let row = EvalRow::new(self.benchmark, index, case, task, of);
+        let line = serde_json::to_string(&row).expect("texts and numbers are JSON") + "\n";
+        self.rows[index] = Some(row);
+        line
+    }
+
+    /// All rows that are answered, in their order.
+    pub fn into_rows(self) -> Vec<EvalRow> {
+        self.rows.into_iter().flatten().collect()
     }
 }
 
