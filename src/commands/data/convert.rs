@@ -147,6 +147,6 @@ mod tests {
         let mut name =
             |json: &str| ids.name(&RowId::from(serde_json::from_str::<Value>(json).unwrap())).json().to_string();
         let given = ["7", "7", "\"7#3\"", "7", "\"7\"", "\"7\"", "\"7#2\""].map(&mut name);
-        assert_eq!(given, ["7", "\"7#2\"", "\"7#3\"", "\"7#4\"", "\"7\"", "\"7#5\"", "\"7#2#2\""]);
+        assert_eq!(given, ["7", "\"7#2\"", "\"7#3\"", "\"7#4\"", "\"7\"", "\"7#5\"", "\"7#2#3\""]);
     }
 }
