@@ -21,7 +21,8 @@ pub(super) fn message_of(value: &Value, name: &str) -> Result<Message, String> {
     let mut object = present(object.clone());
     let keys_of = if object.contains_key("role") { ["role", "content"] } else { ["from", "value"] };
     let [role_key, content_key] = keys_of;
-    let role = match object.remove(role_key) {
+    // Shifted, so that the fields which are left keep the order of the row.
+    let role = match object.shift_remove(role_key) {
         Some(Value::String(role)) => role,
         _ => return Err(format!("{name}: expected a role in \"role\" or \"from\", found {}", keys(&object))),
     };
@@ -34,7 +35,7 @@ pub(super) fn message_of(value: &Value, name: &str) -> Result<Message, String> {
     }
     .to_string();
     let is_call = value.get(role_key).and_then(Value::as_str) == Some("function_call");
-    let content = object.remove(content_key);
+    let content = object.shift_remove(content_key);
     let tool_calls = if is_call {
         called(content.as_ref(), &format!("{name}.{content_key}"))?
     } else {
@@ -52,11 +53,11 @@ pub(super) fn message_of(value: &Value, name: &str) -> Result<Message, String> {
 
 /// The calls in `tool_calls`, or the one call of the older `function_call`.
 fn tool_calls_of(object: &mut Object, role: &str, name: &str) -> Result<Vec<Value>, String> {
-    let mut calls = match object.remove("tool_calls") {
+    let mut calls = match object.shift_remove("tool_calls") {
         Some(value) => list(&value, &format!("{name}.tool_calls"))?,
         None => Vec::new(),
     };
-    if let Some(function) = object.remove("function_call") {
+    if let Some(function) = object.shift_remove("function_call") {
         calls.push(json!({"type": "function", "function": function}));
     }
     if !calls.is_empty() && role != "assistant" {
@@ -89,7 +90,7 @@ fn called(content: Option<&Value>, name: &str) -> Result<Vec<Value>, String> {
 fn reasoning_of(object: &mut Object, role: &str, name: &str) -> Result<Option<String>, String> {
     let mut found: Option<(&str, String)> = None;
     for key in ["reasoning_content", "reasoning", "thinking"] {
-        let Some(value) = object.remove(key) else { continue };
+        let Some(value) = object.shift_remove(key) else { continue };
         let Value::String(text) = value else {
             return Err(format!("{name}.{key}: expected text, got {}", kind(&value)));
         };
@@ -114,7 +115,7 @@ fn reasoning_of(object: &mut Object, role: &str, name: &str) -> Result<Option<St
 fn learnt_of(object: &mut Object, role: &str, name: &str) -> Result<bool, String> {
     let mut found: Option<(&str, bool)> = None;
     for key in ["weight", "train", "training", "loss", "loss_mask"] {
-        let Some(value) = object.remove(key) else { continue };
+        let Some(value) = object.shift_remove(key) else { continue };
         let learnt = match (&value, value.as_f64()) {
             (Value::Bool(learnt), _) => *learnt,
             (_, Some(0.0)) => false,

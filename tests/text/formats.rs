@@ -237,6 +237,8 @@ fn fields_that_change_what_is_learnt_are_honoured_or_refused_by_name() {
     }
     assert_eq!(answer(json!({"reasoning": "why", "reasoning_content": "why"})).reasoning.as_deref(), Some("why"));
     assert_eq!(answer(json!({"name": "Bo", "tool_plan": "p"})).fields["tool_plan"], "p");
+    let kept = answer(json!({"weight": 0, "z": 1, "a": 2, "b": 3, "reasoning": "why"})).fields;
+    assert_eq!(kept.keys().collect::<Vec<_>>(), ["z", "a", "b"], "in the order of the row");
     refuse_conversation(
         &with(json!({"weight": 0.5})),
         "messages[1].weight: expected 0 (not learnt) or 1 (learnt), got 0.5",
