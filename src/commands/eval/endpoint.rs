@@ -132,7 +132,7 @@ struct Work {
     open: Vec<(usize, usize)>,
     /// How many of those are taken.
     taken: AtomicUsize,
-    /// Nobody waits for answers any more.
+    /// There is nothing more to ask: a server has refused, or nobody waits for answers.
     over: AtomicBool,
 }
 
@@ -200,6 +200,9 @@ impl Work {
             let Some((of, vote)) = self.open.get(place) else { return };
             let of = &self.asked[*of];
             let answer = self.judge.judge(&of.messages, &self.how, of.stream.fold(*vote as u64));
+            if matches!(answer, Err(EndpointError::Refused(_))) {
+                self.over.store(true, Ordering::Relaxed);
+            }
             if heard.send((place, answer)).is_err() {
                 return;
             }
