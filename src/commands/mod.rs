@@ -46,7 +46,7 @@ pub enum Command {
     Sft(sft::SftArgs),
     Rl(rl::RlArgs),
     Judge(judge::JudgeArgs),
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     Generate(generate::GenerateArgs),
     Bench(bench::BenchArgs),
     Data(data::DataArgs),

@@ -49,9 +49,12 @@ struct Spread {
 /// The prompts of one kind (`ref` or `tied`) by their number; `None`: a response has no valid verdict.
 type Prompts = BTreeMap<i64, Option<Spread>>;
 
+/// Scores of good and of bad responses.
+type Sides = (Vec<Option<f64>>, Vec<Option<f64>>);
+
 /// Reference and tied prompts by the number in their ids (`ref:7`, `tied:7`). Rows of one id are one prompt.
 fn prompts(rows: &[&Answered]) -> (Prompts, Prompts, usize) {
-    let mut scores: BTreeMap<(bool, i64), (Vec<Option<f64>>, Vec<Option<f64>>)> = BTreeMap::new();
+    let mut scores: BTreeMap<(bool, i64), Sides> = BTreeMap::new();
     let mut unreadable = 0;
     for row in rows {
         let id = row.case.id.split_once(':').and_then(|(kind, number)| Some((kind, number.trim().parse().ok()?)));

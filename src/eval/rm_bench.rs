@@ -15,8 +15,11 @@ const STYLE_NAMES: [&str; STYLES] = ["concise", "plain", "markdown"];
 /// A row belongs to the domain that its `domain` begins with: the two halves of safety are one.
 const DOMAINS: [&str; 4] = ["chat", "math", "code", "safety"];
 
+/// A difficulty: its name, and whether a cell (style of the chosen, style of the rejected response) is of it.
+type Level = (&'static str, fn(usize, usize) -> bool);
+
 /// Difficulties by their cells: in the hard ones the chosen response has the plainer style, in the easy ones the richer.
-const LEVELS: [(&str, fn(usize, usize) -> bool); 3] = [
+const LEVELS: [Level; 3] = [
     ("hard", |chosen, rejected| chosen < rejected),
     ("normal", |chosen, rejected| chosen == rejected),
     ("easy", |chosen, rejected| chosen > rejected),

@@ -32,8 +32,8 @@ use row::{EvalRow, Tally};
 /// same command with --resume goes on, and ends with the same bytes.
 ///
 /// --endpoint URL --endpoint-model NAME --data FILE asks a judge behind an OpenAI-compatible server (POST URL/chat/completions)
-/// instead of a model in a directory. It sees the prompt of --rubrics and --set, or the built-in one, and its verdicts are read by
-/// the same rules. A request that fails for a while (429, 5xx, no connection, no whole answer in time) is tried again; after the
+/// instead of a model in a directory. It sees the prompt of --rubrics and --set, or the built-in one, and its verdicts are read
+/// by the same rules. A request that fails for a while (429, 5xx, no connection, no whole answer in time) is tried again; after the
 /// last attempt its vote is the failure judge_down, and no number. Its row is written and kept by --resume: to ask again, remove
 /// the row's line, or begin again with --overwrite. What would fail for every request, such as a wrong key, ends the command.
 ///

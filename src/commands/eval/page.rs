@@ -11,16 +11,15 @@ pub fn page(figures: &Figures, rows: &[Answered], tally: Option<&Tally>, judge: 
     let title = format!("{} · {judge}", figures.benchmark);
     let mut body =
         format!("<header><p class=\"kicker\">patarm-train eval</p>\n<h1>{}</h1></header>\n<main>\n", escape(&title));
-    body += &tiles(figures);
+    body += &section("results", "Results", &tiles(figures));
     body += &section("table", "Table", &(all_figures(figures) + &notes(figures)));
     let mut plots = String::new();
-    plots += &figure(
-        "Parts",
-        "95 % intervals, rows of one prompt counted as one draw; the dashed line is what guessing gives.",
-        &bars_of(&first.parts, guess(figures)),
-    );
-    if !first.subsets.is_empty() {
-        plots += &figure("Subsets", "By the first reading.", &bars_of(&first.subsets, guess(figures)));
+    const INTERVALS: &str =
+        "95 % intervals, rows of one prompt counted as one draw; the dashed line is what guessing gives.";
+    for (title, parts) in [("Parts", &first.parts), ("Subsets", &first.subsets)] {
+        if !parts.is_empty() {
+            plots += &figure(title, INTERVALS, &bars_of(parts, guess(figures)));
+        }
     }
     if let Some(tally) = tally.filter(|tally| tally.votes_at.len() > 1) {
         let by_votes: Vec<Bar> = tally
