@@ -23,8 +23,8 @@ use crate::file::{WholeFile, counted, say, try_writing};
 ///
 /// The file is there whole or not at all, also after Ctrl-C. Bad rows end the command unless --skip-bad is given.
 ///
-///     patarm-train data convert train-*.parquet --output train.jsonl
-///     patarm-train data convert ultrafeedback.parquet --output - | head -3
+///   patarm-train data convert train-*.parquet --output train.jsonl
+///   patarm-train data convert ultrafeedback.parquet --output - | head -3
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct ConvertArgs {

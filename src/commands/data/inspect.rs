@@ -22,9 +22,9 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 /// lengths of prompts and answers; rows that say the same; pairs that say the opposite of another. Then three rows to read:
 /// numbers do not show what a look at the text does.
 ///
-///     patarm-train data inspect train.parquet
-///     patarm-train data inspect a.jsonl.gz b.jsonl.zst --tokenizer models/Qwen3-0.6B
-///     patarm-train data inspect sft.jsonl --as conversations --json
+///   patarm-train data inspect train.parquet
+///   patarm-train data inspect a.jsonl.gz b.jsonl.zst --tokenizer models/Qwen3-0.6B
+///   patarm-train data inspect sft.jsonl --as conversations --json
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct InspectArgs {

@@ -31,8 +31,8 @@ use crate::setting::{count, number};
 /// added changes nothing of what the others give. The rows are those of `data convert`, in the order of the input, and are
 /// there whole or not at all. The files are read twice; only hashes are kept in memory.
 ///
-///     patarm-train data mix a.jsonl b.parquet --take b.parquet=0.5 --take a.jsonl=20000 --output train.jsonl
-///     patarm-train data mix *.jsonl --against reward-bench.jsonl --holdout 0.02 --holdout-output test.jsonl --output train.jsonl
+///   patarm-train data mix a.jsonl b.parquet --take b.parquet=0.5 --take a.jsonl=20000 --output train.jsonl
+///   patarm-train data mix *.jsonl --against reward-bench.jsonl --holdout 0.02 --holdout-output test.jsonl --output train.jsonl
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct MixArgs {

@@ -19,10 +19,10 @@ use clap::{Args, Subcommand};
 /// the files in it. Rows may have any format that training reads. All four commands read row by row: a file may be larger than
 /// memory.
 ///
-///     patarm-train data inspect train.parquet
-///     patarm-train data validate train.parquet test.jsonl.gz
-///     patarm-train data convert train.parquet --output pairs.jsonl
-///     patarm-train data mix a.jsonl b.parquet --take b.parquet=0.5 --output train.jsonl
+///   patarm-train data inspect train.parquet
+///   patarm-train data validate train.parquet test.jsonl.gz
+///   patarm-train data convert train.parquet --output pairs.jsonl
+///   patarm-train data mix a.jsonl b.parquet --take b.parquet=0.5 --output train.jsonl
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct DataArgs {

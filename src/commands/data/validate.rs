@@ -17,8 +17,8 @@ use crate::file::{counted, say};
 /// reason. The exit code is 0 if all rows are usable and 1 if not, so a script can stop there. Rows that differ but say the
 /// same are no fault: `data inspect` counts those.
 ///
-///     patarm-train data validate train.parquet test.jsonl.gz
-///     patarm-train data validate sft.jsonl --as conversations --show 3
+///   patarm-train data validate train.parquet test.jsonl.gz
+///   patarm-train data validate sft.jsonl --as conversations --show 3
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct ValidateArgs {
