@@ -34,8 +34,9 @@ use row::{EvalRow, Tally};
 /// --endpoint URL --endpoint-model NAME --data FILE asks a judge behind an OpenAI-compatible server (POST URL/chat/completions)
 /// instead of a model in a directory. It sees the prompt of --rubrics and --set, or the built-in one, and its verdicts are read
 /// by the same rules. A request that fails for a while (429, 5xx, no connection, no whole answer in time) is tried again; after
-/// the last attempt its vote is the failure judge_down, and no number. Its row is written and kept by --resume: to ask again, remove
-/// the row's line, or begin again with --overwrite. What would fail for every request, such as a wrong key, ends the command.
+/// the last attempt its vote is the failure judge_down, and no number. Its row is written and kept by --resume: to ask again,
+/// remove the row's line, or begin again with --overwrite. What would fail for every request, such as a wrong key, ends the
+/// command.
 ///
 /// --from-scores FILE prints the table of results that are there already: rows of `eval --output`; RewardBench's per-row results
 /// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if kept); RewardBench 2's (`scores`, `num_correct`);
