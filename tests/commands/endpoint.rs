@@ -381,8 +381,11 @@ fn a_vote_whose_last_attempt_fails_is_a_failure_and_no_number() {
 fn a_killed_evaluation_is_gone_on_with_and_ctrl_c_does_not_wait_for_answers() {
     let fixture = CliFixture::new();
     let server = Server::start(|_: &_, _, _| Act::Late);
-    succeed(&fixture, &args(&server, &["--output", "whole.jsonl"]));
+    succeed(&fixture, &args(&server, &["--output", "whole.jsonl", "--concurrency", "1"]));
     let rows = fixture.read("whole.jsonl");
+    // One after the other, votes are asked for in the order of the rows.
+    let places: HashMap<Vote, usize> =
+        server.seen().asked.iter().map(|(vote, (number, _))| (vote.clone(), *number)).collect();
     let part = args(&server, &["--output", "part.jsonl", "--concurrency", "2"]);
     let process = start(&fixture, &part);
     fixture.wait_for_lines("part.jsonl", 3);
@@ -394,13 +397,14 @@ fn a_killed_evaluation_is_gone_on_with_and_ctrl_c_does_not_wait_for_answers() {
     assert_eq!(fixture.read("part.jsonl"), rows);
     assert!(server.seen().bodies.len() <= CALLS - 3 * 2 * VOTES, "rows that are there are not asked again");
 
-    // From some vote on, there is no answer, once.
-    let stuck =
-        Server::start(|_: &_, number, times| if number >= CALLS / 2 && times == 0 { Act::Hang } else { Act::Answer });
+    // The second half of the rows has no answer, once.
+    let is_late = move |vote: &Vote| places[vote] >= CALLS / 2;
+    let plan = move |vote: &Vote, _, times| if is_late(vote) && times == 0 { Act::Hang } else { Act::Answer };
+    let stuck = Server::start(plan);
     let long = args(&stuck, &["--output", "stuck.jsonl", "--request-seconds", "600"]);
     let process = start(&fixture, &long);
     wait_until("a request without an answer", || stuck.seen().acts.contains(&Act::Hang));
-    fixture.wait_for_lines("stuck.jsonl", 1);
+    fixture.wait_for_lines("stuck.jsonl", ROWS / 2);
     let asked = Instant::now();
     process.signal("INT");
     let (code, said) = process.end();
