@@ -15,10 +15,11 @@ use crate::random::Stream;
 use crate::rollout::{Engine, EngineError, EngineLimits};
 
 /// A response to be judged: its row and its number there, the judge's prompt, and its random numbers.
-pub struct Asked {
+pub struct Asked<P = Vec<u32>> {
     pub row: usize,
     pub response: usize,
-    pub prompt: Vec<u32>,
+    /// Token ids, or messages for a judge that has a tokenizer of its own.
+    pub prompt: P,
     pub stream: Stream,
 }
 

@@ -13,7 +13,7 @@ use super::pretrained::{self, Pretrained};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Tasks};
 use crate::file::say;
-use crate::judge::{Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Verdict};
+use crate::judge::{Failure, Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Verdict};
 use crate::model::Qwen3Config;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
@@ -69,7 +69,7 @@ pub const SCORE: &str = "score";
 pub const NOT_FINITE: &str = "not_finite";
 
 /// That of a vote for which an endpoint gave no answer.
-pub const JUDGE_DOWN: &str = "judge_down";
+pub const UNAVAILABLE: &str = Failure::Unavailable.name();
 
 /// One judgement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

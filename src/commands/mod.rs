@@ -6,6 +6,7 @@ pub mod demo;
 pub mod device;
 pub mod doctor;
 mod ending;
+mod endpoint;
 pub mod eval;
 pub mod generate;
 mod held_out;

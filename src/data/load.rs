@@ -195,6 +195,33 @@ pub fn load_candidates(files: &[PathBuf], options: &LoadOptions) -> Result<Loade
     })
 }
 
+/// Rows that `read` understands, given its fields and its position over all files: those of a benchmark, whose ids may repeat.
+/// Errors as in [`load_pairs`].
+pub fn load_rows<T>(
+    files: &[PathBuf],
+    on_bad_row: OnBadRow,
+    mut read: impl FnMut(&Map<String, Value>, u64) -> Result<T, String>,
+) -> Result<Loaded<T>, DataError> {
+    let files = &resolve(files)?;
+    check_distinct(files)?;
+    let (mut reader, mut skipped) = (RowReader::default(), Skipped::default());
+    let (mut rows, mut locations) = (Vec::new(), Vec::new());
+    for file in files {
+        reader.read(file, &mut |row, position, location| {
+            let of = |fields: Object| check_row(&fields).and_then(|()| read(&fields, position));
+            match row.and_then(|row| object_of(row.value)).and_then(of) {
+                Ok(row) => {
+                    rows.push(row);
+                    locations.push(location.clone());
+                    Ok(())
+                }
+                Err(reason) => skipped.refuse(location, reason, on_bad_row),
+            }
+        })?;
+    }
+    Loaded { rows, locations, skipped, on_bad_row }.some()
+}
+
 /// Rows `{"prompt": text or messages}` with an optional `id`, as in [`load_pairs`]. In a `chat` a text is turns too, as for a
 /// judge; otherwise it is taken as it is.
 pub fn load_prompts(files: &[PathBuf], options: &LoadOptions, chat: bool) -> Result<Loaded<Prompt>, DataError> {

@@ -36,7 +36,8 @@ pub use conversation::Conversation;
 pub use error::DataError;
 pub use formats::Format;
 pub use load::{
-    LoadOptions, Loaded, OnRow, Streamed, load_candidates, load_conversations, load_pairs, load_prompts, load_responses,
+    LoadOptions, Loaded, OnRow, Streamed, load_candidates, load_conversations, load_pairs, load_prompts,
+    load_responses, load_rows,
 };
 pub use load::{stream_conversations, stream_pairs, stream_responses};
 pub use message::{Message, TemplateArguments, shown_prompt};
@@ -45,6 +46,6 @@ pub use prompt::{Prompt, PromptText};
 pub use response::Response;
 pub use routing::{TaskBy, Tasks};
 pub use row_fields::check_judged;
-pub use row_id::RowId;
+pub use row_id::{RowId, hash64};
 pub use row_reader::first_row;
 pub use turns::turns_of_prompt;

@@ -42,7 +42,7 @@ impl RowId {
     }
 
     fn new(json: String) -> Self {
-        let key = json.parse().unwrap_or_else(|_| hash(&json));
+        let key = json.parse().unwrap_or_else(|_| hash64(json.as_bytes()));
         Self { json, key, file: None }
     }
 }
@@ -74,9 +74,9 @@ impl fmt::Display for RowId {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let bytes = blake3::hash(text.as_bytes());
-    u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
+/// A number for some bytes, the same for the same ones: the first 64 bits of their BLAKE3.
+pub fn hash64(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(*blake3::hash(bytes).as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
 /// A row's `id` as JSON: of numbers the row's own spelling (1.10, -0, more digits than a float has), which `id` has lost. Rows
@@ -164,7 +164,7 @@ pub(super) fn name_rows(rows: &[Unnamed], files: &[Arc<str>]) -> Vec<RowId> {
         let mut id = RowId::new(row.part.map_or_else(|| called.clone(), |part| part_of(&called, part)));
         let mut attempt = 0;
         while !keys.insert(id.key) {
-            id.key = hash(&format!("{}\n{attempt}\n{}", row.file, id.json));
+            id.key = hash64(format!("{}\n{attempt}\n{}", row.file, id.json).as_bytes());
             attempt += 1;
         }
         id.file = several.then(|| files[row.file].clone());

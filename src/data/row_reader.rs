@@ -151,8 +151,7 @@ pub fn first_row(files: &[PathBuf]) -> Result<Option<Map<String, Value>>, DataEr
     let read = RowReader::default().read(file, &mut |row, _, _| match row {
         Ok(Row { value: Value::Object(row), .. }) => {
             found = Some(present(row));
-            // It ends the reading, and is not told.
-            Err(DataError::NoFiles)
+            Err(DataError::Stopped)
         }
         _ => Ok(()),
     });

@@ -8,8 +8,10 @@ use super::benchmark::Benchmark;
 use super::case::Case;
 use super::recorded::prompt_key;
 use super::{rewardbench, rm_bench};
-use crate::data::row_reader::RowReader;
-use crate::data::{DataError, LoadOptions, Message, Pair, Skipped, TaskBy, Tasks, first_row, load_pairs};
+use crate::data::{
+    DataError, LoadOptions, Loaded, Message, Pair, TaskBy, Tasks, check_judged, first_row, load_pairs, load_rows,
+    shown_prompt, sources,
+};
 
 type Row = Map<String, Value>;
 
@@ -25,44 +27,25 @@ pub struct Question {
     pub responses: Vec<String>,
 }
 
-/// The rows of a benchmark, and those that are none of it.
-#[derive(Debug)]
-pub struct Questions {
-    pub benchmark: Benchmark,
-    pub questions: Vec<Question>,
-    pub skipped: Skipped,
-}
-
-/// Reads the rows of a benchmark. `benchmark`: whose rows they are; `None`: recognised from the first row.
+/// Reads the rows of a benchmark; files may be names of the hub. `benchmark`: whose rows they are; `None`: recognised from the
+/// first row.
 pub fn read_questions(
     files: &[PathBuf],
     benchmark: Option<Benchmark>,
     options: &LoadOptions,
-) -> Result<Questions, DataError> {
+) -> Result<(Benchmark, Loaded<Question>), DataError> {
+    let files = &sources::resolve(files)?;
     let benchmark = match benchmark {
         Some(benchmark) => benchmark,
         None => first_row(files)?.as_ref().map_or(Benchmark::Pairs, benchmark_of),
     };
-    if benchmark == Benchmark::Pairs {
-        let loaded = load_pairs(files, options)?;
-        let questions = loaded.rows.into_iter().map(of_pair).collect();
-        return Ok(Questions { benchmark, questions, skipped: loaded.skipped });
-    }
-    let (mut reader, mut questions, mut skipped) = (RowReader::default(), Vec::new(), Skipped::default());
-    for file in files {
-        reader.read(file, &mut |row, position, location| {
-            let read = row.and_then(|row| match row.value {
-                Value::Object(row) => question_of(&row, benchmark, position, &options.tasks),
-                _ => Err("expected a JSON object".into()),
-            });
-            match read {
-                Ok(question) => questions.push(question),
-                Err(reason) => skipped.refuse(location, reason, options.on_bad_row)?,
-            }
-            Ok(())
-        })?;
-    }
-    Ok(Questions { benchmark, questions, skipped })
+    let loaded = match benchmark {
+        Benchmark::Pairs => load_pairs(files, options)?.try_map(of_pair)?,
+        _ => {
+            load_rows(files, options.on_bad_row, |row, position| question_of(row, benchmark, position, &options.tasks))?
+        }
+    };
+    Ok((benchmark, loaded))
 }
 
 fn benchmark_of(row: &Row) -> Benchmark {
@@ -89,8 +72,10 @@ fn styles(row: &Row) -> bool {
     })
 }
 
-fn of_pair(pair: Pair) -> Question {
-    let prompt: String = pair.prompt.iter().map(|turn| format!("{}\n{}\n", turn.role, turn.content)).collect();
+fn of_pair(pair: Pair) -> Result<Question, String> {
+    check_judged(&pair.arguments)?;
+    let shown = shown_prompt(&pair.prompt, &pair.arguments);
+    let prompt: String = shown.iter().map(|turn| format!("{}\n{}\n", turn.role, turn.content)).collect();
     let case = Case {
         id: pair.id.to_string(),
         subset: pair.source.unwrap_or_else(|| pair.task.clone()),
@@ -99,13 +84,8 @@ fn of_pair(pair: Pair) -> Question {
         prompt: prompt_key(&prompt),
         gap: pair.gap,
     };
-    Question {
-        case,
-        task: pair.task,
-        task_by: pair.task_by,
-        prompt: pair.prompt,
-        responses: vec![pair.chosen, pair.rejected],
-    }
+    let responses = vec![pair.chosen, pair.rejected];
+    Ok(Question { case, task: pair.task, task_by: pair.task_by, prompt: shown, responses })
 }
 
 fn question_of(row: &Row, benchmark: Benchmark, position: u64, tasks: &Tasks) -> Result<Question, String> {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::benchmark::Benchmark;
 use super::case::{Answer, Answered, Case, Decision};
 use super::{rewardbench, rm_bench};
+use crate::data::hash64;
 
 type Row = Map<String, Value>;
 
@@ -224,9 +225,8 @@ fn case_of(row: &Row, position: usize, good: usize, responses: usize) -> Case {
 
 /// A number for a prompt, the same for the same text.
 pub fn prompt_key(prompt: &str) -> u64 {
-    let bytes = blake3::hash(prompt.as_bytes());
     // 53 bits, so that the number survives programs that read all numbers as floats.
-    u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a hash has 32 bytes")) >> 11
+    hash64(prompt.as_bytes()) >> 11
 }
 
 fn id_of(row: &Row) -> Option<String> {

@@ -137,7 +137,7 @@ impl Verdict {
 
 impl Failure {
     /// The name in metrics: `malformed`, `out_of_range`, …
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
             Self::OutOfRange => "out_of_range",

@@ -11,7 +11,8 @@ use super::sft::{Example, ExampleSource};
 use crate::config::{Settings, SftTarget};
 use crate::data::order::Order;
 use crate::data::{
-    Conversation, LoadOptions, OnBadRow, Skipped, TaskBy, Tasks, check_judged, load_conversations, load_pairs,
+    Conversation, LoadOptions, OnBadRow, Pair, Skipped, TaskBy, Tasks, check_judged, hash64, load_conversations,
+    load_pairs,
 };
 use crate::file::{counted, say};
 use crate::judge::{Judge, JudgePair};
@@ -34,21 +35,18 @@ impl PairDataset {
     /// Reads pairs, swaps the labels of the fraction `data.flip`, and encodes the judge's prompts. An error if fewer pairs than
     /// one step needs have prompts that fit.
     pub fn load(settings: &Settings, judge: &Judge) -> anyhow::Result<Self> {
-        let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
         let known = judge.settings().prompt.tasks.keys().cloned();
         let options = load_options(settings, Tasks::given(&settings.data.task, known));
         let mut loaded = load_pairs(&files(settings)?, &options)?.try_map(|mut pair| {
-            if f64::from(flips.fold(pair.id.key()).uniform(0)) < settings.data.flip {
-                std::mem::swap(&mut pair.chosen, &mut pair.rejected);
-                pair.gap = pair.gap.map(|gap| -gap);
-            }
+            flip(&mut pair, settings);
             check_judged(&pair.arguments)?;
             judge.encode_pair(pair).map_err(|error| error.to_string())
         })?;
         let limit = settings.rl.max_prompt_tokens;
         let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));
         report_skipped(&loaded.skipped, too_long, limit);
-        let (held_out, pairs) = hold_out(loaded.rows, settings);
+        let (held_out, pairs): (Vec<_>, Vec<_>) =
+            loaded.rows.into_iter().partition(|pair| is_held_out(&pair.pair, settings));
         report_routed_tasks(pairs.iter().map(|pair| (pair.pair.task.as_str(), pair.pair.task_by)));
         report_default_tasks(|task| judge.falls_to_default(task), pairs.iter().map(|pair| pair.pair.task.as_str()));
         let (count, wanted) = (pairs.len(), settings.rl.pairs_per_step);
@@ -62,16 +60,22 @@ impl PairDataset {
     }
 }
 
-/// Pairs that are held out, and those that are left. What decides is the prompt, so that all its pairs are on one side, and the
-/// seed; a pair more in the files moves no other.
-fn hold_out(pairs: Vec<JudgePair>, settings: &Settings) -> (Vec<JudgePair>, Vec<JudgePair>) {
+/// Whether a pair is one of `eval.share`. What decides is the prompt, so that all its pairs are on one side, and the seed; a
+/// pair more in the files moves no other.
+fn is_held_out(pair: &Pair, settings: &Settings) -> bool {
     let draws = Stream::new(settings.run.seed).fold(Purpose::HeldOut as u64);
-    pairs.into_iter().partition(|pair| {
-        let prompt = serde_json::to_vec(&pair.pair.prompt).expect("messages in memory can be written");
-        let key = blake3::hash(&prompt);
-        let key = u64::from_le_bytes(key.as_bytes()[..8].try_into().expect("a hash has 32 bytes"));
-        f64::from(draws.fold(key).uniform(0)) < settings.eval.share
-    })
+    let prompt = serde_json::to_vec(&pair.prompt).expect("messages in memory can be written");
+    f64::from(draws.fold(hash64(&prompt)).uniform(0)) < settings.eval.share
+}
+
+/// Swaps the labels of the fraction `data.flip` of the pairs. Those that are held out keep theirs: they measure what the noise
+/// has done.
+fn flip(pair: &mut Pair, settings: &Settings) {
+    let flips = Stream::new(settings.run.seed).fold(Purpose::Flip as u64);
+    if f64::from(flips.fold(pair.id.key()).uniform(0)) < settings.data.flip && !is_held_out(pair, settings) {
+        std::mem::swap(&mut pair.chosen, &mut pair.rejected);
+        pair.gap = pair.gap.map(|gap| -gap);
+    }
 }
 
 impl PairSource for PairDataset {
@@ -178,5 +182,32 @@ pub fn report_default_tasks<'a>(falls_to_default: impl Fn(&str) -> bool, tasks: 
         let more = if counts.len() > names.len() { ", …" } else { "" };
         let rows = counted(rows, "row");
         say!("judged as the default task, because the task named has no rubrics: {rows}: {}{more}", names.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_out_pairs_keep_their_labels() {
+        let mut settings = Settings::default();
+        (settings.data.flip, settings.eval.share) = (1.0, 0.25);
+        let pair = |number: u64| {
+            let row = format!(r#"{{"id": {number}, "prompt": "p{number}", "chosen": "good", "rejected": "bad"}}"#);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), row).unwrap();
+            let options = load_options(&settings, Tasks::always("chat"));
+            load_pairs(&[file.path().to_path_buf()], &options).unwrap().rows.remove(0)
+        };
+        let mut held_out = 0;
+        for number in 0..100 {
+            let mut pair = pair(number);
+            flip(&mut pair, &settings);
+            let is_held_out = is_held_out(&pair, &settings);
+            assert_eq!(pair.chosen, if is_held_out { "good" } else { "bad" }, "{number}");
+            held_out += usize::from(is_held_out);
+        }
+        assert!((10..40).contains(&held_out), "{held_out}");
     }
 }

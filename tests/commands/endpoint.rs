@@ -347,20 +347,20 @@ fn a_vote_whose_last_attempt_fails_is_a_failure_and_no_number() {
     let seen = server.seen();
     let dead = seen.asked.keys().filter(|vote| is_dead(vote)).count();
     assert!(dead > 3 && seen.asked.iter().all(|(vote, (_, times))| *times == if is_dead(vote) { 2 } else { 0 }));
-    for part in [&format!("{dead} judge_down"), "HTTP 500: no\\u{1b}[31m, Bearer [key], and so on"] {
+    for part in [&format!("{dead} unavailable"), "HTTP 500: no\\u{1b}[31m, Bearer [key], and so on"] {
         let said = format!("{}{}", outcome.out, outcome.err);
         assert!(said.contains(part), "{part} is missing in: {said}");
     }
     let judging = &serde_json::from_str::<Value>(&fixture.read("down.json")).unwrap()["judging"];
-    assert_eq!((&judging["calls"], &judging["failed"]["judge_down"]), (&json!(CALLS), &json!(dead)));
+    assert_eq!((&judging["calls"], &judging["failed"]["unavailable"]), (&json!(CALLS), &json!(dead)));
     // Every other vote is what it was.
     let mut found = 0;
     for (down, whole) in fixture.read("down.jsonl").lines().zip(rows.lines()) {
         let [down, whole] = [down, whole].map(|line| serde_json::from_str::<Value>(line).unwrap());
         for (response, votes) in down["votes"].as_array().unwrap().iter().enumerate() {
             for (number, vote) in votes.as_array().unwrap().iter().enumerate() {
-                if vote["verdict"] == "judge_down" {
-                    assert_eq!(*vote, json!({"verdict": "judge_down", "score": null}));
+                if vote["verdict"] == "unavailable" {
+                    assert_eq!(*vote, json!({"verdict": "unavailable", "score": null}));
                     found += 1;
                 } else {
                     assert_eq!(*vote, whole["votes"][response][number]);

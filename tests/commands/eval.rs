@@ -65,6 +65,17 @@ fn the_demos_judge_scores_as_the_demo_says_and_a_killed_evaluation_is_gone_on_wi
     assert_eq!(fixture.read("part.jsonl"), rows);
     fixture.fail(&[&sampled[..], &["--output", "part.jsonl"]].concat(), &["part.jsonl", "--resume"]);
 
+    // A row that the judge cannot read is named, or left out.
+    let mut lines: Vec<String> =
+        fixture.read("demo/held_out_pairs.jsonl").lines().take(3).map(str::to_string).collect();
+    lines[1] = r#"{"prompt": "p", "chosen": "c", "rejected": "r", "task": "maths"}"#.into();
+    fixture.write("misspelt.jsonl", &lines.join("\n"));
+    let misspelt = ["eval", "--model", "demo/model", "--data", "misspelt.jsonl", "--temperature", "0"];
+    let misspelt = [&misspelt[..], &EVAL[5..]].concat();
+    fixture.fail(&misspelt, &["misspelt.jsonl: line 2", "`maths`: did you mean `math`?"]);
+    fixture.succeed(&[&misspelt[..], &["--skip-bad", "--json", "skipped.json"]].concat());
+    assert_eq!(json_of(&fixture, "skipped.json")["rows"], 2);
+
     // What was written gives the table again.
     fixture.succeed(&["eval", "--from-scores", "whole.jsonl", "--json", "again.json"]);
     let (mut before, again) = (json_of(&fixture, "whole.json"), json_of(&fixture, "again.json"));

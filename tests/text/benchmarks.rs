@@ -350,12 +350,13 @@ fn questions_of_benchmarks_have_their_better_responses_first() {
         let file = folder.path().join("rows.jsonl");
         std::fs::write(&file, lines(rows)).unwrap();
         let options = LoadOptions { tasks: Tasks::always("chat"), on_bad_row: OnBadRow::Skip, format: None };
-        let read = read_questions(&[file], None, &options).unwrap();
+        let (benchmark, read) = read_questions(&[file], None, &options).unwrap();
         let texts = read
-            .questions
+            .rows
             .iter()
-            .map(|question| (question.case.id.clone(), question.case.good, question.responses.join("|")));
-        (read.benchmark, texts.collect::<Vec<_>>(), read.skipped.count)
+            .map(|row| (row.case.id.clone(), row.case.good, row.responses.join("|")))
+            .collect::<Vec<_>>();
+        (benchmark, texts, read.skipped.count)
     };
     let judgebench = |label: &str| {
         let (source, question) = ("mmlu-pro-law", "q");
@@ -378,4 +379,29 @@ fn questions_of_benchmarks_have_their_better_responses_first() {
     assert_eq!((benchmark, questions), (Benchmark::RewardBench, vec![("9".into(), 1, "c|r".into())]));
     let (benchmark, questions, _) = read(&[json!({"input": "p", "output_1": "c", "output_2": "r", "label": 2})]);
     assert_eq!((benchmark, questions), (Benchmark::Pairs, vec![("0".into(), 1, "r|c".into())]));
+}
+
+#[test]
+fn a_judge_is_asked_with_the_tools_of_a_pair_and_no_template_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let pair = |more: Value| {
+        let mut row = json!({"prompt": "p", "chosen": "c", "rejected": "r"});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        std::fs::write(&file, row.to_string()).unwrap();
+        let options = LoadOptions { tasks: Tasks::always("chat"), on_bad_row: OnBadRow::Refuse, format: None };
+        read_questions(std::slice::from_ref(&file), None, &options).map(|(_, mut read)| read.rows.remove(0))
+    };
+    let shown = pair(json!({"tools": [{"name": "find"}]})).unwrap().prompt;
+    let turns: Vec<(&str, &str)> = shown.iter().map(|turn| (turn.role.as_str(), turn.content.as_str())).collect();
+    assert_eq!(turns, [("tools", "{\"name\": \"find\"}"), ("user", "p")]);
+    assert_eq!(pair(json!({"system": "s"})).unwrap().prompt[0].role, "system");
+    for (more, part) in [
+        (json!({"enable_thinking": true}), "enable_thinking"),
+        (json!({"images": ["a"]}), "images: models of text alone"),
+        (json!({"subset": "hep-go", "weight": 2}), "weight: rows cannot be weighted"),
+    ] {
+        let error = pair(more).unwrap_err().to_string();
+        assert!(error.contains("rows.jsonl") && error.contains(part), "{error}");
+    }
 }

@@ -7,17 +7,15 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::row::{EvalRow, Sheet};
-use super::{EvalArgs, finish_judged, stream, try_all_outputs};
+use super::{EvalArgs, Questions, finish_judged, questions, try_all_outputs};
 use crate::commands::device::with_backend;
 use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
 use crate::commands::judging::{LoadedJudge, NOT_FINITE};
 use crate::commands::rows::{fingerprint_of_model, kind_of_device};
-use crate::data::sources;
 use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
 use crate::file::RowOutput;
 use crate::ops::Backend;
-use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 
 /// Judges every response, writes a row a question, and prints the table. Ctrl-C ends it early.
 pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
@@ -41,31 +39,18 @@ pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
 /// What is read before the model is put on its device.
 struct Job {
     benchmark: Benchmark,
-    questions: Vec<Question>,
     loaded: LoadedJudge,
-    /// By question, then by response.
-    asked: Vec<Asked>,
+    questions: Questions<Vec<u32>>,
 }
 
 fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
     let settings = args.judging.settings(model)?;
-    let files = sources::resolve(&args.data)?;
-    let read = read_questions(&files, args.benchmark, &args.judging.load_options(&settings))?;
-    let (loaded, how) = (args.judging.load(model, settings)?, args.judging.sampling()?);
-    let mut asked = Vec::new();
-    for (row, question) in read.questions.iter().enumerate() {
-        for (response, text) in question.responses.iter().enumerate() {
-            let prompt = loaded.judge.encode(&question.task, &question.prompt, text)?;
-            asked.push(Asked { row, response, prompt, stream: stream(&how, question, text) });
-        }
-    }
-    report_routed_tasks(read.questions.iter().map(|question| (question.task.as_str(), question.task_by)));
-    report_default_tasks(
-        |task| loaded.judge.falls_to_default(task),
-        read.questions.iter().map(|question| question.task.as_str()),
-    );
-    report_skipped(&read.skipped, 0, 0);
-    Ok(Job { benchmark: read.benchmark, questions: read.questions, loaded, asked })
+    let (benchmark, read) = read_questions(&args.data, args.benchmark, &args.judging.load_options(&settings))?;
+    let loaded = args.judging.load(model, settings)?;
+    let judge = &loaded.judge;
+    let encode = |question: &Question, response: &str| judge.encode(&question.task, &question.prompt, response);
+    let questions = questions(args, read, |task| judge.falls_to_default(task), encode)?;
+    Ok(Job { benchmark, questions, loaded })
 }
 
 fn evaluate<B: Backend>(
@@ -75,13 +60,13 @@ fn evaluate<B: Backend>(
     output: Option<RowOutput>,
     stop: &AtomicBool,
 ) -> anyhow::Result<(Benchmark, Vec<EvalRow>)> {
-    let Job { benchmark, questions, loaded, asked } = job(args, model)?;
-    let made_with = if output.is_some() { made_with(args, &loaded, &questions, &asked)? } else { Value::Null };
+    let Job { benchmark, loaded, questions: Questions { rows, asked } } = job(args, model)?;
+    let made_with = if output.is_some() { made_with(args, &loaded, &rows, &asked)? } else { Value::Null };
     let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
-    let mut sheet = Sheet::new(benchmark, &questions);
+    let mut sheet = Sheet::new(benchmark, &rows);
     let writer = sheet.begin(output, &made_with)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);
-    ready.run("eval", &args.judging, &asked, writer, line, stop)?.conclude(&args.rows, questions.len())?;
+    ready.run("eval", &args.judging, &asked, writer, line, stop)?.conclude(&args.rows, rows.len())?;
     Ok((benchmark, sheet.into_rows()))
 }
 

@@ -7,21 +7,24 @@ mod page;
 mod row;
 mod tables;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 
+use super::endpoint::EndpointArgs;
+use super::judged_rows::Asked;
 use super::judging::JudgingArgs;
 use super::rows::RowArgs;
-use crate::data::{LoadOptions, OnBadRow, Tasks, sources};
+use crate::data::{LoadOptions, Loaded, OnBadRow, Tasks};
 use crate::eval::question::{Question, read_questions};
 use crate::eval::recorded::{self, Recorded, prompt_key};
 use crate::eval::{Answered, Benchmark, Case, Figures};
 use crate::file::{RowOutput, counted, is_same, open_plain, try_writing, write_atomically};
 use crate::judge::JudgeSampling;
 use crate::random::Stream;
-use crate::train::dataset::report_skipped;
+use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 use row::{EvalRow, Tally};
 
 /// Measure a judge on a benchmark, or read recorded results.
@@ -34,7 +37,7 @@ use row::{EvalRow, Tally};
 /// --endpoint URL --endpoint-model NAME --data FILE asks a judge behind an OpenAI-compatible server (POST URL/chat/completions)
 /// instead of a model in a directory. It sees the prompt of --rubrics and --set, or the built-in one, and its verdicts are read
 /// by the same rules. A request that fails for a while (429, 5xx, no connection, no whole answer in time) is tried again; after
-/// the last attempt its vote is the failure judge_down, and no number. Its row is written and kept by --resume: to ask again,
+/// the last attempt its vote is the failure unavailable, and no number. Its row is written and kept by --resume: to ask again,
 /// remove the row's line, or begin again with --overwrite. What would fail for every request, such as a wrong key, ends the
 /// command.
 ///
@@ -62,7 +65,7 @@ pub struct EvalArgs {
     )]
     pub model: Option<PathBuf>,
     /// A file of recorded results instead of a judge.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
     pub from_scores: Option<PathBuf>,
     /// The benchmark's rows, or files of pairs.
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -77,7 +80,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
     #[command(flatten)]
-    pub endpoint: endpoint::EndpointArgs,
+    pub endpoint: EndpointArgs,
     #[command(flatten)]
     pub rows: RowArgs,
     #[command(flatten)]
@@ -126,9 +129,9 @@ fn known_cases(args: &EvalArgs) -> anyhow::Result<Option<Vec<Case>>> {
     // Tasks are of no use here.
     let on_bad_row = if args.judging.skip_bad { OnBadRow::Skip } else { OnBadRow::Refuse };
     let options = LoadOptions { tasks: Tasks::always(""), on_bad_row, format: None };
-    let read = read_questions(&sources::resolve(&args.data)?, args.benchmark, &options)?;
+    let (_, read) = read_questions(&args.data, args.benchmark, &options)?;
     report_skipped(&read.skipped, 0, 0);
-    Ok(Some(read.questions.into_iter().map(|question| question.case).collect()))
+    Ok(Some(read.rows.into_iter().map(|question| question.case).collect()))
 }
 
 /// The largest file of results that is read: those of RewardBench 2 with their texts have 30 MB.
@@ -173,6 +176,39 @@ fn try_all_outputs(args: &EvalArgs, model: Option<&Path>) -> anyhow::Result<Opti
 /// the responses, so that equal responses of a row are drawn alike.
 fn stream(how: &JudgeSampling, question: &Question, response: &str) -> Stream {
     how.stream.fold(question.case.prompt).fold(prompt_key(response))
+}
+
+/// What a judge is asked of the rows of a benchmark.
+struct Questions<P> {
+    rows: Vec<Question>,
+    /// By row, then by response.
+    asked: Vec<Asked<P>>,
+}
+
+/// Makes the prompts of all responses. A row for which `encode` cannot make one is bad, like one that cannot be read.
+fn questions<P, E: Display>(
+    args: &EvalArgs,
+    read: Loaded<Question>,
+    falls_to_default: impl Fn(&str) -> bool,
+    encode: impl Fn(&Question, &str) -> Result<P, E>,
+) -> anyhow::Result<Questions<P>> {
+    let how = args.judging.sampling()?;
+    let read = read.try_map(|question| {
+        let prompts = question.responses.iter().map(|response| encode(&question, response)).collect::<Result<_, E>>();
+        prompts.map(|prompts: Vec<P>| (question, prompts))
+    })?;
+    report_routed_tasks(read.rows.iter().map(|(question, _)| (question.task.as_str(), question.task_by)));
+    report_default_tasks(falls_to_default, read.rows.iter().map(|(question, _)| question.task.as_str()));
+    report_skipped(&read.skipped, 0, 0);
+    let (mut rows, mut asked) = (Vec::new(), Vec::new());
+    for (row, (question, prompts)) in read.rows.into_iter().enumerate() {
+        for (response, prompt) in prompts.into_iter().enumerate() {
+            let stream = stream(&how, &question, &question.responses[response]);
+            asked.push(Asked { row, response, prompt, stream });
+        }
+        rows.push(question);
+    }
+    Ok(Questions { rows, asked })
 }
 
 /// Prints the table of judged rows, and writes what else was asked for.
