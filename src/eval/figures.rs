@@ -11,7 +11,7 @@ pub struct Figure {
     pub value: f64,
     /// Rows behind it.
     pub rows: usize,
-    /// 95 %, clustered by prompt; `None`: the figure is no mean over rows.
+    /// 95 %, with the rows of one prompt as one draw; `None`: there are too few rows to know.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -27,9 +27,9 @@ impl Figure {
         }
     }
 
-    /// A number that is no mean over rows.
-    pub fn plain(name: impl Into<String>, value: f64, rows: usize) -> Self {
-        Self { name: name.into(), value, rows, interval: None }
+    /// A number that is no mean over rows, with its interval.
+    pub fn with(name: impl Into<String>, value: f64, rows: usize, interval: Option<[f64; 2]>) -> Self {
+        Self { name: name.into(), value, rows, interval }
     }
 }
 

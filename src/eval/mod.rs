@@ -4,6 +4,7 @@
 //! choice, or contradict each other, the table has a reading for each.
 
 pub mod benchmark;
+mod bootstrap;
 pub mod case;
 pub mod figures;
 pub mod interval;

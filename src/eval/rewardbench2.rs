@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bootstrap;
 use super::case::{Answer, Answered};
 use super::figures::{Figure, Figures, Reading, distinct};
 use super::interval::Drawn;
@@ -46,15 +47,22 @@ struct Spread {
     to_bad: f64,
 }
 
-/// The prompts of one kind (`ref` or `tied`) by their number; `None`: a response has no valid verdict.
-type Prompts = BTreeMap<i64, Option<Spread>>;
+/// A prompt of Ties, if it is there; it has no spread where a response has no valid verdict.
+type Prompt = Option<Option<Spread>>;
+
+/// The reference and the tied prompt of one number (`ref:7`, `tied:7`): they were made together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct TiesPrompt {
+    reference: Prompt,
+    tied: Prompt,
+}
 
 /// Scores of good and of bad responses.
 type Sides = (Vec<Option<f64>>, Vec<Option<f64>>);
 
-/// Reference and tied prompts by the number in their ids (`ref:7`, `tied:7`). Rows of one id are one prompt.
-fn prompts(rows: &[&Answered]) -> (Prompts, Prompts, usize) {
-    let mut scores: BTreeMap<(bool, i64), Sides> = BTreeMap::new();
+/// The prompts of Ties by their number, and how many rows have none. Rows of one id are one prompt.
+fn prompts(rows: &[&Answered]) -> (Vec<TiesPrompt>, usize) {
+    let mut scores: BTreeMap<(i64, bool), Sides> = BTreeMap::new();
     let mut unreadable = 0;
     for row in rows {
         let id = row.case.id.split_once(':').and_then(|(kind, number)| Some((kind, number.trim().parse().ok()?)));
@@ -62,16 +70,17 @@ fn prompts(rows: &[&Answered]) -> (Prompts, Prompts, usize) {
             unreadable += 1;
             continue;
         };
-        let (good, bad) = scores.entry((kind == "ref", number)).or_default();
+        let (good, bad) = scores.entry((number, kind == "ref")).or_default();
         good.extend(of_row.iter().take(row.case.good));
         bad.extend(of_row.iter().skip(row.case.good));
     }
-    let (mut reference, mut tied) = (Prompts::new(), Prompts::new());
-    for ((is_reference, number), (good, bad)) in scores {
-        let kind = if is_reference { &mut reference } else { &mut tied };
-        kind.insert(number, spread(&good, &bad));
+    let mut found: BTreeMap<i64, TiesPrompt> = BTreeMap::new();
+    for ((number, is_reference), (good, bad)) in scores {
+        let of_number = found.entry(number).or_default();
+        let prompt = if is_reference { &mut of_number.reference } else { &mut of_number.tied };
+        *prompt = Some(spread(&good, &bad));
     }
-    (reference, tied, unreadable)
+    (found.into_values().collect(), unreadable)
 }
 
 fn spread(good: &[Option<f64>], bad: &[Option<f64>]) -> Option<Spread> {
@@ -85,32 +94,39 @@ fn spread(good: &[Option<f64>], bad: &[Option<f64>]) -> Option<Spread> {
 
 /// The score of Ties (`process_single_model` of the benchmark): 0.3 accuracy of tied and of reference prompts each, 0.2 for good
 /// responses that are closer to each other than to the bad ones, 0.2 for the same with the reference's distance, and 0.01 for
-/// by how much. It can exceed 1. A prompt without all its verdicts earns nothing.
-fn ties(rows: &[&Answered]) -> Option<f64> {
-    let (reference, tied, _) = prompts(rows);
-    let accuracy = |prompts: &Prompts| mean(prompts.values().map(|spread| yes(spread.is_some_and(|s| s.to_bad > 0.0))));
-    let both: Vec<Option<(Spread, f64)>> = tied
-        .iter()
-        .filter_map(|(number, tied)| reference.get(number).map(|reference| (tied, reference)))
-        .map(|(tied, reference)| {
-            tied.zip(*reference).map(|(tied, reference)| (tied, tied.to_bad.min(reference.to_bad)))
-        })
-        .collect();
+/// by how much. It can exceed 1. A prompt without all its verdicts earns nothing. `None`: no number has both prompts.
+fn ties(prompts: &[TiesPrompt]) -> Option<f64> {
+    let accuracy = |of: fn(&TiesPrompt) -> Prompt| {
+        mean(
+            &prompts
+                .iter()
+                .filter_map(of)
+                .map(|spread| yes(spread.is_some_and(|s| s.to_bad > 0.0)))
+                .collect::<Vec<_>>(),
+        )
+    };
+    // Of the numbers that have both: the tied prompt's spread, and the smaller distance to the bad responses.
+    let of_both = |prompt: &TiesPrompt| {
+        let (tied, reference) = prompt.tied.zip(prompt.reference)?;
+        Some(tied.zip(reference).map(|(tied, reference)| (tied, tied.to_bad.min(reference.to_bad))))
+    };
+    let both: Vec<Option<(Spread, f64)>> = prompts.iter().filter_map(of_both).collect();
     if both.is_empty() {
         return None;
     }
-    let closer =
-        |test: &dyn Fn(&(Spread, f64)) -> bool| mean(both.iter().map(|prompt| yes(prompt.as_ref().is_some_and(test))));
+    let of_all = |value: &dyn Fn(&(Spread, f64)) -> f64| {
+        mean(&both.iter().map(|prompt| prompt.as_ref().map_or(0.0, value)).collect::<Vec<_>>())
+    };
     let by_how_much = |(tied, least): &(Spread, f64)| {
         let ratio = (least / tied.among_good - 1.0).tanh();
         if ratio.is_nan() { 0.0 } else { ratio }
     };
     Some(
-        0.30 * accuracy(&tied)
-            + 0.30 * accuracy(&reference)
-            + 0.20 * closer(&|(tied, _)| tied.to_bad > tied.among_good)
-            + 0.20 * closer(&|(tied, least)| *least > tied.among_good)
-            + 0.01 * mean(both.iter().map(|prompt| prompt.as_ref().map_or(0.0, by_how_much))),
+        0.30 * accuracy(|prompt| prompt.tied)
+            + 0.30 * accuracy(|prompt| prompt.reference)
+            + 0.20 * of_all(&|(tied, _)| yes(tied.to_bad > tied.among_good))
+            + 0.20 * of_all(&|(tied, least)| yes(*least > tied.among_good))
+            + 0.01 * of_all(&by_how_much),
     )
 }
 
@@ -118,9 +134,8 @@ fn yes(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len();
-    if count == 0 { 0.0 } else { values.sum::<f64>() / count as f64 }
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 
 /// The six subsets and their plain mean.
@@ -145,7 +160,7 @@ pub fn figures(rows: &[Answered]) -> Figures {
         ));
     }
     let tied: Vec<&Answered> = rows.iter().filter(|row| is_ties(row)).collect();
-    let unreadable = prompts(&tied).2;
+    let unreadable = prompts(&tied).1;
     if unreadable > 0 {
         notes.push(format!(
             "{unreadable} rows of Ties have no scores, or an id that is not ref:N or tied:N, and are left out of it"
@@ -174,24 +189,82 @@ pub fn figures(rows: &[Answered]) -> Figures {
     }
 }
 
+/// The rows of a subset, by the prompts that were drawn.
+enum Subset {
+    /// By prompt: the credits of its rows, summed, and how many there are.
+    Means(Vec<(f64, f64)>),
+    Ties(Vec<TiesPrompt>),
+}
+
+impl Subset {
+    fn of(name: &str, rows: &[&Answered], credit: fn(&Answered) -> f64) -> Self {
+        if name == TIES {
+            return Self::Ties(prompts(rows).0);
+        }
+        let mut prompts: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+        for row in rows {
+            let (sum, count) = prompts.entry(row.case.prompt).or_default();
+            *sum += credit(row);
+            *count += 1.0;
+        }
+        Self::Means(prompts.into_values().collect())
+    }
+
+    /// Prompts.
+    fn len(&self) -> usize {
+        match self {
+            Self::Means(prompts) => prompts.len(),
+            Self::Ties(prompts) => prompts.len(),
+        }
+    }
+
+    /// The figure of these prompts, which may be drawn several times.
+    fn value(&self, drawn: impl Iterator<Item = usize>) -> Option<f64> {
+        match self {
+            Self::Means(prompts) => {
+                let (sum, count) =
+                    drawn.map(|unit| prompts[unit]).fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
+                (count > 0.0).then(|| sum / count)
+            }
+            Self::Ties(prompts) => ties(&drawn.map(|unit| prompts[unit]).collect::<Vec<_>>()),
+        }
+    }
+}
+
 fn reading(name: &'static str, rule: &'static str, rows: &[Answered], credit: fn(&Answered) -> f64) -> Reading {
     let present = SUBSETS.iter().copied().chain(
         distinct(rows.iter().map(|row| row.case.subset.as_str()))
             .into_iter()
             .filter(|name| !SUBSETS.iter().any(|known| known.eq_ignore_ascii_case(name))),
     );
-    let figure = |name: &str| -> Option<Figure> {
+    let (mut parts, mut known) = (Vec::new(), Vec::new());
+    for name in present {
         let kept: Vec<&Answered> = rows.iter().filter(|row| row.case.subset.eq_ignore_ascii_case(name)).collect();
-        if name == TIES {
-            return ties(&kept).map(|score| Figure::plain(TIES, score, kept.len()));
+        let subset = Subset::of(name, &kept, credit);
+        let Some(value) = subset.value(0..subset.len()) else { continue };
+        parts.push(match subset {
+            // A resample in which no number has both prompts has no score: it counts as the lowest.
+            Subset::Ties(_) => {
+                let drawn = |drawn: &[Vec<usize>]| subset.value(drawn[0].iter().copied()).unwrap_or(0.0);
+                Figure::with(TIES, value, kept.len(), bootstrap::interval(&[subset.len()], drawn))
+            }
+            Subset::Means(_) => {
+                let weight = 1.0 / kept.len() as f64;
+                let row = |row: &&Answered| Drawn { value: credit(row), weight, stratum: 0, cluster: row.case.prompt };
+                Figure::of(name, &kept.iter().map(row).collect::<Vec<_>>())
+            }
+        });
+        if SUBSETS.contains(&name) {
+            known.push((subset, value));
         }
-        let weight = 1.0 / kept.len() as f64;
-        let row = |row: &&Answered| Drawn { value: credit(row), weight, stratum: 0, cluster: row.case.prompt };
-        (!kept.is_empty()).then(|| Figure::of(name, &kept.iter().map(row).collect::<Vec<_>>()))
-    };
-    let parts: Vec<Figure> = present.filter_map(figure).collect();
-    let known: Vec<f64> =
-        parts.iter().filter(|part| SUBSETS.contains(&part.name.as_str())).map(|part| part.value).collect();
-    let headline = Figure::plain("mean of the subsets", mean(known.iter().copied()), rows.len());
+    }
+    let values: Vec<f64> = known.iter().map(|(_, value)| *value).collect();
+    let sizes: Vec<usize> = known.iter().map(|(subset, _)| subset.len()).collect();
+    let interval = bootstrap::interval(&sizes, |drawn| {
+        let value =
+            |((subset, _), drawn): (&(Subset, f64), &Vec<usize>)| subset.value(drawn.iter().copied()).unwrap_or(0.0);
+        mean(&known.iter().zip(drawn).map(value).collect::<Vec<_>>())
+    });
+    let headline = Figure::with("mean of the subsets", mean(&values), rows.len(), interval);
     Reading { name, rule, headline, parts, subsets: Vec::new() }
 }

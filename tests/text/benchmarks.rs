@@ -196,6 +196,12 @@ fn rewardbench_2_shares_the_highest_score_and_ties_needs_all_of_them() {
     // Good responses that score alike are infinitely closer to each other than to the bad ones.
     near(value(&official.parts, "Ties"), TIES);
     near(official.headline.value, (4.0 / 9.0 + 0.625 + TIES) / 3.0);
+    // Ties and the headline are no means over rows: their intervals come from drawing the prompts again.
+    let interval = |name: &str| official.parts.iter().find(|part| part.name == name).unwrap().interval.unwrap();
+    let ([low, high], [low_of_ties, high_of_ties]) = (official.headline.interval.unwrap(), interval("Ties"));
+    assert!(low < official.headline.value && official.headline.value < high && high < 1.0, "{low} {high}");
+    assert!(low_of_ties < TIES && TIES < high_of_ties && high_of_ties <= 1.01, "{low_of_ties} {high_of_ties}");
+    assert!(high - low < high_of_ties - low_of_ties);
     assert!(table.notes.iter().any(|note| note.contains("without Precise IF, Safety, Focus")), "{:?}", table.notes);
 }
 
