@@ -27,6 +27,7 @@ EXPORT(unsigned, SCORE_MARGIN_ABSENT, 0);
 EXPORT(unsigned, SCORE_MARGIN_VALID, 2);
 EXPORT(unsigned, SCORE_MARGIN_OF_ROLLOUT, 0);
 EXPORT(unsigned, SCORE_MARGIN_OF_PAIR, 1);
+EXPORT(unsigned, SCORE_MARGIN_OF_PREFERENCE, 2);
 EXPORT(unsigned, SCORE_MARGIN_NORM_GROUP, 0);
 EXPORT(unsigned, SCORE_MARGIN_NORM_BATCH, 1);
 EXPORT(unsigned, SCORE_MARGIN_NORM_NONE, 2);
@@ -122,6 +123,8 @@ struct Shape {
 __device__ float reward_of(const Slots &slots, const Shape &shape, size_t slot, int role, unsigned state, Scaled own_side,
                            Scaled other_side) {
     float delta = 0.0f, par = 0.0f;
+    // A preference is compared with one half, in thousandths, whatever the other side is.
+    if (shape.margin == SCORE_MARGIN_OF_PREFERENCE) other_side = {500, 1};
     if (state == SCORE_MARGIN_VALID && other_side.count > 0) {
         const long long sign = role == 0 ? 1 : -1;
         const long long score = thousandths(slots.scores[slot]);

@@ -219,7 +219,7 @@ impl Job {
         let read = kind.load(&files, &args.judging.load_options(&settings))?;
         let loaded = args.judging.load(&args.model, settings)?;
         let read = read.try_map(|row| {
-            let encode = |response: &String| loaded.judge.encode(&row.task.0, &row.prompt, response);
+            let encode = |response: &String| loaded.judge.encode(&row.task.0, &row.prompt, &[response]);
             let prompts = row.responses.iter().map(encode).collect::<Result<Vec<_>, JudgeError>>()?;
             Ok::<_, JudgeError>((row, prompts))
         })?;

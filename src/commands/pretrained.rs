@@ -193,7 +193,8 @@ pub fn judge_settings(settings: &Valid<Settings>) -> anyhow::Result<Valid<JudgeS
         Some(carried) if file.is_none() => carried.prompt.clone(),
         _ => PromptFile::load(file)?,
     };
-    let judge = Valid::new(JudgeSettings::new(prompt, settings.reward.verdict, settings.model.thinking))?;
+    let Settings { reward, model, judge, .. } = &**settings;
+    let judge = Valid::new(JudgeSettings::new(prompt, reward.verdict, model.thinking, *judge))?;
     say_differences(Path::new(&settings.model.path), carried.as_deref(), &judge);
     Ok(judge)
 }

@@ -99,6 +99,7 @@ impl TrainArgs {
         if let Some(judge) = pretrained::carried(&s.settings.model)? {
             let mut defaults = Settings::default();
             (defaults.reward.verdict, defaults.model.thinking) = (judge.verdict, judge.thinking);
+            defaults.judge = judge.form();
             s = self.overlay(&defaults, &assignments)?;
             s.settings.run.out = out;
         }

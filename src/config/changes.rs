@@ -42,6 +42,7 @@ pub const KEY_CLASSES: &[(&str, KeyClass)] = &[
     // Used by the demo alone, which does not resume.
     ("data.teacher_error", Free),
     ("data.score_noise", Free),
+    ("judge.*", Learnt),
     ("eval.pairs", Free),
     ("eval.every", Free),
     ("eval.data", Free),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::judge::JudgeForm;
 use crate::loss::Aggregation;
 use crate::loss::grpo::GrpoLoss;
 use crate::model::Qwen3Config;
@@ -39,6 +40,8 @@ section! {
         pub model: ModelSettings = ModelSettings::default();
         /// Training rows, and how they are read.
         pub data: DataSettings = DataSettings::default();
+        /// The form of a judgement.
+        pub judge: JudgeForm = JudgeForm::default();
         /// Supervised fine-tuning.
         pub sft: SftSettings = SftSettings::default();
         /// GRPO on the Preference-Aware Reward.

@@ -270,6 +270,7 @@ mod tests {
     /// 0 stands for a failed judgement.
     fn judged(scores: &[u32]) -> Vec<Judged> {
         let judged = |score: &u32| Judged {
+            sections: Default::default(),
             completion: Completion { tokens: vec![7; 10], logprobs: vec![0.0; 10], finish_reason: FinishReason::Stop },
             text: String::new(),
             verdict: match score {

@@ -42,7 +42,12 @@ struct ChatRequest<'a> {
 impl EndpointJudge {
     /// An error if the prompt of the settings cannot be rendered. `model`: its name on the server.
     pub fn new(settings: Valid<JudgeSettings>, server: ChatServer, model: &str) -> Result<Self, JudgePromptError> {
-        Ok(Self { prompt: JudgePrompt::new(&settings.prompt)?, settings, server, model: model.to_string() })
+        Ok(Self {
+            prompt: JudgePrompt::new(&settings.prompt, &settings.form())?,
+            settings,
+            server,
+            model: model.to_string(),
+        })
     }
 
     /// How it judges.
@@ -55,9 +60,15 @@ impl EndpointJudge {
         self.prompt.falls_to_default(task)
     }
 
-    /// The judge's prompt for a response: its system message, if the settings have one, and a user message.
-    pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
-        framed(&self.prompt, task, prompt, response, str::to_string)
+    /// The judge's prompt for a response, or for two that are compared: its system message, if the settings have one, and a user
+    /// message.
+    pub fn messages(
+        &self,
+        task: &str,
+        prompt: &[Message],
+        responses: &[&str],
+    ) -> Result<Vec<Message>, JudgePromptError> {
+        framed(&self.prompt, task, prompt, responses, str::to_string)
     }
 
     /// Asks for one judgement. `stream`: the random numbers of this vote, which give the request's seed.
@@ -77,7 +88,7 @@ impl EndpointJudge {
         };
         let body = serde_json::to_string(&request).expect("texts and numbers are JSON");
         let (text, finished, tokens) = self.server.post(&body, stream, read)?;
-        let verdict = Verdict::parse(&text, finished, &self.settings.verdict);
+        let verdict = Verdict::parse(&text, finished, &self.settings.judgement_format());
         Ok(RemoteJudgement { text: self.server.without_key(&text), verdict, tokens })
     }
 }

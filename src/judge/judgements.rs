@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
-use super::{Judge, Verdict};
+use super::{Judge, Sections, Verdict};
 use crate::data::{Pair, Role};
 use crate::model::Qwen3;
 use crate::ops::Backend;
@@ -15,7 +15,7 @@ use crate::rollout::{Completion, Ended, Engine, EngineError, FinishReason, Promp
 #[derive(Clone, Debug)]
 pub struct JudgePair {
     pub pair: Pair,
-    /// By [`Role::index`].
+    /// By [`Role::index`] of the response that a judgement is about; in pairwise mode, of the one that is shown first.
     pub prompts: [Vec<u32>; 2],
 }
 
@@ -34,6 +34,8 @@ pub struct Judged {
     pub completion: Completion,
     pub text: String,
     pub verdict: Verdict,
+    /// What it says beside the verdict.
+    pub sections: Sections,
 }
 
 /// How judgements are sampled.
@@ -128,7 +130,8 @@ impl Judge {
         let finished = completion.finish_reason == FinishReason::Stop;
         let ids = if finished { &completion.tokens[..completion.tokens.len() - 1] } else { &completion.tokens[..] };
         let text = self.tokenizer().decode(ids, false);
-        let verdict = Verdict::parse_after(&self.opened, &text, finished, &self.settings().verdict);
-        Judged { completion, text, verdict }
+        let format = self.settings().judgement_format();
+        let (verdict, sections) = Verdict::parse_after(&self.opened, &text, finished, &format);
+        Judged { completion, text, verdict, sections }
     }
 }

@@ -7,6 +7,7 @@
 //! **Invariant:** nothing outside this module renders a judge's prompt or reads a verdict from text.
 
 mod endpoint;
+mod form;
 mod frame;
 mod judgements;
 mod prompt;
@@ -20,13 +21,14 @@ use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use endpoint::{EndpointJudge, RemoteJudgement};
+pub use form::{JudgeForm, JudgeMode, Keep, LengthBudget, RubricMode};
 use frame::Frame;
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
 use prompt::Edge;
 pub use prompt::{JudgePrompt, JudgePromptError, PromptFile, TaskRubrics};
 pub use server::{ChatServer, EndpointError, ServerSettings};
-pub use settings::{JUDGE_FILE, JudgeFileError, JudgeMode, JudgeSettings};
-pub use verdict::{Failure, Side, Verdict, VerdictRules};
+pub use settings::{JUDGE_FILE, JudgeFileError, JudgeSettings};
+pub use verdict::{Failure, JudgementFormat, Sections, Side, Verdict, VerdictRules};
 
 /// Why a response could not be turned into a prompt.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +52,7 @@ impl Judge {
     /// A judge for these settings; an error if their prompt cannot be rendered for each of its tasks, or if a response can
     /// change the tokens of what stands beside it.
     pub fn new(settings: Valid<JudgeSettings>, tokenizer: Tokenizer) -> Result<Self, JudgePromptError> {
-        let prompt = JudgePrompt::new(&settings.prompt)?;
+        let prompt = JudgePrompt::new(&settings.prompt, &settings.form())?;
         if let Some(edge) = prompt.edges().find(|edge| merges(&tokenizer, edge)) {
             let edge = format!("{}{{{{ … }}}}{}", edge.before, edge.after);
             let reason = format!(
@@ -78,15 +80,20 @@ impl Judge {
         self.prompt.falls_to_default(task)
     }
 
-    /// The judge's prompt for a response, as messages. Text from outside can write neither control tokens nor the tags and
-    /// labels that frame it.
-    pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
-        framed(&self.prompt, task, prompt, response, |text| self.tokenizer.escape(text))
+    /// The judge's prompt for a response, or for the two that a pairwise judge compares, as messages. Text from outside can
+    /// write neither control tokens nor the tags and labels that frame it.
+    pub fn messages(
+        &self,
+        task: &str,
+        prompt: &[Message],
+        responses: &[&str],
+    ) -> Result<Vec<Message>, JudgePromptError> {
+        framed(&self.prompt, task, prompt, responses, |text| self.tokenizer.escape(text))
     }
 
-    /// The judge's prompt for a response, as token ids.
-    pub fn encode(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<u32>, JudgeError> {
-        let messages = self.messages(task, prompt, response)?;
+    /// The same as token ids.
+    pub fn encode(&self, task: &str, prompt: &[Message], responses: &[&str]) -> Result<Vec<u32>, JudgeError> {
+        let messages = self.messages(task, prompt, responses)?;
         let options = RenderOptions {
             add_generation_prompt: true,
             enable_thinking: Some(self.settings.thinking),
@@ -95,10 +102,13 @@ impl Judge {
         Ok(self.tokenizer.encode_chat(&messages, &options)?)
     }
 
-    /// Encodes the prompts for both responses of a pair.
+    /// Encodes the prompts for both responses of a pair, or for both orders of them.
     pub fn encode_pair(&self, pair: Pair) -> Result<JudgePair, JudgeError> {
         let shown = shown_prompt(&pair.prompt, &pair.arguments);
-        let prompt = |role: Role| self.encode(&pair.task, &shown, pair.response(role));
+        let prompt = |first: Role| {
+            let both = [pair.response(first), pair.response(first.other())];
+            self.encode(&pair.task, &shown, &both[..self.settings.mode.responses()])
+        };
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }
@@ -110,13 +120,14 @@ fn framed(
     judge: &JudgePrompt,
     task: &str,
     prompt: &[Message],
-    response: &str,
+    responses: &[&str],
     escape: impl Fn(&str) -> String,
 ) -> Result<Vec<Message>, JudgePromptError> {
     let harmless = |text: &str| harmless(text, judge.frame(), &escape);
     let prompt: Vec<Message> =
         prompt.iter().map(|turn| Message::new(turn.role.as_str(), harmless(&turn.text()))).collect();
-    judge.messages(task, &prompt, &harmless(response))
+    let responses: Vec<String> = responses.iter().map(|response| harmless(response)).collect();
+    judge.messages(task, &prompt, &responses.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Text from outside, as it may stand in a prompt. Line breaks and spaces at its end and empty lines at its start are left

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
+use super::form::{JudgeForm, JudgeMode};
 use super::frame::{BREAK, Frame, HOLE, unprotected};
 use super::verdict;
 use crate::data::Message;
@@ -37,8 +38,12 @@ pub enum JudgePromptError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptFile {
-    /// Jinja, with the variables `task`, `rubrics`, `prompt` and `response`.
+    /// Of pointwise judgements: Jinja, with the variables `task`, `rubrics` (empty where the judge is shown none), `generate`
+    /// (whether it writes rubrics of its own), `prompt` and `response`.
     pub template: String,
+    /// Of pairwise judgements: the same, with `first` and `second` instead of `response`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairwise: Option<String>,
     /// A system message, sent before the rendered template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
@@ -56,12 +61,12 @@ pub struct TaskRubrics {
 }
 
 impl PromptFile {
-    /// Reads a rubrics file and checks it with [`JudgePrompt::new`]; `None`: the built-in file.
+    /// Reads a rubrics file and checks all its templates with [`JudgePrompt::new`]; `None`: the built-in file.
     pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
         let Some(path) = path else { return Self::parse(DEFAULT) };
         let text =
             std::fs::read_to_string(path).map_err(|error| JudgePromptError::Io { path: path.to_owned(), error })?;
-        let file = Self::parse(&text).and_then(|file| JudgePrompt::new(&file).map(|_| file));
+        let file = Self::parse(&text).and_then(|file| file.check().map(|()| file));
         file.map_err(|error| match error {
             JudgePromptError::Invalid { reason, .. } => {
                 JudgePromptError::Invalid { file: Some(path.to_owned()), reason }
@@ -70,16 +75,27 @@ impl PromptFile {
         })
     }
 
+    fn check(&self) -> Result<(), JudgePromptError> {
+        JudgePrompt::new(self, &JudgeForm::default())?;
+        if self.pairwise.is_some() {
+            JudgePrompt::new(self, &JudgeForm { mode: JudgeMode::Pairwise, ..JudgeForm::default() })?;
+        }
+        Ok(())
+    }
+
     /// Reads the text of a rubrics file.
     pub fn parse(toml: &str) -> Result<Self, JudgePromptError> {
         toml::from_str(toml).map_err(|error| JudgePromptError::Invalid { file: None, reason: error.to_string() })
     }
 }
 
-/// Turns a task, a prompt and a response into the messages that a pointwise judge reads.
+/// Turns a task, a prompt and one or two responses into the messages that a judge reads.
 #[derive(Debug)]
 pub struct JudgePrompt {
     environment: Environment<'static>,
+    form: JudgeForm,
+    /// The key of the template.
+    key: &'static str,
     system: Option<String>,
     default_task: Option<String>,
     /// Primary rubrics by task.
@@ -97,18 +113,26 @@ pub struct Edge {
 }
 
 impl JudgePrompt {
-    /// Renders the template once for every task, so that mistakes in it are found here.
-    pub fn new(file: &PromptFile) -> Result<Self, JudgePromptError> {
-        let PromptFile { template, system, default_task, tasks } = file.clone();
+    /// The prompt of judgements of a form. Renders its template once for every task, so that mistakes in it are found here.
+    pub fn new(file: &PromptFile, form: &JudgeForm) -> Result<Self, JudgePromptError> {
+        let PromptFile { template, pairwise, system, default_task, tasks } = file.clone();
         let invalid = |reason: String| JudgePromptError::Invalid { file: None, reason };
+        let (key, template) = match (form.mode, pairwise) {
+            (JudgeMode::Pointwise, _) => ("template", template),
+            (JudgeMode::Pairwise, Some(pairwise)) => ("pairwise", pairwise),
+            (JudgeMode::Pairwise, None) => {
+                let reason = "mode = pairwise needs a template of its own, which is missing: `pairwise`";
+                return Err(invalid(reason.into()));
+            }
+        };
         let mut environment = Environment::new();
         // A misspelt variable is an error. By default Jinja would leave a gap in every prompt.
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
-        check_tags(&template).map_err(|error| invalid(format!("`template`: {error}")))?;
+        check_tags(&template).map_err(|error| invalid(format!("`{key}`: {error}")))?;
         environment
             .add_template_owned(TEMPLATE, template.clone())
-            .map_err(|error| invalid(format!("`template`: {error:#}")))?;
+            .map_err(|error| invalid(format!("`{key}`: {error:#}")))?;
         let rubrics: BTreeMap<_, _> =
             tasks.into_iter().map(|(task, entry)| (task, entry.rubrics.trim().to_string())).collect();
         if rubrics.is_empty() {
@@ -118,9 +142,10 @@ impl JudgePrompt {
             let known = names(&rubrics);
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
+        let (frame, edges_of_all) = (Frame::default(), BTreeSet::new());
         let mut judge =
-            Self { environment, system, default_task, rubrics, frame: Frame::default(), edges: BTreeSet::new() };
-        let texts = judge.try_template().map_err(|reason| invalid(format!("`template`: {reason}")))?;
+            Self { environment, form: *form, key, system, default_task, rubrics, frame, edges: edges_of_all };
+        let texts = judge.try_template().map_err(|reason| invalid(format!("`{key}`: {reason}")))?;
         let ours = texts.iter().chain(&judge.system).map(String::as_str);
         judge.frame = Frame::of(&template, ours.chain(verdict::TAGS).chain(verdict::THINK));
         judge.edges = texts.iter().flat_map(|text| edges(text)).collect();
@@ -149,8 +174,13 @@ impl JudgePrompt {
 
     /// The messages for the judge: the file's system message, if there is one, and a user message. For a task without rubrics,
     /// those of the file's `default_task` are used, unless its name is nearly that of a task with rubrics: then it is
-    /// misspelt, and an error.
-    pub fn messages(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<Message>, JudgePromptError> {
+    /// misspelt, and an error. `responses`: as many as the mode's judgements are about.
+    pub fn messages(
+        &self,
+        task: &str,
+        prompt: &[Message],
+        responses: &[&str],
+    ) -> Result<Vec<Message>, JudgePromptError> {
         let (name, rubrics) = self
             .rubrics
             .get_key_value(task)
@@ -158,8 +188,11 @@ impl JudgePrompt {
                 self.rubrics.get_key_value(self.default_task.as_ref().filter(|_| self.misspelt(task).is_none())?)
             })
             .ok_or_else(|| self.unknown(task))?;
+        let length = &self.form.length;
+        let responses: Vec<_> = responses.iter().map(|response| length.response(response)).collect();
+        let responses: Vec<&str> = responses.iter().map(AsRef::as_ref).collect();
         let text = self
-            .render(name, rubrics, &conversation(prompt), response)
+            .render(name, rubrics, &length.prompt(&conversation(prompt)), &responses)
             .map_err(|reason| JudgePromptError::Render { task: task.to_string(), reason })?;
         Ok(self
             .system
@@ -169,23 +202,49 @@ impl JudgePrompt {
             .collect())
     }
 
-    fn render(&self, task: &str, rubrics: &str, prompt: &str, response: &str) -> Result<String, String> {
-        self.environment
-            .get_template(TEMPLATE)
-            .and_then(|template| template.render(context! { task, rubrics, prompt, response }))
-            .map_err(|error| format!("{error:#}"))
+    fn render(&self, task: &str, rubrics: &str, prompt: &str, responses: &[&str]) -> Result<String, String> {
+        let rubrics = if self.form.rubrics.shows_primary() { rubrics } else { "" };
+        let generate = self.form.rubrics.generates();
+        let context = match *responses {
+            [response] if self.form.mode == JudgeMode::Pointwise => {
+                context! { task, rubrics, generate, prompt, response }
+            }
+            [first, second] if self.form.mode == JudgeMode::Pairwise => {
+                context! { task, rubrics, generate, prompt, first, second }
+            }
+            _ => {
+                return Err(format!(
+                    "{} is no number of responses for mode = {}",
+                    responses.len(),
+                    self.form.mode.name()
+                ));
+            }
+        };
+        let template = self.environment.get_template(TEMPLATE);
+        template.and_then(|template| template.render(context)).map_err(|error| format!("{error:#}"))
     }
 
-    /// Checks that the rendering contains the prompt and the response, since scores would be noise without either, and that a
-    /// label of the template keeps them apart. Returns the renderings for all tasks, with holes for the prompt and the response.
+    /// The variables of the texts from outside.
+    fn shown(&self) -> &'static [&'static str] {
+        match self.form.mode {
+            JudgeMode::Pointwise => &["prompt", "response"],
+            JudgeMode::Pairwise => &["prompt", "first", "second"],
+        }
+    }
+
+    /// Checks that the rendering contains the prompt and the responses, since verdicts would be noise without them, and that
+    /// labels of the template keep them apart. Returns the renderings for all tasks, with holes for the prompt and the responses.
     fn try_template(&self) -> Result<Vec<String>, String> {
         // With a zero-width space: a template that removes it would undo the protection.
-        let [prompt, response] = ["prompt", "response"].map(|name| format!("{HOLE}{name}{BREAK}{HOLE}"));
+        let marks: Vec<String> = self.shown().iter().map(|name| format!("{HOLE}{name}{BREAK}{HOLE}")).collect();
+        let responses: Vec<&str> = marks[1..].iter().map(String::as_str).collect();
         let mut texts = Vec::with_capacity(self.rubrics.len());
         for (task, rubrics) in &self.rubrics {
-            let mut text =
-                self.render(task, rubrics, &prompt, &response).map_err(|reason| reason + &self.unknown_variables())?;
-            for (name, mark) in [("prompt", &prompt), ("response", &response)] {
+            let mut text = self
+                .render(task, rubrics, &marks[0], &responses)
+                .map_err(|reason| reason + &self.unknown_variables())?;
+            self.check_rubrics(&text)?;
+            for (name, mark) in self.shown().iter().zip(&marks) {
                 if !text.contains(mark) {
                     return Err(format!("it must show {{{{ {name} }}}} unchanged, but for task `{task}` it does not"));
                 }
@@ -202,17 +261,37 @@ impl JudgePrompt {
         Ok(texts)
     }
 
+    /// Refuses a template that asks for rubrics which its judgements must not have: it was written for another rubric mode.
+    fn check_rubrics(&self, text: &str) -> Result<(), String> {
+        let [open, ..] = verdict::TAGS;
+        // One section holds the primary rubrics; another is the format of what the judge writes.
+        let knows_modes = self.variables().iter().any(|name| name == "generate");
+        if self.form.rubrics.generates() || knows_modes || text.matches(open).count() < 2 {
+            return Ok(());
+        }
+        Err(format!(
+            "it asks for {open} in every rubric mode, and with rubrics = primary the judge writes none: put what asks for them \
+             between {{% if generate %}} and {{% endif %}}"
+        ))
+    }
+
+    /// The variables that the template uses.
+    fn variables(&self) -> Vec<String> {
+        let used = self.environment.get_template(TEMPLATE).map(|template| template.undeclared_variables(false));
+        used.unwrap_or_default().into_iter().collect()
+    }
+
     /// Names the undefined variables; the template engine only reports their position.
     fn unknown_variables(&self) -> String {
-        const KNOWN: [&str; 4] = ["task", "rubrics", "prompt", "response"];
-        let used = self.environment.get_template(TEMPLATE).map(|template| template.undeclared_variables(false));
-        let mut unknown: Vec<_> =
-            used.unwrap_or_default().into_iter().filter(|name| !KNOWN.contains(&name.as_str())).collect();
+        let known = || ["task", "rubrics", "generate"].iter().chain(self.shown());
+        let mut unknown = self.variables();
+        unknown.retain(|name| !known().any(|known| known == name));
         unknown.sort();
         if unknown.is_empty() {
             return String::new();
         }
-        format!("; it uses {}, but can only use {}", unknown.join(", "), KNOWN.join(", "))
+        let known: Vec<&str> = known().copied().collect();
+        format!("; it uses {}, but can only use {}", unknown.join(", "), known.join(", "))
     }
 
     /// The task that a name is nearest to, and how near: 1 is the same.
@@ -271,22 +350,26 @@ sums
 "#;
 
     fn parsed(toml: &str) -> JudgePrompt {
-        JudgePrompt::new(&PromptFile::parse(toml).unwrap()).unwrap()
+        JudgePrompt::new(&PromptFile::parse(toml).unwrap(), &JudgeForm::default()).unwrap()
+    }
+
+    fn built_in(form: JudgeForm) -> JudgePrompt {
+        JudgePrompt::new(&PromptFile::load(None).unwrap(), &form).unwrap()
     }
 
     fn text(judge: &JudgePrompt, task: &str, prompt: &[Message], response: &str) -> String {
-        let mut messages = judge.messages(task, prompt, response).unwrap();
+        let mut messages = judge.messages(task, prompt, &[response]).unwrap();
         assert_eq!((messages.len(), messages[0].role.as_str()), (1, "user"));
         messages.remove(0).content
     }
 
     fn refused(toml: &str) -> String {
-        PromptFile::parse(toml).and_then(|file| JudgePrompt::new(&file)).unwrap_err().to_string()
+        PromptFile::parse(toml).and_then(|file| JudgePrompt::new(&file, &JudgeForm::default())).unwrap_err().to_string()
     }
 
     #[test]
     fn the_built_in_prompt_has_the_papers_shape() {
-        let judge = JudgePrompt::new(&PromptFile::load(None).unwrap()).unwrap();
+        let judge = built_in(JudgeForm::default());
         assert_eq!(judge.tasks().collect::<Vec<_>>(), ["chat", "code", "math", "safety"]);
         let chat = text(&judge, "chat", &[Message::user("Name a <b>bird</b> & {{ task }}.")], "A wren.");
         assert!(chat.starts_with("<task>chat</task>\n<rubrics>\n- Usefulness"), "{chat}");
@@ -315,7 +398,7 @@ sums
     #[test]
     fn a_system_message_comes_first() {
         let judge = parsed(&format!("system = 'You judge.'\n{SMALL}"));
-        let messages = judge.messages("math", &[Message::user("p")], "r").unwrap();
+        let messages = judge.messages("math", &[Message::user("p")], &["r"]).unwrap();
         assert_eq!(messages[0], Message::new("system", "You judge."));
         assert_eq!(messages[1], Message::user("<task>math</task>sums\n#P\np\n#R\nr"));
     }
@@ -323,19 +406,19 @@ sums
     #[test]
     fn an_unknown_task_is_an_error_that_names_the_nearest() {
         let judge = parsed(SMALL);
-        let message = judge.messages("maths", &[], "r").unwrap_err().to_string();
+        let message = judge.messages("maths", &[], &["r"]).unwrap_err().to_string();
         assert!(message.contains("`maths`: did you mean `math`?"), "{message}");
-        let message = judge.messages("poetry", &[], "r").unwrap_err().to_string();
+        let message = judge.messages("poetry", &[], &["r"]).unwrap_err().to_string();
         assert!(message.contains("`poetry`; the rubrics file has math and no `default_task`"), "{message}");
     }
 
     #[test]
     fn a_misspelt_task_does_not_fall_to_the_default() {
-        let judge = JudgePrompt::new(&PromptFile::load(None).unwrap()).unwrap();
+        let judge = built_in(JudgeForm::default());
         for (task, meant) in
             [("maths", "math"), ("Math", "math"), ("mathh", "math"), ("saftey", "safety"), ("codee", "code")]
         {
-            let message = judge.messages(task, &[Message::user("p")], "r").unwrap_err().to_string();
+            let message = judge.messages(task, &[Message::user("p")], &["r"]).unwrap_err().to_string();
             assert!(message.contains(&format!("`{task}`: did you mean `{meant}`?")), "{message}");
         }
         for task in ["poetry", "summarisation", "ifeval", "reasoning", "helpfulness"] {

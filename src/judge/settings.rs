@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::form::{JudgeForm, JudgeMode, LengthBudget, RubricMode};
+use super::verdict::JudgementFormat;
 use super::{JudgePrompt, JudgePromptError, PromptFile, VerdictRules};
 use crate::file::write_atomically;
 use crate::setting::{
@@ -16,23 +18,18 @@ pub const JUDGE_FILE: &str = "judge.toml";
 /// Increased when the meaning of a key changes.
 const FORMAT: u32 = 1;
 
-/// What one judgement is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JudgeMode {
-    /// One response, which gets a score.
-    #[default]
-    Pointwise,
-}
-
 /// Everything but the tokenizer that determines how a response becomes a prompt and a completion becomes a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeSettings {
     format: u32,
     pub mode: JudgeMode,
+    #[serde(default)]
+    pub rubrics: RubricMode,
     /// Whether the model may think before it writes (Qwen3's `enable_thinking`).
     pub thinking: bool,
+    #[serde(default)]
+    pub length: LengthBudget,
     pub verdict: VerdictRules,
     pub prompt: PromptFile,
 }
@@ -47,13 +44,19 @@ impl Section for JudgeSettings {
         Key {
             name: "mode",
             doc: &["What one judgement is about."],
-            of: Of::Value { rule: one_of(&["pointwise"]), single: false },
+            of: Of::Value { rule: one_of(JudgeMode::NAMES), single: false },
+        },
+        Key {
+            name: "rubrics",
+            doc: &["Whose rubrics count: the primary ones of the task, those that the judge writes, or both."],
+            of: Of::Value { rule: one_of(RubricMode::NAMES), single: false },
         },
         Key {
             name: "thinking",
             doc: &["Whether the model may think before it writes (Qwen3's `enable_thinking`)."],
             of: Of::Value { rule: Rule::Flag, single: false },
         },
+        Key { name: "length", doc: &["How much of a text the judge sees."], of: Of::Section(LengthBudget::KEYS) },
         Key { name: "verdict", doc: &["What counts as a verdict."], of: Of::Section(VerdictRules::KEYS) },
         Key {
             name: "prompt",
@@ -64,7 +67,8 @@ impl Section for JudgeSettings {
 
     fn findings(&self) -> Vec<Finding> {
         let verdict = self.verdict.findings().into_iter().map(|finding| finding.inside("verdict"));
-        self.relations().into_iter().chain(verdict).collect()
+        let length = self.length.findings().into_iter().map(|finding| finding.inside("length"));
+        self.relations().into_iter().chain(verdict).chain(length).collect()
     }
 }
 
@@ -74,7 +78,7 @@ impl Relations for JudgeSettings {
         if self.format != FORMAT {
             return refused("format", format!("this program reads format {FORMAT}"));
         }
-        match JudgePrompt::new(&self.prompt) {
+        match JudgePrompt::new(&self.prompt, &self.form()) {
             Err(error) => refused("prompt", error.to_string()),
             Ok(_) => Vec::new(),
         }
@@ -93,14 +97,25 @@ pub enum JudgeFileError {
 }
 
 impl JudgeSettings {
-    /// Settings of today's file format, for a judge that sees one response at a time.
-    pub fn new(prompt: PromptFile, verdict: VerdictRules, thinking: bool) -> Self {
-        Self { format: FORMAT, mode: JudgeMode::Pointwise, thinking, verdict, prompt }
+    /// Settings of today's file format.
+    pub fn new(prompt: PromptFile, verdict: VerdictRules, thinking: bool, form: JudgeForm) -> Self {
+        let JudgeForm { mode, rubrics, length } = form;
+        Self { format: FORMAT, mode, rubrics, thinking, length, verdict, prompt }
+    }
+
+    /// The form of its judgements.
+    pub fn form(&self) -> JudgeForm {
+        JudgeForm { mode: self.mode, rubrics: self.rubrics, length: self.length }
+    }
+
+    /// How its judgements are read.
+    pub fn judgement_format(&self) -> JudgementFormat {
+        JudgementFormat { rules: self.verdict, mode: self.mode, rubrics: self.rubrics }
     }
 
     /// The built-in prompt and rules, for a model without a `judge.toml`.
     pub fn built_in() -> Result<Valid<Self>, JudgePromptError> {
-        let settings = Self::new(PromptFile::load(None)?, VerdictRules::default(), false);
+        let settings = Self::new(PromptFile::load(None)?, VerdictRules::default(), false, JudgeForm::default());
         Valid::new(settings).map_err(|refusal| JudgePromptError::Invalid { file: None, reason: refusal.to_string() })
     }
 
@@ -164,7 +179,7 @@ mod tests {
 
     fn strict() -> JudgeSettings {
         let verdict = VerdictRules { max: 5.0, ..VerdictRules::default() };
-        JudgeSettings::new(PromptFile::load(None).unwrap(), verdict, true)
+        JudgeSettings::new(PromptFile::load(None).unwrap(), verdict, true, JudgeForm::default())
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The verdict of a judgement: parsed from the judge's text, or a typed reason why there is none.
 //!
 //! A judgement is `<rubrics>` (one rubric per line) `</rubrics> <eval>…</eval> <answer>N</answer>`, each tag exactly once,
-//! in this order, the answer last. A failure is never a number: it is counted, and left out of every mean.
+//! in this order, the answer last. Where only the primary rubrics count, it has no section of them; of two responses, the
+//! answer is A for the first or B for the second. A failure is never a number: it is counted, and left out of every mean.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::form::{JudgeMode, RubricMode};
 use crate::setting::{Finding, Relations, Rule, Severity, count, number, section};
 
 /// Which of two responses a pairwise judgement prefers, in the order they were shown.
@@ -23,7 +25,7 @@ pub enum Side {
 pub enum Verdict {
     /// A score within the rules' range.
     Score(f64),
-    /// A preference, in the pairwise mode.
+    /// A preference, in pairwise mode.
     Prefer(Side),
     Failed(Failure),
 }
@@ -34,7 +36,7 @@ pub enum Verdict {
 pub enum Failure {
     /// A tag is missing, misplaced or repeated, a section is empty or too long, or there is text outside the sections.
     Malformed,
-    /// The tags are right, but the rules do not allow the answer as a score.
+    /// The tags are right, but the answer is no score that the rules allow, or no preference.
     OutOfRange,
     /// The length limit cut the text before the answer was complete.
     Truncated,
@@ -84,6 +86,34 @@ impl Relations for VerdictRules {
     }
 }
 
+/// How a judgement is read: what follows from a judge's settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct JudgementFormat {
+    pub rules: VerdictRules,
+    pub mode: JudgeMode,
+    pub rubrics: RubricMode,
+}
+
+impl JudgementFormat {
+    /// The tags that a judgement needs.
+    fn tags(&self) -> &'static [&'static str] {
+        match (self.rules.require_sections, self.rubrics.generates()) {
+            (true, true) => &TAGS,
+            (true, false) => &TAGS[2..],
+            (false, _) => &TAGS[4..],
+        }
+    }
+}
+
+/// What a judgement says beside its verdict. Both are empty where tags are missing or misplaced, and where sections are not
+/// required.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sections {
+    /// The rubrics that the judge wrote, one a line, without white space around them.
+    pub rubrics: Vec<String>,
+    pub evaluation: String,
+}
+
 /// The tags of a judgement, in their order.
 pub(super) const TAGS: [&str; 6] = ["<rubrics>", "</rubrics>", "<eval>", "</eval>", "<answer>", "</answer>"];
 /// Those of its thoughts.
@@ -98,31 +128,30 @@ pub(super) fn opened(end_of_prompt: &str) -> &str {
 }
 
 impl Verdict {
-    /// Parses a pointwise judgement. `finished` says that generation ended with an end-of-text token and not at its limit.
+    /// Parses a judgement. `finished` says that generation ended with an end-of-text token and not at its limit.
     /// A block `<think>…</think>` at the start is skipped. It takes time linear in the text, and never panics.
-    pub fn parse(text: &str, finished: bool, rules: &VerdictRules) -> Self {
-        Self::parse_after("", text, finished, rules)
+    pub fn parse(text: &str, finished: bool, format: &JudgementFormat) -> Self {
+        Self::parse_after("", text, finished, format).0
     }
 
-    /// The same for a text whose beginning stands in the prompt: `opened` is usually empty, and `<think>` for models whose chat
-    /// template opens their thoughts.
-    pub fn parse_after(opened: &str, text: &str, finished: bool, rules: &VerdictRules) -> Self {
-        let verdict = match (opened, text.trim()) {
-            (_, "") => Err(Failure::Missing),
-            ("", text) => read(text, finished, rules),
-            (opened, text) => read(format!("{opened}{text}").trim_start(), finished, rules),
-        };
-        match verdict {
-            Ok(score) => Self::Score(score),
-            Err(failure) => Self::Failed(failure),
+    /// The same with the sections, for a text whose beginning stands in the prompt: `opened` is usually empty, and `<think>` for
+    /// models whose chat template opens their thoughts.
+    pub fn parse_after(opened: &str, text: &str, finished: bool, format: &JudgementFormat) -> (Self, Sections) {
+        match (opened, text.trim()) {
+            (_, "") => (Self::Failed(Failure::Missing), Sections::default()),
+            ("", text) => read(text, finished, format),
+            (opened, text) => read(format!("{opened}{text}").trim_start(), finished, format),
         }
     }
 
-    /// The score; `None` for a preference and for a failure.
+    /// The verdict as a number: a score; of a preference, 1 for the first response and 0 for the second, so that a mean over
+    /// votes is the share that prefers the first. `None` for a failure.
     pub fn score(&self) -> Option<f64> {
         match self {
             Self::Score(score) => Some(*score),
-            _ => None,
+            Self::Prefer(Side::First) => Some(1.0),
+            Self::Prefer(Side::Second) => Some(0.0),
+            Self::Failed(_) => None,
         }
     }
 
@@ -149,23 +178,42 @@ impl Failure {
 }
 
 /// Reads a text without white space around it.
-fn read(text: &str, finished: bool, rules: &VerdictRules) -> Result<f64, Failure> {
+fn read(text: &str, finished: bool, format: &JudgementFormat) -> (Verdict, Sections) {
+    match parts(text, finished, format) {
+        Err(failure) => (Verdict::Failed(failure), Sections::default()),
+        Ok((sections, answer)) => {
+            let verdict = match format.mode {
+                JudgeMode::Pointwise => score(answer, &format.rules).map(Verdict::Score),
+                JudgeMode::Pairwise => preference(answer).map(Verdict::Prefer),
+            };
+            (verdict.unwrap_or(Verdict::Failed(Failure::OutOfRange)), sections)
+        }
+    }
+}
+
+/// The sections and the answer of a judgement whose tags are right.
+fn parts<'a>(text: &'a str, finished: bool, format: &JudgementFormat) -> Result<(Sections, &'a str), Failure> {
     // An incomplete text is truncated if it reached the length limit, and malformed otherwise.
     let short = if finished { Failure::Malformed } else { Failure::Truncated };
     let text = match text.strip_prefix(THINK[0]) {
         Some(thoughts) => thoughts.split_once(THINK[1]).ok_or(short)?.1.trim_start(),
         None => text,
     };
-    let wanted = if rules.require_sections { &TAGS[..] } else { &TAGS[4..] };
+    let wanted = format.tags();
     let tags = tags(text, wanted)?;
     if tags.len() < wanted.len() {
         return Err(short);
     }
     let [open, close] = [&tags[tags.len() - 2], &tags[tags.len() - 1]];
-    if close.end != text.len() || (rules.require_sections && !sections_are_valid(text, &tags, rules)) {
+    if close.end != text.len() {
         return Err(Failure::Malformed);
     }
-    score(text[open.end..close.start].trim(), rules).ok_or(Failure::OutOfRange)
+    let sections = if format.rules.require_sections {
+        sections(text, &tags, &format.rules).ok_or(Failure::Malformed)?
+    } else {
+        Sections::default()
+    };
+    Ok((sections, text[open.end..close.start].trim()))
 }
 
 /// Finds the `wanted` tags, each at most once and in order; anything else is malformed. The last ones may be missing.
@@ -182,13 +230,33 @@ fn tags(text: &str, wanted: &[&str]) -> Result<Vec<Range<usize>>, Failure> {
     Ok(found)
 }
 
-/// Whether no section is empty, and there is no text before, between or after them. `tags` are all six.
-fn sections_are_valid(text: &str, tags: &[Range<usize>], rules: &VerdictRules) -> bool {
+/// The sections, if none is empty and there is no text before, between or after them. `tags`: those of the rubrics, if the judge
+/// writes some, of the evaluation and of the answer.
+fn sections(text: &str, tags: &[Range<usize>], rules: &VerdictRules) -> Option<Sections> {
+    let inside = |pair: usize| text[tags[2 * pair].end..tags[2 * pair + 1].start].trim();
+    let count = tags.len() / 2;
     let blank = |range: Range<usize>| text[range].trim().is_empty();
-    let rubrics = text[tags[0].end..tags[1].start].lines().filter(|line| !line.trim().is_empty()).count();
-    let rubrics_fit = rubrics >= 1 && (rules.max_rubrics == 0 || rubrics <= rules.max_rubrics);
-    let outside = blank(0..tags[0].start) && blank(tags[1].end..tags[2].start) && blank(tags[3].end..tags[4].start);
-    rubrics_fit && outside && !blank(tags[2].end..tags[3].start)
+    let outside = (0..count).all(|pair| {
+        let before = pair.checked_sub(1).map_or(0, |before| tags[2 * before + 1].end);
+        blank(before..tags[2 * pair].start)
+    });
+    let evaluation = inside(count - 2);
+    let rubrics: Vec<String> = match count {
+        3 => inside(0).lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect(),
+        _ => Vec::new(),
+    };
+    let rubrics_fit =
+        count < 3 || (!rubrics.is_empty() && (rules.max_rubrics == 0 || rubrics.len() <= rules.max_rubrics));
+    (rubrics_fit && outside && !evaluation.is_empty()).then(|| Sections { rubrics, evaluation: evaluation.to_string() })
+}
+
+/// A preference is one letter.
+fn preference(text: &str) -> Option<Side> {
+    match text {
+        "A" => Some(Side::First),
+        "B" => Some(Side::Second),
+        _ => None,
+    }
 }
 
 /// A score in plain notation: digits without a leading zero and, where allowed, a point and up to three more.
@@ -220,7 +288,11 @@ mod tests {
         "<rubrics>\n- follows the request\n- is brief\n</rubrics>\n<eval>\nBoth hold.\n</eval>\n<answer>8</answer>";
 
     fn parse(text: &str) -> Verdict {
-        Verdict::parse(text, true, &VerdictRules::default())
+        Verdict::parse(text, true, &JudgementFormat::default())
+    }
+
+    fn with(rules: VerdictRules) -> JudgementFormat {
+        JudgementFormat { rules, ..JudgementFormat::default() }
     }
 
     fn failed(text: &str, failure: Failure) {
@@ -240,7 +312,7 @@ mod tests {
             assert_eq!(parse(&text), Verdict::Score(score), "{text}");
         }
         // Cut right after the answer: the answer is there.
-        assert_eq!(Verdict::parse(GOOD, false, &VerdictRules::default()), Verdict::Score(8.0));
+        assert_eq!(Verdict::parse(GOOD, false, &JudgementFormat::default()), Verdict::Score(8.0));
     }
 
     #[test]
@@ -251,8 +323,8 @@ mod tests {
         assert_eq!(opened("<|im_start|>assistant\n<think>\n\n</think>\n\n<rubrics>\n"), "<rubrics>\n");
         assert_eq!(opened("<|im_start|>assistant\n"), "");
         assert_eq!(opened("Reasoning in <think>: off<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"), "");
-        let rules = VerdictRules::default();
-        let after = |opened: &str, text: &str, finished| Verdict::parse_after(opened, text, finished, &rules);
+        let format = JudgementFormat::default();
+        let after = |opened: &str, text: &str, finished| Verdict::parse_after(opened, text, finished, &format).0;
         for (opened, text) in [
             ("<think>\n", format!("is it an <answer>3</answer>?\n</think>\n\n{GOOD}")),
             ("<think>\n", format!("</think>{GOOD}")),
@@ -292,9 +364,9 @@ mod tests {
         failed(&GOOD.replace("- follows the request\n- is brief", ""), Failure::Malformed);
         failed(&GOOD.replace("- is brief", "- a\n- b\n\n- c"), Failure::Malformed);
         assert_eq!(parse(&GOOD.replace("- is brief", "- a\n- b")), Verdict::Score(8.0));
-        let any = VerdictRules { max_rubrics: 0, ..VerdictRules::default() };
+        let any = with(VerdictRules { max_rubrics: 0, ..VerdictRules::default() });
         assert_eq!(Verdict::parse(&GOOD.replace("- is brief", "a\nb\nc\nd"), true, &any), Verdict::Score(8.0));
-        let bare = VerdictRules { require_sections: false, ..VerdictRules::default() };
+        let bare = with(VerdictRules { require_sections: false, ..VerdictRules::default() });
         assert_eq!(Verdict::parse("I say </eval> <answer>8</answer>", true, &bare), Verdict::Score(8.0));
         assert_eq!(Verdict::parse("<answer>8</answer>.", true, &bare), Verdict::Failed(Failure::Malformed));
         assert_eq!(Verdict::parse("8", true, &bare), Verdict::Failed(Failure::Malformed));
@@ -308,7 +380,7 @@ mod tests {
             failed(&GOOD.replace('8', answer), Failure::OutOfRange);
         }
         failed(&GOOD.replace('8', &"9".repeat(5000)), Failure::OutOfRange);
-        let rules = VerdictRules { decimals: true, min: -2.0, ..VerdictRules::default() };
+        let rules = with(VerdictRules { decimals: true, min: -2.0, ..VerdictRules::default() });
         for (answer, score) in [("8.5", Some(8.5)), ("9.125", Some(9.125)), ("8", Some(8.0)), ("0.5", Some(0.5))] {
             assert_eq!(Verdict::parse(&GOOD.replace('8', answer), true, &rules).score(), score);
         }
@@ -322,11 +394,11 @@ mod tests {
         failed("", Failure::Missing);
         failed(" \n", Failure::Missing);
         for end in 1..GOOD.len() {
-            let verdict = Verdict::parse(&GOOD[..end], false, &VerdictRules::default());
+            let verdict = Verdict::parse(&GOOD[..end], false, &JudgementFormat::default());
             assert_eq!(verdict, Verdict::Failed(Failure::Truncated), "{}", &GOOD[..end]);
             failed(&GOOD[..end], Failure::Malformed);
         }
-        let garbage = Verdict::parse("<answer>8</answer> and on", false, &VerdictRules::default());
+        let garbage = Verdict::parse("<answer>8</answer> and on", false, &JudgementFormat::default());
         assert_eq!(garbage, Verdict::Failed(Failure::Malformed));
     }
 
@@ -354,50 +426,120 @@ mod tests {
     }
 
     /// Checks what must hold for any text.
-    fn holds_for(text: &str, finished: bool, rules: &VerdictRules) {
-        match Verdict::parse(text, finished, rules) {
+    fn holds_for(text: &str, finished: bool, format: &JudgementFormat) {
+        let rules = &format.rules;
+        let (verdict, sections) = Verdict::parse_after("", text, finished, format);
+        let answer = || {
+            let answer = text.rfind("<answer>").expect("a verdict has its tag");
+            text[answer + 8..text.rfind("</answer>").expect("a verdict has its tag")].trim()
+        };
+        match verdict {
             Verdict::Score(score) => {
+                assert_eq!(format.mode, JudgeMode::Pointwise);
                 assert!((rules.min..=rules.max).contains(&score));
                 assert!(rules.decimals || score.fract() == 0.0);
-                assert!(text.trim_end().ends_with("</answer>"));
-                let answer = text.rfind("<answer>").expect("a score has its tag");
-                let body = &text[answer + 8..text.rfind("</answer>").expect("a score has its tag")];
-                assert_eq!(body.trim().parse::<f64>().ok(), Some(score));
+                assert_eq!(answer().parse::<f64>().ok(), Some(score));
             }
-            Verdict::Prefer(_) => panic!("pointwise judgements have no preference"),
+            Verdict::Prefer(side) => {
+                assert_eq!(format.mode, JudgeMode::Pairwise);
+                assert_eq!(answer(), if side == Side::First { "A" } else { "B" });
+            }
             Verdict::Failed(Failure::Missing) => assert!(text.trim().is_empty()),
             Verdict::Failed(Failure::Truncated) => assert!(!finished),
             Verdict::Failed(Failure::Unavailable) => panic!("there is a text"),
             Verdict::Failed(_) => {}
         }
+        if verdict.score().is_some() {
+            assert!(text.trim_end().ends_with("</answer>"));
+            assert_eq!(sections.evaluation.is_empty(), !rules.require_sections);
+            let writes = rules.require_sections && format.rubrics.generates();
+            assert_eq!(sections.rubrics.is_empty(), !writes);
+            assert!(rules.max_rubrics == 0 || sections.rubrics.len() <= rules.max_rubrics);
+        }
+    }
+
+    fn format() -> impl Strategy<Value = JudgementFormat> {
+        let modes = prop_oneof![Just(JudgeMode::Pointwise), Just(JudgeMode::Pairwise)];
+        let rubrics = prop_oneof![Just(RubricMode::Both), Just(RubricMode::Primary), Just(RubricMode::Generated)];
+        (any::<bool>(), any::<bool>(), modes, rubrics).prop_map(|(require_sections, decimals, mode, rubrics)| {
+            let rules = VerdictRules { require_sections, decimals, ..VerdictRules::default() };
+            JudgementFormat { rules, mode, rubrics }
+        })
+    }
+
+    /// `PATARM_CASES` raises the number of cases.
+    fn cases() -> ProptestConfig {
+        let asked = std::env::var("PATARM_CASES").ok().and_then(|text| text.parse().ok());
+        ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(asked.unwrap_or(256)) }
     }
 
     proptest! {
+        #![proptest_config(cases())]
+
         #[test]
-        fn any_text_has_a_verdict(text in any::<String>(), tagged in pieces(), finished: bool, sections: bool, decimals: bool) {
-            let rules = VerdictRules { require_sections: sections, decimals, ..VerdictRules::default() };
-            holds_for(&text, finished, &rules);
-            holds_for(&tagged, finished, &rules);
+        fn any_text_has_a_verdict(text in any::<String>(), tagged in pieces(), finished: bool, format in format()) {
+            holds_for(&text, finished, &format);
+            holds_for(&tagged, finished, &format);
         }
 
         #[test]
         fn any_mutation_of_a_judgement_has_a_verdict(
             edits in proptest::collection::vec((0..GOOD.len(), 0..GOOD.len(), pieces()), 1..4),
             finished: bool,
+            format in format(),
         ) {
-            let mut text = GOOD.to_string();
+            let mut text = of(&format);
+            prop_assert!(Verdict::parse(&text, finished, &format).score().is_some());
             for (from, to, insert) in edits {
                 let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
                 let (from, to) = (boundary(from.min(to)), boundary(from.max(to)));
                 text.replace_range(from..to, &insert);
             }
-            holds_for(&text, finished, &VerdictRules::default());
+            holds_for(&text, finished, &format);
         }
 
         #[test]
         fn any_filling_of_the_sections_is_read(rubric in "[^<\n]*[a-z]", eval in "[^<]*[a-z]", score in 1u32..=10) {
             let text = format!("<rubrics>{rubric}</rubrics><eval>{eval}</eval><answer>{score}</answer>");
-            prop_assert_eq!(parse(&text), Verdict::Score(f64::from(score)));
+            let (verdict, sections) = Verdict::parse_after("", &text, true, &JudgementFormat::default());
+            prop_assert_eq!(verdict, Verdict::Score(f64::from(score)));
+            prop_assert_eq!(sections.evaluation.as_str(), eval.trim());
+            prop_assert!(sections.rubrics.iter().all(|line| rubric.contains(line.as_str())));
         }
+    }
+
+    /// A judgement that a format allows.
+    fn of(format: &JudgementFormat) -> String {
+        let text = if format.mode == JudgeMode::Pairwise { GOOD.replace('8', "B") } else { GOOD.to_string() };
+        if format.rubrics.generates() { text } else { text[text.find("<eval>").unwrap()..].to_string() }
+    }
+
+    #[test]
+    fn every_mode_has_its_own_format() {
+        let read = |text: &str, mode, rubrics| {
+            Verdict::parse_after("", text, true, &JudgementFormat { mode, rubrics, ..JudgementFormat::default() })
+        };
+        let (verdict, sections) = read(GOOD, JudgeMode::Pointwise, RubricMode::Both);
+        assert_eq!(verdict, Verdict::Score(8.0));
+        assert_eq!(sections.rubrics, ["- follows the request", "- is brief"]);
+        assert_eq!(sections.evaluation, "Both hold.");
+        assert_eq!(read(GOOD, JudgeMode::Pointwise, RubricMode::Generated).0, Verdict::Score(8.0));
+        // Without rubrics of its own, a judgement has no section of them.
+        let malformed = (Verdict::Failed(Failure::Malformed), Sections::default());
+        assert_eq!(read(GOOD, JudgeMode::Pointwise, RubricMode::Primary), malformed);
+        let primary = &GOOD[GOOD.find("<eval>").unwrap()..];
+        let (verdict, sections) = read(primary, JudgeMode::Pointwise, RubricMode::Primary);
+        assert_eq!((verdict, sections.rubrics.len()), (Verdict::Score(8.0), 0));
+        assert_eq!(read(primary, JudgeMode::Pointwise, RubricMode::Both), malformed);
+        let prefers = |answer: &str| read(&GOOD.replace('8', answer), JudgeMode::Pairwise, RubricMode::Both).0;
+        assert_eq!([prefers("A"), prefers(" B\n")], [Verdict::Prefer(Side::First), Verdict::Prefer(Side::Second)]);
+        assert_eq!([prefers("A").score(), prefers("B").score()], [Some(1.0), Some(0.0)]);
+        for answer in ["8", "a", "C", "AB", "A or B", "tie", ""] {
+            assert_eq!(prefers(answer), Verdict::Failed(Failure::OutOfRange), "{answer}");
+        }
+        assert_eq!(
+            read(&GOOD.replace('8', "A"), JudgeMode::Pointwise, RubricMode::Both).0.failure(),
+            Some(Failure::OutOfRange)
+        );
     }
 }

@@ -12,6 +12,10 @@
 //! A rollout that failed is left out of its side's mean and earns its penalty alone. If a side has no valid score, no
 //! rollout of the pair earns PAR.
 //!
+//! A pairwise judgement has no other side to be compared with: its score is 1 if it prefers the response that was shown first
+//! and 0 if it prefers the second, and the sides are the two orders. `Margin::Preference` puts ½ in the place of s̄_other, so
+//! that a right preference earns f whatever the other order's judgements say.
+//!
 //! **Exact scores.** A score counts as a whole number of thousandths. Sums of scores are sums of integers, and `m > 0`
 //! and `δ > threshold` compare integers (both sides times the counts): no rounding can break a tie or move a tier.
 //! **Order.** Permuting the rollouts of a group, or the pairs, permutes the results and changes none of their bits:
@@ -54,6 +58,8 @@ pub enum MarginKind {
     Rollout,
     /// The pair's, mean against mean. It may be negative although a single rollout is right: f is then `low`.
     Pair,
+    /// The rollout's own, against ½: of preferences, which are 1 or 0.
+    Preference,
 }
 
 /// What a rollout with m > 0 earns as PAR: f of a margin.
@@ -76,7 +82,7 @@ pub enum AdvantageNorm {
 }
 
 /// In the arrays [pairs, 2, n], the slots of absent rollouts are 0 in every output; so is `delta` where there is none
-/// (the rollout failed, or the other side has no valid score).
+/// (the rollout failed, or its margin is against the other side and that has no valid score).
 pub struct ScoreMargin<'a, D: Device> {
     /// [pairs, 2], mean valid score; 0 where `valid_count` is 0
     pub means: Mut<'a, D, f32>,

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::RewardSettings;
 use super::health::{Health, is_dead};
 use crate::data::Role;
-use crate::judge::{Failure, Verdict};
+use crate::judge::{Failure, JudgeMode, Verdict};
 use crate::ops::OpError;
-use crate::ops::score_margin::{ABSENT, FAILED, ROLLOUTS_MAX, ScoreMargin, ScoreMargins, VALID};
+use crate::ops::score_margin::{
+    ABSENT, FAILED, MarginKind, PreferenceReward, ROLLOUTS_MAX, RewardShape, ScoreMargin, ScoreMargins, VALID,
+};
 use crate::setting::Valid;
 
 /// The verdict of one rollout. (pair, role, rollout) is its identity.
@@ -29,7 +31,7 @@ pub struct Rewarded {
     pub verdict: Verdict,
     /// Format penalty, at most 0.
     pub penalty: f32,
-    /// Preference-Aware Reward.
+    /// Preference-Aware Reward; in pairwise mode 1 for a right preference.
     pub par: f32,
     /// `par + penalty`.
     pub reward: f32,
@@ -38,7 +40,8 @@ pub struct Rewarded {
     pub delta: Option<f32>,
 }
 
-/// Mean scores of the two sides of a pair; `None` if a side has no valid score.
+/// Mean scores of the two sides of a pair; `None` if a side has no valid score. In pairwise mode a mean is the share of
+/// preferences for the response shown first, so the margin is above 0 where the chosen response is preferred more often.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Margin {
     pub pair: u64,
@@ -89,10 +92,8 @@ pub enum RewardError {
     UnknownPair { pair: u64 },
     #[error("pair {pair}, {role:?}: rollout {rollout} is out of range; expected 0 to {}", rollouts.saturating_sub(1))]
     RolloutOutOfRange { pair: u64, role: Role, rollout: u32, rollouts: usize },
-    #[error(
-        "pair {pair}, {role:?}, rollout {rollout}: expected the score of one response, got a preference between two"
-    )]
-    Pairwise { pair: u64, role: Role, rollout: u32 },
+    #[error("pair {pair}, {role:?}, rollout {rollout}: expected {expected}, got {got}")]
+    OtherMode { pair: u64, role: Role, rollout: u32, expected: &'static str, got: &'static str },
     #[error("reward: {0}")]
     Settings(String),
     #[error(transparent)]
@@ -103,6 +104,7 @@ pub enum RewardError {
 #[derive(Clone, Debug)]
 pub struct PairRewardManager {
     settings: Valid<RewardSettings>,
+    mode: JudgeMode,
     /// Rollouts of each side (n).
     rollouts: usize,
     known: Option<BTreeSet<u64>>,
@@ -111,9 +113,20 @@ pub struct PairRewardManager {
 }
 
 impl PairRewardManager {
-    /// Expects up to `rollouts` judgements of each side.
-    pub fn new(settings: Valid<RewardSettings>, rollouts: usize) -> Self {
-        Self { settings, rollouts, known: None, verdicts: BTreeMap::new() }
+    /// Expects up to `rollouts` judgements of each side. In pairwise mode a side is the order in which its response comes first,
+    /// and a right preference is the reward: 1, and 0 for a wrong one.
+    pub fn new(settings: Valid<RewardSettings>, mode: JudgeMode, rollouts: usize) -> Self {
+        Self { settings, mode, rollouts, known: None, verdicts: BTreeMap::new() }
+    }
+
+    /// What a judgement on the right side earns.
+    fn preference(&self) -> PreferenceReward {
+        match self.mode {
+            JudgeMode::Pointwise => self.settings.preference(),
+            JudgeMode::Pairwise => {
+                PreferenceReward { shape: RewardShape::Constant(1.0), margin: MarginKind::Preference }
+            }
+        }
     }
 
     /// Refuses judgements of all pairs but these.
@@ -132,8 +145,14 @@ impl PairRewardManager {
         if rollout as usize >= rollouts {
             return Err(RewardError::RolloutOutOfRange { pair, role, rollout, rollouts });
         }
-        if matches!(verdict, Verdict::Prefer(_)) {
-            return Err(RewardError::Pairwise { pair, role, rollout });
+        let (score, preference) = ("the score of one response", "a preference between two");
+        let (expected, got) = match (self.mode, verdict) {
+            (JudgeMode::Pointwise, Verdict::Prefer(_)) => (score, preference),
+            (JudgeMode::Pairwise, Verdict::Score(_)) => (preference, score),
+            _ => ("", ""),
+        };
+        if expected != got {
+            return Err(RewardError::OtherMode { pair, role, rollout, expected, got });
         }
         let sides = self.verdicts.entry(pair).or_insert_with(|| [vec![None; rollouts], vec![None; rollouts]]);
         let slot = &mut sides[role.index()][rollout as usize];
@@ -153,7 +172,7 @@ impl PairRewardManager {
         let results = self.run(device).map_err(RewardError::Op)?;
         let judgements = self.rewarded(&results);
         let margins = self.margins(&results);
-        let health = Health::of(&judgements, &margins, self.settings.preference().shape);
+        let health = Health::of(&judgements, &margins, self.preference().shape);
         Ok(Rewards { judgements, margins, health })
     }
 
@@ -185,7 +204,7 @@ impl PairRewardManager {
             penalty: device.view(&device_penalty, 0..size),
             pairs,
             n: self.rollouts,
-            preference: self.settings.preference(),
+            preference: self.preference(),
             norm: self.settings.advantage,
             epsilon: self.settings.epsilon as f32,
         })?;
@@ -212,7 +231,8 @@ impl PairRewardManager {
         let rewarded = |(i, ((pair, role, rollout), verdict)): (usize, (_, Option<&Verdict>))| {
             let verdict = *verdict?;
             let other = (i / n) ^ 1;
-            let has_delta = verdict.score().is_some() && results.valid_count[other] > 0;
+            let alone = self.mode == JudgeMode::Pairwise;
+            let has_delta = verdict.score().is_some() && (alone || results.valid_count[other] > 0);
             Some(Rewarded {
                 pair,
                 role,
@@ -241,8 +261,8 @@ impl PairRewardManager {
 fn state(verdict: Option<&Verdict>) -> u32 {
     match verdict {
         None | Some(Verdict::Failed(Failure::Unavailable)) => ABSENT,
-        Some(Verdict::Score(_)) => VALID,
-        Some(Verdict::Failed(_) | Verdict::Prefer(_)) => FAILED,
+        Some(Verdict::Score(_) | Verdict::Prefer(_)) => VALID,
+        Some(Verdict::Failed(_)) => FAILED,
     }
 }
 

@@ -27,7 +27,7 @@ use super::trajectory::{Inputs, Rows, Trajectory, join, sequences};
 use crate::checkpoint::Progress;
 use crate::config::RlSettings;
 use crate::data::Role;
-use crate::judge::{Judge, JudgePair, JudgeSampling, Judged};
+use crate::judge::{Judge, JudgeMode, JudgePair, JudgeSampling, Judged};
 use crate::log::StageBar;
 use crate::log::charts::Stage;
 use crate::loss::Denominator;
@@ -208,7 +208,8 @@ fn collect<B: Backend>(
         rollout_tokens += fresh_judged.iter().flatten().flatten().map(|j| j.completion.tokens.len()).sum::<usize>();
         pairs.extend(fresh);
         judged.extend(fresh_judged);
-        let rewards = reward(&model.backend, &plan.reward, settings.rollouts, &pairs, &judged)?;
+        let mode = plan.judge.settings().mode;
+        let rewards = reward(&model.backend, &plan.reward, mode, settings.rollouts, &pairs, &judged)?;
         if attempt < settings.resample {
             let alive: Vec<bool> = pairs.iter().map(|pair| rewards.is_alive(pair.pair.id.key())).collect();
             let dead = alive.iter().filter(|alive| !**alive).count();
@@ -246,12 +247,13 @@ fn take_distinct(source: &dyn PairSource, cursor: &mut u64, pairs: &[JudgePair],
 pub fn reward<B: Backend>(
     backend: &B,
     settings: &Valid<RewardSettings>,
+    mode: JudgeMode,
     rollouts: usize,
     pairs: &[JudgePair],
     judged: &[[Vec<Judged>; 2]],
 ) -> Result<Rewards, TrainError> {
     let expected = pairs.iter().map(|pair| pair.pair.id.key());
-    let mut manager = PairRewardManager::new(*settings, rollouts).expecting(expected);
+    let mut manager = PairRewardManager::new(*settings, mode, rollouts).expecting(expected);
     for (pair, sides) in pairs.iter().zip(judged) {
         for role in Role::BOTH {
             for (rollout, judged) in sides[role.index()].iter().enumerate() {

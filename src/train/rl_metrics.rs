@@ -219,13 +219,14 @@ impl StepNumbers {
 mod tests {
     use super::*;
     use crate::ops::Cpu;
+    use crate::judge::JudgeMode;
     use crate::reward::PairRewardManager;
     use crate::setting::Valid;
 
     /// The policy before the only update is the one of its results, and how far decoding was from it is measured all the same.
     #[test]
     fn the_only_update_of_a_step_measures_how_far_decoding_was_from_its_forward_pass() {
-        let rewards = PairRewardManager::new(Valid::default(), 1).finish(&Cpu).unwrap();
+        let rewards = PairRewardManager::new(Valid::default(), JudgeMode::Pointwise, 1).finish(&Cpu).unwrap();
         let mut numbers = StepNumbers::new(&RlSettings::default(), rewards, 0);
         let token = |row, rollout, advantage| RowToken { row, rollout, advantage };
         let tokens = vec![token(0, -1.0, 1.0), token(1, -2.0, -1.0)];

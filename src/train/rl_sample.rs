@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Pair, TaskBy};
-    use crate::judge::{Judged, Verdict};
+    use crate::judge::{JudgeMode, Judged, Verdict};
     use crate::ops::Cpu;
     use crate::reward::RewardSettings;
     use crate::rollout::{Completion, FinishReason};
@@ -106,7 +106,7 @@ mod tests {
 
     fn judged(verdict: Verdict) -> Judged {
         let completion = Completion { tokens: vec![1], logprobs: vec![-1.0], finish_reason: FinishReason::Stop };
-        Judged { completion, text: String::new(), verdict }
+        Judged { completion, text: String::new(), verdict, sections: Default::default() }
     }
 
     fn failed(failure: Failure) -> Verdict {
@@ -174,7 +174,7 @@ mod tests {
         };
         let pairs = [pair(3), pair(8)];
         let all = [sides, mute].map(|pair| pair.map(|side| side.map(judged).to_vec())).to_vec();
-        let rewards = reward(&Cpu, &Valid::default(), 4, &pairs, &all).unwrap();
+        let rewards = reward(&Cpu, &Valid::default(), JudgeMode::Pointwise, 4, &pairs, &all).unwrap();
         let trajectories = join(&pairs, all, &rewards);
         let mut earned = std::collections::BTreeSet::new();
         for t in &trajectories {

@@ -3,7 +3,7 @@
 use patarm::config::RlSettings;
 use patarm::data::Message;
 use patarm::data::synthetic::{self, Suite, SuiteConfig};
-use patarm::judge::{Judge, JudgePair, JudgeSettings, PromptFile, VerdictRules};
+use patarm::judge::{Judge, JudgeForm, JudgePair, JudgeSettings, PromptFile, VerdictRules};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3, Qwen3Config};
 use patarm::ops::Backend;
@@ -44,9 +44,11 @@ impl SuiteFixture {
         let template = CHAT_TEMPLATE.to_string();
         let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN).unwrap();
         let prompt = PromptFile::parse(synthetic::RUBRICS).unwrap();
-        let judge =
-            Judge::new(Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false)).unwrap(), tokenizer)
-                .unwrap();
+        let judge = Judge::new(
+            Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false, JudgeForm::default())).unwrap(),
+            tokenizer,
+        )
+        .unwrap();
         Self { suite: Suite::new(SuiteConfig::default()), judge }
     }
 
@@ -59,7 +61,7 @@ impl ExampleSource for SuiteFixture {
     fn example(&self, cursor: u64) -> Example {
         let row = self.suite.sft(cursor).unwrap();
         let prompt = [Message::user(row.example.prompt.as_str())];
-        let mut messages = self.judge.messages(row.example.task.name(), &prompt, &row.example.response).unwrap();
+        let mut messages = self.judge.messages(row.example.task.name(), &prompt, &[&row.example.response]).unwrap();
         messages.push(Message::assistant(row.judgement));
         let encoded = self.judge.tokenizer().encode_supervised(&messages, false).unwrap();
         Example { ids: encoded.ids, mask: encoded.mask }

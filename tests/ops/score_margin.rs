@@ -236,7 +236,7 @@ fn reference(case: &Case, shape: RewardShape, margin: MarginKind, norm: Advantag
 
 fn every_way(mut test: impl FnMut(RewardShape, MarginKind, AdvantageNorm)) {
     for shape in [GRADED, RewardShape::Constant(1.3)] {
-        for margin in [MarginKind::Rollout, MarginKind::Pair] {
+        for margin in [MarginKind::Rollout, MarginKind::Pair, MarginKind::Preference] {
             for norm in [AdvantageNorm::Group, AdvantageNorm::Batch, AdvantageNorm::None] {
                 test(shape, margin, norm);
             }

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use patarm::data::{Message, synthetic};
-use patarm::judge::{Judge, JudgeSettings, PromptFile, VerdictRules};
+use patarm::judge::{Judge, JudgeForm, JudgeSettings, PromptFile, VerdictRules};
 use patarm::setting::Valid;
 use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use serde_json::Value;
@@ -73,13 +73,18 @@ fn demo_tokenizer() -> Tokenizer {
 fn judge_of(template: &str, tokenizer: Tokenizer) -> Result<Judge, String> {
     let toml = format!("template = {}\n[tasks.chat]\nrubrics = 'Be fair.'", Value::from(template));
     let prompt = PromptFile::parse(&toml).map_err(|error| error.to_string())?;
-    let settings = Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false));
+    let settings = Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false, JudgeForm::default()));
     Judge::new(settings.map_err(|error| error.to_string())?, tokenizer).map_err(|error| error.to_string())
 }
 
 /// A judge of each tokenizer at hand, with its name.
 fn judges() -> Vec<(&'static str, Judge)> {
-    let demo_way = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS).unwrap(), VerdictRules::default(), false);
+    let demo_way = JudgeSettings::new(
+        PromptFile::parse(synthetic::RUBRICS).unwrap(),
+        VerdictRules::default(),
+        false,
+        JudgeForm::default(),
+    );
     let built_in = || JudgeSettings::built_in().unwrap();
     let mut judges = vec![
         ("tiny", Judge::new(built_in(), tiny::tokenizer()).unwrap()),
@@ -209,7 +214,7 @@ fn a_frame_that_cannot_be_protected_is_refused() {
 fn what_names_no_tag_is_not_changed() {
     let judge = Judge::new(JudgeSettings::built_in().unwrap(), tiny::tokenizer()).unwrap();
     let text = "if a < b && c > d { <b>x</b> } [1] [link](user) Vec<T> 5 % «q» é 漢字 \u{1f600}";
-    let messages = judge.messages("code", &[Message::user(text)], text).unwrap();
+    let messages = judge.messages("code", &[Message::user(text)], &[text]).unwrap();
     assert_eq!(messages.last().unwrap().content.matches(text).count(), 2);
 }
 

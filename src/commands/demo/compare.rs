@@ -160,9 +160,10 @@ fn rollouts<B: Backend>(
     let how = suite.judge_sampling(settings, SHARED_ROLLOUTS);
     let mut engine = suite.engine(&cpu_model, settings)?;
     let judged = suite.judge.judge_pairs(&mut engine, &cpu_model, &how, &pairs, Some(stop), |_| {})?;
+    let mode = suite.judge.settings().mode;
     let (rewards, capacity) = (&settings.part(|s| &s.reward), settings.rl.micro_batch_tokens);
-    let here = reward(&Cpu, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
-    let there = reward(backend, rewards, SHARED_ROLLOUTS, &pairs, &judged)?;
+    let here = reward(&Cpu, rewards, mode, SHARED_ROLLOUTS, &pairs, &judged)?;
+    let there = reward(backend, rewards, mode, SHARED_ROLLOUTS, &pairs, &judged)?;
     let means = |rewards: &crate::reward::Rewards| {
         let all = &rewards.judgements;
         format!("{:.4}", all.iter().map(|r| f64::from(r.reward)).sum::<f64>() / all.len().max(1) as f64)

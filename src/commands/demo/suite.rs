@@ -8,10 +8,10 @@ use anyhow::{Context, ensure};
 use crate::checkpoint::Progress;
 use crate::commands::pretrained::{self, TokenizerFiles, Trained};
 use crate::config::{ExportDtype, Settings};
-use crate::data::synthetic::{self, Suite, SuiteConfig};
+use crate::data::synthetic::{self, SftComparison, SftExample, Suite, SuiteConfig};
 use crate::data::{Message, Pair};
 use crate::eval::{PairQuestions, PairResults, evaluate_pairs};
-use crate::judge::{Judge, JudgePair, JudgeSampling, JudgeSettings, PromptFile};
+use crate::judge::{Judge, JudgeMode, JudgePair, JudgeSampling, JudgeSettings, PromptFile};
 use crate::log::StageBar;
 use crate::model::parameters::random_weights;
 use crate::model::{Description, Qwen3, Qwen3Config};
@@ -42,11 +42,13 @@ impl DemoSuite {
             teacher_error: settings.data.teacher_error,
             score_noise: settings.data.score_noise,
             flip: settings.data.flip,
+            teacher_rubrics: settings.judge.rubrics.generates(),
             leave_out: None,
         });
         let template = CHAT_TEMPLATE.to_string();
         let tokenizer = Tokenizer::from_parts(inner, template, synthetic::EOS_TOKEN, synthetic::PAD_TOKEN)?;
-        let own = JudgeSettings::new(PromptFile::parse(synthetic::RUBRICS)?, settings.reward.verdict, false);
+        let own = PromptFile::parse(synthetic::RUBRICS)?;
+        let own = JudgeSettings::new(own, settings.reward.verdict, false, settings.judge);
         Ok(Self { suite, judge: Judge::new(way.map_or_else(|| Valid::new(own), Ok)?, tokenizer)? })
     }
 
@@ -198,12 +200,24 @@ impl DemoSuite {
 
 impl ExampleSource for DemoSuite {
     fn example(&self, cursor: u64) -> Example {
-        let row = self.suite.sft(cursor).expect("the suite grades its own responses");
-        let task = row.example.task.name();
-        let prompt = [Message::user(row.example.prompt.as_str())];
-        let mut messages =
-            self.judge.messages(task, &prompt, &row.example.response).expect("the suite's tasks have rubrics");
-        messages.push(Message::assistant(row.judgement));
+        let grades = "the suite grades its own responses";
+        let (task, prompt, responses, judgement) = match self.judge.settings().mode {
+            JudgeMode::Pointwise => {
+                let SftExample { example, judgement, .. } = self.suite.sft(cursor).expect(grades);
+                (example.task, example.prompt, vec![example.response], judgement)
+            }
+            JudgeMode::Pairwise => {
+                let SftComparison { task, prompt, responses, judgement, .. } =
+                    self.suite.sft_comparison(cursor).expect(grades);
+                (task, prompt, responses.to_vec(), judgement)
+            }
+        };
+        let responses: Vec<&str> = responses.iter().map(String::as_str).collect();
+        let mut messages = self
+            .judge
+            .messages(task.name(), &[Message::user(prompt)], &responses)
+            .expect("the suite's tasks have rubrics");
+        messages.push(Message::assistant(judgement));
         let supervised =
             self.judge.tokenizer().encode_supervised(&messages, false).expect("the suite's text can be encoded");
         Example { ids: supervised.ids, mask: supervised.mask }

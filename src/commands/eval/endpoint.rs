@@ -37,7 +37,7 @@ fn evaluate(
 ) -> anyhow::Result<(Benchmark, Vec<EvalRow>)> {
     let options = args.judging.load_options(judge.settings());
     let (benchmark, read) = read_questions(&args.data, args.benchmark, &options)?;
-    let messages = |question: &Question, response: &str| judge.messages(&question.task, &question.prompt, response);
+    let messages = |question: &Question, response: &str| judge.messages(&question.task, &question.prompt, &[response]);
     let Questions { rows, asked } = questions(args, read, |task| judge.falls_to_default(task), messages)?;
     let mut sheet = Sheet::new(benchmark, &rows);
     let writer = sheet.begin(output, &made_with(args, &judge, &rows, &asked)?)?;

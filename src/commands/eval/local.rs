@@ -48,7 +48,7 @@ fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
     let (benchmark, read) = read_questions(&args.data, args.benchmark, &args.judging.load_options(&settings))?;
     let loaded = args.judging.load(model, settings)?;
     let judge = &loaded.judge;
-    let encode = |question: &Question, response: &str| judge.encode(&question.task, &question.prompt, response);
+    let encode = |question: &Question, response: &str| judge.encode(&question.task, &question.prompt, &[response]);
     let questions = questions(args, read, |task| judge.falls_to_default(task), encode)?;
     Ok(Job { benchmark, questions, loaded })
 }

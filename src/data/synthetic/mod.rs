@@ -27,7 +27,7 @@ use teacher::Teacher;
 
 pub use files::{Counts, write_jsonl, write_test_pairs};
 pub use grade::{Grade, GradeError, grade, score_of};
-pub use judgement::judgement;
+pub use judgement::{comparison, judgement};
 pub use request::ITEMS;
 pub use task::Task;
 pub use vocabulary::{EOS_TOKEN, PAD_TOKEN, tokenizer};
@@ -56,13 +56,15 @@ pub struct SuiteConfig {
     pub score_noise: f64,
     /// The share, in 0..=1, of training pairs whose labels are swapped. At 0.5 the labels carry no information.
     pub flip: f64,
+    /// Whether the teacher writes rubrics of its own.
+    pub teacher_rubrics: bool,
     /// A task that no SFT example and no training pair has. Test pairs have all tasks.
     pub leave_out: Option<Task>,
 }
 
 impl Default for SuiteConfig {
     fn default() -> Self {
-        Self { seed: 0, teacher_error: 0.8, score_noise: 0.1, flip: 0.0, leave_out: None }
+        Self { seed: 0, teacher_error: 0.8, score_noise: 0.1, flip: 0.0, teacher_rubrics: true, leave_out: None }
     }
 }
 
@@ -94,6 +96,17 @@ impl SftExample {
     }
 }
 
+/// An SFT example of a pairwise judge: two responses, and the teacher's judgement of them, which may be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SftComparison {
+    pub id: u64,
+    pub task: Task,
+    pub prompt: String,
+    /// As they are shown.
+    pub responses: [String; 2],
+    pub judgement: String,
+}
+
 /// The suite: streams of SFT examples, training pairs and test pairs.
 #[derive(Clone, Debug)]
 pub struct Suite {
@@ -123,8 +136,24 @@ impl Suite {
         Ok(SftExample { id: index, score: judged.score, judgement: judged.text, example })
     }
 
+    /// SFT example number `index` of a pairwise judge. The tasks alternate; either response is the better one as often.
+    pub fn sft_comparison(&self, index: u64) -> Result<SftComparison, GradeError> {
+        let (task, _) = alternating(&self.training_tasks, index);
+        let mut draws = self.draws(Purpose::SftExample, index);
+        let pair = draw_pair(index, task, false, &mut draws);
+        let mut responses = [pair.chosen, pair.rejected];
+        if draws.chance(0.5) {
+            responses.swap(0, 1);
+        }
+        let prompt = pair.prompt[0].content.clone();
+        let [first, second] = [grade(task, &prompt, &responses[0])?, grade(task, &prompt, &responses[1])?];
+        let judgement = self.teacher().compare(task, [&first, &second], &mut self.draws(Purpose::Teacher, index));
+        Ok(SftComparison { id: index, task, prompt, responses, judgement })
+    }
+
     fn teacher(&self) -> Teacher {
-        Teacher { error: self.config.teacher_error, score_noise: self.config.score_noise }
+        let SuiteConfig { teacher_error: error, score_noise, teacher_rubrics: rubrics, .. } = self.config;
+        Teacher { error, score_noise, rubrics }
     }
 
     /// Training pair number `index` with its right label. The id is the index.

@@ -7,7 +7,7 @@
 
 use super::draws::Draws;
 use super::grade::Grade;
-use super::{ITEMS, Task, judgement, score_of};
+use super::{ITEMS, Task, comparison, judgement, score_of};
 
 /// Letters that the teacher always believes in the code task.
 const BELIEVED: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -19,8 +19,10 @@ const OVERLOOKED_FROM: usize = ITEMS / 2;
 pub(super) struct Teacher {
     /// The share of judgements that make the task's systematic error.
     pub error: f64,
-    /// The share of scores that are drawn from 1 to 10.
+    /// The share of scores that are drawn from 1 to 10, and of preferences that are drawn.
     pub score_noise: f64,
+    /// Whether it writes rubrics of its own.
+    pub rubrics: bool,
 }
 
 /// A teacher's judgement.
@@ -33,10 +35,24 @@ pub(super) struct Judgement {
 impl Teacher {
     /// Judges a graded response.
     pub fn judge(self, task: Task, grade: &Grade, draws: &mut Draws) -> Judgement {
-        let seen = if draws.chance(self.error) { with_error(task, grade) } else { grade.clone() };
+        let seen = self.seen(task, grade, draws);
         let random = draws.chance(self.score_noise);
         let score = if random { 1 + draws.below(10) as u32 } else { score_of(seen.mistakes()) };
-        Judgement { text: judgement(task, &seen, score), score }
+        Judgement { text: judgement(task, &seen, score, self.rubrics), score }
+    }
+
+    /// Compares two graded responses: the one with fewer mistakes is better, and of two alike either.
+    pub fn compare(self, task: Task, grades: [&Grade; 2], draws: &mut Draws) -> String {
+        let seen = grades.map(|grade| self.seen(task, grade, draws));
+        let [first, second] = [&seen[0], &seen[1]].map(Grade::mistakes);
+        let prefers_first =
+            if draws.chance(self.score_noise) || first == second { draws.chance(0.5) } else { first < second };
+        comparison(task, [&seen[0], &seen[1]], prefers_first, self.rubrics)
+    }
+
+    /// What it sees of a response.
+    fn seen(self, task: Task, grade: &Grade, draws: &mut Draws) -> Grade {
+        if draws.chance(self.error) { with_error(task, grade) } else { grade.clone() }
     }
 }
 

@@ -96,7 +96,7 @@ fn read_judgement(text: &str) -> (Vec<&str>, usize, u32) {
 
 #[test]
 fn the_teacher_makes_one_error_a_task_and_its_score_follows() {
-    let always = teacher::Teacher { error: 1.0, score_noise: 0.0 };
+    let always = teacher::Teacher { error: 1.0, score_noise: 0.0, rubrics: true };
     let judged = |task, prompt: &str, response: &str| {
         let grade = grade(task, prompt, response).unwrap();
         let judgement = always.judge(task, &grade, &mut Draws::new(Stream::new(0)));
@@ -135,7 +135,7 @@ fn the_teacher_errs_as_often_as_asked() {
 
 #[test]
 fn a_judgement_to_read() {
-    let text = |task, prompt, response, score| judgement(task, &grade(task, prompt, response).unwrap(), score);
+    let text = |task, prompt, response, score| judgement(task, &grade(task, prompt, response).unwrap(), score, true);
     assert_eq!(
         text(Task::Math, "add 3: 8 0 6 9", "1 4 9 2", 8),
         "<rubrics>\n- add 3\n- check every item\n</rubrics>\n<eval>\nfirst 8 1 1 ok \

@@ -51,6 +51,9 @@ struct Scaled {
     count: i64,
 }
 
+/// ½, in the place of the other side's mean.
+const HALF: Scaled = Scaled { sum: 500, count: 1 };
+
 impl Scaled {
     fn value(self) -> f64 {
         self.sum as f64 / (UNIT * self.count as f64)
@@ -73,15 +76,16 @@ fn rewards_of_pair(args: &mut ScoreMargin<'_, Cpu>, pair: usize) {
         args.valid_count[row] = side.count as u32;
     }
     let [chosen, rejected] = sides;
+    let preference = args.preference.margin == MarginKind::Preference;
     let both = chosen.count > 0 && rejected.count > 0;
     let of_pair =
         Scaled { sum: chosen.sum * rejected.count - rejected.sum * chosen.count, count: chosen.count * rejected.count };
     for (role, sign) in [(0, 1), (1, -1)] {
-        let other = sides[1 - role];
+        let other = if preference { HALF } else { sides[1 - role] };
         let row = 2 * pair + role;
         for i in row * n..(row + 1) * n {
             let (mut delta, mut par) = (0.0, 0.0);
-            if both && args.state[i] == VALID {
+            if (both || preference) && args.state[i] == VALID {
                 let sum = sign * (thousandths(args.scores[i]) * other.count - other.sum);
                 let own = Scaled { sum, count: other.count };
                 let margin = if args.preference.margin == MarginKind::Pair { of_pair } else { own };

@@ -53,6 +53,7 @@ impl ScoreMargins for Cuda {
         let margin = match margin {
             MarginKind::Rollout => kernels::SCORE_MARGIN_OF_ROLLOUT,
             MarginKind::Pair => kernels::SCORE_MARGIN_OF_PAIR,
+            MarginKind::Preference => kernels::SCORE_MARGIN_OF_PREFERENCE,
         };
         let norm = match norm {
             AdvantageNorm::Group => kernels::SCORE_MARGIN_NORM_GROUP,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::judge::{Side, VerdictRules};
+use crate::judge::{JudgeMode, JudgementFormat, Side};
 use crate::ops::Cpu;
 use crate::ops::score_margin::{AdvantageNorm, MarginKind};
 use crate::reward::Shape;
@@ -17,7 +17,7 @@ fn side(pair: u64, role: Role, scores: &[f64]) -> Vec<Judgement> {
 }
 
 fn reward(settings: RewardSettings, n: usize, judgements: &[Judgement]) -> Rewards {
-    let mut manager = PairRewardManager::new(Valid::new(settings).unwrap(), n);
+    let mut manager = PairRewardManager::new(Valid::new(settings).unwrap(), JudgeMode::Pointwise, n);
     for judgement in judgements {
         manager.add(*judgement).unwrap();
     }
@@ -81,7 +81,7 @@ fn failures_are_left_out_of_the_mean() {
 
 #[test]
 fn unknown_and_duplicate_judgements_are_refused() {
-    let mut manager = PairRewardManager::new(Valid::default(), 2).expecting([1, 2]);
+    let mut manager = PairRewardManager::new(Valid::default(), JudgeMode::Pointwise, 2).expecting([1, 2]);
     let good = judgement(1, Role::Chosen, 1, Verdict::Score(5.0));
     manager.add(good).unwrap();
     assert!(matches!(manager.add(good), Err(RewardError::Duplicate { pair: 1, role: Role::Chosen, rollout: 1 })));
@@ -89,9 +89,12 @@ fn unknown_and_duplicate_judgements_are_refused() {
     let out_of_range = manager.add(Judgement { rollout: 2, ..good }).unwrap_err();
     assert!(out_of_range.to_string().contains("rollout 2 is out of range; expected 0 to 1"), "{out_of_range}");
     let pairwise = Judgement { rollout: 0, verdict: Verdict::Prefer(Side::First), ..good };
-    assert!(matches!(manager.add(pairwise), Err(RewardError::Pairwise { .. })));
+    assert!(matches!(manager.add(pairwise), Err(RewardError::OtherMode { .. })));
     assert_eq!(manager.finish(&Cpu).unwrap().judgements.len(), 1, "refused judgements are not kept");
-    assert!(matches!(PairRewardManager::new(Valid::default(), 65).finish(&Cpu), Err(RewardError::Settings(_))));
+    assert!(matches!(
+        PairRewardManager::new(Valid::default(), JudgeMode::Pointwise, 65).finish(&Cpu),
+        Err(RewardError::Settings(_))
+    ));
     let settings = RewardSettings { low: f64::NAN, ..RewardSettings::default() };
     assert!(Valid::new(settings).unwrap_err().to_string().contains("`low`"));
 }
@@ -174,11 +177,11 @@ proptest! {
         score in 1u32..=10,
     ) {
         // These judgements are parsed from text, so that the test covers everything from text to advantage.
-        let rules = VerdictRules::default();
+        let format = JudgementFormat::default();
         let text = format!("<rubrics>a</rubrics><eval>b</eval><answer>{score}</answer>");
         let pair = judgements.len() as u64;
         let read = |rollout, text: &str| {
-            judgement(pair, Role::Chosen, rollout, Verdict::parse(text, true, &rules))
+            judgement(pair, Role::Chosen, rollout, Verdict::parse(text, true, &format))
         };
         let mut all = judgements.clone();
         all.extend([read(0, &text), read(1, &format!("{text}{garbage}x")), read(2, &garbage)]);
@@ -214,4 +217,34 @@ proptest! {
         prop_assert!((classes.iter().sum::<f64>() - whole).abs() < 1e-12);
         prop_assert!((tiers.iter().sum::<f64>() - whole).abs() < 1e-12);
     }
+}
+
+/// The two orders of a pair stand for its sides, and each preference is right or wrong alone.
+#[test]
+fn a_right_preference_is_the_reward_whatever_the_other_order_says() {
+    use Side::{First, Second};
+    let mut manager = PairRewardManager::new(Valid::default(), JudgeMode::Pairwise, 4);
+    let prefer = |role, rollout, side| judgement(1, role, rollout, Verdict::Prefer(side));
+    for (rollout, side) in (0..).zip([First, First, Second]) {
+        manager.add(prefer(Role::Chosen, rollout, side)).unwrap();
+        // Always the first: wrong in this order.
+        manager.add(prefer(Role::Rejected, rollout, First)).unwrap();
+    }
+    manager.add(judgement(1, Role::Chosen, 3, Verdict::Failed(Failure::OutOfRange))).unwrap();
+    manager.add(prefer(Role::Rejected, 3, Second)).unwrap();
+    let score = manager.add(judgement(1, Role::Chosen, 3, Verdict::Score(1.0))).unwrap_err().to_string();
+    assert!(score.contains("expected a preference between two, got the score of one response"), "{score}");
+    let rewards = manager.finish(&Cpu).unwrap();
+    let earned: Vec<f32> = rewards.judgements.iter().map(|rewarded| rewarded.reward).collect();
+    assert_eq!(earned, [1.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]);
+    let deltas: Vec<_> = rewards.judgements.iter().map(|rewarded| rewarded.delta).collect();
+    assert_eq!(deltas[..5], [Some(0.5), Some(0.5), Some(-0.5), None, Some(-0.5)]);
+    // 2 of 3 prefer the chosen response where it is first, 1 of 4 where it is second.
+    let margin = rewards.margins[0];
+    assert!((margin.mean_chosen.unwrap() - 2.0 / 3.0).abs() < 1e-6 && margin.mean_rejected == Some(0.75));
+    assert_eq!(rewards.health.pair_accuracy, 0.0);
+    // One order alone is enough.
+    let mut alone = PairRewardManager::new(Valid::default(), JudgeMode::Pairwise, 1);
+    alone.add(prefer(Role::Rejected, 0, Second)).unwrap();
+    assert_eq!(alone.finish(&Cpu).unwrap().judgements[0].reward, 1.0);
 }
