@@ -214,7 +214,7 @@ const KNOWS: [(&str, &[&str]); 20] = [
     // The arithmetic of rewards is the op `score_margin`.
     ("reward", &["judge", "data", "ops", "setting"]),
     // Settings are made of the settings of what they configure.
-    ("config", &["loss", "model", "ops", "optimizer", "reward", "setting"]),
+    ("config", &["judge", "loss", "model", "ops", "optimizer", "reward", "setting"]),
     ("log", &["file"]),
     // Draws what it is given: the commands hand the trainers' descriptions over.
     ("report", &["file", "log"]),

@@ -13,7 +13,7 @@ use super::pretrained::{self, Pretrained};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Tasks};
 use crate::file::say;
-use crate::judge::{Failure, Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Verdict};
+use crate::judge::{Failure, Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Side, Verdict};
 use crate::model::Qwen3Config;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
@@ -71,7 +71,7 @@ pub const NOT_FINITE: &str = "not_finite";
 /// That of a vote for which an endpoint gave no answer.
 pub const UNAVAILABLE: &str = Failure::Unavailable.name();
 
-/// One judgement.
+/// One judgement. The score of a preference is 1 for the first response and 0 for the second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vote {
     pub verdict: String,
@@ -153,7 +153,13 @@ impl Vote {
     /// A judgement with its text, which is kept if `texts` says so.
     pub fn of(verdict: &Verdict, text: String, texts: bool) -> Self {
         Self {
-            verdict: verdict.failure().map_or(SCORE, |failure| failure.name()).into(),
+            verdict: match verdict {
+                Verdict::Score(_) => SCORE,
+                Verdict::Prefer(Side::First) => "first",
+                Verdict::Prefer(Side::Second) => "second",
+                Verdict::Failed(failure) => failure.name(),
+            }
+            .into(),
             score: verdict.score(),
             text: texts.then_some(text),
         }
@@ -174,7 +180,7 @@ pub fn mean_score(votes: &[Vote]) -> Option<f64> {
 /// The votes that have no score, by the reason why.
 pub fn failures(votes: &[Vote]) -> BTreeMap<String, usize> {
     let mut failed = BTreeMap::new();
-    votes.iter().filter(|vote| vote.verdict != SCORE).for_each(|vote| {
+    votes.iter().filter(|vote| vote.score.is_none()).for_each(|vote| {
         *failed.entry(vote.verdict.clone()).or_default() += 1;
     });
     failed

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::comparisons::Comparisons;
+
 /// A row of a benchmark without its texts: what says how its scores are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Case {
@@ -25,6 +27,8 @@ pub struct Case {
 pub enum Answer {
     /// A score of each response, the better ones first; `None`: no valid verdict.
     Scores(Vec<Option<f64>>),
+    /// A pairwise judge's preferences between the responses.
+    Comparisons(Comparisons),
     /// A pairwise judge's decisions in both orders, or in one; `None`: no valid verdict.
     Decisions(Vec<Option<Decision>>),
     /// The credit that the benchmark's own script gave, where no score is recorded.

@@ -20,6 +20,7 @@ const GROUPS: [(&str, &str); 4] = [
 fn games(row: &Answered) -> Vec<Option<Decision>> {
     match &row.answer {
         Answer::Decisions(decisions) => decisions.clone(),
+        Answer::Comparisons(comparisons) => comparisons.decisions(0, 1),
         Answer::Scores(_) | Answer::Credit(_) => vec![match super::rewardbench::outcome(row) {
             Outcome::Right => Some(Decision::Right),
             Outcome::Tie => Some(Decision::Tie),

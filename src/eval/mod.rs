@@ -6,6 +6,7 @@
 pub mod benchmark;
 mod bootstrap;
 pub mod case;
+pub mod comparisons;
 pub mod figures;
 pub mod interval;
 pub mod judgebench;
@@ -21,6 +22,7 @@ pub mod rm_bench;
 
 pub use benchmark::Benchmark;
 pub use case::{Answer, Answered, Case, Decision};
+pub use comparisons::{Comparisons, OrderEffects};
 pub use figures::{Figure, Figures, Reading};
 pub use interval::Estimate;
 pub use outcome::Outcome;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::interval::{self, Estimate};
-use crate::judge::{Judge, JudgePair, JudgeSampling, Judged, Verdict};
+use crate::judge::{Judge, JudgePair, JudgeSampling, Judged};
 use crate::log::charts::keys_of;
 use crate::log::columns::{Column, Evaluation, Form};
 use crate::model::Qwen3;
@@ -25,7 +25,9 @@ pub const TEMPERATURES: [f32; 4] = [0.25, 0.5, 0.75, 1.0];
 const TUNING_VOTES: usize = 4;
 
 /// The results of an evaluation. A pair is right if the score of its chosen response is strictly higher. A tie is not
-/// right; a pair with a failed judgement is not right and counts.
+/// right; a pair with a failed judgement is not right and counts. For a pairwise judge, "the score of a response" is whether it
+/// is preferred where it is shown first: a pair is right if the chosen response is preferred in both orders, and a tie if the
+/// two orders contradict each other.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PairReport {
     pub pairs: usize,
@@ -246,10 +248,7 @@ fn by_mean(drawn: &Drawn, votes: usize) -> Vec<f64> {
 }
 
 fn score(judged: &Judged) -> Option<f64> {
-    match judged.verdict {
-        Verdict::Score(score) => Some(score),
-        _ => None,
-    }
+    judged.verdict.score()
 }
 
 /// Mean score of the chosen − mean score of the rejected response over their first votes, if both have one.
@@ -264,7 +263,7 @@ fn margin(sides: &[Vec<Judged>; 2], votes: usize) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::Failure;
+    use crate::judge::{Failure, Verdict};
     use crate::rollout::{Completion, FinishReason};
 
     /// 0 stands for a failed judgement.

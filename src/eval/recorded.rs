@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::benchmark::Benchmark;
 use super::case::{Answer, Answered, Case, Decision};
+use super::comparisons::Comparisons;
 use super::{rewardbench, rm_bench};
 use crate::data::hash64;
 
@@ -73,6 +74,8 @@ enum Form {
     Styles,
     /// `scores` of all responses, the better ones first: RewardBench 2, and rows of `eval`.
     Scores,
+    /// `comparisons`, each the numbers of two responses, with the `scores` of each: rows of `eval` by a pairwise judge.
+    Comparisons,
     /// `scores_chosen` and `scores_rejected`, numbers or lists of votes.
     Sides,
     /// `results` alone: the credit that a benchmark's script gave.
@@ -86,6 +89,8 @@ fn form_of(row: &Row, sides: bool) -> Result<Form, String> {
         Ok(Form::Judgments)
     } else if has("score_chosen") && has("score_rejected") {
         Ok(Form::Styles)
+    } else if has("comparisons") && has("scores") {
+        Ok(Form::Comparisons)
     } else if has("scores") {
         Ok(Form::Scores)
     } else if sides && row.contains_key("scores_chosen") && row.contains_key("scores_rejected") {
@@ -180,6 +185,7 @@ fn answered_of(row: &Row, form: Form, position: usize, known: Option<&Case>) -> 
         Form::Judgments => (decisions(row)?, 1),
         Form::Styles => (styles(row)?, rm_bench::STYLES),
         Form::Scores => (Answer::Scores(scores(&row["scores"], "scores")?), good_of(row, known)?),
+        Form::Comparisons => (comparisons(row)?, good_of(row, known)?),
         Form::Sides => (
             Answer::Scores(vec![
                 votes(&row["scores_chosen"], "scores_chosen")?,
@@ -194,6 +200,7 @@ fn answered_of(row: &Row, form: Form, position: usize, known: Option<&Case>) -> 
     };
     let responses = match &answer {
         Answer::Scores(scores) => scores.len(),
+        Answer::Comparisons(comparisons) => comparisons.responses(),
         Answer::Decisions(_) | Answer::Credit(_) => 2,
     };
     if good == 0 || (good >= responses && matches!(answer, Answer::Scores(_))) {
@@ -299,6 +306,27 @@ fn styles(row: &Row) -> Result<Answer, String> {
         all.extend(of_side);
     }
     Ok(Answer::Scores(all))
+}
+
+/// The most responses that a pairwise judge's row compares.
+const COMPARED_MAX: usize = 64;
+
+/// What a pairwise judge said of each two responses.
+fn comparisons(row: &Row) -> Result<Answer, String> {
+    let shares = scores(&row["scores"], "scores")?;
+    let pairs: Vec<[usize; 2]> = serde_json::from_value(row["comparisons"].clone())
+        .map_err(|error| format!("comparisons: expected a list of two numbers of responses each: {error}"))?;
+    if pairs.len() != shares.len() {
+        return Err(format!("has {} comparisons and {} scores", pairs.len(), shares.len()));
+    }
+    let responses = pairs.iter().flatten().max().map_or(0, |last| last.saturating_add(1));
+    if responses > COMPARED_MAX {
+        return Err(format!(
+            "comparisons: a response has number {}; expected fewer than {COMPARED_MAX}",
+            responses - 1
+        ));
+    }
+    Ok(Answer::Comparisons(Comparisons::new(responses, pairs.into_iter().zip(shares))))
 }
 
 /// JudgeBench's decisions; the second game has the responses in the other order.

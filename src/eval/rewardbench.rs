@@ -70,6 +70,7 @@ fn weight(subset: &str) -> Option<f64> {
 pub(super) fn outcome(row: &Answered) -> Outcome {
     match &row.answer {
         Answer::Scores(scores) => Outcome::of(scores.first().copied().flatten(), scores.get(1).copied().flatten()),
+        Answer::Comparisons(comparisons) => comparisons.outcome(0, 1),
         Answer::Credit(credit) => Outcome::of_credit(*credit),
         Answer::Decisions(_) => Outcome::Missing,
     }

@@ -32,9 +32,13 @@ fn domain(row: &Answered) -> Option<usize> {
 
 /// The nine decisions of a row: `[style of the chosen][style of the rejected response]`.
 pub(super) fn cells(row: &Answered) -> [[Outcome; STYLES]; STYLES] {
-    let Answer::Scores(scores) = &row.answer else { return [[Outcome::Missing; STYLES]; STYLES] };
-    let score = |index: usize| scores.get(index).copied().flatten();
-    std::array::from_fn(|chosen| std::array::from_fn(|rejected| Outcome::of(score(chosen), score(STYLES + rejected))))
+    let score = |scores: &[Option<f64>], index: usize| scores.get(index).copied().flatten();
+    let cell = |chosen: usize, rejected: usize| match &row.answer {
+        Answer::Scores(scores) => Outcome::of(score(scores, chosen), score(scores, STYLES + rejected)),
+        Answer::Comparisons(comparisons) => comparisons.outcome(chosen, STYLES + rejected),
+        Answer::Decisions(_) | Answer::Credit(_) => Outcome::Missing,
+    };
+    std::array::from_fn(|chosen| std::array::from_fn(|rejected| cell(chosen, rejected)))
 }
 
 /// Domains, levels and the nine cells. A tie is wrong; both means, over domains and over levels, are the same number.

@@ -339,6 +339,7 @@ fn conversation(prompt: &[Message]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::form::{Keep, LengthBudget, RubricMode};
     use super::*;
 
     const SMALL: &str = r#"
@@ -382,6 +383,69 @@ sums
         assert!(math.starts_with("<task>math</task>") && !math.contains("Usefulness"), "{math}");
         let other = text(&judge, "poetry", &[Message::user("1 + 1")], "2");
         assert!(other.starts_with("<task>chat</task>"), "the default task: {other}");
+    }
+
+    #[test]
+    fn every_mode_asks_for_its_own_judgement() {
+        let form = |mode, rubrics| JudgeForm { mode, rubrics, ..JudgeForm::default() };
+        let pointwise = |rubrics| {
+            let judge = built_in(form(JudgeMode::Pointwise, rubrics));
+            text(&judge, "math", &[Message::user("1 + 1")], "2")
+        };
+        let both = pointwise(RubricMode::Both);
+        assert!(both.starts_with("<task>math</task>\n<rubrics>\n- Result") && both.contains("three further rubrics"));
+        let primary = pointwise(RubricMode::Primary);
+        assert!(primary.starts_with("<task>math</task>\n<rubrics>\n- Result"), "{primary}");
+        assert!(primary.contains("for this kind of task. Examine the response"), "{primary}");
+        assert!(primary.contains("after the answer:\n<eval>\nyour") && !primary.contains("one a line"), "{primary}");
+        let generated = pointwise(RubricMode::Generated);
+        assert!(
+            generated.starts_with("<task>math</task>\nYou are grading one response to a request. First"),
+            "{generated}"
+        );
+        assert!(
+            generated.contains("one to three rubrics that") && generated.contains("after the answer:\n<rubrics>\n1 to")
+        );
+        let judge = built_in(form(JudgeMode::Pairwise, RubricMode::Both));
+        let messages = |responses: &[&str]| judge.messages("math", &[Message::user("1 + 1")], responses);
+        let two = &messages(&["2", "3"]).unwrap()[0].content;
+        assert!(two.ends_with("<response_a>\n2\n</response_a>\n<response_b>\n3\n</response_b>"), "{two}");
+        assert!(two.contains("<answer>A or B</answer>") && !two.contains("<response>"), "{two}");
+        assert!(messages(&["2"]).unwrap_err().to_string().contains("1 is no number of responses for mode = pairwise"));
+    }
+
+    #[test]
+    fn a_template_that_cannot_serve_a_mode_is_refused() {
+        let refused = |toml: &str, form: JudgeForm| {
+            JudgePrompt::new(&PromptFile::parse(toml).unwrap(), &form).unwrap_err().to_string()
+        };
+        let pairwise = JudgeForm { mode: JudgeMode::Pairwise, ..JudgeForm::default() };
+        assert!(refused(SMALL, pairwise).contains("needs a template of its own, which is missing: `pairwise`"));
+        let one =
+            format!("pairwise = \"#P\\n{{{{ prompt }}}}\\n#A\\n{{{{ first }}}}\\n#B\\n{{{{ response }}}}\"\n{SMALL}");
+        let message = refused(&one, pairwise);
+        assert!(
+            message.contains("`pairwise`: ") && message.contains("it uses response, but can only use"),
+            "{message}"
+        );
+        // A file's second template is looked at even if nobody asks for it yet.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), one).unwrap();
+        assert!(PromptFile::load(Some(file.path())).unwrap_err().to_string().contains("`pairwise`: "));
+        let primary = JudgeForm { rubrics: RubricMode::Primary, ..JudgeForm::default() };
+        let fixed = SMALL.replace("{{ rubrics }}", "<rubrics>{{ rubrics }}</rubrics> Write <rubrics> of your own.");
+        assert!(refused(&fixed, primary).contains("it asks for <rubrics> in every rubric mode"));
+        let knows = fixed.replace("Write <rubrics> of your own.", "{% if generate %}Write <rubrics>.{% endif %}");
+        assert!(JudgePrompt::new(&PromptFile::parse(&knows).unwrap(), &primary).is_ok());
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_in_the_frame() {
+        let length = LengthBudget { prompt: 4, response: 3, keep: Keep::Start };
+        let file = PromptFile::parse(SMALL).unwrap();
+        let judge = JudgePrompt::new(&file, &JudgeForm { length, ..JudgeForm::default() }).unwrap();
+        let cut = "#P\n1234\n[… 2 characters left out …]\n#R\nabc\n[… 1 characters left out …]";
+        assert!(text(&judge, "math", &[Message::user("123456")], "abcd").ends_with(cut));
     }
 
     #[test]

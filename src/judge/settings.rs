@@ -198,7 +198,11 @@ mod tests {
         let good = std::fs::read_to_string(&path).unwrap();
         for (from, to, part) in [
             ("format = 1", "format = 2", "`format` = 2: this program reads format 1"),
-            ("max = 5.0", "max = 0.0", "judge.toml:9: `verdict.min` = 1.0, `verdict.max` = 0.0: scores need min < max"),
+            (
+                "max = 5.0",
+                "max = 0.0",
+                "judge.toml:15: `verdict.min` = 1.0, `verdict.max` = 0.0: scores need min < max",
+            ),
             ("{{ response }}", "", "must show {{ response }}"),
             ("thinking", "thinkin", "thinkin"),
             ("\"pointwise\"", "\"listwise\"", "listwise"),

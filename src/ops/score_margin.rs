@@ -58,7 +58,8 @@ pub enum MarginKind {
     Rollout,
     /// The pair's, mean against mean. It may be negative although a single rollout is right: f is then `low`.
     Pair,
-    /// The rollout's own, against ½: of preferences, which are 1 or 0.
+    /// The rollout's own, against ½: of preferences, which are 1 or 0. No setting chooses it; pairwise judgements have it.
+    #[serde(skip)]
     Preference,
 }
 

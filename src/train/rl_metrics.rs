@@ -218,8 +218,8 @@ impl StepNumbers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Cpu;
     use crate::judge::JudgeMode;
+    use crate::ops::Cpu;
     use crate::reward::PairRewardManager;
     use crate::setting::Valid;
 

@@ -203,8 +203,9 @@ fn reference(case: &Case, shape: RewardShape, margin: MarginKind, norm: Advantag
         let (row, sign) = (i / n, [1.0, -1.0][i / n % 2]);
         let (own, other) = (side(row), side(row ^ 1));
         let mut par = 0.0;
-        if case.state[i] == VALID && !other.is_empty() {
-            let rollout = sign * (decimal(i) - mean(&other));
+        let alone = margin == MarginKind::Preference;
+        if case.state[i] == VALID && (alone || !other.is_empty()) {
+            let rollout = sign * (decimal(i) - if alone { 0.5 } else { mean(&other) });
             let delta = if margin == MarginKind::Pair { sign * (mean(&own) - mean(&other)) } else { rollout };
             // Scores have one decimal and n is small: values closer than 1e-9 are equal.
             if rollout > 1e-9 {

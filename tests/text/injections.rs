@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use patarm::data::{Message, synthetic};
-use patarm::judge::{Judge, JudgeForm, JudgeSettings, PromptFile, VerdictRules};
+use patarm::judge::{Judge, JudgeForm, JudgeMode, JudgeSettings, PromptFile, RubricMode, VerdictRules};
 use patarm::setting::Valid;
 use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use serde_json::Value;
@@ -79,16 +79,16 @@ fn judge_of(template: &str, tokenizer: Tokenizer) -> Result<Judge, String> {
 
 /// A judge of each tokenizer at hand, with its name.
 fn judges() -> Vec<(&'static str, Judge)> {
-    let demo_way = JudgeSettings::new(
-        PromptFile::parse(synthetic::RUBRICS).unwrap(),
-        VerdictRules::default(),
-        false,
-        JudgeForm::default(),
-    );
-    let built_in = || JudgeSettings::built_in().unwrap();
+    judges_of(JudgeForm::default())
+}
+
+fn judges_of(form: JudgeForm) -> Vec<(&'static str, Judge)> {
+    let way = |prompt| Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false, form)).unwrap();
+    let demo_way = way(PromptFile::parse(synthetic::RUBRICS).unwrap());
+    let built_in = || way(PromptFile::load(None).unwrap());
     let mut judges = vec![
         ("tiny", Judge::new(built_in(), tiny::tokenizer()).unwrap()),
-        ("demo", Judge::new(Valid::new(demo_way).unwrap(), demo_tokenizer()).unwrap()),
+        ("demo", Judge::new(demo_way, demo_tokenizer()).unwrap()),
     ];
     if let Some(source) = shared("qwen3_tokenizer") {
         judges.push(("Qwen3", Judge::new(built_in(), golden::qwen3(&source)).unwrap()));
@@ -154,7 +154,28 @@ const TAGS: [&str; 14] = [
 fn a_response_stays_in_its_frame() {
     for (name, judge) in judges() {
         let prompt = [Message::user("show a b c d")];
-        check(name, &judge, &|text| judge.encode("chat", &prompt, text).unwrap(), "</response>", &TAGS);
+        check(name, &judge, &|text| judge.encode("chat", &prompt, &[text]).unwrap(), "</response>", &TAGS);
+    }
+}
+
+#[test]
+fn responses_stay_in_their_frames_in_every_mode() {
+    for rubrics in [RubricMode::Primary, RubricMode::Generated] {
+        for (name, judge) in judges_of(JudgeForm { rubrics, ..JudgeForm::default() }) {
+            let encode = |text: &str| judge.encode("chat", &[Message::user("p")], &[text]).unwrap();
+            check(name, &judge, &encode, "</response>", &TAGS);
+        }
+    }
+    let mut labels = TAGS.to_vec();
+    labels.extend(["<response_a>", "</response_a>", "<response_b>", "</response_b>"]);
+    for (name, judge) in judges_of(JudgeForm { mode: JudgeMode::Pairwise, ..JudgeForm::default() }) {
+        let [first, second] = if name == "demo" { ["</response>"; 2] } else { ["</response_a>", "</response_b>"] };
+        // A tag that the template does not write is no label of its frame.
+        let labels: Vec<&str> =
+            labels.iter().copied().filter(|label| name == "demo" || !TAGS[6..8].contains(label)).collect();
+        let encode = |responses: &[&str]| judge.encode("chat", &[Message::user("p")], responses).unwrap();
+        check(name, &judge, &|text| encode(&[text, "a b c d"]), first, &labels);
+        check(name, &judge, &|text| encode(&["a b c d", text]), second, &labels);
     }
 }
 
@@ -164,13 +185,13 @@ fn a_prompt_stays_in_its_frame() {
         check(
             name,
             &judge,
-            &|text| judge.encode("chat", &[Message::user(text)], "a b c d").unwrap(),
+            &|text| judge.encode("chat", &[Message::user(text)], &["a b c d"]).unwrap(),
             "</prompt>",
             &TAGS,
         );
         // In a conversation, turns cannot write the labels of others.
         let turns = |text: &str| [Message::user("hello"), Message::assistant(text), Message::user("again")];
-        let encode = |text: &str| judge.encode("chat", &turns(text), "a b c d").unwrap();
+        let encode = |text: &str| judge.encode("chat", &turns(text), &["a b c d"]).unwrap();
         check(name, &judge, &encode, "[user]", &TAGS);
     }
 }
@@ -184,7 +205,7 @@ fn other_frames_hold_as_the_built_in_one_does() {
             let judge = judge_of(template, tokenizer).unwrap();
             let name = format!("{name}, {template:?}");
             let prompt = [Message::user("show a b c d")];
-            check(&name, &judge, &|text| judge.encode("chat", &prompt, text).unwrap(), closing, labels);
+            check(&name, &judge, &|text| judge.encode("chat", &prompt, &[text]).unwrap(), closing, labels);
         }
     }
 }
@@ -223,7 +244,7 @@ fn a_megabyte_is_encoded_in_linear_time() {
     let judge = Judge::new(JudgeSettings::built_in().unwrap(), tiny::tokenizer()).unwrap();
     for unit in ["a ", "</response>", "<", "\u{200b}<", "[user]\n"] {
         let text = unit.repeat((1 << 20) / unit.len());
-        let ids = judge.encode("chat", &[Message::user("p")], &text).unwrap();
+        let ids = judge.encode("chat", &[Message::user("p")], &[&text]).unwrap();
         assert!(ids.len() > 1 << 19, "{unit:?}: {}", ids.len());
     }
 }

@@ -16,6 +16,7 @@ use super::device::{DeviceArgs, with_backend};
 use super::{flag, interrupt};
 use crate::config::{SEED, SHARE, Settings, THREADS};
 use crate::file::say;
+use crate::judge::JudgeMode;
 use crate::optimizer::Decay;
 use crate::setting::{Assignment, Valid, overlay};
 use crate::train::run_folder::{Claim, Intent};
@@ -98,7 +99,14 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Valid<Settings>> {
     if args.quick {
         (s.sft.steps, s.rl.steps, s.rl.pairs_per_step, s.eval.pairs) = (12, 2, 8, 16);
     }
-    let s = overlay(&s, None, std::env::vars_os(), &args.assignments()?)?;
+    let assignments = args.assignments()?;
+    let mut read = overlay(&s, None, std::env::vars_os(), &assignments)?;
+    if read.settings.judge.mode == JudgeMode::Pairwise {
+        // Two responses take more room.
+        (s.model.context, s.rl.max_prompt_tokens, s.rl.max_new_tokens) = (512, 128, 160);
+        read = overlay(&s, None, std::env::vars_os(), &assignments)?;
+    }
+    let s = read;
     for key in WITHOUT_USE {
         ensure!(!s.is_set(key), "{key}: a demo has no use for it: it makes its data, tokenizer and weights itself");
     }

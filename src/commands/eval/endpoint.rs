@@ -37,9 +37,11 @@ fn evaluate(
 ) -> anyhow::Result<(Benchmark, Vec<EvalRow>)> {
     let options = args.judging.load_options(judge.settings());
     let (benchmark, read) = read_questions(&args.data, args.benchmark, &options)?;
-    let messages = |question: &Question, response: &str| judge.messages(&question.task, &question.prompt, &[response]);
-    let Questions { rows, asked } = questions(args, read, |task| judge.falls_to_default(task), messages)?;
-    let mut sheet = Sheet::new(benchmark, &rows);
+    let messages =
+        |question: &Question, responses: &[&str]| judge.messages(&question.task, &question.prompt, responses);
+    let mode = judge.settings().mode;
+    let Questions { rows, asked } = questions(args, mode, read, |task| judge.falls_to_default(task), messages)?;
+    let mut sheet = Sheet::new(benchmark, mode, &rows);
     let writer = sheet.begin(output, &made_with(args, &judge, &rows, &asked)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);
     let ended = ask("eval", judge, (&args.endpoint, &args.judging), asked, writer, line, stop)?;

@@ -48,8 +48,8 @@ fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
     let (benchmark, read) = read_questions(&args.data, args.benchmark, &args.judging.load_options(&settings))?;
     let loaded = args.judging.load(model, settings)?;
     let judge = &loaded.judge;
-    let encode = |question: &Question, response: &str| judge.encode(&question.task, &question.prompt, &[response]);
-    let questions = questions(args, read, |task| judge.falls_to_default(task), encode)?;
+    let encode = |question: &Question, responses: &[&str]| judge.encode(&question.task, &question.prompt, responses);
+    let questions = questions(args, judge.settings().mode, read, |task| judge.falls_to_default(task), encode)?;
     Ok(Job { benchmark, questions, loaded })
 }
 
@@ -62,9 +62,9 @@ fn evaluate<B: Backend>(
 ) -> anyhow::Result<(Benchmark, Vec<EvalRow>)> {
     let Job { benchmark, loaded, questions: Questions { rows, asked } } = job(args, model)?;
     let made_with = if output.is_some() { made_with(args, &loaded, &rows, &asked)? } else { Value::Null };
-    let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
-    let mut sheet = Sheet::new(benchmark, &rows);
+    let mut sheet = Sheet::new(benchmark, loaded.judge.settings().mode, &rows);
     let writer = sheet.begin(output, &made_with)?;
+    let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);
     ready.run("eval", &args.judging, &asked, writer, line, stop)?.conclude(&args.rows, rows.len())?;
     Ok((benchmark, sheet.into_rows()))

@@ -20,9 +20,10 @@ use super::rows::RowArgs;
 use crate::data::{LoadOptions, Loaded, OnBadRow, Tasks};
 use crate::eval::question::{Question, read_questions};
 use crate::eval::recorded::{self, Recorded, prompt_key};
-use crate::eval::{Answered, Benchmark, Case, Figures};
-use crate::file::{RowOutput, counted, is_same, open_plain, try_writing, write_atomically};
-use crate::judge::JudgeSampling;
+use crate::eval::rewardbench2::needs_scores;
+use crate::eval::{Answered, Benchmark, Case, Comparisons, Figures, OrderEffects};
+use crate::file::{RowOutput, counted, is_same, open_plain, say, try_writing, write_atomically};
+use crate::judge::{JudgeMode, JudgeSampling};
 use crate::random::Stream;
 use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
 use row::{EvalRow, Tally};
@@ -47,6 +48,10 @@ use row::{EvalRow, Tally};
 /// `label`); or plain rows {"id", "scores_chosen", "scores_rejected"}, each a number or a list of votes. JSON lines, an array,
 /// or one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many
 /// published files), plain rows by their ids.
+///
+/// A pairwise judge (mode = pairwise in its judge.toml, or --set mode=pairwise) compares every two responses in both orders; the
+/// table then says how often the order decides, and how often three responses are a cycle. Ties of RewardBench 2 needs scores and
+/// is left out.
 ///
 /// Benchmarks differ in what a tie and a missing verdict are worth, and some contradict themselves: the table has a column for
 /// each reading. Intervals are of 95 %, with rows of one prompt counted as one draw.
@@ -172,40 +177,57 @@ fn try_all_outputs(args: &EvalArgs, model: Option<&Path>) -> anyhow::Result<Opti
     Ok(output)
 }
 
-/// The random numbers of a response depend on its text and its prompt's alone: not on the rows around it, nor on its place among
-/// the responses, so that equal responses of a row are drawn alike.
-fn stream(how: &JudgeSampling, question: &Question, response: &str) -> Stream {
-    how.stream.fold(question.case.prompt).fold(prompt_key(response))
+/// The random numbers of a response (of a pairwise judge: of the two) depend on its text and its prompt's alone: not on the rows
+/// around it, nor on its place among the responses, so that equal responses of a row are drawn alike.
+fn stream(how: &JudgeSampling, question: &Question, responses: &[&str]) -> Stream {
+    responses.iter().fold(how.stream.fold(question.case.prompt), |stream, response| stream.fold(prompt_key(response)))
+}
+
+/// The responses of each judgement of a row, by their numbers.
+fn asked_of(case: &Case, mode: JudgeMode) -> Vec<Vec<usize>> {
+    match mode {
+        JudgeMode::Pointwise => (0..case.responses).map(|response| vec![response]).collect(),
+        JudgeMode::Pairwise => Comparisons::asked(case.good, case.responses).into_iter().map(Vec::from).collect(),
+    }
 }
 
 /// What a judge is asked of the rows of a benchmark.
 struct Questions<P> {
     rows: Vec<Question>,
-    /// By row, then by response.
+    /// By row, then by response, or by two of them in an order.
     asked: Vec<Asked<P>>,
 }
 
 /// Makes the prompts of all responses. A row for which `encode` cannot make one is bad, like one that cannot be read.
 fn questions<P, E: Display>(
     args: &EvalArgs,
-    read: Loaded<Question>,
+    mode: JudgeMode,
+    mut read: Loaded<Question>,
     falls_to_default: impl Fn(&str) -> bool,
-    encode: impl Fn(&Question, &str) -> Result<P, E>,
+    encode: impl Fn(&Question, &[&str]) -> Result<P, E>,
 ) -> anyhow::Result<Questions<P>> {
     let how = args.judging.sampling()?;
+    if mode == JudgeMode::Pairwise {
+        let left_out = read.retain(|question| !needs_scores(&question.case));
+        if left_out > 0 {
+            say!("left out: {} of Ties, for which a judge must score single responses", counted(left_out, "row"));
+        }
+    }
     let read = read.try_map(|question| {
-        let prompts = question.responses.iter().map(|response| encode(&question, response)).collect::<Result<_, E>>();
-        prompts.map(|prompts: Vec<P>| (question, prompts))
+        let of = |numbers: Vec<usize>| {
+            let responses: Vec<&str> = numbers.into_iter().map(|number| question.responses[number].as_str()).collect();
+            encode(&question, &responses).map(|prompt| (prompt, stream(&how, &question, &responses)))
+        };
+        let asked: Result<Vec<(P, Stream)>, E> = asked_of(&question.case, mode).into_iter().map(of).collect();
+        asked.map(|asked| (question, asked))
     })?;
     report_routed_tasks(read.rows.iter().map(|(question, _)| (question.task.as_str(), question.task_by)));
     report_default_tasks(falls_to_default, read.rows.iter().map(|(question, _)| question.task.as_str()));
     report_skipped(&read.skipped, 0, 0);
     let (mut rows, mut asked) = (Vec::new(), Vec::new());
-    for (row, (question, prompts)) in read.rows.into_iter().enumerate() {
-        for (response, prompt) in prompts.into_iter().enumerate() {
-            let stream = stream(&how, &question, &question.responses[response]);
-            asked.push(Asked { row, response, prompt, stream });
-        }
+    for (row, (question, of_row)) in read.rows.into_iter().enumerate() {
+        let of_row = of_row.into_iter().enumerate();
+        asked.extend(of_row.map(|(response, (prompt, stream))| Asked { row, response, prompt, stream }));
         rows.push(question);
     }
     Ok(Questions { rows, asked })
@@ -250,12 +272,14 @@ fn finish(
     tally: Option<&Tally>,
     judge: &str,
 ) -> anyhow::Result<()> {
-    tables::print(figures)?;
+    let order = OrderEffects::of(rows.iter());
+    tables::print(figures, order.as_ref())?;
     let write = |flag: &str, file: &Option<PathBuf>, text: String| match file {
         Some(file) => write_atomically(file, text.as_bytes()).with_context(|| format!("{flag} {}", file.display())),
         None => Ok(()),
     };
-    let json = serde_json::to_string_pretty(&tables::json(figures, tally)).expect("figures are JSON") + "\n";
+    let json =
+        serde_json::to_string_pretty(&tables::json(figures, tally, order.as_ref())).expect("figures are JSON") + "\n";
     write("--json", &args.json, json)?;
-    write("--page", &args.page, page::page(figures, rows, tally, judge))
+    write("--page", &args.page, page::page(figures, rows, tally, order.as_ref(), judge))
 }

@@ -1,18 +1,24 @@
 //! The page of an evaluation: its table, and plots of what is behind it.
 
 use super::row::Tally;
-use crate::eval::{Answer, Answered, Figure, Figures, Reading};
+use crate::eval::{Answer, Answered, Figure, Figures, OrderEffects, Reading};
 use crate::report::bars::{Bar, Bin, bars, bins, histogram};
 use crate::report::html::{document, escape, note, section, table};
 
 /// The page. `judge`: what was measured, in words; `tally`: what judging took, where something was judged.
-pub fn page(figures: &Figures, rows: &[Answered], tally: Option<&Tally>, judge: &str) -> String {
+pub fn page(
+    figures: &Figures,
+    rows: &[Answered],
+    tally: Option<&Tally>,
+    order: Option<&OrderEffects>,
+    judge: &str,
+) -> String {
     let first = &figures.readings[0];
     let title = format!("{} · {judge}", figures.benchmark);
     let mut body =
         format!("<header><p class=\"kicker\">patarm-train eval</p>\n<h1>{}</h1></header>\n<main>\n", escape(&title));
     body += &section("results", "Results", &tiles(figures));
-    body += &section("table", "Table", &(all_figures(figures) + &notes(figures)));
+    body += &section("table", "Table", &(all_figures(figures) + &notes(figures, order)));
     let mut plots = String::new();
     const INTERVALS: &str =
         "95 % intervals, rows of one prompt counted as one draw; the dashed line is what guessing gives.";
@@ -42,16 +48,16 @@ pub fn page(figures: &Figures, rows: &[Answered], tally: Option<&Tally>, judge: 
     if !margins.is_empty() {
         plots += &figure(
             "Margins",
-            "Score of a better response minus that of a worse one, all that are compared. To the right of 0 is right.",
+            "Score of a better response minus that of a worse one, all that are compared (of a pairwise judge: how much more \
+             often it is preferred). To the right of 0 is right.",
             &histogram(&margins, 1),
         );
+    }
+    let scores = scores(rows, tally);
+    if !scores.is_empty() {
         let legend = "<ul class=\"legend\"><li><i class=\"s0\"></i>better responses</li>\
                       <li><i class=\"s1\"></i>worse ones</li></ul>\n";
-        plots += &figure(
-            "Scores",
-            "How often each score was given.",
-            &(legend.to_string() + &histogram(&scores(rows, tally), 2)),
-        );
+        plots += &figure("Scores", "How often each score was given.", &(legend.to_string() + &histogram(&scores, 2)));
     }
     body += &section("plots", "Plots", &format!("<div class=\"figures\">\n{plots}</div>\n"));
     if let Some(tally) = tally {
@@ -109,9 +115,10 @@ fn all_figures(figures: &Figures) -> String {
     table(&header, &columns[0].iter().enumerate().map(row).collect::<Vec<_>>())
 }
 
-fn notes(figures: &Figures) -> String {
+fn notes(figures: &Figures, order: Option<&OrderEffects>) -> String {
     let readings = figures.readings.iter().map(|reading| note(&format!("{}: {}.", reading.name, reading.rule)));
-    readings.chain(figures.notes.iter().map(|text| note(text))).collect()
+    let order = order.map(|order| note(&format!("Order: {}.", order.text())));
+    readings.chain(order).chain(figures.notes.iter().map(|text| note(text))).collect()
 }
 
 fn figure(title: &str, caption: &str, svg: &str) -> String {
@@ -131,6 +138,11 @@ fn bars_of(figures: &[Figure], guide: Option<f64>) -> String {
 /// The differences of all better and worse responses of a row that both have a score.
 fn margins(rows: &[Answered]) -> Vec<(f64, usize)> {
     let of_row = |row: &Answered| -> Vec<(f64, usize)> {
+        if let Answer::Comparisons(comparisons) = &row.answer {
+            let worse = |better: usize| (row.case.good..comparisons.responses()).map(move |worse| (better, worse));
+            let pairs = (0..row.case.good).flat_map(worse);
+            return pairs.filter_map(|(better, worse)| Some((comparisons.margin(better, worse)?, 0))).collect();
+        }
         let Answer::Scores(scores) = &row.answer else { return Vec::new() };
         let (good, bad) = scores.split_at(row.case.good.min(scores.len()));
         good.iter().flatten().flat_map(|good| bad.iter().flatten().map(move |bad| (good - bad, 0))).collect()

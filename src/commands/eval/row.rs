@@ -8,8 +8,9 @@ use serde_json::Value;
 use crate::commands::judged_rows::RowVotes;
 use crate::commands::judging::{Vote, failures, mean_score};
 use crate::eval::question::Question;
-use crate::eval::{Answer, Answered, Benchmark, Case};
+use crate::eval::{Answer, Answered, Benchmark, Case, Comparisons};
 use crate::file::{RowError, RowOutput, RowWriter};
+use crate::judge::JudgeMode;
 
 /// One line of the output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,9 +27,13 @@ pub struct EvalRow {
     pub prompt_key: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<f64>,
-    /// The mean score of each response's votes; null where none is valid.
+    /// Of a pairwise judge: the two responses that each judgement is about, the one shown first first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<[usize; 2]>,
+    /// The mean score of the votes of each response, or the share of those of each comparison that prefer the first; null where
+    /// none is valid.
     pub scores: Vec<Option<f64>>,
-    /// The votes of each response; none of one that was not judged.
+    /// The votes of each response or comparison; none of one that was not judged.
     pub votes: Vec<Vec<Vote>>,
     /// Tokens that the judge wrote.
     pub tokens: u64,
@@ -39,7 +44,7 @@ pub struct EvalRow {
 
 impl EvalRow {
     /// The line of a row whose votes are all there.
-    pub fn new(benchmark: Benchmark, position: usize, case: &Case, task: &str, of: RowVotes) -> Self {
+    fn new(benchmark: Benchmark, mode: JudgeMode, position: usize, case: &Case, task: &str, of: RowVotes) -> Self {
         let RowVotes { votes, tokens, skipped } = of;
         Self {
             benchmark: benchmark.name().into(),
@@ -50,6 +55,10 @@ impl EvalRow {
             good: case.good,
             prompt_key: case.prompt,
             gap: case.gap,
+            comparisons: match mode {
+                JudgeMode::Pointwise => Vec::new(),
+                JudgeMode::Pairwise => Comparisons::asked(case.good, case.responses),
+            },
             scores: votes.iter().map(|votes| mean_score(votes)).collect(),
             votes,
             tokens,
@@ -59,30 +68,40 @@ impl EvalRow {
 
     /// The row as its benchmark scores it, by the mean of the votes in a range.
     pub fn answered(&self, votes: std::ops::Range<usize>) -> Answered {
+        let last = self.comparisons.iter().flatten().max();
         let case = Case {
             id: self.id.clone(),
             subset: self.subset.clone(),
             good: self.good,
-            responses: self.votes.len(),
+            responses: last.map_or(self.votes.len(), |last| last + 1),
             prompt: self.prompt_key,
             gap: self.gap,
         };
         let score = |of: &Vec<Vote>| mean_score(&of[votes.start.min(of.len())..votes.end.min(of.len())]);
-        Answered { case, answer: Answer::Scores(self.votes.iter().map(score).collect()), recorded: None }
+        let scores = self.votes.iter().map(score);
+        let answer = match last {
+            None => Answer::Scores(scores.collect()),
+            Some(_) => {
+                let of = self.comparisons.iter().copied().zip(scores);
+                Answer::Comparisons(Comparisons::new(case.responses, of))
+            }
+        };
+        Answered { case, answer, recorded: None }
     }
 }
 
 /// The rows of an evaluation, those of an earlier process among them.
 pub struct Sheet<'a> {
     benchmark: Benchmark,
+    mode: JudgeMode,
     questions: &'a [Question],
     rows: Vec<Option<EvalRow>>,
 }
 
 impl<'a> Sheet<'a> {
     /// Nothing is answered yet.
-    pub fn new(benchmark: Benchmark, questions: &'a [Question]) -> Self {
-        Self { benchmark, questions, rows: vec![None; questions.len()] }
+    pub fn new(benchmark: Benchmark, mode: JudgeMode, questions: &'a [Question]) -> Self {
+        Self { benchmark, mode, questions, rows: vec![None; questions.len()] }
     }
 
     /// Begins to write to an output, if there is one, and keeps the rows that it has already.
@@ -101,7 +120,7 @@ impl<'a> Sheet<'a> {
     /// Takes the votes of a row, and returns its line.
     pub fn line(&mut self, index: usize, of: RowVotes) -> String {
         let Question { case, task, .. } = &self.questions[index];
-        let row = EvalRow::new(self.benchmark, index, case, task, of);
+        let row = EvalRow::new(self.benchmark, self.mode, index, case, task, of);
         let line = serde_json::to_string(&row).expect("texts and numbers are JSON") + "\n";
         self.rows[index] = Some(row);
         line
@@ -147,7 +166,9 @@ impl Tally {
             for (response, of) in row.votes.iter().enumerate() {
                 tally.calls += of.len();
                 failures(of).into_iter().for_each(|(name, count)| *tally.failed.entry(name).or_default() += count);
-                for score in of.iter().filter_map(|vote| vote.score) {
+                // A preference is of two responses.
+                let scored = if row.comparisons.is_empty() { &of[..] } else { &[] };
+                for score in scored.iter().filter_map(|vote| vote.score) {
                     tally.scores.entry(format!("{score}")).or_default()[usize::from(response >= row.good)] += 1;
                 }
             }

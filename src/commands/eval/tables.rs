@@ -3,16 +3,16 @@
 use serde_json::{Value, json};
 
 use super::row::Tally;
-use crate::eval::{Figure, Figures};
+use crate::eval::{Figure, Figures, OrderEffects};
 use crate::file::{console, counted};
 use crate::log::TextTable;
 
 /// Prints the table, with a column a reading, and what must be known to read it.
-pub fn print(figures: &Figures) -> anyhow::Result<()> {
-    Ok(console::print_line(text(figures).trim_end())?)
+pub fn print(figures: &Figures, order: Option<&OrderEffects>) -> anyhow::Result<()> {
+    Ok(console::print_line(text(figures, order).trim_end())?)
 }
 
-fn text(figures: &Figures) -> String {
+fn text(figures: &Figures, order: Option<&OrderEffects>) -> String {
     let first = &figures.readings[0];
     let header = [figures.benchmark.to_string(), "rows".into(), "95 %".into()];
     let mut table =
@@ -47,6 +47,9 @@ fn text(figures: &Figures) -> String {
         percent(figures.ties),
         percent(figures.missing)
     );
+    if let Some(order) = order {
+        text += &format!("order: {}\n", order.text());
+    }
     for note in &figures.notes {
         text += &format!("note: {note}\n");
     }
@@ -59,8 +62,11 @@ fn percent(share: f64) -> String {
 }
 
 /// The same with all digits; with what judging took, where something was judged.
-pub fn json(figures: &Figures, tally: Option<&Tally>) -> Value {
+pub fn json(figures: &Figures, tally: Option<&Tally>, order: Option<&OrderEffects>) -> Value {
     let mut json = json!(figures);
+    if let Some(order) = order {
+        json["order"] = json!(order);
+    }
     if let Some(tally) = tally {
         json["judging"] = json!(tally);
     }

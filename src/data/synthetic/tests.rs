@@ -18,7 +18,7 @@ fn demo_tokenizer() -> Tokenizer {
 fn judge_prompt(example: &Example) -> String {
     let rubrics: toml::Table = toml::from_str(RUBRICS).unwrap();
     let primary = rubrics["tasks"][example.task.name()]["rubrics"].as_str().unwrap();
-    let mut text = rubrics["template"].as_str().unwrap().to_string();
+    let mut text = rubrics["template"].as_str().unwrap().replace("{% if rubrics %}", "").replace("{% endif %}", "");
     let task = example.task.name();
     let values = [("task", task), ("rubrics", primary), ("prompt", &example.prompt), ("response", &example.response)];
     for (name, value) in values {
@@ -275,6 +275,41 @@ fn prompt_and_judgement_are_short_and_words_are_tokens() {
     // All tasks, topics and scores have one layout.
     assert_eq!(lengths.len(), 1, "{lengths:?}");
     assert!(lengths.iter().all(|&length| length <= 80), "{lengths:?}");
+}
+
+#[test]
+fn comparisons_are_fair_and_say_who_has_fewer_mistakes() {
+    let clean = Suite::new(SuiteConfig { teacher_error: 0.0, score_noise: 0.0, ..SuiteConfig::default() });
+    let (mut firsts, mut lengths) = (0, BTreeSet::new());
+    for index in 0..1000 {
+        let SftComparison { task, prompt, responses, judgement, .. } = clean.sft_comparison(index).unwrap();
+        let mistakes = [0, 1].map(|side| grade(task, &prompt, &responses[side]).unwrap().mistakes());
+        let (marks, answer) = judgement.split_once("\n</eval>\n<answer>").unwrap();
+        let lines: Vec<&str> = marks.split_once("<eval>\n").unwrap().1.lines().collect();
+        let counted = [0, 1].map(|side| lines[side].rsplit(' ').next().unwrap().parse::<usize>().unwrap());
+        assert_eq!(counted, mistakes, "{judgement}");
+        let first = mistakes[0] < mistakes[1];
+        assert_eq!(answer, if first { "A</answer>" } else { "B</answer>" });
+        firsts += usize::from(first);
+        lengths.insert(demo_tokenizer().encode(&judgement).unwrap().len());
+    }
+    assert!((440..560).contains(&firsts), "{firsts} of 1000 prefer the first");
+    assert_eq!(lengths.len(), 1, "{lengths:?}");
+    // Without rubrics of its own.
+    let without = Suite::new(SuiteConfig { teacher_rubrics: false, ..SuiteConfig::default() });
+    assert!(without.sft_comparison(3).unwrap().judgement.starts_with("<eval>\n"));
+    assert!(without.sft(3).unwrap().judgement.starts_with("<eval>\n"));
+    // The teacher's error is made here too, and some preferences are drawn.
+    let wrong = |suite: &Suite| {
+        let is_wrong = |index: &u64| {
+            let SftComparison { task, prompt, responses, judgement, .. } = suite.sft_comparison(*index).unwrap();
+            let mistakes = [0, 1].map(|side| grade(task, &prompt, &responses[side]).unwrap().mistakes());
+            judgement.ends_with("A</answer>") != (mistakes[0] < mistakes[1])
+        };
+        (0..1000).filter(is_wrong).count()
+    };
+    assert!((120..400).contains(&wrong(&suite())), "{}", wrong(&suite()));
+    assert_eq!(wrong(&clean), 0);
 }
 
 #[test]
