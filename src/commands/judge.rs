@@ -511,7 +511,7 @@ mod tests {
                 .iter()
                 .map(|score| vec![vote(if score.is_some() { SCORE } else { "malformed" }, *score)])
                 .collect(),
-            tokens: 0,
+            tokens: Default::default(),
             skipped: None,
         };
         let mut summary = Summary::default();

@@ -52,7 +52,7 @@ impl EvalRow {
             gap: case.gap,
             scores: votes.iter().map(|votes| mean_score(votes)).collect(),
             votes,
-            tokens,
+            tokens: tokens.written,
             skipped,
         }
     }
