@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::ensure;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::device::with_backend;
+use super::judged_response::{PairJudged, ResponseJudged, Scored};
 use super::judged_rows::{Asked, ReadyJudge, RowVotes};
-use super::judging::{JudgingArgs, LoadedJudge, NOT_FINITE, Vote, failures, mean_score};
+use super::judging::{JudgingArgs, LoadedJudge, check_weights};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::data::{
     Candidates, DataError, Format, LoadOptions, Loaded, Message, Pair, Response, RowId, TaskBy, TemplateArguments,
@@ -54,25 +54,6 @@ pub struct JudgeArgs {
     pub judging: JudgingArgs,
 }
 
-/// The votes of a response in numbers.
-#[derive(Serialize, Deserialize)]
-struct Scored {
-    /// Mean over the votes that have a score.
-    score: Option<f64>,
-    /// Votes that have a score.
-    valid: usize,
-    /// The other votes, by the reason why they have none.
-    failed: BTreeMap<String, usize>,
-    /// Their share of all votes; null for a response that was not judged.
-    failed_share: Option<f64>,
-    /// The middle one of the scores, or the mean of the two in the middle.
-    median: Option<f64>,
-    /// The score that most votes give; null where two are given as often.
-    majority: Option<f64>,
-    /// Standard deviation of the scores; null of fewer than two.
-    spread: Option<f64>,
-}
-
 /// One line of the output.
 #[derive(Serialize)]
 struct Row {
@@ -94,27 +75,12 @@ struct Row {
 #[serde(untagged)]
 enum RowJudged {
     One(ResponseJudged),
-    Pair {
-        chosen: ResponseJudged,
-        rejected: ResponseJudged,
-        /// Score of the chosen − score of the rejected response.
-        margin: Option<f64>,
-        /// Whether the chosen one scores strictly higher; null without both scores.
-        right: Option<bool>,
-    },
+    Pair(PairJudged),
     Many {
         responses: Vec<ResponseJudged>,
         /// Numbers of the responses from 0, the best first; equal ones in their order, those without a score last.
         ranking: Vec<usize>,
     },
-}
-
-/// The votes of a response.
-#[derive(Serialize)]
-struct ResponseJudged {
-    #[serde(flatten)]
-    scored: Scored,
-    votes: Vec<Vote>,
 }
 
 /// Judges every response of the input and writes a row for each row of it, as it finishes. Ctrl-C ends it early.
@@ -251,15 +217,12 @@ fn stream(how: &JudgeSampling, kind: Kind, id: &RowId, response: usize) -> Strea
 impl InputRow {
     /// The line of the output.
     fn judged(&self, RowVotes { votes, skipped, .. }: RowVotes) -> Row {
-        let of = |votes: Vec<Vote>| ResponseJudged { scored: Scored::new(&votes), votes };
-        let mut all: Vec<ResponseJudged> = votes.into_iter().map(of).collect();
+        let mut all: Vec<ResponseJudged> = votes.into_iter().map(ResponseJudged::new).collect();
         let judged = match self.kind {
             Kind::One => RowJudged::One(all.remove(0)),
             Kind::Pair => {
                 let (rejected, chosen) = (all.remove(1), all.remove(0));
-                let scores = chosen.scored.score.zip(rejected.scored.score);
-                let margin = scores.map(|(chosen, rejected)| chosen - rejected + 0.0);
-                RowJudged::Pair { chosen, rejected, margin, right: margin.map(|margin| margin > 0.0) }
+                RowJudged::Pair(PairJudged::new(chosen, rejected))
             }
             Kind::Many => RowJudged::Many { ranking: ranking(&all), responses: all },
         };
@@ -299,56 +262,6 @@ fn made_with(args: &JudgeArgs, loaded: &LoadedJudge, rows: &[InputRow], asked: &
     }))
 }
 
-impl Scored {
-    fn new(votes: &[Vote]) -> Self {
-        let failed = failures(votes);
-        let failures: usize = failed.values().sum();
-        Self {
-            score: mean_score(votes),
-            valid: votes.iter().filter(|vote| vote.score.is_some()).count(),
-            failed,
-            failed_share: (!votes.is_empty()).then(|| failures as f64 / votes.len() as f64),
-            median: median(votes),
-            majority: majority(votes),
-            spread: spread(votes),
-        }
-    }
-}
-
-/// The scores of votes in ascending order.
-fn sorted(votes: &[Vote]) -> Vec<f64> {
-    let mut scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).map(|score| score + 0.0).collect();
-    scores.sort_by(f64::total_cmp);
-    scores
-}
-
-fn median(votes: &[Vote]) -> Option<f64> {
-    let scores = sorted(votes);
-    let middle = scores.len() / 2;
-    match scores.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(scores[middle]),
-        _ => Some((scores[middle - 1] + scores[middle]) / 2.0),
-    }
-}
-
-fn majority(votes: &[Vote]) -> Option<f64> {
-    let scores = sorted(votes);
-    let groups: Vec<&[f64]> = scores.chunk_by(|a, b| a == b).collect();
-    let most = groups.iter().map(|group| group.len()).max()?;
-    let mut often = groups.iter().filter(|group| group.len() == most);
-    let first = often.next()?[0];
-    often.next().is_none().then_some(first)
-}
-
-fn spread(votes: &[Vote]) -> Option<f64> {
-    let scores = sorted(votes);
-    let count = scores.len() as f64;
-    let mean = scores.iter().sum::<f64>() / count;
-    let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
-    (scores.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
-}
-
 /// How all responses went, those of an earlier run included.
 #[derive(Default)]
 struct Summary {
@@ -365,7 +278,7 @@ impl Summary {
     fn add(&mut self, judged: &RowJudged) {
         match judged {
             RowJudged::One(one) => self.add_response(&one.scored),
-            RowJudged::Pair { chosen, rejected, margin, .. } => {
+            RowJudged::Pair(PairJudged { chosen, rejected, margin, .. }) => {
                 [chosen, rejected].into_iter().for_each(|side| self.add_response(&side.scored));
                 self.add_pair(*margin);
             }
@@ -444,20 +357,14 @@ impl Summary {
     /// Says it on stderr. An error if the model cannot compute at all.
     fn say(&self) -> anyhow::Result<()> {
         say!("{}", self.text());
-        let not_finite = self.failed.get(NOT_FINITE).copied().unwrap_or(0);
-        let votes = self.valid + self.failed.values().sum::<usize>();
-        ensure!(
-            votes == 0 || not_finite < votes,
-            "the model's logits are not finite for any vote: its weights are damaged"
-        );
-        Ok(())
+        check_weights(&self.failed, self.valid + self.failed.values().sum::<usize>())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::judging::SCORE;
+    use crate::commands::judging::{NOT_FINITE, SCORE, Vote};
 
     fn vote(verdict: &str, score: Option<f64>) -> Vote {
         Vote { verdict: verdict.into(), score, text: None }
@@ -487,20 +394,6 @@ mod tests {
         let mut damaged = Summary::default();
         damaged.add_response(&Scored::new(&[vote(NOT_FINITE, None)]));
         assert!(damaged.say().unwrap_err().to_string().contains("not finite"));
-    }
-
-    #[test]
-    fn many_votes_have_a_middle_a_majority_and_a_spread() {
-        let votes = |scores: &[f64]| scores.iter().map(|score| vote(SCORE, Some(*score))).collect::<Vec<_>>();
-        let of = |scores: &[f64]| {
-            let Scored { score, median, majority, spread, .. } = Scored::new(&votes(scores));
-            (score, median, majority, spread)
-        };
-        // statistics.stdev([2, 4, 4, 9]) of Python.
-        assert_eq!(of(&[9.0, 4.0, 2.0, 4.0]), (Some(4.75), Some(4.0), Some(4.0), Some(2.986_078_811_194_819_3)));
-        assert_eq!(of(&[8.0, 6.0]), (Some(7.0), Some(7.0), None, Some(2.0_f64.sqrt())));
-        assert_eq!(of(&[3.0, 5.0, 4.0]).1, Some(4.0));
-        assert_eq!(of(&[7.0]), (Some(7.0), Some(7.0), Some(7.0), None));
     }
 
     #[test]

@@ -84,6 +84,16 @@ impl Judge {
         framed(&self.prompt, task, prompt, response, |text| self.tokenizer.escape(text))
     }
 
+    /// The same for a file of rows: control tokens are not escaped, which whoever reads the rows does with its own tokenizer.
+    pub fn messages_for_rows(
+        &self,
+        task: &str,
+        prompt: &[Message],
+        response: &str,
+    ) -> Result<Vec<Message>, JudgePromptError> {
+        framed(&self.prompt, task, prompt, response, str::to_string)
+    }
+
     /// The judge's prompt for a response, as token ids.
     pub fn encode(&self, task: &str, prompt: &[Message], response: &str) -> Result<Vec<u32>, JudgeError> {
         let messages = self.messages(task, prompt, response)?;

@@ -3,7 +3,7 @@
 use super::row::Tally;
 use crate::eval::{Answer, Answered, Figure, Figures, Reading};
 use crate::report::bars::{Bar, Bin, bars, bins, histogram};
-use crate::report::html::{document, escape, note, section, table};
+use crate::report::html::{document, escape, figure, note, section, table, tile};
 
 /// The page. `judge`: what was measured, in words; `tally`: what judging took, where something was judged.
 pub fn page(figures: &Figures, rows: &[Answered], tally: Option<&Tally>, judge: &str) -> String {
@@ -66,9 +66,6 @@ fn guess(figures: &Figures) -> Option<f64> {
 }
 
 fn tiles(figures: &Figures) -> String {
-    let tile = |name: &str, value: String, small: String| {
-        format!("<li><span>{}</span><strong>{value}</strong> <small>{small}</small></li>\n", escape(name))
-    };
     let mut tiles = String::new();
     for reading in &figures.readings {
         let interval = reading
@@ -76,11 +73,11 @@ fn tiles(figures: &Figures) -> String {
             .interval
             .map_or_else(String::new, |[low, high]| format!("{:.1} to {:.1}", 100.0 * low, 100.0 * high));
         tiles +=
-            &tile(&format!("{}, {}", reading.headline.name, reading.name), percent(reading.headline.value), interval);
+            &tile(&format!("{}, {}", reading.headline.name, reading.name), &percent(reading.headline.value), &interval);
     }
-    tiles += &tile("Ties", percent(figures.ties), String::new());
-    tiles += &tile("Without a valid verdict", percent(figures.missing), String::new());
-    tiles += &tile("Rows", figures.rows.to_string(), String::new());
+    tiles += &tile("Ties", &percent(figures.ties), "");
+    tiles += &tile("Without a valid verdict", &percent(figures.missing), "");
+    tiles += &tile("Rows", &figures.rows.to_string(), "");
     format!("<ul class=\"tiles\">\n{tiles}</ul>\n")
 }
 
@@ -112,10 +109,6 @@ fn all_figures(figures: &Figures) -> String {
 fn notes(figures: &Figures) -> String {
     let readings = figures.readings.iter().map(|reading| note(&format!("{}: {}.", reading.name, reading.rule)));
     readings.chain(figures.notes.iter().map(|text| note(text))).collect()
-}
-
-fn figure(title: &str, caption: &str, svg: &str) -> String {
-    format!("<figure><h3>{}</h3>\n{svg}<figcaption>{}</figcaption></figure>\n", escape(title), escape(caption))
 }
 
 fn bars_of(figures: &[Figure], guide: Option<f64>) -> String {
