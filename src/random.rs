@@ -26,9 +26,9 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 ///
 /// Three kinds of streams have a number instead of a purpose under the seed: that of a weight matrix is folded from its index
 /// in the parameter table (`model::parameters`); that of an RL rollout from step, attempt, pair, role and rollout
-/// (`train::rl`); that of a completion of the commands `judge` and `generate` from its response and vote. Such a number may
-/// equal a purpose. The streams still differ, because numbers are drawn only after the last fold and the two have different
-/// numbers of folds.
+/// (`train::rl`); that of a completion of the commands `judge`, `annotate` and `generate` from its response and vote. Such a
+/// number may equal a purpose. The streams still differ, because numbers are drawn only after the last fold and the two have
+/// different numbers of folds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {

@@ -3,6 +3,7 @@
 mod common;
 
 mod commands {
+    mod annotate;
     mod bad_input;
     mod bench;
     mod data;

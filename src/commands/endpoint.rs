@@ -3,6 +3,7 @@
 //! Threads ask for one vote at a time, and one thread takes the answers and writes rows. When the command ends early, it does
 //! not wait for answers that are on their way: their rows are not written, and are asked again by --resume.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,10 +13,10 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use super::flag;
-use super::judged_rows::{Asked, Ended, RowVotes, Rows};
+use super::judged_rows::{Asked, Ended, RowVotes, Rows, Tokens};
 use super::judging::{JudgingArgs, UNAVAILABLE, Vote};
 use crate::data::Message;
-use crate::file::{RowError, RowWriter};
+use crate::file::{RowError, RowWriter, say};
 use crate::judge::{
     ChatServer, EndpointError, EndpointJudge, JudgeSampling, JudgeSettings, RemoteJudgement, ServerSettings,
 };
@@ -49,6 +50,16 @@ pub struct EndpointArgs {
         value_parser = flag::<usize>(count(1, 1024))
     )]
     pub concurrency: usize,
+    /// Requests that may begin in a minute, each attempt being one; 0: as many as the server answers. They begin evenly apart.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        requires = "endpoint",
+        value_parser = flag::<usize>(count(0, 1_000_000))
+    )]
+    pub requests_per_minute: usize,
     /// Attempts of each request, before its vote is unavailable.
     #[arg(
         long,
@@ -76,7 +87,7 @@ const TICK: Duration = Duration::from_millis(50);
 impl EndpointArgs {
     /// The judge at an address, with the prompt and the rules that the command line says, or the built-in ones.
     pub fn judge(&self, address: &str, judging: &JudgingArgs) -> anyhow::Result<EndpointJudge> {
-        let EndpointArgs { endpoint_model, endpoint_key_env, concurrency, attempts, request_seconds, .. } = self;
+        let EndpointArgs { endpoint_model, endpoint_key_env, attempts, request_seconds, .. } = self;
         let settings = judging.changed(&*JudgeSettings::built_in()?)?;
         let variable = endpoint_key_env.as_deref().unwrap_or("OPENAI_API_KEY");
         // The value of a variable that is no text is not shown either.
@@ -88,11 +99,17 @@ impl EndpointArgs {
             key_variable: variable.to_string(),
             attempts: *attempts,
             time_limit: Duration::from_secs_f64(*request_seconds),
-            concurrency: *concurrency,
+            concurrency: self.concurrency,
+            requests_per_minute: self.requests_per_minute,
         };
         let server = ChatServer::new(server, key).map_err(anyhow::Error::msg);
         let server =
             server.with_context(|| format!("--endpoint {}", if address.contains('@') { "URL" } else { address }))?;
+        if server.shows_key() {
+            say!(
+                "note: the key in {variable} goes to {address} without encryption: whoever is on the way can read it; use https"
+            );
+        }
         Ok(EndpointJudge::new(settings, server, endpoint_model.as_deref().unwrap_or_default())?)
     }
 }
@@ -169,7 +186,35 @@ impl Work {
 #[derive(Default)]
 struct Ballot {
     votes: Vec<Option<Vote>>,
-    tokens: u64,
+    tokens: Tokens,
+}
+
+/// Requests that the server did not take, as long as it has taken none.
+#[derive(Default)]
+struct Rejected {
+    reason: Option<String>,
+    responses: HashSet<usize>,
+    /// The server has answered, or has said something else: the first reason is not one that every request has.
+    differ: bool,
+}
+
+/// So many responses whose requests are rejected for one reason, before any was answered, end the command.
+const REJECTED_MAX: usize = 8;
+
+impl Rejected {
+    /// Takes note of a request for a response. An error if it looks as if every request would be rejected.
+    fn add(&mut self, response: usize, reason: &str) -> anyhow::Result<()> {
+        self.differ |= self.reason.get_or_insert_with(|| reason.into()) != reason;
+        self.responses.insert(response);
+        let all = self.responses.len() >= REJECTED_MAX;
+        ensure!(self.differ || !all, "{reason} (the same for the first {REJECTED_MAX} responses)");
+        Ok(())
+    }
+
+    /// Whether every request may yet turn out to be rejected.
+    fn is_open(&self) -> bool {
+        !self.differ && !self.responses.is_empty()
+    }
 }
 
 /// Takes answers until all are there, the output cannot be written, or `stop` is set.
@@ -183,7 +228,9 @@ fn take<F: FnMut(usize, RowVotes) -> String>(
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     let mut ballots: Vec<Ballot> = work.asked.iter().map(|_| Ballot::default()).collect();
-    let (mut done, mut down) = (0, 0);
+    let (mut done, mut down, mut rejected) = (0, 0, Rejected::default());
+    // Rows that are not written before it is known that the server answers at all.
+    let mut held: Vec<(usize, Ballot)> = Vec::new();
     while done < work.open.len() && written.is_ok() {
         ensure!(!stop.load(Ordering::Relaxed), "interrupted");
         let (place, answer) = match heard.recv_timeout(TICK) {
@@ -196,11 +243,16 @@ fn take<F: FnMut(usize, RowVotes) -> String>(
         ballot.votes.resize(work.how.votes, None);
         ballot.votes[vote] = Some(match answer {
             Ok(judged) => {
-                ballot.tokens += judged.tokens;
+                rejected.differ = true;
+                ballot.tokens += Tokens { written: judged.tokens, read: judged.prompt_tokens };
                 Vote::of(&judged.verdict, judged.text, texts)
             }
             Err(EndpointError::Refused(reason)) => bail!(reason),
-            Err(EndpointError::Down(reason)) => {
+            Err(error @ (EndpointError::Down(_) | EndpointError::Rejected(_))) => {
+                let reason = error.to_string();
+                if matches!(error, EndpointError::Rejected(_)) {
+                    rejected.add(of, &reason)?;
+                }
                 down += 1;
                 if down == 1 {
                     bar.say(&format!("note: a vote is {UNAVAILABLE}, and further ones are only counted: {reason}"));
@@ -211,9 +263,13 @@ fn take<F: FnMut(usize, RowVotes) -> String>(
         done += 1;
         bar.update(done as u64, &[(UNAVAILABLE, f64::from(down))]);
         if ballot.votes.iter().all(Option::is_some) {
-            let Ballot { votes, tokens } = std::mem::take(ballot);
-            let Asked { row, response, .. } = work.asked[of];
-            *written = rows.answer(row, response, votes.into_iter().flatten().collect(), tokens);
+            held.push((of, std::mem::take(ballot)));
+        }
+        if !rejected.is_open() || done == work.open.len() {
+            *written = held.drain(..).try_for_each(|(of, Ballot { votes, tokens })| {
+                let Asked { row, response, .. } = work.asked[of];
+                rows.answer(row, response, votes.into_iter().flatten().collect(), tokens)
+            });
         }
     }
     Ok(())

@@ -135,7 +135,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     );
     let mut inputs: Vec<PathBuf> = args.input.iter().chain(&args.prompt_file).cloned().collect();
     if let Some(file) = &args.logits {
-        args.rows.try_other("--logits", file, &inputs, &args.model)?;
+        args.rows.try_other("--logits", file, &inputs, Some(&args.model))?;
         inputs.push(file.clone());
     }
     let output = args.rows.open(&inputs, Some(&args.model))?;

@@ -4,21 +4,22 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::ensure;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::device::with_backend;
+use super::judged_response::{PairJudged, ResponseJudged, Scored};
 use super::judged_rows::{Asked, ReadyJudge, RowVotes};
-use super::judging::{JudgingArgs, LoadedJudge, NOT_FINITE, Vote, failures, mean_score};
+use super::judging::{JudgingArgs, LoadedJudge, check_weights};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::data::{
     Candidates, DataError, Format, LoadOptions, Loaded, Message, Pair, Response, RowId, TaskBy, TemplateArguments,
 };
 use crate::data::{check_judged, first_row, load_candidates, load_pairs, load_responses, shown_prompt, sources};
+use crate::eval::{Comparisons, OrderEffects};
 use crate::file::{RowOutput, counted, say};
-use crate::judge::{JudgeError, JudgeSampling};
+use crate::judge::{JudgeError, JudgeMode, JudgeSampling};
 use crate::log::fixed;
 use crate::ops::Backend;
 use crate::random::Stream;
@@ -29,6 +30,10 @@ use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_sk
 /// A row with one `response` to its `prompt` gets a score; a row with `responses` gets them ranked, best first; every other row
 /// is a pair in any known format, and is right if its chosen response scores strictly higher. Prompts are text or messages;
 /// `task` and `id` are optional. The first row says which of the three the input is.
+///
+/// A pairwise judge (mode = pairwise in its judge.toml) takes pairs and lists, and compares every two responses in both orders:
+/// `chosen` and `rejected` then hold the votes of the order in which that response comes first, a score is the share of votes for
+/// the first, and a list is ranked by the comparisons that a response wins.
 ///
 /// Every response is judged --votes times; its score is the mean over the votes that have one, and null where none has; median,
 /// majority (the score that most votes give, null where two are given as often) and spread (standard deviation) stand beside it.
@@ -54,25 +59,6 @@ pub struct JudgeArgs {
     pub judging: JudgingArgs,
 }
 
-/// The votes of a response in numbers.
-#[derive(Serialize, Deserialize)]
-struct Scored {
-    /// Mean over the votes that have a score.
-    score: Option<f64>,
-    /// Votes that have a score.
-    valid: usize,
-    /// The other votes, by the reason why they have none.
-    failed: BTreeMap<String, usize>,
-    /// Their share of all votes; null for a response that was not judged.
-    failed_share: Option<f64>,
-    /// The middle one of the scores, or the mean of the two in the middle.
-    median: Option<f64>,
-    /// The score that most votes give; null where two are given as often.
-    majority: Option<f64>,
-    /// Standard deviation of the scores; null of fewer than two.
-    spread: Option<f64>,
-}
-
 /// One line of the output.
 #[derive(Serialize)]
 struct Row {
@@ -94,13 +80,13 @@ struct Row {
 #[serde(untagged)]
 enum RowJudged {
     One(ResponseJudged),
-    Pair {
-        chosen: ResponseJudged,
-        rejected: ResponseJudged,
-        /// Score of the chosen − score of the rejected response.
-        margin: Option<f64>,
-        /// Whether the chosen one scores strictly higher; null without both scores.
-        right: Option<bool>,
+    Pair(PairJudged),
+    Compared {
+        comparisons: Vec<ComparisonJudged>,
+        /// The share of comparisons with others that each response wins, a tie as a half; null without any.
+        wins: Vec<Option<f64>>,
+        /// As of scores.
+        ranking: Vec<usize>,
     },
     Many {
         responses: Vec<ResponseJudged>,
@@ -109,12 +95,13 @@ enum RowJudged {
     },
 }
 
-/// The votes of a response.
-#[derive(Serialize)]
-struct ResponseJudged {
+/// Two responses in an order, by their numbers from 0, and the votes on them.
+#[derive(Serialize, Deserialize)]
+struct ComparisonJudged {
+    first: usize,
+    second: usize,
     #[serde(flatten)]
-    scored: Scored,
-    votes: Vec<Vote>,
+    votes: ResponseJudged,
 }
 
 /// Judges every response of the input and writes a row for each row of it, as it finishes. Ctrl-C ends it early.
@@ -130,9 +117,10 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<()> {
 
 fn judge<B: Backend>(backend: &B, args: &JudgeArgs, output: RowOutput, stop: &AtomicBool) -> anyhow::Result<()> {
     let Job { loaded, rows, asked } = Job::read(args)?;
+    let mode = loaded.judge.settings().mode;
     let made_with = if output.is_file() { made_with(args, &loaded, &rows, &asked)? } else { Value::Null };
     let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
-    let mut summary = Summary::default();
+    let mut summary = Summary::new(mode);
     let ids: Vec<Value> = rows.iter().map(|row| row.id.given()).collect();
     let writer = output.begin(&made_with, &ids, 1, |row| summary.add_written(row))?;
     let line = |index: usize, votes: RowVotes| {
@@ -158,6 +146,8 @@ struct InputRow {
     file: Option<String>,
     task: String,
     kind: Kind,
+    /// The responses of each judgement, by their numbers.
+    asked: Vec<Vec<usize>>,
 }
 
 /// What the rows of an input hold.
@@ -166,6 +156,8 @@ enum Kind {
     One,
     Pair,
     Many,
+    /// Many, for a pairwise judge.
+    Compared,
 }
 
 /// A row with its texts: what is judged.
@@ -177,8 +169,21 @@ struct Judgeable {
 }
 
 impl Kind {
-    /// By the first row.
-    fn of(files: &[PathBuf]) -> Result<Self, DataError> {
+    /// By the first row. An error if a pairwise judge is given single responses.
+    fn of(files: &[PathBuf], mode: JudgeMode) -> anyhow::Result<Self> {
+        let kind = Self::of_first(files)?;
+        match (kind, mode) {
+            (Self::One, JudgeMode::Pairwise) => {
+                anyhow::bail!(
+                    "a pairwise judge compares responses, and the input has one a row: give pairs, or lists of `responses`"
+                )
+            }
+            (Self::Many, JudgeMode::Pairwise) => Ok(Self::Compared),
+            (kind, _) => Ok(kind),
+        }
+    }
+
+    fn of_first(files: &[PathBuf]) -> Result<Self, DataError> {
         let first = first_row(files)?;
         let has = |name: &str| first.as_ref().is_some_and(|row| row.contains_key(name));
         Ok(match (has("responses"), has("chosen") || has("rejected")) {
@@ -203,10 +208,18 @@ impl Kind {
                 let (prompt, responses) = (shown(&row.prompt, &row.arguments), vec![row.chosen, row.rejected]);
                 Ok::<_, String>(Judgeable { id: row.id, task: (row.task, row.task_by), prompt, responses })
             }),
-            Self::Many => load_candidates(files, options)?.try_map(|row: Candidates| {
+            Self::Many | Self::Compared => load_candidates(files, options)?.try_map(|row: Candidates| {
                 let (prompt, responses) = (shown(&row.prompt, &row.arguments), row.responses);
                 never(Judgeable { id: row.id, task: (row.task, row.task_by), prompt, responses })
             }),
+        }
+    }
+
+    /// The responses of each judgement of a row, by their numbers.
+    fn asked(self, responses: usize, mode: JudgeMode) -> Vec<Vec<usize>> {
+        match mode {
+            JudgeMode::Pointwise => (0..responses).map(|response| vec![response]).collect(),
+            JudgeMode::Pairwise => Comparisons::every(responses).map(Vec::from).collect(),
         }
     }
 }
@@ -215,28 +228,33 @@ impl Job {
     fn read(args: &JudgeArgs) -> anyhow::Result<Self> {
         let settings = args.judging.settings(&args.model)?;
         let files = sources::resolve(&args.input)?;
-        let kind = Kind::of(&files)?;
+        let mode = settings.mode;
+        let kind = Kind::of(&files, mode)?;
         let read = kind.load(&files, &args.judging.load_options(&settings))?;
         let loaded = args.judging.load(&args.model, settings)?;
         let read = read.try_map(|row| {
-            let encode = |response: &String| loaded.judge.encode(&row.task.0, &row.prompt, &[response]);
-            let prompts = row.responses.iter().map(encode).collect::<Result<Vec<_>, JudgeError>>()?;
-            Ok::<_, JudgeError>((row, prompts))
+            let asked = kind.asked(row.responses.len(), mode);
+            let encode = |numbers: &Vec<usize>| {
+                let responses: Vec<&str> = numbers.iter().map(|number| row.responses[*number].as_str()).collect();
+                loaded.judge.encode(&row.task.0, &row.prompt, &responses)
+            };
+            let prompts = asked.iter().map(encode).collect::<Result<Vec<_>, JudgeError>>()?;
+            Ok::<_, JudgeError>((row, asked, prompts))
         })?;
-        let tasks = || read.rows.iter().map(|(row, _)| (row.task.0.as_str(), row.task.1));
+        let tasks = || read.rows.iter().map(|(row, ..)| (row.task.0.as_str(), row.task.1));
         report_routed_tasks(tasks());
         report_default_tasks(|task| loaded.judge.falls_to_default(task), tasks().map(|(task, _)| task));
         let (limit, how) = (args.judging.max_prompt_tokens, args.judging.sampling()?);
-        let prompts = || read.rows.iter().flat_map(|(_, prompts)| prompts);
+        let prompts = || read.rows.iter().flat_map(|(.., prompts)| prompts);
         report_skipped(&read.skipped, prompts().filter(|prompt| prompt.len() > limit).count(), limit);
         let several = files.len() > 1;
         let (mut rows, mut asked) = (Vec::new(), Vec::new());
-        for ((row, prompts), at) in read.rows.into_iter().zip(read.locations) {
+        for ((row, asked_of, prompts), at) in read.rows.into_iter().zip(read.locations) {
             for (response, prompt) in prompts.into_iter().enumerate() {
                 asked.push(Asked { row: rows.len(), response, prompt, stream: stream(&how, kind, &row.id, response) });
             }
             let file = several.then(|| at.path.display().to_string());
-            rows.push(InputRow { id: row.id, file, task: row.task.0, kind });
+            rows.push(InputRow { id: row.id, file, task: row.task.0, kind, asked: asked_of });
         }
         Ok(Self { loaded, rows, asked })
     }
@@ -251,28 +269,46 @@ fn stream(how: &JudgeSampling, kind: Kind, id: &RowId, response: usize) -> Strea
 impl InputRow {
     /// The line of the output.
     fn judged(&self, RowVotes { votes, skipped, .. }: RowVotes) -> Row {
-        let of = |votes: Vec<Vote>| ResponseJudged { scored: Scored::new(&votes), votes };
-        let mut all: Vec<ResponseJudged> = votes.into_iter().map(of).collect();
+        let mut all: Vec<ResponseJudged> = votes.into_iter().map(ResponseJudged::new).collect();
         let judged = match self.kind {
             Kind::One => RowJudged::One(all.remove(0)),
             Kind::Pair => {
                 let (rejected, chosen) = (all.remove(1), all.remove(0));
-                let scores = chosen.scored.score.zip(rejected.scored.score);
-                let margin = scores.map(|(chosen, rejected)| chosen - rejected + 0.0);
-                RowJudged::Pair { chosen, rejected, margin, right: margin.map(|margin| margin > 0.0) }
+                RowJudged::Pair(PairJudged::new(chosen, rejected))
             }
-            Kind::Many => RowJudged::Many { ranking: ranking(&all), responses: all },
+            Kind::Many => {
+                let scores: Vec<Option<f64>> = all.iter().map(|response| response.scored.score).collect();
+                RowJudged::Many { ranking: ranking(&scores), responses: all }
+            }
+            Kind::Compared => {
+                let of = |(two, votes): (&Vec<usize>, ResponseJudged)| ComparisonJudged {
+                    first: two[0],
+                    second: two[1],
+                    votes,
+                };
+                let comparisons: Vec<ComparisonJudged> = self.asked.iter().zip(all).map(of).collect();
+                let compared = compared(&comparisons);
+                let wins: Vec<Option<f64>> =
+                    (0..compared.responses()).map(|response| compared.wins(response)).collect();
+                RowJudged::Compared { comparisons, ranking: ranking(&wins), wins }
+            }
         };
         Row { id: self.id.clone(), file: self.file.clone(), task: self.task.clone(), judged, skipped }
     }
 }
 
 /// The best first; equal ones in their order, those without a score last.
-fn ranking(responses: &[ResponseJudged]) -> Vec<usize> {
-    let score = |index: &usize| responses[*index].scored.score.unwrap_or(f64::NEG_INFINITY);
-    let mut order: Vec<usize> = (0..responses.len()).collect();
+fn ranking(scores: &[Option<f64>]) -> Vec<usize> {
+    let score = |index: &usize| scores[*index].unwrap_or(f64::NEG_INFINITY);
+    let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| score(b).total_cmp(&score(a)));
     order
+}
+
+/// What the votes of all comparisons say.
+fn compared(comparisons: &[ComparisonJudged]) -> Comparisons {
+    let responses = comparisons.iter().map(|of| of.first.max(of.second) + 1).max().unwrap_or(0);
+    Comparisons::new(responses, comparisons.iter().map(|of| ([of.first, of.second], of.votes.scored.score)))
 }
 
 /// All that a row depends on: rows that were made with the same can stand in one output.
@@ -299,59 +335,10 @@ fn made_with(args: &JudgeArgs, loaded: &LoadedJudge, rows: &[InputRow], asked: &
     }))
 }
 
-impl Scored {
-    fn new(votes: &[Vote]) -> Self {
-        let failed = failures(votes);
-        let failures: usize = failed.values().sum();
-        Self {
-            score: mean_score(votes),
-            valid: votes.iter().filter(|vote| vote.score.is_some()).count(),
-            failed,
-            failed_share: (!votes.is_empty()).then(|| failures as f64 / votes.len() as f64),
-            median: median(votes),
-            majority: majority(votes),
-            spread: spread(votes),
-        }
-    }
-}
-
-/// The scores of votes in ascending order.
-fn sorted(votes: &[Vote]) -> Vec<f64> {
-    let mut scores: Vec<f64> = votes.iter().filter_map(|vote| vote.score).map(|score| score + 0.0).collect();
-    scores.sort_by(f64::total_cmp);
-    scores
-}
-
-fn median(votes: &[Vote]) -> Option<f64> {
-    let scores = sorted(votes);
-    let middle = scores.len() / 2;
-    match scores.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(scores[middle]),
-        _ => Some((scores[middle - 1] + scores[middle]) / 2.0),
-    }
-}
-
-fn majority(votes: &[Vote]) -> Option<f64> {
-    let scores = sorted(votes);
-    let groups: Vec<&[f64]> = scores.chunk_by(|a, b| a == b).collect();
-    let most = groups.iter().map(|group| group.len()).max()?;
-    let mut often = groups.iter().filter(|group| group.len() == most);
-    let first = often.next()?[0];
-    often.next().is_none().then_some(first)
-}
-
-fn spread(votes: &[Vote]) -> Option<f64> {
-    let scores = sorted(votes);
-    let count = scores.len() as f64;
-    let mean = scores.iter().sum::<f64>() / count;
-    let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
-    (scores.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
-}
-
-/// How all responses went, those of an earlier run included.
+/// How all responses went (of a pairwise judge: all comparisons), those of an earlier run included.
 #[derive(Default)]
 struct Summary {
+    mode: JudgeMode,
     responses: usize,
     scored: usize,
     sum: f64,
@@ -359,21 +346,34 @@ struct Summary {
     failed: BTreeMap<String, usize>,
     /// Pairs by what their scores say: right, tied, wrong, and without both scores.
     pairs: [usize; 4],
+    /// Of each row of a pairwise judge.
+    compared: Vec<Comparisons>,
 }
 
 impl Summary {
+    fn new(mode: JudgeMode) -> Self {
+        Self { mode, ..Self::default() }
+    }
+
     fn add(&mut self, judged: &RowJudged) {
         match judged {
             RowJudged::One(one) => self.add_response(&one.scored),
-            RowJudged::Pair { chosen, rejected, margin, .. } => {
+            RowJudged::Pair(PairJudged { chosen, rejected, margin, .. }) => {
                 [chosen, rejected].into_iter().for_each(|side| self.add_response(&side.scored));
-                self.add_pair(*margin);
+                self.add_pair(*margin, [chosen, rejected].map(|side| side.scored.score));
+            }
+            RowJudged::Compared { comparisons, .. } => {
+                comparisons.iter().for_each(|of| self.add_response(&of.votes.scored));
+                self.compared.push(compared(comparisons));
             }
             RowJudged::Many { responses, .. } => responses.iter().for_each(|one| self.add_response(&one.scored)),
         }
     }
 
-    fn add_pair(&mut self, margin: Option<f64>) {
+    fn add_pair(&mut self, margin: Option<f64>, scores: [Option<f64>; 2]) {
+        if self.mode == JudgeMode::Pairwise {
+            self.compared.push(Comparisons::new(2, Comparisons::every(2).zip(scores)));
+        }
         let class = match margin {
             Some(margin) if margin > 0.0 => 0,
             Some(0.0) => 1,
@@ -400,11 +400,16 @@ impl Summary {
                 self.add_response(&scored);
             }
         };
+        if let Ok(comparisons) = Vec::<ComparisonJudged>::deserialize(&row["comparisons"]) {
+            comparisons.iter().for_each(|of| self.add_response(&of.votes.scored));
+            self.compared.push(compared(&comparisons));
+            return;
+        }
         match row.get("responses").and_then(Value::as_array) {
             Some(responses) => responses.iter().for_each(add),
             None if row.get("chosen").is_some() => {
                 ["chosen", "rejected"].into_iter().for_each(|side| add(&row[side]));
-                self.add_pair(row["margin"].as_f64());
+                self.add_pair(row["margin"].as_f64(), ["chosen", "rejected"].map(|side| row[side]["score"].as_f64()));
             }
             None => add(row),
         }
@@ -423,9 +428,15 @@ impl Summary {
             _ => format!("; {:.1} % failed: {}", 100.0 * failures as f64 / votes as f64, failed.join(", ")),
         };
         let Self { responses, scored, valid, .. } = self;
-        let (responses, votes) = (counted(*responses, "response"), counted(votes, "vote"));
+        let votes = counted(votes, "vote");
         let pairs = self.pairs_text();
-        format!("{responses}, {scored} with a score{mean}; {valid} of {votes} had a verdict{failed}{pairs}")
+        let order =
+            OrderEffects::of(self.compared.iter()).map_or_else(String::new, |order| format!("; {}", order.text()));
+        let responses = match self.mode {
+            JudgeMode::Pointwise => format!("{}, {scored} with a score{mean}", counted(*responses, "response")),
+            JudgeMode::Pairwise => format!("{}, {scored} decided", counted(*responses, "comparison")),
+        };
+        format!("{responses}; {valid} of {votes} had a verdict{failed}{pairs}{order}")
     }
 
     fn pairs_text(&self) -> String {
@@ -444,20 +455,14 @@ impl Summary {
     /// Says it on stderr. An error if the model cannot compute at all.
     fn say(&self) -> anyhow::Result<()> {
         say!("{}", self.text());
-        let not_finite = self.failed.get(NOT_FINITE).copied().unwrap_or(0);
-        let votes = self.valid + self.failed.values().sum::<usize>();
-        ensure!(
-            votes == 0 || not_finite < votes,
-            "the model's logits are not finite for any vote: its weights are damaged"
-        );
-        Ok(())
+        check_weights(&self.failed, self.valid + self.failed.values().sum::<usize>())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::judging::SCORE;
+    use crate::commands::judging::{NOT_FINITE, SCORE, Vote};
 
     fn vote(verdict: &str, score: Option<f64>) -> Vote {
         Vote { verdict: verdict.into(), score, text: None }
@@ -490,28 +495,14 @@ mod tests {
     }
 
     #[test]
-    fn many_votes_have_a_middle_a_majority_and_a_spread() {
-        let votes = |scores: &[f64]| scores.iter().map(|score| vote(SCORE, Some(*score))).collect::<Vec<_>>();
-        let of = |scores: &[f64]| {
-            let Scored { score, median, majority, spread, .. } = Scored::new(&votes(scores));
-            (score, median, majority, spread)
-        };
-        // statistics.stdev([2, 4, 4, 9]) of Python.
-        assert_eq!(of(&[9.0, 4.0, 2.0, 4.0]), (Some(4.75), Some(4.0), Some(4.0), Some(2.986_078_811_194_819_3)));
-        assert_eq!(of(&[8.0, 6.0]), (Some(7.0), Some(7.0), None, Some(2.0_f64.sqrt())));
-        assert_eq!(of(&[3.0, 5.0, 4.0]).1, Some(4.0));
-        assert_eq!(of(&[7.0]), (Some(7.0), Some(7.0), Some(7.0), None));
-    }
-
-    #[test]
     fn pairs_are_right_by_a_higher_score_and_many_are_ranked() {
-        let input = |kind| InputRow { id: RowId::from(7), file: None, task: "chat".into(), kind };
+        let input = |kind| InputRow { id: RowId::from(7), file: None, task: "chat".into(), kind, asked: Vec::new() };
         let of = |scores: &[Option<f64>]| RowVotes {
             votes: scores
                 .iter()
                 .map(|score| vec![vote(if score.is_some() { SCORE } else { "malformed" }, *score)])
                 .collect(),
-            tokens: 0,
+            tokens: Default::default(),
             skipped: None,
         };
         let mut summary = Summary::default();
@@ -539,5 +530,27 @@ mod tests {
             again.text(),
             "4 responses, 3 with a score (mean 6.33); 3 of 4 votes had a verdict; 25.0 % failed: 1 malformed"
         );
+    }
+
+    #[test]
+    fn a_list_is_ranked_by_the_comparisons_that_are_won() {
+        let asked = Kind::Compared.asked(3, JudgeMode::Pairwise);
+        assert_eq!(asked.len(), 6);
+        let input = InputRow { id: RowId::from(7), file: None, task: "chat".into(), kind: Kind::Compared, asked };
+        // 0 wins against 1 in both orders, 2 against 0 in one, 1 and 2 have no verdict in one order.
+        let preferred = [Some(1.0), Some(0.0), Some(0.0), Some(1.0), Some(0.0), None];
+        let votes = preferred.map(|score| vec![vote(if score.is_some() { "first" } else { "malformed" }, score)]);
+        let row = input.judged(RowVotes { votes: votes.to_vec(), tokens: Default::default(), skipped: None });
+        let line = serde_json::to_value(&row).unwrap();
+        assert_eq!(line["ranking"], json!([0, 2, 1]));
+        assert_eq!(line["wins"], json!([0.75, 0.0, 0.5]));
+        assert_eq!((&line["comparisons"][1]["first"], &line["comparisons"][1]["second"]), (&json!(0), &json!(2)));
+        let (mut summary, mut again) = (Summary::new(JudgeMode::Pairwise), Summary::new(JudgeMode::Pairwise));
+        summary.add(&row.judged);
+        again.add_written(&line);
+        assert_eq!(summary.text(), again.text());
+        let expected = "6 comparisons, 5 decided; 5 of 6 votes had a verdict; 16.7 % failed: 1 malformed; the response shown \
+                        first is preferred in 25.0 % of the votes; 50.0 % of 2 comparisons differ between the two orders";
+        assert_eq!(summary.text(), expected);
     }
 }

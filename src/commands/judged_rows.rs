@@ -1,7 +1,7 @@
 //! Rows whose responses are judged together: a row is written when the last of its responses has been.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{AddAssign, ControlFlow};
 use std::sync::atomic::AtomicBool;
 
 use super::judging::{JudgingArgs, LoadedJudge, Vote};
@@ -23,12 +23,27 @@ pub struct Asked<P = Vec<u32>> {
     pub stream: Stream,
 }
 
+/// Tokens of judgements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Those that the judge wrote.
+    pub written: u64,
+    /// Those of its prompts, counted for each judgement.
+    pub read: u64,
+}
+
+impl AddAssign for Tokens {
+    fn add_assign(&mut self, other: Self) {
+        self.written += other.written;
+        self.read += other.read;
+    }
+}
+
 /// What became of the responses of a row.
 pub struct RowVotes {
     /// The votes of each response; none of one that was not judged.
     pub votes: Vec<Vec<Vote>>,
-    /// Tokens that the judge wrote.
-    pub tokens: u64,
+    pub tokens: Tokens,
     /// Why responses were not judged.
     pub skipped: Option<String>,
 }
@@ -79,7 +94,10 @@ impl<B: Backend> ReadyJudge<B> {
             self.judge.judge_each(&mut self.engine, &self.model, &how, &requests, Some(stop), |index, votes| {
                 done += votes.len() as u64;
                 bar.update(done, &[]);
-                let tokens = votes.iter().flatten().map(|judged| judged.completion.tokens.len() as u64).sum();
+                let tokens = Tokens {
+                    written: votes.iter().flatten().map(|judged| judged.completion.tokens.len() as u64).sum(),
+                    read: (votes.len() * fits[index].prompt.len()) as u64,
+                };
                 let votes = votes.into_iter().map(|vote| Vote::read(vote, args.texts)).collect();
                 written = rows.answer(fits[index].row, fits[index].response, votes, tokens);
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -116,7 +134,7 @@ impl<E: Into<anyhow::Error>> Ended<E> {
 struct Unfinished {
     votes: Vec<Vec<Vote>>,
     ended: usize,
-    tokens: u64,
+    tokens: Tokens,
     skipped: Option<String>,
 }
 
@@ -154,7 +172,7 @@ impl<F: FnMut(usize, RowVotes) -> String> Rows<F> {
     }
 
     /// Takes the votes of a response, and the tokens that they took.
-    pub fn answer(&mut self, row: usize, response: usize, votes: Vec<Vote>, tokens: u64) -> Result<(), RowError> {
+    pub fn answer(&mut self, row: usize, response: usize, votes: Vec<Vote>, tokens: Tokens) -> Result<(), RowError> {
         let of = self.open.get_mut(&row).expect("a row is open until its last response");
         of.tokens += tokens;
         of.votes[response] = votes;

@@ -185,3 +185,20 @@ pub fn failures(votes: &[Vote]) -> BTreeMap<String, usize> {
     });
     failed
 }
+
+/// An error if the model cannot compute at all: it said nothing in any of so many votes, which failed by these reasons.
+pub fn check_weights(failed: &BTreeMap<String, usize>, votes: usize) -> anyhow::Result<()> {
+    let not_finite = failed.get(NOT_FINITE).copied().unwrap_or(0);
+    ensure!(
+        votes == 0 || not_finite < votes,
+        "the model's logits are not finite for any vote: its weights are damaged"
+    );
+    Ok(())
+}
+
+/// An error if an endpoint gave no answer to any of so many votes.
+pub fn check_answers(address: &str, failed: &BTreeMap<String, usize>, votes: usize) -> anyhow::Result<()> {
+    let down = failed.get(UNAVAILABLE).copied().unwrap_or(0);
+    ensure!(votes == 0 || down < votes, "{address} answered no request");
+    Ok(())
+}

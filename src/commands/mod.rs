@@ -1,5 +1,6 @@
 //! One file per subcommand of `patarm-train`.
 
+pub mod annotate;
 pub mod bench;
 pub mod data;
 pub mod demo;
@@ -12,6 +13,7 @@ pub mod generate;
 mod held_out;
 pub mod interrupt;
 pub mod judge;
+mod judged_response;
 mod judged_rows;
 mod judging;
 pub mod pretrained;
@@ -46,6 +48,7 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Sft(sft::SftArgs),
     Rl(rl::RlArgs),
+    Annotate(Box<annotate::AnnotateArgs>),
     Judge(judge::JudgeArgs),
     Eval(Box<eval::EvalArgs>),
     Generate(generate::GenerateArgs),
@@ -61,6 +64,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Sft(args) => sft::run(&args),
         Command::Rl(args) => rl::run(&args),
+        Command::Annotate(args) => annotate::run(*args),
         Command::Judge(args) => judge::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -36,21 +36,17 @@ impl RowArgs {
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         };
-        RowOutput::new(
-            &self.output,
-            existing,
-            &model.map_or_else(|| inputs.to_vec(), |model| with_files_of(model, inputs)),
-        )
+        RowOutput::new(&self.output, existing, &with_files_of(model, inputs))
     }
 
-    /// Tries another file that is written at once, by the same rules.
-    pub fn try_other(&self, flag: &str, file: &Path, inputs: &[PathBuf], model: &Path) -> anyhow::Result<()> {
+    /// Tries another file that is written at once, by the same rules; what goes on with rows may write it again.
+    pub fn try_other(&self, flag: &str, file: &Path, inputs: &[PathBuf], model: Option<&Path>) -> anyhow::Result<()> {
         let shown = file.display();
         if let Some(input) = with_files_of(model, inputs).iter().find(|input| is_same(input, file)) {
             bail!("{flag} {shown}: is an input too ({})", input.display());
         }
         let exists = try_writing(file).with_context(|| format!("{flag} {shown}: cannot be written"))?;
-        ensure!(!exists || self.overwrite, "{flag} {shown}: exists already; --overwrite replaces it");
+        ensure!(!exists || self.overwrite || self.resume, "{flag} {shown}: exists already; --overwrite replaces it");
         Ok(())
     }
 
@@ -75,9 +71,10 @@ impl RowArgs {
     }
 }
 
-/// What must not be written: the inputs and the files of the model's directory.
-fn with_files_of(model: &Path, inputs: &[PathBuf]) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(model).into_iter().flatten().flatten().map(|entry| entry.path());
+/// What must not be written: the inputs and the files of the model's directory, if there is one.
+fn with_files_of(model: Option<&Path>, inputs: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = model.map(std::fs::read_dir).into_iter().flatten().flatten();
+    let files = entries.flatten().map(|entry| entry.path());
     inputs.iter().cloned().chain(files).collect()
 }
 

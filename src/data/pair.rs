@@ -61,4 +61,9 @@ impl Pair {
             Role::Rejected => &self.rejected,
         }
     }
+
+    /// Both responses, that of this role first.
+    pub fn with_first(&self, role: Role) -> [&str; 2] {
+        [self.response(role), self.response(role.other())]
+    }
 }

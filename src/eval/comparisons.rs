@@ -16,12 +16,16 @@ pub struct Comparisons {
 }
 
 impl Comparisons {
-    /// Which responses of a row are compared, the one shown first first: every two in both orders. `good`: the first so many
-    /// are the better ones.
+    /// Every two responses in both orders, the one shown first first.
+    pub fn every(responses: usize) -> impl Iterator<Item = [usize; 2]> {
+        let all = (0..responses).flat_map(move |first| (0..responses).map(move |second| [first, second]));
+        all.filter(|[first, second]| first != second)
+    }
+
+    /// Which of them are compared in a row of a benchmark, whose first `good` responses are the better ones.
     pub fn asked(good: usize, responses: usize) -> Vec<[usize; 2]> {
-        let all = (0..responses).flat_map(|first| (0..responses).map(move |second| [first, second]));
         let across = |[first, second]: &[usize; 2]| (*first < good) != (*second < good);
-        all.filter(|pair| pair[0] != pair[1] && (responses <= ALL_COMPARED || across(pair))).collect()
+        Self::every(responses).filter(|pair| responses <= ALL_COMPARED || across(pair)).collect()
     }
 
     /// What the votes on each two say.
@@ -91,11 +95,15 @@ pub struct OrderEffects {
 
 impl OrderEffects {
     /// Of the rows that a pairwise judge answered; `None`: there are none.
-    pub fn of<'a>(rows: impl Iterator<Item = &'a Answered>) -> Option<Self> {
-        let comparisons = rows.filter_map(|row| match &row.answer {
+    pub fn of_answers<'a>(rows: impl Iterator<Item = &'a Answered>) -> Option<Self> {
+        Self::of(rows.filter_map(|row| match &row.answer {
             Answer::Comparisons(comparisons) => Some(comparisons),
             _ => None,
-        });
+        }))
+    }
+
+    /// Of the comparisons of all rows; `None`: nothing was compared in both orders.
+    pub fn of<'a>(comparisons: impl Iterator<Item = &'a Comparisons>) -> Option<Self> {
         let (mut found, mut first, mut flipped, mut cycles) = (Self::default(), 0.0, 0, 0);
         for of_row in comparisons {
             let count = of_row.responses();
@@ -187,10 +195,10 @@ mod tests {
         let ordered = of(3, &[wins(0, 1), wins(1, 2), wins(0, 2)].concat());
         let first = of(2, &[([0, 1], Some(1.0)), ([1, 0], Some(1.0))]);
         let rows = [answered(cycle), answered(ordered), answered(first), answered(of(2, &[([0, 1], Some(1.0))]))];
-        let effects = OrderEffects::of(rows.iter()).unwrap();
+        let effects = OrderEffects::of_answers(rows.iter()).unwrap();
         assert_eq!((effects.compared, effects.triples, effects.cycles), (7, 2, 0.5));
         assert!((effects.first_preferred - 4.0 / 7.0).abs() < 1e-12 && (effects.flipped - 1.0 / 7.0).abs() < 1e-12);
-        assert_eq!(OrderEffects::of(rows[3..].iter()), None);
+        assert_eq!(OrderEffects::of_answers(rows[3..].iter()), None);
         assert!(effects.text().contains("57.1 % of the votes; 14.3 % of 7 comparisons"), "{}", effects.text());
     }
 }

@@ -27,6 +27,8 @@ pub struct RemoteJudgement {
     pub verdict: Verdict,
     /// Tokens that the judge wrote; 0 if the server does not count them.
     pub tokens: u64,
+    /// Tokens of the prompt that it read; 0 if the server does not count them.
+    pub prompt_tokens: u64,
 }
 
 /// The body of a request.
@@ -87,14 +89,28 @@ impl EndpointJudge {
             seed: stream.block(0, 0)[0] >> 1,
         };
         let body = serde_json::to_string(&request).expect("texts and numbers are JSON");
-        let (text, finished, tokens) = self.server.post(&body, stream, read)?;
+        let Answer { text, finished, tokens, prompt_tokens } = self.server.post(&body, stream, read)?;
         let verdict = Verdict::parse(&text, finished, &self.settings.judgement_format());
-        Ok(RemoteJudgement { text: self.server.without_key(&text), verdict, tokens })
+        Ok(RemoteJudgement { text: self.server.without_key(&text), verdict, tokens, prompt_tokens })
+    }
+
+    /// The server that is asked.
+    pub fn server(&self) -> &ChatServer {
+        &self.server
     }
 }
 
-/// The text of a completion, whether it ended by itself, and its tokens. An error if the body is no completion.
-fn read(body: &[u8]) -> Result<(String, bool, u64), String> {
+/// A completion: its text, whether it ended by itself, and the tokens of the text and of the prompt.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    text: String,
+    finished: bool,
+    tokens: u64,
+    prompt_tokens: u64,
+}
+
+/// An error if the body is no completion.
+fn read(body: &[u8]) -> Result<Answer, String> {
     let answer: Value = serde_json::from_slice(body).map_err(|error| format!("its answer is no JSON: {error}"))?;
     let choice = &answer["choices"][0];
     let message = choice["message"].as_object().ok_or("its answer has no choices[0].message")?;
@@ -106,8 +122,9 @@ fn read(body: &[u8]) -> Result<(String, bool, u64), String> {
     };
     // Whatever else ends a text early (a filter, a server that says nothing) is not the limit's doing.
     let finished = choice["finish_reason"] != "length";
-    let tokens = answer["usage"]["completion_tokens"].as_u64().unwrap_or(0).min(u64::from(u32::MAX));
-    Ok((text.to_string(), finished, tokens))
+    let counted = |name: &str| answer["usage"][name].as_u64().unwrap_or(0).min(u64::from(u32::MAX));
+    let (tokens, prompt_tokens) = (counted("completion_tokens"), counted("prompt_tokens"));
+    Ok(Answer { text: text.to_string(), finished, tokens, prompt_tokens })
 }
 
 #[cfg(test)]
@@ -117,10 +134,13 @@ mod tests {
     #[test]
     fn a_completion_is_read_and_what_is_none_is_refused() {
         let read = |text: &str| read(text.as_bytes());
-        let whole = r#"{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 7}}"#;
-        assert_eq!(read(whole), Ok(("a".into(), true, 7)));
-        assert_eq!(read(&whole.replace("stop", "length").replace(": 7", ": -7")), Ok(("a".into(), false, 0)));
-        assert_eq!(read(&whole.replace("\"a\"", "null")), Ok((String::new(), true, 7)));
+        let whole = r#"{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}],
+            "usage": {"completion_tokens": 7, "prompt_tokens": 30}}"#;
+        let answer = |text: &str, finished, tokens| Answer { text: text.into(), finished, tokens, prompt_tokens: 30 };
+        assert_eq!(read(whole), Ok(answer("a", true, 7)));
+        assert_eq!(read(&whole.replace("stop", "length").replace(": 7", ": -7")), Ok(answer("a", false, 0)));
+        assert_eq!(read(&whole.replace("\"a\"", "null")), Ok(answer("", true, 7)));
+        assert_eq!(read(&whole.replace("prompt_", "")), Ok(Answer { prompt_tokens: 0, ..answer("a", true, 7) }));
         let deep = "[".repeat(100_000);
         for bad in ["", "{", "null", "[]", "{}", r#"{"choices": []}"#, &whole.replace("\"a\"", "[1]"), &deep] {
             assert!(read(bad).is_err(), "{bad:.80}");

@@ -91,7 +91,17 @@ impl Judge {
         framed(&self.prompt, task, prompt, responses, |text| self.tokenizer.escape(text))
     }
 
-    /// The same as token ids.
+    /// The same for a file of rows: control tokens are not escaped, which whoever reads the rows does with its own tokenizer.
+    pub fn messages_for_rows(
+        &self,
+        task: &str,
+        prompt: &[Message],
+        responses: &[&str],
+    ) -> Result<Vec<Message>, JudgePromptError> {
+        framed(&self.prompt, task, prompt, responses, str::to_string)
+    }
+
+    /// The judge's prompt as token ids.
     pub fn encode(&self, task: &str, prompt: &[Message], responses: &[&str]) -> Result<Vec<u32>, JudgeError> {
         let messages = self.messages(task, prompt, responses)?;
         let options = RenderOptions {
@@ -105,10 +115,8 @@ impl Judge {
     /// Encodes the prompts for both responses of a pair, or for both orders of them.
     pub fn encode_pair(&self, pair: Pair) -> Result<JudgePair, JudgeError> {
         let shown = shown_prompt(&pair.prompt, &pair.arguments);
-        let prompt = |first: Role| {
-            let both = [pair.response(first), pair.response(first.other())];
-            self.encode(&pair.task, &shown, &both[..self.settings.mode.responses()])
-        };
+        let prompt =
+            |first: Role| self.encode(&pair.task, &shown, &pair.with_first(first)[..self.settings.mode.responses()]);
         let prompts = [prompt(Role::Chosen)?, prompt(Role::Rejected)?];
         Ok(JudgePair { pair, prompts })
     }

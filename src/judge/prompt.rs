@@ -94,8 +94,6 @@ impl PromptFile {
 pub struct JudgePrompt {
     environment: Environment<'static>,
     form: JudgeForm,
-    /// The key of the template.
-    key: &'static str,
     system: Option<String>,
     default_task: Option<String>,
     /// Primary rubrics by task.
@@ -143,8 +141,7 @@ impl JudgePrompt {
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
         let (frame, edges_of_all) = (Frame::default(), BTreeSet::new());
-        let mut judge =
-            Self { environment, form: *form, key, system, default_task, rubrics, frame, edges: edges_of_all };
+        let mut judge = Self { environment, form: *form, system, default_task, rubrics, frame, edges: edges_of_all };
         let texts = judge.try_template().map_err(|reason| invalid(format!("`{key}`: {reason}")))?;
         let ours = texts.iter().chain(&judge.system).map(String::as_str);
         judge.frame = Frame::of(&template, ours.chain(verdict::TAGS).chain(verdict::THINK));

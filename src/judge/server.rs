@@ -3,7 +3,9 @@
 //! The key goes into one header and nowhere else. Whatever the server says is searched for it before anything is shown or kept,
 //! and no redirect is followed, so that neither the key nor a prompt reaches a host that was not named.
 
-use std::time::{Duration, SystemTime};
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use ureq::http::{HeaderMap, HeaderValue, Uri, header};
@@ -33,6 +35,9 @@ pub enum EndpointError {
     /// The last attempt failed as the ones before. Another request may be answered.
     #[error("{0}")]
     Down(String),
+    /// The server does not take this request, such as one whose prompt is too long for it. It may take another.
+    #[error("{0}")]
+    Rejected(String),
     /// Every other request would fail too.
     #[error("{0}")]
     Refused(String),
@@ -51,6 +56,8 @@ pub struct ServerSettings {
     pub time_limit: Duration,
     /// Requests at the same time.
     pub concurrency: usize,
+    /// Attempts that may begin in a minute, of all requests together; 0: any number.
+    pub requests_per_minute: usize,
 }
 
 /// A server, and the key that it is asked with. It has no `Debug`, which would show the key.
@@ -59,6 +66,13 @@ pub struct ChatServer {
     url: String,
     key: Option<(String, HeaderValue)>,
     settings: ServerSettings,
+    pace: Pace,
+}
+
+/// Attempts begin at least so far apart, whoever makes them.
+struct Pace {
+    apart: Duration,
+    next: Mutex<Instant>,
 }
 
 /// What became of one attempt that failed.
@@ -68,7 +82,24 @@ enum Fault {
         reason: String,
         wait: Option<Duration>,
     },
+    /// It is this request that is not taken.
+    Rejected(String),
     Lasting(String),
+}
+
+impl Pace {
+    fn new(per_minute: usize) -> Self {
+        let apart = if per_minute == 0 { 0.0 } else { 60.0 / per_minute as f64 };
+        Self { apart: Duration::from_secs_f64(apart), next: Mutex::new(Instant::now()) }
+    }
+
+    /// How long an attempt must wait that is ready now. Its place is taken.
+    fn place(&self, now: Instant) -> Duration {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = now.max(*next);
+        *next = at + self.apart;
+        at - now
+    }
 }
 
 impl ChatServer {
@@ -92,7 +123,15 @@ impl ChatServer {
             .user_agent(concat!("patarm-train/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Ok(Self { agent, url, key, settings })
+        let pace = Pace::new(settings.requests_per_minute);
+        Ok(Self { agent, url, key, settings, pace })
+    }
+
+    /// Whether others on the way can read the key: it goes to another machine, and is not encrypted.
+    pub fn shows_key(&self) -> bool {
+        let uri: Option<Uri> = self.url.parse().ok();
+        let is_open = |uri: Uri| uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_loopback);
+        self.key.is_some() && uri.is_some_and(is_open)
     }
 
     /// Posts a body until `read` can read the answer. The waits between attempts grow, with a jitter from `stream`.
@@ -104,10 +143,12 @@ impl ChatServer {
     ) -> Result<T, EndpointError> {
         let mut attempt = 1;
         loop {
+            std::thread::sleep(self.pace.place(Instant::now()));
             let read = |bytes: Vec<u8>| read(&bytes).map_err(|reason| Fault::Passing { reason, wait: None });
             match self.attempt(body).and_then(read) {
                 Ok(answer) => return Ok(answer),
                 Err(Fault::Lasting(reason)) => return Err(EndpointError::Refused(self.with_address(&reason))),
+                Err(Fault::Rejected(reason)) => return Err(EndpointError::Rejected(self.with_address(&reason))),
                 Err(Fault::Passing { reason, .. }) if attempt >= self.settings.attempts => {
                     return Err(EndpointError::Down(self.with_address(&reason)));
                 }
@@ -148,6 +189,7 @@ impl ChatServer {
         let variable = &self.settings.key_variable;
         Err(match (status, place, &self.key) {
             (408 | 425 | 429 | 500.., ..) => Fault::Passing { reason: said, wait },
+            (400 | 413 | 422, ..) => Fault::Rejected(said),
             (401 | 403, _, Some(_)) => Fault::Lasting(format!("{said}; the key was that in {variable}")),
             (401 | 403, _, None) => Fault::Lasting(format!("{said}; there was no key: set {variable}")),
             (300..=399, Some(place), _) => {
@@ -181,6 +223,12 @@ fn url(address: &str) -> Result<String, String> {
         return Err("an address may hold no user, password or query".into());
     }
     Ok(format!("{}{PATH}", address.trim_end_matches('/')))
+}
+
+/// Whether a host is this machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// What the body of a failure says, after a colon: the message of OpenAI's form, or all of it.
@@ -269,6 +317,7 @@ mod tests {
             attempts: 1,
             time_limit: Duration::from_secs(1),
             concurrency: 1,
+            requests_per_minute: 0,
         };
         let server = ChatServer::new(settings.clone(), Some("sk-12345678\n".into())).unwrap();
         let said = server.shown(&explanation(br#"{"error": {"message": "no \"key\" sk-12345678\n\u001b[31m"}}"#));
@@ -277,7 +326,33 @@ mod tests {
         assert_eq!(long.chars().filter(|c| *c == 'é').count(), REASON_CHARACTERS_MAX);
         assert_eq!(explanation(b"<html>"), ": <html>");
         assert_eq!(explanation(b" "), "");
-        let error = ChatServer::new(settings, Some("sk-\u{1}12345678".into())).err().unwrap();
+        let error = ChatServer::new(settings.clone(), Some("sk-\u{1}12345678".into())).err().unwrap();
         assert!(error.contains("KEY") && !error.contains("12345678"), "{error}");
+
+        let shows = |address: &str, key: &str| {
+            let settings = ServerSettings { address: address.into(), ..settings.clone() };
+            ChatServer::new(settings, Some(key.into())).unwrap().shows_key()
+        };
+        for own in ["http://localhost:1/v1", "http://127.0.0.9/v1", "http://[::1]:8000/v1", "http://a.localhost/v1"] {
+            assert!(!shows(own, "sk-12345678"), "{own}");
+        }
+        for open in ["http://10.0.0.1/v1", "http://localhost.com/v1", "http://[2001:db8::1]/v1", "http://host/v1"] {
+            assert!(shows(open, "sk-12345678") && !shows(open, ""), "{open}");
+            assert!(!shows(&open.replace("http:", "https:"), "sk-12345678"), "{open}");
+        }
+    }
+
+    #[test]
+    fn attempts_begin_as_far_apart_as_a_limit_wants() {
+        let pace = Pace::new(120);
+        let start = Instant::now() + Duration::from_secs(1);
+        let millis = |wait: Duration| wait.as_millis();
+        // Two are ready at once, one a little later, one long after that.
+        assert_eq!((millis(pace.place(start)), millis(pace.place(start))), (0, 500));
+        assert_eq!(millis(pace.place(start + Duration::from_millis(600))), 400);
+        let late = start + Duration::from_secs(9);
+        assert_eq!((millis(pace.place(late)), millis(pace.place(late))), (0, 500));
+        let none = Pace::new(0);
+        assert!((0..1000).all(|_| none.place(start).is_zero()));
     }
 }

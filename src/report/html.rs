@@ -62,6 +62,17 @@ pub fn table(header: &[String], rows: &[Vec<String>]) -> String {
     format!("<div class=\"scroll\"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n")
 }
 
+/// A plot with its title and what it shows; `svg` is markup.
+pub fn figure(title: &str, caption: &str, svg: &str) -> String {
+    format!("<figure><h3>{}</h3>\n{svg}<figcaption>{}</figcaption></figure>\n", escape(title), escape(caption))
+}
+
+/// A number with its name, and what belongs to it in small letters; to stand in `<ul class="tiles">`.
+pub fn tile(name: &str, value: &str, small: &str) -> String {
+    let [name, value, small] = [name, value, small].map(escape);
+    format!("<li><span>{name}</span><strong>{value}</strong> <small>{small}</small></li>\n")
+}
+
 /// The whole document; `title` is plain, `body` is HTML.
 pub fn document(title: &str, body: &str) -> String {
     let title = escape(title);

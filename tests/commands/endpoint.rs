@@ -1,275 +1,22 @@
 //! `eval --endpoint` against a server on loopback that misbehaves by a plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::cli::{CliFixture, Outcome, Process, wait_until};
+use crate::common::cli::{CliFixture, wait_until};
+use crate::common::server::{Act, KEY, Server, TROUBLES, Vote, number_of, run, start, succeed, verdict};
 
-const KEY: &str = "sk-secret-0123456789";
 const ROWS: usize = 12;
 const VOTES: usize = 3;
 const CALLS: usize = ROWS * 2 * VOTES;
-
-/// What the server does with one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Act {
-    Answer,
-    /// After a while.
-    Late,
-    /// A status and a header.
-    Status(u16, &'static str),
-    /// No byte.
-    Hang,
-    /// A byte now and then, of an answer that would be the right one.
-    Drip,
-    /// The connection ends in the middle of the answer.
-    Cut,
-    /// It ends before the answer.
-    Drop,
-    /// The answer says that it is whole, but its JSON is not.
-    CutJson,
-    NoJson,
-    NoChoices,
-    /// A completion with a verdict, in more bytes than anyone should read.
-    Huge,
-}
-
-/// What it does in turn, each with the first request for another vote.
-const TROUBLES: [Act; 12] = [
-    Act::Answer,
-    Act::Status(429, "Retry-After: 0"),
-    Act::Status(500, "X-Nothing: 0"),
-    Act::Hang,
-    Act::Cut,
-    Act::CutJson,
-    Act::NoJson,
-    Act::NoChoices,
-    Act::Drip,
-    Act::Status(503, "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT"),
-    Act::Huge,
-    Act::Drop,
-];
-
-/// A vote, as a server sees it: the messages and the seed.
-type Vote = (String, u64);
-
-/// What to do with a request: for which vote, how many other votes were asked for before, and how often this one was.
-trait Plan: Fn(&Vote, usize, usize) -> Act + Send + Sync {}
-impl<F: Fn(&Vote, usize, usize) -> Act + Send + Sync> Plan for F {}
-
-#[derive(Default)]
-struct Seen {
-    /// The votes, each with its number and how often it was asked for.
-    asked: HashMap<Vote, (usize, usize)>,
-    answered: HashMap<Vote, usize>,
-    acts: BTreeSet<Act>,
-    keys: BTreeSet<String>,
-    bodies: Vec<Value>,
-}
-
-#[derive(Clone)]
-struct Server {
-    address: String,
-    seen: Arc<Mutex<Seen>>,
-}
-
-impl Server {
-    fn start(plan: impl Plan + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}/v1", listener.local_addr().unwrap());
-        let server = Self { address, seen: Arc::default() };
-        let (own, plan) = (server.clone(), Arc::new(plan));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (own, plan, stream) = (own.clone(), plan.clone(), stream.unwrap());
-                // A client that goes away is no failure of the server.
-                std::thread::spawn(move || own.serve(&stream, &*plan).ok());
-            }
-        });
-        server
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap()
-    }
-
-    fn forget(&self) {
-        *self.seen() = Seen::default();
-    }
-
-    fn serve(&self, mut stream: &TcpStream, plan: &impl Plan) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream);
-        loop {
-            let mut lines = Vec::new();
-            loop {
-                let mut line = String::new();
-                if reader.read_line(&mut line)? == 0 {
-                    return Ok(());
-                }
-                if line == "\r\n" {
-                    break;
-                }
-                lines.push(line.trim_end().to_string());
-            }
-            let header = |name: &str| {
-                let of =
-                    |line: &String| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_string()));
-                lines.iter().filter_map(of).find(|(found, _)| found == name).map(|(_, value)| value).unwrap_or_default()
-            };
-            assert_eq!(lines[0], "POST /v1/chat/completions HTTP/1.1");
-            let mut body = vec![0; header("content-length").parse().unwrap()];
-            reader.read_exact(&mut body)?;
-            let body: Value = serde_json::from_slice(&body).unwrap();
-            let (act, vote) = self.decide(body, header("authorization"), plan);
-            if !self.act(act, &vote, stream, &header("authorization"))? {
-                return Ok(());
-            }
-            stream.flush()?;
-        }
-    }
-
-    fn decide(&self, body: Value, key: String, plan: &impl Plan) -> (Act, Vote) {
-        let vote = (body["messages"].to_string(), body["seed"].as_u64().unwrap());
-        let mut seen = self.seen();
-        let next = seen.asked.len();
-        let (number, times) = *seen.asked.entry(vote.clone()).and_modify(|(_, times)| *times += 1).or_insert((next, 0));
-        let act = plan(&vote, number, times);
-        seen.acts.insert(act);
-        seen.keys.insert(key);
-        seen.bodies.push(body);
-        (act, vote)
-    }
-
-    /// Whether the connection stays open.
-    fn act(&self, act: Act, vote: &Vote, mut stream: &TcpStream, key: &str) -> std::io::Result<bool> {
-        let head = |status: u16, length: usize| format!("HTTP/1.1 {status} So\r\nContent-Length: {length}\r\n");
-        let right = completion(vote, key).to_string();
-        let whole = |body: &str| format!("{}\r\n{body}", head(200, body.len()));
-        match act {
-            Act::Answer | Act::Late => {
-                if act == Act::Late {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                *self.seen().answered.entry(vote.clone()).or_default() += 1;
-                stream.write_all(whole(&right).as_bytes())?;
-            }
-            Act::Status(status, header) => {
-                let message = format!("no\u{1b}[31m, {key}, {}", "and so on ".repeat(1000));
-                let body = json!({"error": {"message": message}}).to_string();
-                stream.write_all(format!("{}{header}\r\n\r\n{body}", head(status, body.len())).as_bytes())?;
-            }
-            Act::Hang => {
-                let _ = stream.read(&mut [0]);
-                return Ok(false);
-            }
-            Act::Drip => {
-                stream.write_all(format!("{}\r\n", head(200, right.len() + 10_000)).as_bytes())?;
-                for byte in right.bytes().chain(std::iter::repeat_n(b' ', 10_000)) {
-                    stream.write_all(&[byte])?;
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-            Act::Cut => {
-                stream.write_all(&whole(&right).as_bytes()[..whole(&right).len() - 9])?;
-                return Ok(false);
-            }
-            Act::Drop => return Ok(false),
-            Act::CutJson => stream.write_all(whole(&right[..right.len() / 2]).as_bytes())?,
-            Act::NoJson => stream.write_all(whole("<html>All is well.</html>").as_bytes())?,
-            Act::NoChoices => stream.write_all(whole("{\"choices\": []}").as_bytes())?,
-            Act::Huge => {
-                let mut body = completion(&(String::new(), 1), key);
-                body["padding"] = json!("x".repeat(17 << 20));
-                stream.write_all(whole(&body.to_string()).as_bytes())?;
-            }
-        }
-        Ok(true)
-    }
-}
-
-fn number_of(vote: &Vote) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    vote.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The right answer for a vote. It repeats the key.
-fn completion(vote: &Vote, key: &str) -> Value {
-    let (verdict, score) = verdict(vote);
-    let text = format!("<rubrics>\nIs it so?\n</rubrics>\n<eval>It is, {key}.</eval>\n<answer>{score}</answer>");
-    let (text, reason) = match verdict {
-        "malformed" => ("It is a good response.", "stop"),
-        "truncated" => (&text[..text.len() - 12], "length"),
-        _ => (&text[..], "stop"),
-    };
-    let message = json!({"role": "assistant", "content": text});
-    json!({"choices": [{"message": message, "finish_reason": reason}], "usage": {"completion_tokens": 5}})
-}
-
-/// What a vote's right answer is worth.
-fn verdict(vote: &Vote) -> (&'static str, u64) {
-    let number = number_of(vote);
-    let verdict = match number % 10 {
-        0 => "malformed",
-        1 => "truncated",
-        _ => "score",
-    };
-    (verdict, 1 + number / 10 % 10)
-}
 
 fn args<'a>(server: &'a Server, more: &[&'a str]) -> Vec<&'a str> {
     let common = "--endpoint-model judge-1 --data train_pairs.jsonl --rubrics rubrics.toml --votes 3 --seed 5 --texts \
                   --temperature 0.7 --max-new-tokens 300";
     ["eval", "--endpoint", &server.address].into_iter().chain(common.split(' ')).chain(more.iter().copied()).collect()
-}
-
-const VARIABLES: [(&str, &str); 2] = [("OPENAI_API_KEY", KEY), ("NO_PROXY", "127.0.0.1")];
-
-fn run(fixture: &CliFixture, args: &[&str]) -> Outcome {
-    let start = Instant::now();
-    let outcome = fixture.run_with(args, &VARIABLES);
-    assert!(start.elapsed() < Duration::from_secs(120), "{args:?} took {:?}", start.elapsed());
-    for text in [&outcome.out, &outcome.err] {
-        assert!(!text.contains(KEY) && !text.contains("panicked"), "{text}");
-    }
-    assert_no_key(&fixture.path(""));
-    outcome
-}
-
-#[track_caller]
-fn succeed(fixture: &CliFixture, args: &[&str]) -> Outcome {
-    let outcome = run(fixture, args);
-    assert!(outcome.ok, "{args:?}: {}", outcome.err);
-    outcome
-}
-
-/// No file of the folder holds the key.
-fn assert_no_key(folder: &Path) {
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
-        match entry.path() {
-            path if path.is_dir() => assert_no_key(&path),
-            path => {
-                let bytes = std::fs::read(&path).unwrap();
-                assert!(
-                    !bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes()),
-                    "{} holds the key",
-                    path.display()
-                );
-            }
-        }
-    }
-}
-
-fn start(fixture: &CliFixture, args: &[&str]) -> Process {
-    fixture.start_by(Command::new(env!("CARGO_BIN_EXE_patarm-train")).args(args).envs(VARIABLES))
 }
 
 /// The votes of a file by verdict and score.
@@ -372,7 +119,7 @@ fn a_vote_whose_last_attempt_fails_is_a_failure_and_no_number() {
 
     // Nobody listens there.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = Server { address: format!("http://{nobody}/v1"), seen: Arc::default() };
+    let nobody = Server::at(format!("http://{nobody}/v1"));
     let outcome = run(&fixture, &args(&nobody, &["--attempts", "1"]));
     assert!(!outcome.ok && outcome.err.contains("answered no request"), "{}", outcome.err);
 }
@@ -424,7 +171,7 @@ fn a_killed_evaluation_is_gone_on_with_and_ctrl_c_does_not_wait_for_answers() {
 #[test]
 fn what_would_fail_for_every_request_ends_the_command_at_once() {
     let fixture = CliFixture::new();
-    for status in [400, 401, 403, 404, 422] {
+    for status in [401, 403, 404] {
         let server = Server::start(move |_: &_, _, _| Act::Status(status, "X-Nothing: 0"));
         let outcome = run(&fixture, &args(&server, &["--concurrency", "2"]));
         assert!(!outcome.ok && outcome.out.is_empty(), "{}", outcome.out);
@@ -442,7 +189,7 @@ fn what_would_fail_for_every_request_ends_the_command_at_once() {
     assert!(!outcome.ok && outcome.err.contains("there was no key: set OPENAI_API_KEY"), "{}", outcome.err);
     assert_eq!(server.seen().keys.iter().collect::<Vec<_>>(), [""]);
 
-    let address = Server { address: "http://me:pass-word@localhost/v1".into(), seen: Arc::default() };
+    let address = Server::at("http://me:pass-word@localhost/v1".into());
     let outcome = run(&fixture, &args(&address, &[]));
     assert!(!outcome.ok && outcome.err.contains("--endpoint") && !outcome.err.contains("pass-word"), "{}", outcome.err);
     fixture.fail(&args(&server, &["--endpoint-key-env", "PATARM_NO_SUCH_KEY"]), &["PATARM_NO_SUCH_KEY", "not set"]);
@@ -451,6 +198,90 @@ fn what_would_fail_for_every_request_ends_the_command_at_once() {
     fixture.fail(&args(&server, &["--request-seconds", "0"]), &["--request-seconds"]);
     fixture.fail(&["eval", "--endpoint", "http://localhost/v1", "--data", "train_pairs.jsonl"], &["--endpoint-model"]);
     fixture.fail(&["eval", "--from-scores", "x", "--attempts", "2"], &["--endpoint"]);
+}
+
+#[test]
+fn a_request_that_a_server_does_not_take_is_a_failure_unless_it_takes_none() {
+    let fixture = CliFixture::new();
+    let rows = whole(&fixture);
+    let limits = ["--concurrency", "2", "--output", "out.jsonl"];
+    for status in [400, 413, 422] {
+        // Prompts that are too long for it, the first ones among them.
+        let server = Server::start(move |vote: &_, number, _| match number < 7 || prompt_number(vote) % 5 == 0 {
+            true => Act::Status(status, "X-Nothing: 0"),
+            false => Act::Answer,
+        });
+        let outcome = succeed(&fixture, &args(&server, &limits));
+        assert!(
+            outcome
+                .err
+                .contains(&format!("a vote is unavailable, and further ones are only counted: {}", server.address))
+        );
+        let seen = server.seen();
+        assert_eq!(seen.bodies.len(), CALLS, "nothing is asked twice");
+        let failed = CALLS - seen.answered.len();
+        assert!(failed > 7 && outcome.out.contains(&format!("{failed} unavailable")), "{failed}: {}", outcome.out);
+        std::fs::remove_file(fixture.path("out.jsonl")).unwrap();
+
+        // No request is taken: the command ends, and no row is written, so that --resume asks for all of them.
+        let server = Server::start(move |_: &_, _, _| Act::Status(status, "X-Nothing: 0"));
+        let outcome = run(&fixture, &args(&server, &limits));
+        let said =
+            format!("{}/chat/completions: HTTP {status}: no\\u{{1b}}[31m, Bearer [key], and so on", server.address);
+        assert!(!outcome.ok && outcome.out.is_empty(), "{}", outcome.out);
+        for part in [&said, "the same for the first 8 responses"] {
+            assert!(outcome.err.contains(part), "{part} is missing in: {}", outcome.err);
+        }
+        assert!(server.seen().bodies.len() <= 8 * VOTES + 2, "{}", server.seen().bodies.len());
+        assert_eq!(fixture.read("out.jsonl"), "");
+        std::fs::remove_file(fixture.path("out.jsonl")).unwrap();
+        std::fs::remove_file(fixture.path("out.jsonl.resume")).unwrap();
+    }
+    assert_eq!(rows.lines().count(), ROWS);
+}
+
+/// A number of the prompt of a vote.
+fn prompt_number(vote: &Vote) -> u64 {
+    number_of(&(vote.0.clone(), 0))
+}
+
+#[test]
+fn requests_keep_to_a_rate_and_ctrl_c_does_not_wait_for_it() {
+    let fixture = CliFixture::new();
+    let server =
+        Server::start(|_: &_, _, times| if times == 0 { Act::Status(500, "Retry-After: 0") } else { Act::Answer });
+    let rate = ["--requests-per-minute", "2400", "--concurrency", "4", "--output", "out.jsonl"];
+    let begun = Instant::now();
+    succeed(&fixture, &args(&server, &rate));
+    let attempts = server.seen().bodies.len();
+    assert_eq!(attempts, 2 * CALLS);
+    // Not a measurement: a wait cannot be shorter than it is.
+    assert!(begun.elapsed() >= Duration::from_millis(25) * (attempts - 1) as u32, "{:?}", begun.elapsed());
+
+    server.forget();
+    let process = start(&fixture, &args(&server, &["--requests-per-minute", "1", "--output", "slow.jsonl"]));
+    wait_until("the first request", || !server.seen().bodies.is_empty());
+    process.signal("INT");
+    let asked = Instant::now();
+    let (code, said) = process.end();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(30) && server.seen().bodies.len() == 1, "{:?}", asked.elapsed());
+    fixture.fail(&args(&server, &["--requests-per-minute", "-1"]), &["--requests-per-minute"]);
+}
+
+#[test]
+fn a_key_that_others_can_read_is_said_once() {
+    let fixture = CliFixture::new();
+    // A name that leads nowhere (RFC 2606).
+    let far = Server::at("http://judge.invalid/v1".into());
+    let limits = ["--attempts", "1", "--request-seconds", "5"];
+    let outcome = run(&fixture, &args(&far, &limits));
+    let said = "note: the key in OPENAI_API_KEY goes to http://judge.invalid/v1 without encryption";
+    assert!(!outcome.ok && outcome.err.matches(said).count() == 1, "{}", outcome.err);
+    let near = Server::start(|_: &_, _, _| Act::Answer);
+    assert!(!succeed(&fixture, &args(&near, &[])).err.contains("without encryption"));
+    let outcome = fixture.run_with(&args(&far, &limits), &[("OPENAI_API_KEY", "")]);
+    assert!(!outcome.ok && !outcome.err.contains("without encryption"), "{}", outcome.err);
 }
 
 /// Neither the key nor a prompt gets to another server.

@@ -2,14 +2,13 @@
 
 use std::sync::atomic::AtomicBool;
 
-use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::row::{EvalRow, Sheet};
 use super::{EvalArgs, Questions, finish_judged, questions, try_all_outputs};
 use crate::commands::endpoint::ask;
 use crate::commands::judged_rows::{Asked, RowVotes};
-use crate::commands::judging::UNAVAILABLE;
+use crate::commands::judging::check_answers;
 use crate::data::Message;
 use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
@@ -24,9 +23,7 @@ pub fn run(args: &EvalArgs, address: &str) -> anyhow::Result<()> {
     let (benchmark, rows) = evaluate(args, judge, output, &stop)?;
     let name = args.endpoint.endpoint_model.as_deref().unwrap_or_default();
     let tally = finish_judged(args, benchmark, &rows, &format!("{name} at {address}"))?;
-    let down = tally.failed.get(UNAVAILABLE).copied().unwrap_or(0);
-    ensure!(tally.calls == 0 || down < tally.calls, "{address} answered no request");
-    Ok(())
+    check_answers(address, &tally.failed, tally.calls)
 }
 
 fn evaluate(

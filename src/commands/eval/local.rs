@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::row::{EvalRow, Sheet};
 use super::{EvalArgs, Questions, finish_judged, questions, try_all_outputs};
 use crate::commands::device::with_backend;
 use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
-use crate::commands::judging::{LoadedJudge, NOT_FINITE};
+use crate::commands::judging::{LoadedJudge, check_weights};
 use crate::commands::rows::{fingerprint_of_model, kind_of_device};
 use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
@@ -28,12 +27,7 @@ pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
     )?;
     let (benchmark, rows) = rows;
     let tally = finish_judged(args, benchmark, &rows, &model.display().to_string())?;
-    let not_finite = tally.failed.get(NOT_FINITE).copied().unwrap_or(0);
-    ensure!(
-        tally.calls == 0 || not_finite < tally.calls,
-        "the model's logits are not finite for any vote: its weights are damaged"
-    );
-    Ok(())
+    check_weights(&tally.failed, tally.calls)
 }
 
 /// What is read before the model is put on its device.

@@ -272,7 +272,7 @@ fn finish(
     tally: Option<&Tally>,
     judge: &str,
 ) -> anyhow::Result<()> {
-    let order = OrderEffects::of(rows.iter());
+    let order = OrderEffects::of_answers(rows.iter());
     tables::print(figures, order.as_ref())?;
     let write = |flag: &str, file: &Option<PathBuf>, text: String| match file {
         Some(file) => write_atomically(file, text.as_bytes()).with_context(|| format!("{flag} {}", file.display())),

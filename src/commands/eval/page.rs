@@ -3,7 +3,7 @@
 use super::row::Tally;
 use crate::eval::{Answer, Answered, Figure, Figures, OrderEffects, Reading};
 use crate::report::bars::{Bar, Bin, bars, bins, histogram};
-use crate::report::html::{document, escape, note, section, table};
+use crate::report::html::{document, escape, figure, note, section, table, tile};
 
 /// The page. `judge`: what was measured, in words; `tally`: what judging took, where something was judged.
 pub fn page(
@@ -72,9 +72,6 @@ fn guess(figures: &Figures) -> Option<f64> {
 }
 
 fn tiles(figures: &Figures) -> String {
-    let tile = |name: &str, value: String, small: String| {
-        format!("<li><span>{}</span><strong>{value}</strong> <small>{small}</small></li>\n", escape(name))
-    };
     let mut tiles = String::new();
     for reading in &figures.readings {
         let interval = reading
@@ -82,11 +79,11 @@ fn tiles(figures: &Figures) -> String {
             .interval
             .map_or_else(String::new, |[low, high]| format!("{:.1} to {:.1}", 100.0 * low, 100.0 * high));
         tiles +=
-            &tile(&format!("{}, {}", reading.headline.name, reading.name), percent(reading.headline.value), interval);
+            &tile(&format!("{}, {}", reading.headline.name, reading.name), &percent(reading.headline.value), &interval);
     }
-    tiles += &tile("Ties", percent(figures.ties), String::new());
-    tiles += &tile("Without a valid verdict", percent(figures.missing), String::new());
-    tiles += &tile("Rows", figures.rows.to_string(), String::new());
+    tiles += &tile("Ties", &percent(figures.ties), "");
+    tiles += &tile("Without a valid verdict", &percent(figures.missing), "");
+    tiles += &tile("Rows", &figures.rows.to_string(), "");
     format!("<ul class=\"tiles\">\n{tiles}</ul>\n")
 }
 
@@ -119,10 +116,6 @@ fn notes(figures: &Figures, order: Option<&OrderEffects>) -> String {
     let readings = figures.readings.iter().map(|reading| note(&format!("{}: {}.", reading.name, reading.rule)));
     let order = order.map(|order| note(&format!("Order: {}.", order.text())));
     readings.chain(order).chain(figures.notes.iter().map(|text| note(text))).collect()
-}
-
-fn figure(title: &str, caption: &str, svg: &str) -> String {
-    format!("<figure><h3>{}</h3>\n{svg}<figcaption>{}</figcaption></figure>\n", escape(title), escape(caption))
 }
 
 fn bars_of(figures: &[Figure], guide: Option<f64>) -> String {

@@ -61,7 +61,7 @@ impl EvalRow {
             },
             scores: votes.iter().map(|votes| mean_score(votes)).collect(),
             votes,
-            tokens,
+            tokens: tokens.written,
             skipped,
         }
     }

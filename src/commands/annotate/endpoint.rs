@@ -1,0 +1,64 @@
+//! A teacher behind an HTTP endpoint.
+
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+
+use super::row::Sheet;
+use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, try_outputs};
+use crate::commands::endpoint::ask;
+use crate::commands::judged_rows::RowVotes;
+use crate::commands::judging::check_answers;
+use crate::data::Message;
+use crate::file::RowOutput;
+use crate::judge::{EndpointJudge, JudgePromptError};
+
+/// Judges all pairs, and finishes the command.
+pub fn run(args: &AnnotateArgs, address: &str) -> anyhow::Result<()> {
+    let output = try_outputs(args, None)?;
+    let judge = args.endpoint.judge(address, &args.judging)?;
+    let stop = crate::commands::stop_flag()?;
+    let annotated = annotate(args, judge, output, &stop)?;
+    let name = args.endpoint.endpoint_model.as_deref().unwrap_or_default();
+    finish(args, &annotated, format!("{name} at {address}"), |report| {
+        check_answers(address, &report.votes.failed, report.votes.asked)
+    })
+}
+
+fn annotate(
+    args: &AnnotateArgs,
+    judge: EndpointJudge,
+    output: RowOutput,
+    stop: &AtomicBool,
+) -> anyhow::Result<Annotated> {
+    let settings = judge.settings();
+    let (options, thinking, mode) = (args.judging.load_options(settings), settings.thinking, settings.mode);
+    let messages = |task: &str, prompt: &[Message], responses: &[&str]| {
+        let messages = judge.messages(task, prompt, responses)?;
+        Ok::<_, JudgePromptError>((messages.clone(), messages))
+    };
+    let Questions { pairs, asked, bad_rows } =
+        questions(args, &options, mode, |task| judge.falls_to_default(task), messages)?;
+    let mut sheet = Sheet::new(&pairs, args.rule(mode));
+    let writer = sheet.begin(output, &made_with(args, &judge, &pairs)?)?;
+    let line = |index: usize, of: RowVotes| sheet.line(index, of);
+    let ended = ask("annotate", judge, (&args.endpoint, &args.judging), asked, Some(writer), line, stop)?;
+    ended.conclude(&args.rows, pairs.len())?;
+    let outcomes = sheet.into_outcomes();
+    Ok(Annotated { pairs, outcomes, bad_rows, thinking, mode })
+}
+
+/// All that a row depends on: rows that were made with the same can stand in one output.
+fn made_with(args: &AnnotateArgs, judge: &EndpointJudge, pairs: &[AskedPair]) -> anyhow::Result<Value> {
+    Ok(json!({
+        "command": "annotate",
+        "endpoint": args.endpoint.endpoint,
+        "model": args.endpoint.endpoint_model,
+        "input": fingerprint(pairs, std::iter::empty()),
+        "judge": serde_json::to_value(judge.settings())?,
+        "votes": args.judging.votes,
+        "temperature": args.judging.temperature,
+        "max_new_tokens": args.judging.max_new_tokens,
+        "seed": args.judging.seed,
+    }))
+}

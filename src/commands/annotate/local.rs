@@ -1,0 +1,81 @@
+//! A teacher in a directory.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+
+use super::row::Sheet;
+use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, try_outputs};
+use crate::commands::device::with_backend;
+use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
+use crate::commands::judging::{LoadedJudge, check_weights};
+use crate::commands::rows::{fingerprint_of_model, kind_of_device};
+use crate::data::Message;
+use crate::file::RowOutput;
+use crate::judge::JudgeError;
+use crate::ops::Backend;
+use crate::train::dataset::report_skipped;
+
+/// Judges all pairs, and finishes the command.
+pub fn run(args: &AnnotateArgs, model: &Path) -> anyhow::Result<()> {
+    let output = try_outputs(args, Some(model))?;
+    let stop = crate::commands::stop_flag()?;
+    let device = args.judging.device.device;
+    let annotated = crate::commands::on_threads(
+        args.judging.threads,
+        || with_backend!(device, backend => annotate(backend, args, model, output, &stop)),
+    )?;
+    finish(args, &annotated, model.display().to_string(), |report| {
+        check_weights(&report.votes.failed, report.votes.asked)
+    })
+}
+
+fn annotate<B: Backend>(
+    backend: &B,
+    args: &AnnotateArgs,
+    model: &Path,
+    output: RowOutput,
+    stop: &AtomicBool,
+) -> anyhow::Result<Annotated> {
+    let settings = args.judging.settings(model)?;
+    let (options, thinking, mode) = (args.judging.load_options(&settings), settings.thinking, settings.mode);
+    let loaded = args.judging.load(model, settings)?;
+    let judge = &loaded.judge;
+    let encode = |task: &str, prompt: &[Message], responses: &[&str]| {
+        let messages = judge.messages_for_rows(task, prompt, responses)?;
+        Ok::<_, JudgeError>((messages, judge.encode(task, prompt, responses)?))
+    };
+    let questions = questions(args, &options, mode, |task| judge.falls_to_default(task), encode)?;
+    let Questions { pairs, asked, bad_rows } = questions;
+    let limit = args.judging.max_prompt_tokens;
+    report_skipped(&Default::default(), asked.iter().filter(|of| of.prompt.len() > limit).count(), limit);
+    let mut sheet = Sheet::new(&pairs, args.rule(mode));
+    let writer = sheet.begin(output, &made_with(args, &loaded, &pairs, &asked)?)?;
+    // A finished output needs no model.
+    if writer.finished() < pairs.len() {
+        let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
+        let line = |index: usize, of: RowVotes| sheet.line(index, of);
+        ready.run("annotate", &args.judging, &asked, Some(writer), line, stop)?.conclude(&args.rows, pairs.len())?;
+    }
+    let outcomes = sheet.into_outcomes();
+    Ok(Annotated { pairs, outcomes, bad_rows, thinking, mode })
+}
+
+/// All that a row depends on: rows that were made with the same can stand in one output.
+fn made_with(args: &AnnotateArgs, loaded: &LoadedJudge, pairs: &[AskedPair], asked: &[Asked]) -> anyhow::Result<Value> {
+    let LoadedJudge { judge, config, weights } = loaded;
+    Ok(json!({
+        "command": "annotate",
+        "model": fingerprint_of_model(config, weights),
+        "input": fingerprint(pairs, asked.iter().map(|of| of.prompt.as_slice())),
+        "judge": serde_json::to_value(judge.settings())?,
+        "stop": judge.tokenizer().eos_ids(),
+        "votes": args.judging.votes,
+        "temperature": args.judging.temperature,
+        "max_new_tokens": args.judging.max_new_tokens,
+        "max_prompt_tokens": args.judging.max_prompt_tokens,
+        "seed": args.judging.seed,
+        "device": kind_of_device(args.judging.device.device),
+    }))
+}
