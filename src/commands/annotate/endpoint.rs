@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use super::row::Sheet;
-use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, try_outputs};
+use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
 use crate::commands::endpoint::ask;
 use crate::commands::judged_rows::RowVotes;
 use crate::commands::judging::check_answers;
@@ -31,13 +31,13 @@ fn annotate(
     output: RowOutput,
     stop: &AtomicBool,
 ) -> anyhow::Result<Annotated> {
-    let (options, thinking) = (args.judging.load_options(judge.settings()), judge.settings().thinking);
+    let thinking = judge.settings().thinking;
+    let read = read_pairs(args, &args.judging.load_options(judge.settings()))?;
     let messages = |task: &str, prompt: &[Message], response: &str| {
         let messages = judge.messages(task, prompt, response)?;
         Ok::<_, JudgePromptError>((messages.clone(), messages))
     };
-    let Questions { pairs, asked, bad_rows } =
-        questions(args, &options, |task| judge.falls_to_default(task), messages)?;
+    let Questions { pairs, asked, bad_rows } = questions(args, read, |task| judge.falls_to_default(task), messages)?;
     let mut sheet = Sheet::new(&pairs, args.rule());
     let writer = sheet.begin(output, &made_with(args, &judge, &pairs)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);
