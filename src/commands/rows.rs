@@ -22,7 +22,7 @@ pub struct RowArgs {
     /// those of before (FILE.resume, beside it, holds them).
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Begin an --output again that exists already; for generate, replace --logits too.
+    /// Begin an --output again that exists already, and replace whatever else the command writes.
     #[arg(long)]
     pub overwrite: bool,
 }

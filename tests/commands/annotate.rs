@@ -1,12 +1,15 @@
 //! `annotate`: a teacher behind a server that misbehaves, and one in a directory; then from pairs to a judge.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use patarm::data::synthetic::{self, Suite, SuiteConfig, Task};
+use patarm::model::parameters::random_weights;
+use patarm::model::{Qwen3Config, directory};
+use patarm::tensor::DType;
 use serde_json::{Value, json};
 
-use crate::common::cli::{CliFixture, wait_until};
-use crate::common::server::{Act, Server, TROUBLES, Vote, completion, run, start, succeed, verdict};
+use crate::common::cli::{CliFixture, tokenizer};
+use crate::common::server::{Act, Server, TROUBLES, Vote, completion, number_of, run, start, succeed};
 
 const PAIRS: usize = 12;
 const VOTES: usize = 3;
@@ -236,7 +239,8 @@ fn what_cannot_work_is_refused_before_anything_is_asked() {
         (&["--output", "o", "--sft", "s", "--per-response", "4"], "--per-response 4: there are only --votes 3"),
         (&["--output", "o", "--sft", "s", "--per-response", "0"], "--per-response"),
         (&["--output", "o", "--sft", "s", "--model", "model"], "cannot be used with"),
-        (&["--sft", "s"], "--output FILE"),
+        (&["--sft", "s"], "--output <FILE>"),
+        (&["--output", "-", "--sft", "s"], "--output FILE"),
         (&["--output", "o", "--sft", "-"], "--sft FILE"),
         (&["--output", "o"], "--sft"),
     ] {
@@ -345,4 +349,81 @@ fn a_teacher_in_a_directory_gives_the_same_bytes_on_any_number_of_threads() {
     let outcome = run(&fixture, &[&teacher[..], &short, &["--output", "long.jsonl", "--sft", "s.jsonl"]].concat());
     let last_column = outcome.out.lines().find(|line| line.starts_with("all")).unwrap_or_default().to_string();
     assert!(last_column.ends_with(&PAIRS.to_string()), "{}{}", outcome.out, outcome.err);
+}
+
+/// The suite's grader as a teacher with faults: of twenty votes one is malformed, and two have any score.
+fn teacher(vote: &Vote, key: &str) -> Value {
+    let messages: Value = serde_json::from_str(&vote.0).unwrap();
+    let asked = messages[0]["content"].as_str().unwrap();
+    let part = |name: &str| {
+        let (_, rest) = asked.split_once(&format!("<{name}>")).unwrap();
+        rest.split_once(&format!("</{name}>")).unwrap().0.trim()
+    };
+    let task: Task = part("task").parse().unwrap();
+    let grade = synthetic::grade(task, part("prompt"), part("response")).unwrap();
+    let number = number_of(vote);
+    let score = match number % 20 {
+        1 | 2 => 1 + (number / 20 % 10) as u32,
+        _ => synthetic::score_of(grade.mistakes()),
+    };
+    let text = match number % 20 {
+        0 => "It is a good response.".to_string(),
+        _ => synthetic::judgement(task, &grade, score, true),
+    };
+    let mut body = completion(&(String::new(), 1), key);
+    body["choices"][0]["message"]["content"] = text.into();
+    body["choices"][0]["finish_reason"] = "stop".into();
+    body
+}
+
+/// A judge with random weights, which reads the suite's words.
+fn untrained(fixture: &CliFixture) {
+    let mut shape = Qwen3Config::named("nano").unwrap();
+    shape.vocab_size = tokenizer().vocab_size().next_multiple_of(32);
+    (shape.max_position_embeddings, shape.initializer_range) = (1024, 0.06);
+    directory::save(&fixture.path("untrained"), &shape, &random_weights(&shape, 0), DType::F32).unwrap();
+    tokenizer().save(&fixture.path("untrained")).unwrap();
+}
+
+/// From pairs to a judge that is right about pairs which nobody has labelled for it.
+#[test]
+fn a_judge_learns_from_what_a_teacher_with_faults_says_of_pairs() {
+    let fixture = CliFixture::new();
+    untrained(&fixture);
+    let suite = Suite::new(SuiteConfig::default());
+    let pairs = |pairs: std::ops::Range<u64>| -> String {
+        pairs.map(|index| serde_json::to_string(&suite.train_pair(index)).unwrap() + "\n").collect()
+    };
+    fixture.write("pairs.jsonl", &pairs(0..1600));
+    fixture.write("rl_pairs.jsonl", &pairs(1600..2000));
+    synthetic::write_test_pairs(&suite, &fixture.path("held_out.jsonl"), 160).unwrap();
+    let server = Server::answering(|_: &_, _, _| Act::Answer, teacher);
+    let common = "--endpoint-model teacher --data pairs.jsonl --rubrics rubrics.toml --votes 2 --min-gap 1 --json annotated.json \
+                  --output judgements.jsonl --sft learnt.jsonl";
+    let annotate: Vec<&str> =
+        ["annotate", "--endpoint", &server.address].into_iter().chain(common.split(' ')).collect();
+    succeed(&fixture, &annotate);
+    let report = json_of(&fixture, "annotated.json");
+    let kept = report["pairs"]["kept"].as_u64().unwrap();
+    // Of twenty responses one or two have two votes that failed or a mean that a wrong score has spoilt.
+    assert!((1000..1600).contains(&kept) && report["votes"]["failed"]["malformed"].as_u64().unwrap() > 100, "{report}");
+
+    let sft = "sft --model untrained --data learnt.jsonl --out sft --set data.rubrics=rubrics.toml --set sft.steps=200 \
+               --set sft.examples_per_step=32 --set sft.learning_rate=2e-3 --set sft.warmup=30 --set sft.micro_batch_tokens=4096 \
+               --set model.context=256 --set run.checkpoint_every=0";
+    succeed(&fixture, &sft.split(' ').collect::<Vec<_>>());
+    let rl = "rl --model sft/model --data rl_pairs.jsonl --out rl --set rl.steps=8 --set rl.pairs_per_step=16 --set rl.rollouts=4 \
+              --set rl.learning_rate=1.2e-4 --set rl.max_prompt_tokens=96 --set rl.max_new_tokens=96 --set rl.max_running=128 \
+              --set rl.micro_batch_tokens=4096 --set run.checkpoint_every=0";
+    succeed(&fixture, &rl.split(' ').collect::<Vec<_>>());
+    let eval = "eval --model rl/model --data held_out.jsonl --temperature 0 --max-prompt-tokens 96 --max-new-tokens 96 --json eval.json";
+    succeed(&fixture, &eval.split(' ').collect::<Vec<_>>());
+    let found = json_of(&fixture, "eval.json");
+    let judging = &found["judging"];
+    let failed: u64 = judging["failed"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+    let valid = 1.0 - failed as f64 / judging["calls"].as_f64().unwrap();
+    assert!(valid > 0.9, "{valid}: {found}");
+    // What guessing gives is outside the interval of 95 %; the accuracy is about 0.83.
+    let accuracy = &found["readings"][0]["headline"];
+    assert!(accuracy["interval"][0].as_f64().unwrap() > 0.5, "{accuracy}");
 }

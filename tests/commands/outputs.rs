@@ -14,11 +14,14 @@ use patarm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::common::cli::{CliFixture, config, tokenizer, with_default_signals};
+use crate::common::server::{Act, Server};
 
 /// A few rows of either command, quickly done.
 const JUDGE: &str =
     "judge --model model --input rows.jsonl --max-new-tokens 6 --max-prompt-tokens 200 --rubrics rubrics.toml";
 const GENERATE: &str = "generate --model model --input rows.jsonl --max-new-tokens 6 --temperature 1";
+const ANNOTATE: &str = "annotate --model model --data train_pairs.jsonl --max-new-tokens 6 --max-prompt-tokens 200 \
+                        --rubrics rubrics.toml";
 const ONE: &str = "generate --model model --prompt repeat --max-new-tokens 4";
 
 struct Ended {
@@ -41,7 +44,7 @@ fn shell(fixture: &CliFixture, line: &str) -> Ended {
 fn command(fixture: &CliFixture, line: &str) -> Command {
     let mut command = Command::new("bash");
     let line = format!("P() {{ '{}' \"$@\"; }}\n{line}", env!("CARGO_BIN_EXE_patarm-train"));
-    command.args(["-c", &line]).current_dir(fixture.path("")).stdin(Stdio::null());
+    command.args(["-c", &line]).current_dir(fixture.path("")).stdin(Stdio::null()).env("NO_PROXY", "127.0.0.1");
     command
 }
 
@@ -51,7 +54,8 @@ fn without_reader(fixture: &CliFixture, args: &str, both: bool) -> Output {
     drop(reader);
     let stderr = if both { Stdio::from(writer.try_clone().unwrap()) } else { Stdio::piped() };
     let mut command = Command::new(env!("CARGO_BIN_EXE_patarm-train"));
-    command.args(args.split(' ')).current_dir(fixture.path("")).stdin(Stdio::null()).stdout(writer).stderr(stderr);
+    command.args(args.split_whitespace()).env("NO_PROXY", "127.0.0.1");
+    command.current_dir(fixture.path("")).stdin(Stdio::null()).stdout(writer).stderr(stderr);
     command.spawn().unwrap().wait_with_output().unwrap()
 }
 
@@ -70,7 +74,7 @@ fn rows(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
 }
 
-/// Every command with its results on standard output.
+/// Every command with its results on standard output, but for `annotate`, which needs a teacher that writes verdicts.
 const COMMANDS: [&str; 12] = [
     "--help",
     "judge --help",
@@ -94,7 +98,13 @@ fn no_command_panics_or_succeeds_where_its_result_is_lost() {
     let fixture = fixture(3);
     assert_eq!(shell(&fixture, &format!("P {SFT} run")).code, 0);
     let training = format!("{SFT} again");
-    let commands = COMMANDS.iter().copied().chain([GENERATE, training.as_str()]);
+    let teacher = Server::start(|_: &_, _, _| Act::Answer);
+    let annotate = format!(
+        "annotate --endpoint {} --endpoint-model teacher --data train_pairs.jsonl --rubrics rubrics.toml --min-gap 0 \
+         --output judgements.jsonl --sft learnt.jsonl --overwrite",
+        teacher.address
+    );
+    let commands = COMMANDS.iter().copied().chain([GENERATE, training.as_str(), annotate.as_str()]);
     for command in commands {
         let fresh = || drop(std::fs::remove_dir_all(fixture.path("again")));
         for (place, words) in
@@ -156,7 +166,8 @@ fn outputs_that_cannot_be_written_are_named_before_the_model_is_loaded() {
         ("new/", "not the name of a file"),
         ("''", "not the name of a file"),
     ] {
-        for command in [JUDGE, GENERATE] {
+        let annotate = format!("{ANNOTATE} --sft learnt.jsonl");
+        for command in [JUDGE, GENERATE, &annotate] {
             // A model that is not there is not even looked for.
             let nowhere = command.replace("--model model", "--model nowhere");
             let ended = shell(&fixture, &format!("P {nowhere} --output {output}"));
@@ -169,6 +180,8 @@ fn outputs_that_cannot_be_written_are_named_before_the_model_is_loaded() {
         if output != "''" {
             let ended = shell(&fixture, &format!("P {ONE} --logits {output}"));
             assert!(ended.code == 1 && ended.err.contains(words), "--logits {output}: {}", ended.err);
+            let ended = shell(&fixture, &format!("P {ANNOTATE} --output judgements.jsonl --sft {output}"));
+            assert!(ended.code == 1 && ended.err.contains(words), "--sft {output}: {}", ended.err);
         }
     }
     assert_eq!(fixture.read("file"), "mine\n");
@@ -178,7 +191,7 @@ fn outputs_that_cannot_be_written_are_named_before_the_model_is_loaded() {
     assert!(ended.code == 1 && ended.err.contains("out.resume"), "{}", ended.err);
     assert!(!fixture.path("out").exists());
     // A full disk shows only on writing.
-    for command in [JUDGE, GENERATE] {
+    for command in [JUDGE, GENERATE, &format!("{ANNOTATE} --sft learnt.jsonl")] {
         let ended = shell(&fixture, &format!("P {command} --output /dev/full"));
         assert!(ended.code == 1 && ended.err.contains("/dev/full: cannot be written: No space left"), "{}", ended.err);
         assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use super::row::Sheet;
-use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, try_outputs};
+use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
 use crate::commands::endpoint::ask;
 use crate::commands::judged_rows::RowVotes;
 use crate::commands::judging::check_answers;
@@ -32,13 +32,14 @@ fn annotate(
     stop: &AtomicBool,
 ) -> anyhow::Result<Annotated> {
     let settings = judge.settings();
-    let (options, thinking, mode) = (args.judging.load_options(settings), settings.thinking, settings.mode);
+    let (thinking, mode) = (settings.thinking, settings.mode);
+    let read = read_pairs(args, &args.judging.load_options(settings))?;
     let messages = |task: &str, prompt: &[Message], responses: &[&str]| {
         let messages = judge.messages(task, prompt, responses)?;
         Ok::<_, JudgePromptError>((messages.clone(), messages))
     };
     let Questions { pairs, asked, bad_rows } =
-        questions(args, &options, mode, |task| judge.falls_to_default(task), messages)?;
+        questions(args, mode, read, |task| judge.falls_to_default(task), messages)?;
     let mut sheet = Sheet::new(&pairs, args.rule(mode));
     let writer = sheet.begin(output, &made_with(args, &judge, &pairs)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);

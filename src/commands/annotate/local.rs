@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use super::row::Sheet;
-use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, try_outputs};
+use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
 use crate::commands::device::with_backend;
 use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
 use crate::commands::judging::{LoadedJudge, check_weights};
@@ -39,14 +39,15 @@ fn annotate<B: Backend>(
     stop: &AtomicBool,
 ) -> anyhow::Result<Annotated> {
     let settings = args.judging.settings(model)?;
-    let (options, thinking, mode) = (args.judging.load_options(&settings), settings.thinking, settings.mode);
+    let (thinking, mode) = (settings.thinking, settings.mode);
+    let read = read_pairs(args, &args.judging.load_options(&settings))?;
     let loaded = args.judging.load(model, settings)?;
     let judge = &loaded.judge;
     let encode = |task: &str, prompt: &[Message], responses: &[&str]| {
         let messages = judge.messages_for_rows(task, prompt, responses)?;
         Ok::<_, JudgeError>((messages, judge.encode(task, prompt, responses)?))
     };
-    let questions = questions(args, &options, mode, |task| judge.falls_to_default(task), encode)?;
+    let questions = questions(args, mode, read, |task| judge.falls_to_default(task), encode)?;
     let Questions { pairs, asked, bad_rows } = questions;
     let limit = args.judging.max_prompt_tokens;
     report_skipped(&Default::default(), asked.iter().filter(|of| of.prompt.len() > limit).count(), limit);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use clap::builder::Resettable;
 use serde_json::json;
 
 use super::endpoint::EndpointArgs;
@@ -20,7 +21,7 @@ use super::flag;
 use super::judged_rows::Asked;
 use super::judging::JudgingArgs;
 use super::rows::RowArgs;
-use crate::data::{LoadOptions, Message, Pair, Role, RowId, check_judged, load_pairs, shown_prompt, sources};
+use crate::data::{LoadOptions, Loaded, Message, Pair, Role, RowId, check_judged, load_pairs, shown_prompt, sources};
 use crate::file::{RowOutput, is_same, write_atomically};
 use crate::judge::JudgeMode;
 use crate::setting::{count, number};
@@ -42,7 +43,8 @@ const MIN_GAP: f64 = 2.0;
 /// the valid votes. Of each side of a kept pair the judgements whose scores are nearest to that side's mean are written to --sft
 /// (the earliest of equal ones; the paper says that pairs are kept by their margin, and leaves open which judgement is taken:
 /// this is our choice): rows of `messages`, which are what the judge was asked and what the teacher answered. Thoughts before
-/// the answer (<think>…</think>) are left out, unless `--set thinking=true` says that the judge is to think.
+/// the answer (<think>…</think>) are left out, unless `--set thinking=true` says that the judge is to think. Train the judge with
+/// the prompt that the teacher saw: where --rubrics names a file, give `sft` the same one (--set data.rubrics=FILE).
 ///
 /// A pairwise teacher (--set mode=pairwise) compares the two in both orders: a pair is kept if the chosen response is preferred
 /// more often, and of each order a right judgement is written.
@@ -55,7 +57,11 @@ const MIN_GAP: f64 = 2.0;
 ///       --votes 4 --output judgements.jsonl --sft sft.jsonl --page annotate.html
 ///   patarm-train sft --model Qwen3-8B --data sft.jsonl --out runs/sft
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    verbatim_doc_comment,
+    mut_arg("output", |output| output.required(true).default_value(Resettable::Reset).help(OUTPUT)),
+    mut_arg("texts", |texts| texts.hide(true))
+)]
 pub struct AnnotateArgs {
     /// Hugging Face directory of the teacher.
     #[arg(long, value_name = "DIR", required_unless_present = "endpoint")]
@@ -66,7 +72,7 @@ pub struct AnnotateArgs {
     pub data: Vec<PathBuf>,
     /// Where the rows for `sft` go.
     #[arg(long, value_name = "FILE")]
-    pub sft: PathBuf,
+    pub sft: String,
     /// Points by which a chosen response must score higher than its rejected one, strictly more. By default 2, the paper's value;
     /// 0 for a pairwise teacher, whose margin is by what share of votes it prefers the chosen response more often.
     #[arg(long, value_name = "POINTS", allow_negative_numbers = true, value_parser = flag::<f64>(number(0.0, 2000.0)))]
@@ -94,6 +100,10 @@ pub struct AnnotateArgs {
     pub judging: JudgingArgs,
 }
 
+/// What --output says of itself.
+const OUTPUT: &str =
+    "Where the judgements go: a row a pair, as it finishes, in the order of the input, with every vote and its text";
+
 /// Judges all pairs, writes a row a pair, and then the rows for `sft` and the report. Ctrl-C ends it early.
 pub fn run(mut args: AnnotateArgs) -> anyhow::Result<()> {
     // What is learnt is the texts.
@@ -109,10 +119,10 @@ pub fn run(mut args: AnnotateArgs) -> anyhow::Result<()> {
 
 /// Refuses outputs that cannot be written, that exist already, or that are one file, before anything is loaded.
 fn try_outputs(args: &AnnotateArgs, model: Option<&Path>) -> anyhow::Result<RowOutput> {
-    ensure!(args.rows.output != "-", "--output FILE: give one; standard output is the report's");
-    ensure!(args.sft != Path::new("-"), "--sft FILE: expected a file; standard output is the report's");
-    let output = PathBuf::from(&args.rows.output);
-    let others = [("--sft", Some(&args.sft)), ("--json", args.json.as_ref()), ("--page", args.page.as_ref())];
+    ensure!(args.rows.output != "-", "--output FILE: expected a file; standard output is the report's");
+    ensure!(args.sft != "-", "--sft FILE: expected a file; standard output is the report's");
+    let (output, sft) = (PathBuf::from(&args.rows.output), PathBuf::from(&args.sft));
+    let others = [("--sft", Some(&sft)), ("--json", args.json.as_ref()), ("--page", args.page.as_ref())];
     let others = others.into_iter().filter_map(|(flag, file)| Some((flag, file?)));
     let mut inputs: Vec<PathBuf> = args.data.iter().chain(&args.judging.rubrics).cloned().collect();
     let mut taken = vec![("--output", &output)];
@@ -155,19 +165,22 @@ struct Annotated {
     mode: JudgeMode,
 }
 
-/// Reads the pairs. `encode`: the prompt for a task, a prompt and a response (or both, in an order), as messages and as the judge
-/// takes it. A pair for
-/// which there is none is bad, like one that cannot be read.
+/// Reads the pairs.
+fn read_pairs(args: &AnnotateArgs, options: &LoadOptions) -> anyhow::Result<Loaded<Pair>> {
+    let files = sources::resolve(&args.data)?;
+    Ok(load_pairs(&files, options)?.try_map(|pair| check_judged(&pair.arguments).map(|()| pair))?)
+}
+
+/// Makes the prompts. `encode`: the prompt for a task, a prompt and a response (or both, in an order), as messages and as the judge
+/// takes it. A pair for which there is none is bad, like one that cannot be read.
 fn questions<P, E: Display>(
     args: &AnnotateArgs,
-    options: &LoadOptions,
     mode: JudgeMode,
+    read: Loaded<Pair>,
     falls_to_default: impl Fn(&str) -> bool,
     encode: impl Fn(&str, &[Message], &[&str]) -> Result<(Vec<Message>, P), E>,
 ) -> anyhow::Result<Questions<P>> {
     let how = args.judging.sampling()?;
-    let files = sources::resolve(&args.data)?;
-    let read = load_pairs(&files, options)?.try_map(|pair| check_judged(&pair.arguments).map(|()| pair))?;
     let read = read.try_map(|pair: Pair| {
         let shown = shown_prompt(&pair.prompt, &pair.arguments);
         let encode = |role| encode(&pair.task, &shown, &pair.with_first(role)[..mode.responses()]);
@@ -178,7 +191,7 @@ fn questions<P, E: Display>(
     report_routed_tasks(tasks());
     report_default_tasks(falls_to_default, tasks().map(|(task, _)| task));
     report_skipped(&read.skipped, 0, 0);
-    let several = files.len() > 1;
+    let several = sources::resolve(&args.data)?.len() > 1;
     let bad_rows = read.skipped.count;
     let (mut pairs, mut asked) = (Vec::new(), Vec::new());
     for (row, ((pair, sides), at)) in read.rows.into_iter().zip(read.locations).enumerate() {
@@ -230,9 +243,8 @@ fn finish(
     check: impl FnOnce(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let report = Report::new(args, annotated, judge);
-    let file = args.sft.display();
     if report.sft_rows > 0 {
-        sft_rows::write(annotated, &args.sft).with_context(|| format!("--sft {file}"))?;
+        sft_rows::write(annotated, &args.sft)?;
     }
     report.print()?;
     let write = |flag: &str, file: &Option<PathBuf>, text: String| match file {
@@ -242,6 +254,6 @@ fn finish(
     write("--json", &args.json, serde_json::to_string_pretty(&report).expect("numbers are JSON") + "\n")?;
     write("--page", &args.page, page::page(&report))?;
     check(&report)?;
-    ensure!(report.sft_rows > 0, "no pair was kept: there is nothing for --sft {file}, and it is not written");
+    ensure!(report.sft_rows > 0, "no pair was kept: there is nothing for --sft {}, and it is not written", args.sft);
     Ok(())
 }

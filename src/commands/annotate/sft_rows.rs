@@ -1,7 +1,6 @@
 //! The rows for `sft`: what the judge was asked, and a judgement as the answer.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -19,8 +18,8 @@ struct SftRow<'a> {
 }
 
 /// Writes the judgements that are learnt, in the order of the pairs, the chosen side first. The file is there when all of it is.
-pub fn write(annotated: &Annotated, file: &Path) -> Result<(), RowError> {
-    let mut out = WholeFile::create(&file.to_string_lossy(), &[])?;
+pub fn write(annotated: &Annotated, file: &str) -> Result<(), RowError> {
+    let mut out = WholeFile::create(file, &[])?;
     let mut used = HashSet::new();
     for (position, (pair, outcome)) in annotated.pairs.iter().zip(&annotated.outcomes).enumerate() {
         for (role, learnt) in Role::BOTH.into_iter().zip(&outcome.learnt) {

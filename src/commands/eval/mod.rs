@@ -39,8 +39,9 @@ use row::{EvalRow, Tally};
 /// instead of a model in a directory. It sees the prompt of --rubrics and --set, or the built-in one, and its verdicts are read
 /// by the same rules. A request that fails for a while (429, 5xx, no connection, no whole answer in time) is tried again; after
 /// the last attempt its vote is the failure unavailable, and no number. Its row is written and kept by --resume: to ask again,
-/// remove the row's line, or begin again with --overwrite. What would fail for every request, such as a wrong key, ends the
-/// command.
+/// remove the row's line, or begin again with --overwrite. So is a vote whose request the server does not take (400, 413, 422),
+/// such as one whose prompt is too long for it. What would fail for every request, such as a wrong key, ends the command; so do
+/// the first eight responses, if none of their requests is taken, for one reason.
 ///
 /// --from-scores FILE prints the table of results that are there already: rows of `eval --output`; RewardBench's per-row results
 /// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if kept); RewardBench 2's (`scores`, `num_correct`);
