@@ -23,7 +23,7 @@ use crate::judge::{JudgeError, JudgeMode, JudgeSampling};
 use crate::log::fixed;
 use crate::ops::Backend;
 use crate::random::Stream;
-use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
+use crate::train::dataset::{report_cuts, report_default_tasks, report_routed_tasks, report_skipped};
 
 /// Score responses with a judge, compare the two of a pair, or rank many.
 ///
@@ -247,6 +247,7 @@ impl Job {
         let (limit, how) = (args.judging.max_prompt_tokens, args.judging.sampling()?);
         let prompts = || read.rows.iter().flat_map(|(.., prompts)| prompts);
         report_skipped(&read.skipped, prompts().filter(|prompt| prompt.len() > limit).count(), limit);
+        report_cuts(loaded.judge.cuts());
         let several = files.len() > 1;
         let (mut rows, mut asked) = (Vec::new(), Vec::new());
         for ((row, asked_of, prompts), at) in read.rows.into_iter().zip(read.locations) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::server::{ChatServer, EndpointError};
-use super::{JudgePrompt, JudgePromptError, JudgeSampling, JudgeSettings, Verdict, framed};
+use super::{Cuts, JudgePrompt, JudgePromptError, JudgeSampling, JudgeSettings, Verdict, framed};
 use crate::data::Message;
 use crate::random::Stream;
 use crate::setting::Valid;
@@ -60,6 +60,11 @@ impl EndpointJudge {
     /// Whether a task has no rubrics and is judged by those of the default task.
     pub fn falls_to_default(&self, task: &str) -> bool {
         self.prompt.falls_to_default(task)
+    }
+
+    /// How many of its prompts so far show a text that was cut.
+    pub fn cuts(&self) -> Cuts {
+        self.prompt.cuts()
     }
 
     /// The judge's prompt for a response, or for two that are compared: its system message, if the settings have one, and a user

@@ -63,6 +63,15 @@ impl RubricMode {
     }
 }
 
+/// Judge prompts in which a text was cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Those whose request was.
+    pub prompts: usize,
+    /// Those of which a response was.
+    pub responses: usize,
+}
+
 /// What is left of a text that is cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -21,7 +21,7 @@ use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use endpoint::{EndpointJudge, RemoteJudgement};
-pub use form::{JudgeForm, JudgeMode, Keep, LengthBudget, RubricMode};
+pub use form::{Cuts, JudgeForm, JudgeMode, Keep, LengthBudget, RubricMode};
 use frame::Frame;
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
 use prompt::Edge;
@@ -78,6 +78,11 @@ impl Judge {
     /// Whether a task has no rubrics and is judged by those of the default task.
     pub fn falls_to_default(&self, task: &str) -> bool {
         self.prompt.falls_to_default(task)
+    }
+
+    /// How many of its prompts so far show a text that was cut.
+    pub fn cuts(&self) -> Cuts {
+        self.prompt.cuts()
     }
 
     /// The judge's prompt for a response, or for the two that a pairwise judge compares, as messages. Text from outside can

@@ -3,13 +3,15 @@
 //! It does not escape text from outside: `Judge` does that first, by the control tokens of its tokenizer and the [`Frame`] here.
 //! A template whose frame a response could write in spite of that is refused.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
-use super::form::{JudgeForm, JudgeMode};
+use super::form::{Cuts, JudgeForm, JudgeMode};
 use super::frame::{BREAK, Frame, HOLE, unprotected};
 use super::verdict;
 use crate::data::Message;
@@ -101,6 +103,8 @@ pub struct JudgePrompt {
     /// What text from outside must not write.
     frame: Frame,
     edges: BTreeSet<Edge>,
+    /// Prompts in which the request, and in which a response was cut.
+    cut: [AtomicUsize; 2],
 }
 
 /// What the template writes directly before and after a text from outside, up to the next white space; often nothing.
@@ -141,7 +145,16 @@ impl JudgePrompt {
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
         let (frame, edges_of_all) = (Frame::default(), BTreeSet::new());
-        let mut judge = Self { environment, form: *form, system, default_task, rubrics, frame, edges: edges_of_all };
+        let mut judge = Self {
+            environment,
+            form: *form,
+            system,
+            default_task,
+            rubrics,
+            frame,
+            edges: edges_of_all,
+            cut: Default::default(),
+        };
         let texts = judge.try_template().map_err(|reason| invalid(format!("`{key}`: {reason}")))?;
         let ours = texts.iter().chain(&judge.system).map(String::as_str);
         judge.frame = Frame::of(&template, ours.chain(verdict::TAGS).chain(verdict::THINK));
@@ -162,6 +175,12 @@ impl JudgePrompt {
     /// The tasks that have rubrics, in alphabetical order.
     pub fn tasks(&self) -> impl Iterator<Item = &str> {
         self.rubrics.keys().map(String::as_str)
+    }
+
+    /// How many of the prompts so far show a text that was cut.
+    pub fn cuts(&self) -> Cuts {
+        let [prompts, responses] = self.cut.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Cuts { prompts, responses }
     }
 
     /// Whether a task has no rubrics and is judged by those of `default_task`.
@@ -187,9 +206,15 @@ impl JudgePrompt {
             .ok_or_else(|| self.unknown(task))?;
         let length = &self.form.length;
         let responses: Vec<_> = responses.iter().map(|response| length.response(response)).collect();
+        let whole = conversation(prompt);
+        let prompt = length.prompt(&whole);
+        let is_cut = [matches!(prompt, Cow::Owned(_)), responses.iter().any(|text| matches!(text, Cow::Owned(_)))];
+        for (count, is_cut) in self.cut.iter().zip(is_cut) {
+            count.fetch_add(usize::from(is_cut), Ordering::Relaxed);
+        }
         let responses: Vec<&str> = responses.iter().map(AsRef::as_ref).collect();
         let text = self
-            .render(name, rubrics, &length.prompt(&conversation(prompt)), &responses)
+            .render(name, rubrics, &prompt, &responses)
             .map_err(|reason| JudgePromptError::Render { task: task.to_string(), reason })?;
         Ok(self
             .system
@@ -443,6 +468,8 @@ sums
         let judge = JudgePrompt::new(&file, &JudgeForm { length, ..JudgeForm::default() }).unwrap();
         let cut = "#P\n1234\n[… 2 characters left out …]\n#R\nabc\n[… 1 characters left out …]";
         assert!(text(&judge, "math", &[Message::user("123456")], "abcd").ends_with(cut));
+        assert!(text(&judge, "math", &[Message::user("1234")], "abcd").contains("#P\n1234\n#R"));
+        assert_eq!(judge.cuts(), Cuts { prompts: 1, responses: 2 });
     }
 
     #[test]

@@ -165,12 +165,20 @@ fn compare(path: &str, ours: &Table, theirs: &Table, found: &mut Vec<String>) {
         match (ours.get(key), theirs.get(key)) {
             (Some(Value::Table(a)), Some(Value::Table(b))) => compare(&full, a, b, found),
             (a, b) if a == b => {}
+            (Some(Value::String(a)), Some(Value::String(b))) if [a, b].iter().all(|text| is_word(text)) => {
+                found.push(format!("{full}: {a} there, {b} here"));
+            }
             (Some(Value::String(_) | Value::Table(_)) | None, _) | (_, None) => {
                 found.push(format!("{full} differs"));
             }
             (Some(a), Some(b)) => found.push(format!("{full}: {a} there, {b} here")),
         }
     }
+}
+
+/// Whether a text is the name of a mode or the like, and no template.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.len() < 40 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[cfg(test)]
@@ -221,6 +229,8 @@ mod tests {
             strict().differences(&other),
             ["thinking: true there, false here", "verdict.max: 5.0 there, 10.0 here"]
         );
+        other.mode = JudgeMode::Pairwise;
+        assert!(strict().differences(&other).contains(&"mode: pointwise there, pairwise here".into()));
         other.prompt.tasks.get_mut("chat").unwrap().rubrics.push('!');
         other.prompt.system = Some("You judge.".into());
         let found = strict().differences(&other);

@@ -15,7 +15,7 @@ use crate::data::{
     load_pairs,
 };
 use crate::file::{counted, say};
-use crate::judge::{Judge, JudgePair};
+use crate::judge::{Cuts, Judge, JudgePair};
 use crate::random::{Purpose, Stream};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -45,6 +45,7 @@ impl PairDataset {
         let limit = settings.rl.max_prompt_tokens;
         let too_long = loaded.retain(|pair| pair.prompts.iter().all(|prompt| prompt.len() <= limit));
         report_skipped(&loaded.skipped, too_long, limit);
+        report_cuts(judge.cuts());
         let (held_out, pairs): (Vec<_>, Vec<_>) =
             loaded.rows.into_iter().partition(|pair| is_held_out(&pair.pair, settings));
         report_routed_tasks(pairs.iter().map(|pair| (pair.pair.task.as_str(), pair.pair.task_by)));
@@ -153,6 +154,17 @@ pub fn report_skipped(skipped: &Skipped, too_long: usize, limit: usize) {
     }
     if too_long > 0 {
         say!("kept out: {} of more than {}", counted(too_long, "row"), counted(limit, "token"));
+    }
+}
+
+/// Says in how many prompts the judge's length budget cut a text, if in any.
+pub fn report_cuts(Cuts { prompts, responses }: Cuts) {
+    if prompts + responses > 0 {
+        say!(
+            "cut to the judge's length budget: the request in {}, a response in {}",
+            counted(prompts, "prompt"),
+            counted(responses, "prompt")
+        );
     }
 }
 

@@ -12,6 +12,7 @@ use crate::commands::judging::check_answers;
 use crate::data::Message;
 use crate::file::RowOutput;
 use crate::judge::{EndpointJudge, JudgePromptError};
+use crate::train::dataset::report_cuts;
 
 /// Judges all pairs, and finishes the command.
 pub fn run(args: &AnnotateArgs, address: &str) -> anyhow::Result<()> {
@@ -40,6 +41,7 @@ fn annotate(
     };
     let Questions { pairs, asked, bad_rows } =
         questions(args, mode, read, |task| judge.falls_to_default(task), messages)?;
+    report_cuts(judge.cuts());
     let mut sheet = Sheet::new(&pairs, args.rule(mode));
     let writer = sheet.begin(output, &made_with(args, &judge, &pairs)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);

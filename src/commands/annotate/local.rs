@@ -15,7 +15,7 @@ use crate::data::Message;
 use crate::file::RowOutput;
 use crate::judge::JudgeError;
 use crate::ops::Backend;
-use crate::train::dataset::report_skipped;
+use crate::train::dataset::{report_cuts, report_skipped};
 
 /// Judges all pairs, and finishes the command.
 pub fn run(args: &AnnotateArgs, model: &Path) -> anyhow::Result<()> {
@@ -51,6 +51,7 @@ fn annotate<B: Backend>(
     let Questions { pairs, asked, bad_rows } = questions;
     let limit = args.judging.max_prompt_tokens;
     report_skipped(&Default::default(), asked.iter().filter(|of| of.prompt.len() > limit).count(), limit);
+    report_cuts(judge.cuts());
     let mut sheet = Sheet::new(&pairs, args.rule(mode));
     let writer = sheet.begin(output, &made_with(args, &loaded, &pairs, &asked)?)?;
     // A finished output needs no model.

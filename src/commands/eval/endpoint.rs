@@ -14,6 +14,7 @@ use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
 use crate::file::RowOutput;
 use crate::judge::EndpointJudge;
+use crate::train::dataset::report_cuts;
 
 /// Judges every response, writes a row a question, and prints the table. Ctrl-C ends it early.
 pub fn run(args: &EvalArgs, address: &str) -> anyhow::Result<()> {
@@ -38,6 +39,7 @@ fn evaluate(
         |question: &Question, responses: &[&str]| judge.messages(&question.task, &question.prompt, responses);
     let mode = judge.settings().mode;
     let Questions { rows, asked } = questions(args, mode, read, |task| judge.falls_to_default(task), messages)?;
+    report_cuts(judge.cuts());
     let mut sheet = Sheet::new(benchmark, mode, &rows);
     let writer = sheet.begin(output, &made_with(args, &judge, &rows, &asked)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);

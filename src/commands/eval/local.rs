@@ -15,6 +15,7 @@ use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
 use crate::file::RowOutput;
 use crate::ops::Backend;
+use crate::train::dataset::report_cuts;
 
 /// Judges every response, writes a row a question, and prints the table. Ctrl-C ends it early.
 pub fn run(args: &EvalArgs, model: &Path) -> anyhow::Result<()> {
@@ -44,6 +45,7 @@ fn job(args: &EvalArgs, model: &Path) -> anyhow::Result<Job> {
     let judge = &loaded.judge;
     let encode = |question: &Question, responses: &[&str]| judge.encode(&question.task, &question.prompt, responses);
     let questions = questions(args, judge.settings().mode, read, |task| judge.falls_to_default(task), encode)?;
+    report_cuts(judge.cuts());
     Ok(Job { benchmark, questions, loaded })
 }
 
