@@ -207,10 +207,11 @@ fn a_request_that_a_server_does_not_take_is_a_failure_unless_it_takes_none() {
     let limits = ["--concurrency", "2", "--output", "out.jsonl"];
     for status in [400, 413, 422] {
         // Prompts that are too long for it, the first ones among them.
-        let server = Server::start(move |vote: &_, number, _| match number < 7 || prompt_number(vote) % 5 == 0 {
-            true => Act::Status(status, "X-Nothing: 0"),
-            false => Act::Answer,
-        });
+        let server =
+            Server::start(move |vote: &_, number, _| match number < 7 || prompt_number(vote).is_multiple_of(5) {
+                true => Act::Status(status, "X-Nothing: 0"),
+                false => Act::Answer,
+            });
         let outcome = succeed(&fixture, &args(&server, &limits));
         assert!(
             outcome

@@ -66,8 +66,8 @@ pub struct AnnotateArgs {
     /// Hugging Face directory of the teacher.
     #[arg(long, value_name = "DIR", required_unless_present = "endpoint")]
     pub model: Option<PathBuf>,
-    /// Files of pairs in any known format: JSON lines, a JSON array (either also by gzip or zstd) or Parquet, a folder of them, or a
-    /// data set of the hub (OWNER/NAME:SPLIT).
+    /// Files of pairs in any known format: JSON lines, a JSON array (either also by gzip or zstd) or Parquet, a folder of them,
+    /// or a data set of the hub (OWNER/NAME:SPLIT).
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Where the rows for `sft` go.
@@ -235,7 +235,7 @@ impl AnnotateArgs {
     }
 }
 
-/// Writes the rows for `sft`, and says what became of the pairs. `judge`: the teacher in words; `check`: whether it worked at all.
+/// Writes the rows for `sft`, and says what became of the pairs. `judge`: the teacher in words; `check`: whether it worked.
 fn finish(
     args: &AnnotateArgs,
     annotated: &Annotated,

@@ -248,7 +248,7 @@ pub(super) mod tests {
         assert_eq!(report.margins, [margin(-1.0, 0, 1), margin(2.0, 0, 1), margin(4.0, 2, 0)]);
         let text = report.text();
         for part in [
-            "all       5     2  40.0 %                1    0          1           1         0",
+            "all        5     2   40.0 %                1    0          1           1         0",
             "no verdict: 0 for chosen alone, 1 for rejected alone, 0 for both",
             "20 votes, 15 with a verdict; 5 failed: 5 malformed",
             "cost: 20 judgements, 50 tokens written, 500 tokens of prompts",

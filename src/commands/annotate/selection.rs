@@ -211,7 +211,7 @@ mod tests {
         let skipped = AnnotatedRow { skipped: Some("too long".into()), ..row([&[9.0], &[]]) };
         assert_eq!(Outcome::of(skipped, Rule::new(2.0, 1, JudgeMode::Pointwise)).fate, Fate::TooLong);
         // Margins that equal the gap, though their means as numbers of 64 bits differ by more or less than it.
-        assert!((7.7 + 7.7 + 7.7) / 3.0 - 7.0 > 0.7);
+        assert!(row([&[7.7, 7.7, 7.7], &[7.0]]).pair.margin.unwrap() > 0.7);
         assert_eq!(fate([&[7.7, 7.7, 7.7], &[7.0]], 0.7), Fate::TooSmall);
         assert_eq!(fate([&[7.7, 7.7, 7.701], &[7.0]], 0.7), Fate::Kept);
     }
