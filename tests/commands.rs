@@ -14,7 +14,9 @@ mod commands {
     mod held_out;
     mod judged;
     mod outputs;
+    mod pairwise;
     mod profile;
+    mod recipes;
     mod run_endings;
     mod run_folders;
     mod runs;

@@ -13,7 +13,7 @@ use super::pretrained::{self, Pretrained};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Tasks};
 use crate::file::say;
-use crate::judge::{Failure, Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Side, Verdict};
+use crate::judge::{Failure, Judge, JudgeSampling, JudgeSettings, Judged, PromptFile, Verdict};
 use crate::model::Qwen3Config;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
@@ -64,6 +64,7 @@ pub struct JudgingArgs {
 }
 
 /// The verdict of a vote that has a score.
+#[cfg(test)]
 pub const SCORE: &str = "score";
 /// That of a vote for which the model could not compute.
 pub const NOT_FINITE: &str = "not_finite";
@@ -152,17 +153,7 @@ impl Vote {
 
     /// A judgement with its text, which is kept if `texts` says so.
     pub fn of(verdict: &Verdict, text: String, texts: bool) -> Self {
-        Self {
-            verdict: match verdict {
-                Verdict::Score(_) => SCORE,
-                Verdict::Prefer(Side::First) => "first",
-                Verdict::Prefer(Side::Second) => "second",
-                Verdict::Failed(failure) => failure.name(),
-            }
-            .into(),
-            score: verdict.score(),
-            text: texts.then_some(text),
-        }
+        Self { verdict: verdict.name().into(), score: verdict.score(), text: texts.then_some(text) }
     }
 
     /// There is no judgement, for a reason.

@@ -155,6 +155,16 @@ impl Verdict {
         }
     }
 
+    /// The name in rows: `score`, `first` or `second` for a preference, or that of the failure.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Score(_) => "score",
+            Self::Prefer(Side::First) => "first",
+            Self::Prefer(Side::Second) => "second",
+            Self::Failed(failure) => failure.name(),
+        }
+    }
+
     /// Why there is no verdict; `None` where there is one.
     pub fn failure(&self) -> Option<Failure> {
         match self {

@@ -5,9 +5,10 @@ use serde::Serialize;
 use super::rl_metrics::STAGE;
 use super::trajectory::Trajectory;
 use crate::data::{Message, Role, RowId};
-use crate::judge::{Failure, JudgePair};
+use crate::judge::{Failure, JudgePair, Verdict};
 
-/// A line of samples.jsonl. With the `[reward]` settings in config.toml, `par` follows from `score`, the means and `delta`,
+/// A line of samples.jsonl. In pairwise mode the score of a preference is 1 for the response and 0 for the one shown second, `par` is
+/// 1 for a right preference, and `delta` its distance from ½ to the right side. With the `[reward]` settings in config.toml, `par` follows from `score`, the means and `delta`,
 /// `reward` is `par` + `penalty`, and `advantage` follows from `group_rewards` (with `reward.advantage = "batch"` its divisor
 /// is of the whole step).
 #[derive(Serialize)]
@@ -23,7 +24,12 @@ pub struct RlSample {
     task: String,
     prompt: String,
     response: String,
+    /// In pairwise mode, the other response, which is shown second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second: Option<String>,
     judgement: String,
+    /// The rubrics that the judge wrote.
+    rubrics: Vec<String>,
     verdict: &'static str,
     score: Option<f64>,
     /// Scores of all judgements of either response, by rollout; null where a judgement has none.
@@ -48,6 +54,7 @@ impl RlSample {
     /// `all`: the trajectories of the step, those of each side in the order of their rollouts.
     pub fn new(step: u64, pair: &JudgePair, t: &Trajectory, all: &[Trajectory]) -> Self {
         let verdict = t.judged.verdict;
+        let is_preference = all.iter().any(|other| matches!(other.judged.verdict, Verdict::Prefer(_)));
         let side = |role: Role| all.iter().filter(move |other| other.pair == t.pair && other.role == role);
         let scores = |role: Role| side(role).map(|other| other.judged.verdict.score()).collect::<Vec<_>>();
         let mean = |scores: &[Option<f64>]| {
@@ -69,8 +76,10 @@ impl RlSample {
             task: pair.pair.task.clone(),
             prompt: pair.pair.prompt.iter().map(Message::text).collect::<Vec<_>>().join("\n"),
             response: pair.pair.response(t.role).to_string(),
+            second: is_preference.then(|| pair.pair.response(t.role.other()).to_string()),
             judgement: t.judged.text.clone(),
-            verdict: verdict.failure().map_or("score", |failure| failure.name()),
+            rubrics: t.judged.sections.rubrics.clone(),
+            verdict: verdict.name(),
             score: verdict.score(),
             own_mean: mean(own),
             other_mean: mean(other),
@@ -96,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Pair, TaskBy};
-    use crate::judge::{JudgeMode, Judged, Verdict};
+    use crate::judge::{JudgeMode, Judged};
     use crate::ops::Cpu;
     use crate::reward::RewardSettings;
     use crate::rollout::{Completion, FinishReason};

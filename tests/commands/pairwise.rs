@@ -32,6 +32,16 @@ fn a_pairwise_judge_is_measured_in_both_orders() {
     let stage = &json_of(&fixture, "demo/summary.json")["stages"]["rl"];
     assert!(stage["format_valid"].as_f64().unwrap() > 0.3, "the judge must have learnt something: {stage}");
 
+    // A line of samples.jsonl gives its reward: a right preference earns 1.
+    let samples = rows_of(&fixture, "demo/samples.jsonl");
+    assert!(samples.iter().any(|sample| sample["par"] == 1.0), "something must be right");
+    for sample in &samples {
+        let right = [("chosen", "first"), ("rejected", "second")]
+            .contains(&(sample["role"].as_str().unwrap(), sample["verdict"].as_str().unwrap()));
+        assert_eq!(sample["par"], if right { 1.0 } else { 0.0 }, "{sample}");
+        assert!(sample["second"].is_string() && sample["second"] != sample["response"], "{sample}");
+    }
+
     // As the demo says: right is preferred in both orders.
     let eval = ["eval", "--model", "demo/model", "--data", "demo/held_out_pairs.jsonl"];
     let eval = [&eval[..], &LENGTHS].concat();
@@ -73,7 +83,10 @@ fn pairs_and_lists_are_compared_and_single_responses_are_refused() {
     };
     let run = |line: Vec<String>| fixture.succeed(&line.iter().map(String::as_str).collect::<Vec<_>>());
     let said = run(judge("demo/held_out_pairs.jsonl", &["--votes", "2"])).err;
-    assert!(said.contains(&format!("{} comparisons", 2 * PAIRS)) && said.contains(&format!("of {PAIRS} pairs right")), "{said}");
+    assert!(
+        said.contains(&format!("{} comparisons", 2 * PAIRS)) && said.contains(&format!("of {PAIRS} pairs right")),
+        "{said}"
+    );
     for row in rows_of(&fixture, "out.jsonl") {
         let [chosen, rejected] = ["chosen", "rejected"].map(|side| &row[side]);
         for vote in chosen["votes"].as_array().unwrap().iter().chain(rejected["votes"].as_array().unwrap()) {
@@ -106,7 +119,8 @@ fn pairs_and_lists_are_compared_and_single_responses_are_refused() {
     let said = run(judge("single.jsonl", &["--set", "mode=pointwise"])).err;
     assert!(said.contains("mode: pairwise there, pointwise here"), "{said}");
     let no_template = judge("demo/held_out_pairs.jsonl", &["--rubrics", "one.toml"]);
-    fixture.write("one.toml", "template = \"#P\\n{{ prompt }}\\n#R\\n{{ response }}\"\n[tasks.chat]\nrubrics = \"r\"\n");
+    fixture
+        .write("one.toml", "template = \"#P\\n{{ prompt }}\\n#R\\n{{ response }}\"\n[tasks.chat]\nrubrics = \"r\"\n");
     let no_template: Vec<&str> = no_template.iter().map(String::as_str).collect();
     fixture.fail(&no_template, &["mode = pairwise needs a template of its own"]);
 }

@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::eval::interval::difference;
 use crate::eval::pairs::MANY_VOTES;
 use crate::eval::{Estimate, PairResults};
+use crate::judge::JudgeMode;
 use crate::train::rl_report::RL;
 use crate::train::sft::SFT;
 
@@ -19,6 +20,13 @@ const MANY: &str = "accuracy_many";
 /// All that can be said of the results that there are.
 pub fn all(settings: &Settings, results: &Results) -> Vec<String> {
     let mut said = vec![teacher(settings)];
+    if settings.judge.mode == JudgeMode::Pairwise {
+        said.push(
+            "The judge compares two responses. A pair is right if the chosen one is preferred in both orders (guessing: a \
+             quarter), and a tie if the orders contradict each other."
+                .into(),
+        );
+    }
     if let Some((sft, rl)) = results.get(SFT.key).zip(results.get(RL.key)) {
         said.push(learnt(sft, rl));
         said.push(sharpened(sft, rl));
