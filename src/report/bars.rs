@@ -22,7 +22,7 @@ pub struct Bar {
 /// Horizontal bars from 0 to 100 %, with a line at `guide` (what guessing gives).
 pub fn bars(bars: &[Bar], guide: Option<f64>) -> String {
     const ROW: f64 = 26.0;
-    let (left, right, width) = (190.0, 118.0, 640.0);
+    let (left, right, width) = (214.0, 118.0, 664.0);
     let height = ROW * bars.len() as f64 + 26.0;
     let x = |share: f64| left + (width - left - right) * share.clamp(0.0, 1.0);
     let mut svg =

@@ -20,11 +20,11 @@ pub fn page(
     body += &section("results", "Results", &tiles(figures));
     body += &section("table", "Table", &(all_figures(figures) + &notes(figures, order)));
     let mut plots = String::new();
-    const INTERVALS: &str =
-        "95 % intervals, rows of one prompt counted as one draw; the dashed line is what guessing gives.";
+    let guessing = if guess(figures).is_some() { "; the dashed line is what guessing gives" } else { "" };
+    let intervals = format!("95 % intervals, rows of one prompt counted as one draw{guessing}.");
     for (title, parts) in [("Parts", &first.parts), ("Subsets", &first.subsets)] {
         if !parts.is_empty() {
-            plots += &figure(title, INTERVALS, &bars_of(parts, guess(figures)));
+            plots += &figure(title, &intervals, &bars_of(parts, guess(figures)));
         }
     }
     if let Some(tally) = tally.filter(|tally| tally.votes_at.len() > 1) {
