@@ -445,8 +445,8 @@ fn a_judge_learns_from_what_a_teacher_with_faults_says_of_pairs() {
                --set model.context=256 --set run.checkpoint_every=0";
     succeed(&fixture, &sft.split(' ').collect::<Vec<_>>());
     let rl = "rl --model sft/model --data rl_pairs.jsonl --out rl --set rl.steps=8 --set rl.pairs_per_step=16 \
-              --set rl.rollouts=4 --set rl.learning_rate=1.2e-4 --set rl.max_prompt_tokens=96 --set rl.max_new_tokens=96 --set rl.max_running=128 \
-              --set rl.micro_batch_tokens=4096 --set run.checkpoint_every=0";
+              --set rl.rollouts=4 --set rl.learning_rate=1.2e-4 --set rl.max_prompt_tokens=96 --set rl.max_new_tokens=96 \
+              --set rl.max_running=128 --set rl.micro_batch_tokens=4096 --set run.checkpoint_every=0";
     succeed(&fixture, &rl.split(' ').collect::<Vec<_>>());
     let eval = "eval --model rl/model --data held_out.jsonl --temperature 0 --max-prompt-tokens 96 --max-new-tokens 96 \
                 --json eval.json";
