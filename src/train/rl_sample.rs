@@ -7,10 +7,10 @@ use super::trajectory::Trajectory;
 use crate::data::{Message, Role, RowId};
 use crate::judge::{Failure, JudgePair, Verdict};
 
-/// A line of samples.jsonl. In pairwise mode the score of a preference is 1 for the response and 0 for the one shown second, `par` is
-/// 1 for a right preference, and `delta` its distance from ½ to the right side. With the `[reward]` settings in config.toml, `par` follows from `score`, the means and `delta`,
+/// A line of samples.jsonl. With the `[reward]` settings in config.toml, `par` follows from `score`, the means and `delta`,
 /// `reward` is `par` + `penalty`, and `advantage` follows from `group_rewards` (with `reward.advantage = "batch"` its divisor
-/// is of the whole step).
+/// is of the whole step). In pairwise mode the score of a preference is 1 for `response` and 0 for `second`, `par` is 1 for a
+/// right preference, and `delta` its distance from ½ to the right side.
 #[derive(Serialize)]
 pub struct RlSample {
     stage: &'static str,

@@ -171,8 +171,8 @@ fn read_pairs(args: &AnnotateArgs, options: &LoadOptions) -> anyhow::Result<Load
     Ok(load_pairs(&files, options)?.try_map(|pair| check_judged(&pair.arguments).map(|()| pair))?)
 }
 
-/// Makes the prompts. `encode`: the prompt for a task, a prompt and a response (or both, in an order), as messages and as the judge
-/// takes it. A pair for which there is none is bad, like one that cannot be read.
+/// Makes the prompts. `encode`: the prompt for a task, a prompt and a response (or both, in an order), as messages and as the
+/// judge takes it. A pair for which there is none is bad, like one that cannot be read.
 fn questions<P, E: Display>(
     args: &AnnotateArgs,
     mode: JudgeMode,
