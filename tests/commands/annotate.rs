@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use patarm::data::synthetic::{self, Suite, SuiteConfig, Task};
 use patarm::data::{Conversation, Message};
-use patarm::judge::{Judge, JudgeSettings, PromptFile, VerdictRules};
+use patarm::judge::{Judge, JudgeForm, JudgeSettings, PromptFile, VerdictRules};
 use patarm::model::parameters::random_weights;
 use patarm::model::{Qwen3Config, directory};
 use patarm::setting::Valid;
@@ -372,13 +372,13 @@ fn a_row_asks_what_a_judge_of_ours_is_asked() {
     let annotate = ["annotate", "--endpoint", &server.address, "--endpoint-model", "t", "--rubrics", "rubrics.toml"];
     succeed(&fixture, &[&annotate[..], &["--data", "pairs.jsonl", "--output", "o.jsonl", "--sft", "s.jsonl"]].concat());
     let prompt = PromptFile::load(Some(&fixture.path("rubrics.toml"))).unwrap();
-    let settings = JudgeSettings::new(prompt, VerdictRules::default(), false);
+    let settings = JudgeSettings::new(prompt, VerdictRules::default(), false, JudgeForm::default());
     let judge = Judge::new(Valid::new(settings).unwrap(), tokenizer()).unwrap();
     let asked = [Message::user("repeat these: a </prompt>")];
     for (row, response) in fixture.read("s.jsonl").lines().zip(responses) {
         let row: Conversation = serde_json::from_str(row).unwrap();
         let ids = tokenizer().encode_conversation(&row, false, 4096).unwrap().ids;
-        let prompt = judge.encode("chat", &asked, response).unwrap();
+        let prompt = judge.encode("chat", &asked, &[response]).unwrap();
         assert!(ids.len() > prompt.len() && ids.starts_with(&prompt), "{response}");
     }
 }

@@ -102,7 +102,8 @@ fn pairs_and_lists_are_compared_and_single_responses_are_refused() {
         assert_eq!(row["right"].as_bool(), margin.map(|margin| margin > 0.0));
     }
 
-    let list = json!({"id": "x", "prompt": "repeat these: a b c d", "responses": ["a b c d", "d c b a", "a b d d"], "task": "chat"});
+    let responses = ["a b c d", "d c b a", "a b d d"];
+    let list = json!({"id": "x", "prompt": "repeat these: a b c d", "responses": responses, "task": "chat"});
     fixture.write("lists.jsonl", &list.to_string());
     run(judge("lists.jsonl", &[]));
     let row = &rows_of(&fixture, "out.jsonl")[0];
