@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::flag;
 use super::judged_rows::{Asked, Ended, RowVotes, Rows, Tokens};
@@ -85,6 +86,18 @@ pub struct EndpointArgs {
 const TICK: Duration = Duration::from_millis(50);
 
 impl EndpointArgs {
+    /// All that rows of `command` by this endpoint's judge depend on.
+    pub fn made_with(
+        &self,
+        command: &str,
+        judge: &EndpointJudge,
+        judging: &JudgingArgs,
+        input: String,
+    ) -> Result<Value, serde_json::Error> {
+        let more = json!({"endpoint": self.endpoint, "model": self.endpoint_model});
+        judging.made_with(command, judge.settings(), input, more)
+    }
+
     /// The judge at an address, with the prompt and the rules that the command line says, or the built-in ones.
     pub fn judge(&self, address: &str, judging: &JudgingArgs) -> anyhow::Result<EndpointJudge> {
         let EndpointArgs { endpoint_model, endpoint_key_env, attempts, request_seconds, .. } = self;

@@ -12,7 +12,7 @@ use super::device::with_backend;
 use super::judged_response::{PairJudged, ResponseJudged, Scored};
 use super::judged_rows::{Asked, ReadyJudge, RowVotes};
 use super::judging::{JudgingArgs, LoadedJudge, check_weights};
-use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
+use super::rows::{RowArgs, fingerprint_of_input};
 use crate::data::{
     Candidates, DataError, Format, LoadOptions, Loaded, Message, Pair, Response, RowId, TaskBy, TemplateArguments,
 };
@@ -318,22 +318,10 @@ fn made_with(args: &JudgeArgs, loaded: &LoadedJudge, rows: &[InputRow], asked: &
     let files = rows.iter().any(|row| row.file.is_some()).then(|| -> Vec<(&Option<String>, usize)> {
         rows.chunk_by(|a, b| a.file == b.file).map(|rows| (&rows[0].file, rows.len())).collect()
     });
-    let LoadedJudge { judge, config, weights } = loaded;
-    Ok(json!({
-        "command": "judge",
-        "files": files,
-        "model": fingerprint_of_model(config, weights),
-        "input": fingerprint_of_input(asked.iter().map(|of| (&rows[of.row].id, of.prompt.as_slice()))),
-        "judge": serde_json::to_value(judge.settings())?,
-        "stop": judge.tokenizer().eos_ids(),
-        "votes": args.judging.votes,
-        "temperature": args.judging.temperature,
-        "max_new_tokens": args.judging.max_new_tokens,
-        "max_prompt_tokens": args.judging.max_prompt_tokens,
-        "seed": args.judging.seed,
-        "texts": args.judging.texts,
-        "device": kind_of_device(args.judging.device.device),
-    }))
+    let input = fingerprint_of_input(asked.iter().map(|of| (&rows[of.row].id, of.prompt.as_slice())));
+    let mut made_with = loaded.made_with("judge", &args.judging, input)?;
+    made_with["files"] = json!(files);
+    Ok(made_with)
 }
 
 /// How all responses went (of a pairwise judge: all comparisons), those of an earlier run included.

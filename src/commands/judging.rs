@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::device::DeviceArgs;
 use super::flag;
 use super::pretrained::{self, Pretrained};
+use super::rows::{fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Tasks};
 use crate::file::say;
@@ -96,6 +98,31 @@ impl JudgingArgs {
         LoadOptions { tasks, on_bad_row, format: None }
     }
 
+    /// All that rows of `command` depend on: rows that were made with the same can stand in one output. `input`: a fingerprint of
+    /// what is asked; `more`: what the way of asking adds.
+    pub fn made_with(
+        &self,
+        command: &str,
+        judge: &JudgeSettings,
+        input: String,
+        more: Value,
+    ) -> Result<Value, serde_json::Error> {
+        let mut all = json!({
+            "command": command,
+            "input": input,
+            "judge": serde_json::to_value(judge)?,
+            "votes": self.votes,
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "texts": self.texts,
+        });
+        if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+            all.extend(more);
+        }
+        Ok(all)
+    }
+
     /// How judgements are drawn; an error if a setting cannot work.
     pub fn sampling(&self) -> anyhow::Result<JudgeSampling> {
         let sampling = Sampling::temperature(self.temperature);
@@ -142,6 +169,19 @@ impl JudgingArgs {
             used = used.changed(|used| used.prompt = prompt)?;
         }
         Ok(used)
+    }
+}
+
+impl LoadedJudge {
+    /// All that rows of `command` by this judge depend on.
+    pub fn made_with(&self, command: &str, args: &JudgingArgs, input: String) -> Result<Value, serde_json::Error> {
+        let more = json!({
+            "model": fingerprint_of_model(&self.config, &self.weights),
+            "stop": self.judge.tokenizer().eos_ids(),
+            "max_prompt_tokens": args.max_prompt_tokens,
+            "device": kind_of_device(args.device.device),
+        });
+        args.made_with(command, self.judge.settings(), input, more)
     }
 }
 

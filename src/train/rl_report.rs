@@ -5,6 +5,7 @@
 //! the margin, the thresholds are this project's experience, not the paper's.
 
 use super::rl_metrics::{RlMetrics, STAGE};
+use crate::judge::JudgeMode;
 use crate::log::RunConfig;
 use crate::log::charts::{AxisRange, Chart, Stage, keys_of, largest, series};
 use crate::log::progress::fixed;
@@ -166,17 +167,26 @@ const SIGNS: &[Sign] = &[
     Sign { name: "Mismatch", keys: &["mismatch_max"], judge: mismatch },
 ];
 
+/// Whether judgements are preferences: 1 or 0, and a right one is the reward.
+fn is_pairwise(config: &RunConfig) -> bool {
+    config.word("judge.mode") == Some(JudgeMode::Pairwise.name())
+}
+
 /// Whether all that PAR can give is the same: then the lower tier holds everything that was earned.
 fn has_one_factor(config: &RunConfig) -> bool {
     let factor = |key| config.number(key);
-    config.word("reward.shape") == Some("constant")
+    is_pairwise(config)
+        || config.word("reward.shape") == Some("constant")
         || factor("reward.low").zip(factor("reward.high")).is_some_and(|(low, high)| low == high)
 }
 
 /// The margins below which a judge fails, and which are wanted: 0.5 and 1 points of the paper's scores from 1 to 10, and as much
 /// of any other range.
 fn margins(config: &RunConfig) -> (f64, f64) {
-    let range = config.number("reward.verdict.max").zip(config.number("reward.verdict.min"));
+    let range = match is_pairwise(config) {
+        true => Some((1.0, 0.0)),
+        false => config.number("reward.verdict.max").zip(config.number("reward.verdict.min")),
+    };
     let wanted = range.map_or(1.0, |(max, min)| (max - min) / 9.0);
     (0.5 * wanted, wanted)
 }
@@ -448,8 +458,7 @@ mod tests {
     #[test]
     fn a_reward_of_one_factor_is_not_judged_by_tiers() {
         let tiers = |none: f64, low: f64, high: f64| json!({"tier_none": none, "tier_low": low, "tier_high": high});
-        let shapes =
-            ["reward.shape = \"constant\"", "reward = {low = 1.2, high = 1.2}", "reward = {low = 1, high = 1.0}"];
+        let shapes = ["reward.shape = \"constant\"", "reward = {low = 1.2, high = 1.2}", "judge.mode = \"pairwise\""];
         for shape in shapes {
             for (none, level) in [(0.1, Level::Good), (0.02, Level::Watch), (0.9, Level::Watch), (0.99, Level::Bad)] {
                 let finding = finding("PAR", &tiers(none, 1.0 - none, 0.0), shape);

@@ -2,10 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value, json};
-
 use super::row::Sheet;
-use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
+use super::{AnnotateArgs, Annotated, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
 use crate::commands::endpoint::ask;
 use crate::commands::judged_rows::RowVotes;
 use crate::commands::judging::check_answers;
@@ -43,25 +41,11 @@ fn annotate(
         questions(args, mode, read, |task| judge.falls_to_default(task), messages)?;
     report_cuts(judge.cuts());
     let mut sheet = Sheet::new(&pairs, args.rule(mode));
-    let writer = sheet.begin(output, &made_with(args, &judge, &pairs)?)?;
+    let input = fingerprint(&pairs, std::iter::empty());
+    let writer = sheet.begin(output, &args.endpoint.made_with("annotate", &judge, &args.judging, input)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);
     let ended = ask("annotate", judge, (&args.endpoint, &args.judging), asked, Some(writer), line, stop)?;
     ended.conclude(&args.rows, pairs.len())?;
     let outcomes = sheet.into_outcomes();
     Ok(Annotated { pairs, outcomes, bad_rows, thinking, mode })
-}
-
-/// All that a row depends on: rows that were made with the same can stand in one output.
-fn made_with(args: &AnnotateArgs, judge: &EndpointJudge, pairs: &[AskedPair]) -> anyhow::Result<Value> {
-    Ok(json!({
-        "command": "annotate",
-        "endpoint": args.endpoint.endpoint,
-        "model": args.endpoint.endpoint_model,
-        "input": fingerprint(pairs, std::iter::empty()),
-        "judge": serde_json::to_value(judge.settings())?,
-        "votes": args.judging.votes,
-        "temperature": args.judging.temperature,
-        "max_new_tokens": args.judging.max_new_tokens,
-        "seed": args.judging.seed,
-    }))
 }

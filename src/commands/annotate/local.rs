@@ -3,14 +3,11 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value, json};
-
 use super::row::Sheet;
-use super::{AnnotateArgs, Annotated, AskedPair, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
+use super::{AnnotateArgs, Annotated, Questions, fingerprint, finish, questions, read_pairs, try_outputs};
 use crate::commands::device::with_backend;
-use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
-use crate::commands::judging::{LoadedJudge, check_weights};
-use crate::commands::rows::{fingerprint_of_model, kind_of_device};
+use crate::commands::judged_rows::{ReadyJudge, RowVotes};
+use crate::commands::judging::check_weights;
 use crate::data::Message;
 use crate::file::RowOutput;
 use crate::judge::JudgeError;
@@ -53,7 +50,8 @@ fn annotate<B: Backend>(
     report_skipped(&Default::default(), asked.iter().filter(|of| of.prompt.len() > limit).count(), limit);
     report_cuts(judge.cuts());
     let mut sheet = Sheet::new(&pairs, args.rule(mode));
-    let writer = sheet.begin(output, &made_with(args, &loaded, &pairs, &asked)?)?;
+    let input = fingerprint(&pairs, asked.iter().map(|of| of.prompt.as_slice()));
+    let writer = sheet.begin(output, &loaded.made_with("annotate", &args.judging, input)?)?;
     // A finished output needs no model.
     if writer.finished() < pairs.len() {
         let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
@@ -62,22 +60,4 @@ fn annotate<B: Backend>(
     }
     let outcomes = sheet.into_outcomes();
     Ok(Annotated { pairs, outcomes, bad_rows, thinking, mode })
-}
-
-/// All that a row depends on: rows that were made with the same can stand in one output.
-fn made_with(args: &AnnotateArgs, loaded: &LoadedJudge, pairs: &[AskedPair], asked: &[Asked]) -> anyhow::Result<Value> {
-    let LoadedJudge { judge, config, weights } = loaded;
-    Ok(json!({
-        "command": "annotate",
-        "model": fingerprint_of_model(config, weights),
-        "input": fingerprint(pairs, asked.iter().map(|of| of.prompt.as_slice())),
-        "judge": serde_json::to_value(judge.settings())?,
-        "stop": judge.tokenizer().eos_ids(),
-        "votes": args.judging.votes,
-        "temperature": args.judging.temperature,
-        "max_new_tokens": args.judging.max_new_tokens,
-        "max_prompt_tokens": args.judging.max_prompt_tokens,
-        "seed": args.judging.seed,
-        "device": kind_of_device(args.judging.device.device),
-    }))
 }

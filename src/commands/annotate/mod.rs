@@ -44,7 +44,8 @@ const MIN_GAP: f64 = 2.0;
 /// (the earliest of equal ones; the paper says that pairs are kept by their margin, and leaves open which judgement is taken:
 /// this is our choice): rows of `messages`, which are what the judge was asked and what the teacher answered. Thoughts before
 /// the answer (<think>…</think>) are left out, unless `--set thinking=true` says that the judge is to think. Train the judge with
-/// the prompt that the teacher saw: where --rubrics names a file, give `sft` the same one (--set data.rubrics=FILE).
+/// the prompt that the teacher saw: give `sft` what this command was given (--set data.rubrics=FILE for --rubrics FILE, --set
+/// judge.mode=pairwise for --set mode=pairwise, and so on), so that its judge.toml says it.
 ///
 /// A pairwise teacher (--set mode=pairwise) compares the two in both orders: a pair is kept if the chosen response is preferred
 /// more often, and of each order a right judgement is written.

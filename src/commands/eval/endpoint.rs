@@ -41,20 +41,16 @@ fn evaluate(
     let Questions { rows, asked } = questions(args, mode, read, |task| judge.falls_to_default(task), messages)?;
     report_cuts(judge.cuts());
     let mut sheet = Sheet::new(benchmark, mode, &rows);
-    let writer = sheet.begin(output, &made_with(args, &judge, &rows, &asked)?)?;
+    let input = fingerprint(&rows, &asked);
+    let writer = sheet.begin(output, &args.endpoint.made_with("eval", &judge, &args.judging, input)?)?;
     let line = |index: usize, of: RowVotes| sheet.line(index, of);
     let ended = ask("eval", judge, (&args.endpoint, &args.judging), asked, writer, line, stop)?;
     ended.conclude(&args.rows, rows.len())?;
     Ok((benchmark, sheet.into_rows()))
 }
 
-/// All that a row depends on: rows that were made with the same can stand in one output.
-fn made_with(
-    args: &EvalArgs,
-    judge: &EndpointJudge,
-    questions: &[Question],
-    asked: &[Asked<Vec<Message>>],
-) -> anyhow::Result<Value> {
+/// A number for the rows and what is asked about them.
+fn fingerprint(questions: &[Question], asked: &[Asked<Vec<Message>>]) -> String {
     let mut input = blake3::Hasher::new();
     let mut add = |value: Value| {
         let text = value.to_string();
@@ -62,16 +58,5 @@ fn made_with(
     };
     questions.iter().for_each(|question| add(json!([question.case, question.task])));
     asked.iter().for_each(|asked| add(json!(asked.prompt)));
-    Ok(json!({
-        "command": "eval",
-        "endpoint": args.endpoint.endpoint,
-        "model": args.endpoint.endpoint_model,
-        "input": input.finalize().to_hex().to_string(),
-        "judge": serde_json::to_value(judge.settings())?,
-        "votes": args.judging.votes,
-        "temperature": args.judging.temperature,
-        "max_new_tokens": args.judging.max_new_tokens,
-        "seed": args.judging.seed,
-        "texts": args.judging.texts,
-    }))
+    input.finalize().to_hex().to_string()
 }

@@ -10,7 +10,6 @@ use super::{EvalArgs, Questions, finish_judged, questions, try_all_outputs};
 use crate::commands::device::with_backend;
 use crate::commands::judged_rows::{Asked, ReadyJudge, RowVotes};
 use crate::commands::judging::{LoadedJudge, check_weights};
-use crate::commands::rows::{fingerprint_of_model, kind_of_device};
 use crate::eval::Benchmark;
 use crate::eval::question::{Question, read_questions};
 use crate::file::RowOutput;
@@ -57,7 +56,11 @@ fn evaluate<B: Backend>(
     stop: &AtomicBool,
 ) -> anyhow::Result<(Benchmark, Vec<EvalRow>)> {
     let Job { benchmark, loaded, questions: Questions { rows, asked } } = job(args, model)?;
-    let made_with = if output.is_some() { made_with(args, &loaded, &rows, &asked)? } else { Value::Null };
+    let made_with = if output.is_some() {
+        loaded.made_with("eval", &args.judging, fingerprint(&rows, &asked))?
+    } else {
+        Value::Null
+    };
     let mut sheet = Sheet::new(benchmark, loaded.judge.settings().mode, &rows);
     let writer = sheet.begin(output, &made_with)?;
     let ready = ReadyJudge::new(backend, &args.judging, loaded, &asked)?;
@@ -66,8 +69,8 @@ fn evaluate<B: Backend>(
     Ok((benchmark, sheet.into_rows()))
 }
 
-/// All that a row depends on: rows that were made with the same can stand in one output.
-fn made_with(args: &EvalArgs, loaded: &LoadedJudge, questions: &[Question], asked: &[Asked]) -> anyhow::Result<Value> {
+/// A number for the rows and what is asked about them.
+fn fingerprint(questions: &[Question], asked: &[Asked]) -> String {
     let mut input = blake3::Hasher::new();
     for question in questions {
         input.update(json!([question.case, question.task]).to_string().as_bytes());
@@ -75,19 +78,5 @@ fn made_with(args: &EvalArgs, loaded: &LoadedJudge, questions: &[Question], aske
     for asked in asked {
         input.update(&(asked.prompt.len() as u64).to_le_bytes()).update(bytemuck::cast_slice(&asked.prompt));
     }
-    let LoadedJudge { judge, config, weights } = loaded;
-    Ok(json!({
-        "command": "eval",
-        "model": fingerprint_of_model(config, weights),
-        "input": input.finalize().to_hex().to_string(),
-        "judge": serde_json::to_value(judge.settings())?,
-        "stop": judge.tokenizer().eos_ids(),
-        "votes": args.judging.votes,
-        "temperature": args.judging.temperature,
-        "max_new_tokens": args.judging.max_new_tokens,
-        "max_prompt_tokens": args.judging.max_prompt_tokens,
-        "seed": args.judging.seed,
-        "texts": args.judging.texts,
-        "device": kind_of_device(args.judging.device.device),
-    }))
+    input.finalize().to_hex().to_string()
 }
