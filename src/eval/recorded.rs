@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::benchmark::Benchmark;
 use super::case::{Answer, Answered, Case, Decision};
@@ -361,6 +361,7 @@ fn rows_of(values: Vec<Value>, model: &mut Option<String>) -> Result<Vec<Row>, R
         match value {
             Value::Array(items) if single => return rows_of(items, model),
             Value::Object(columns) if single && is_columns(&columns) => return rows_of_columns(columns, model),
+            Value::Object(subsets) if single && is_accuracies(&subsets) => return rows_of_accuracies(&subsets, model),
             Value::Object(row) => rows.push(row),
             other => {
                 let kind = if other.is_array() { "a list" } else { "no object" };
@@ -379,6 +380,38 @@ fn rows_of(values: Vec<Value>, model: &mut Option<String>) -> Result<Vec<Row>, R
 fn is_columns(object: &Row) -> bool {
     let column = |name: &str| object.get(name).is_some_and(|value| value.is_array() || value.is_object());
     column("subset") || column("id") || column("results")
+}
+
+/// Whether an object holds the accuracy of each of RewardBench's subsets, as the benchmark's scripts write them for a model.
+fn is_accuracies(object: &Row) -> bool {
+    !object.contains_key("results") && object.iter().any(|(name, value)| rewardbench::knows(name) && value.is_number())
+}
+
+/// The rows behind accuracies of subsets: as many right ones as make each, since it is not said which. What is left of a row (a
+/// tie) is one row's credit.
+fn rows_of_accuracies(subsets: &Row, model: &mut Option<String>) -> Result<Vec<Row>, RecordedError> {
+    *model = subsets.get("model").and_then(Value::as_str).map(str::to_string);
+    let mut rows = Vec::new();
+    for (subset, accuracy) in subsets {
+        let Some(count) = rewardbench::rows_of(subset) else { continue };
+        let accuracy = accuracy.as_f64().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| {
+            RecordedError::File(format!("{subset}: expected an accuracy from 0 to 1, got {accuracy}"))
+        })?;
+        let right = accuracy * count as f64;
+        let whole = if (right - right.round()).abs() < 1e-6 { right.round() } else { right.floor() };
+        for index in 0..count {
+            let credit = match index as f64 {
+                index if index < whole => 1.0,
+                index if index == whole => right - whole,
+                _ => 0.0,
+            };
+            // A sum of many ones is off by less than this.
+            let credit = if credit.abs() < 1e-6 { 0.0 } else { credit };
+            let row = json!({"id": format!("{subset}/{index}"), "subset": subset, "results": credit});
+            rows.extend(row.as_object().cloned());
+        }
+    }
+    Ok(rows)
 }
 
 /// Rows from columns, which are lists, or objects by row number (pandas).

@@ -88,6 +88,29 @@ fn sections_of_rewardbench_are_the_published_ones() {
     near(value(parts, "all rows"), main["absoluate_Result"].as_f64().unwrap());
     near(value(subsets, "math-prm"), small["math-prm"].as_f64().unwrap());
     assert_eq!((table.benchmark, table.rows, &table.notes[..]), ("rewardbench", 2985, &[][..]));
+    // The file of accuracies is a form of results itself.
+    let read = recorded::read(small.to_string().as_bytes(), None, None).unwrap();
+    assert_eq!((read.benchmark, read.rows.len()), (Benchmark::RewardBench, 2985));
+    assert_eq!(read.model.as_deref(), small["model"].as_str());
+    let again = read.benchmark.figures(&read.rows);
+    let published = &again.readings[0];
+    for section in ["Chat", "Chat Hard", "Safety", "Reasoning"] {
+        near(value(&published.parts, section), main[section].as_f64().unwrap());
+    }
+    near(published.headline.value, main["avg_Result_each_section"].as_f64().unwrap());
+    near(value(&published.parts, "all rows"), main["absoluate_Result"].as_f64().unwrap());
+}
+
+/// A tie is worth a half in the accuracy, and a share that no rows have is refused.
+#[test]
+fn accuracies_of_subsets_are_rows() {
+    let read = |text: Value| recorded::read(text.to_string().as_bytes(), None, None);
+    let rows = read(json!({"model": "m", "hep-go": (82.0 + 0.5) / 164.0, "model_type": "x"})).unwrap();
+    let table = Benchmark::RewardBench.figures(&rows.rows);
+    near(value(&table.readings[0].subsets, "hep-go"), 0.5);
+    near(value(&table.readings[1].subsets, "hep-go"), 82.5 / 164.0);
+    assert!(read(json!({"hep-go": 1.5})).unwrap_err().to_string().contains("hep-go: expected an accuracy from 0 to 1"));
+    assert!(read(json!({"model": "m", "chat_template": "t"})).is_err());
 }
 
 #[test]
