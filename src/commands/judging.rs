@@ -35,7 +35,8 @@ pub struct JudgingArgs {
     /// Longer prompts are kept out and counted.
     #[arg(long, default_value_t = 4096, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub max_prompt_tokens: usize,
-    /// TOML file of the judge's prompt and primary rubrics, instead of those that the judge's directory carries (judge.toml).
+    /// TOML file of the judge's prompts and primary rubrics, instead of those that the judge's directory carries (judge.toml); or a
+    /// whole file like that judge.toml, with mode, rubrics, thinking, verdict and length too.
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<PathBuf>,
     /// Task of rows that name none. auto: the one that their source or their prompt points to, or else chat.
@@ -163,8 +164,9 @@ impl JudgingArgs {
     pub fn changed(&self, start: &JudgeSettings) -> anyhow::Result<Valid<JudgeSettings>> {
         let mut assignments = self.set.iter().map(|set| Assignment::set(set)).collect::<Result<Vec<_>, _>>()?;
         assignments.extend(self.thinking.map(|thinking| Assignment::flag("--thinking", "thinking", thinking)));
-        let mut used = resolve(start, None, std::iter::empty(), &assignments)?;
-        if let Some(file) = &self.rubrics {
+        let whole = self.rubrics.as_deref().map(JudgeSettings::read_file).transpose()?.flatten();
+        let mut used = resolve(whole.as_deref().unwrap_or(start), None, std::iter::empty(), &assignments)?;
+        if let Some(file) = self.rubrics.as_ref().filter(|_| whole.is_none()) {
             let prompt = PromptFile::load(Some(file))?;
             used = used.changed(|used| used.prompt = prompt)?;
         }

@@ -184,6 +184,14 @@ pub fn carried(settings: &ModelSettings) -> anyhow::Result<Option<Valid<JudgeSet
     Ok(JudgeSettings::read(Path::new(&settings.path))?)
 }
 
+/// What the settings of a run say of the way it judges by default: the file of `data.rubrics`, if it is a whole one, or else the
+/// model's directory.
+pub fn way_of(settings: &Settings) -> anyhow::Result<Option<Valid<JudgeSettings>>> {
+    let file = &settings.data.rubrics;
+    let whole = if file.is_empty() { None } else { JudgeSettings::read_file(Path::new(file))? };
+    if whole.is_some() { Ok(whole) } else { carried(&settings.model) }
+}
+
 /// The way of judging of a run: its settings, with the prompt that the model's directory carries where they name none. Says
 /// where it differs from the directory's.
 pub fn judge_settings(settings: &Valid<Settings>) -> anyhow::Result<Valid<JudgeSettings>> {

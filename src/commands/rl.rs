@@ -39,8 +39,8 @@ use crate::train::{Guard, Learner, Scorer};
 pub struct RlArgs {
     #[command(flatten)]
     pub train: TrainArgs,
-    /// TOML file of the judge's prompt and primary rubrics; without it those that the model's directory carries (judge.toml),
-    /// else the built-in ones.
+    /// TOML file of the judge's prompts and primary rubrics, or a whole one like a judge.toml; without it those that the model's
+    /// directory carries (judge.toml), else the built-in ones.
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<String>,
 }

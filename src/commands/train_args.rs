@@ -96,7 +96,7 @@ impl TrainArgs {
             return Ok(s.valid()?);
         }
         // A judge that is trained on keeps its way of judging unless it is told otherwise, so its directory gives the defaults.
-        if let Some(judge) = pretrained::carried(&s.settings.model)? {
+        if let Some(judge) = pretrained::way_of(&s.settings)? {
             let mut defaults = Settings::default();
             (defaults.reward.verdict, defaults.model.thinking) = (judge.verdict, judge.thinking);
             defaults.judge = judge.form();

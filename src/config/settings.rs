@@ -148,7 +148,8 @@ section! {
         pub train: Vec<String> = Vec::new() => Rule::Texts;
         /// The task of rows that have none; `auto`: the one that their source or their prompt points to, or else `chat`.
         pub task: String = "auto".into() => Rule::Name;
-        /// TOML file with the judge's prompt and rubrics; empty: the built-in one.
+        /// TOML file with the judge's prompts and rubrics, or a whole one like a model's judge.toml, whose mode, rubrics, length,
+        /// thinking and verdict are the defaults then; empty: the built-in one.
         pub rubrics: String = String::new() => Rule::Text;
         /// Count and skip bad rows instead of stopping at the first one.
         pub skip_bad: bool = false => Rule::Flag;

@@ -63,7 +63,8 @@ pub struct TaskRubrics {
 }
 
 impl PromptFile {
-    /// Reads a rubrics file and checks all its templates with [`JudgePrompt::new`]; `None`: the built-in file.
+    /// Reads a rubrics file, or that part of a whole judge file, and checks all its templates with [`JudgePrompt::new`]; `None`:
+    /// the built-in file.
     pub fn load(path: Option<&Path>) -> Result<Self, JudgePromptError> {
         let Some(path) = path else { return Self::parse(DEFAULT) };
         let text =
@@ -85,9 +86,13 @@ impl PromptFile {
         Ok(())
     }
 
-    /// Reads the text of a rubrics file.
+    /// Reads the text of a rubrics file, or of a judge file, which has it as the table `prompt`.
     pub fn parse(toml: &str) -> Result<Self, JudgePromptError> {
-        toml::from_str(toml).map_err(|error| JudgePromptError::Invalid { file: None, reason: error.to_string() })
+        let invalid = |error: toml::de::Error| JudgePromptError::Invalid { file: None, reason: error.to_string() };
+        match toml::from_str::<toml::Table>(toml).map_err(invalid)?.remove("prompt") {
+            Some(prompt) => prompt.try_into().map_err(invalid),
+            None => toml::from_str(toml).map_err(invalid),
+        }
     }
 }
 

@@ -123,17 +123,29 @@ impl JudgeSettings {
     pub fn read(folder: &Path) -> Result<Option<Valid<Self>>, JudgeFileError> {
         let path = folder.join(JUDGE_FILE);
         match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(JudgeFileError::Io { path, error }),
-            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(JudgeFileError::Io { path, error }),
+            Ok(_) => Self::read_whole(path).map(Some),
         }
+    }
+
+    /// Reads a file that somebody has written for a judge; `None` if it is a rubrics file, which says nothing of the rest.
+    pub fn read_file(path: &Path) -> Result<Option<Valid<Self>>, JudgeFileError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| JudgeFileError::Io { path: path.to_owned(), error })?;
+        // What is no TOML is named by whoever reads it as rubrics.
+        let is_whole = text.parse::<Table>().is_ok_and(|table| table.contains_key("prompt"));
+        is_whole.then(|| Self::read_whole(path.to_owned())).transpose()
+    }
+
+    fn read_whole(path: PathBuf) -> Result<Valid<Self>, JudgeFileError> {
         let invalid = |reason: String| JudgeFileError::Invalid { path: path.clone(), reason };
         let built_in = Self::built_in().map_err(|error| invalid(error.to_string()))?;
         let read = overlay(&*built_in, Some(&path), std::iter::empty(), &[])?;
         if let Some(key) = Self::REQUIRED.iter().find(|key| !read.is_set(key)) {
             return Err(invalid(format!("`{key}` is missing: the file is not whole")));
         }
-        Ok(Some(read.valid()?))
+        Ok(read.valid()?)
     }
 
     /// Keys that every `judge.toml` has: without them, it would be judged in another way than the judge was trained to.
@@ -196,6 +208,23 @@ mod tests {
         assert!(JudgeSettings::read(folder.path()).unwrap().is_none());
         strict().write(folder.path()).unwrap();
         assert_eq!(JudgeSettings::read(folder.path()).unwrap(), Some(Valid::new(strict()).unwrap()));
+    }
+
+    #[test]
+    fn a_judge_file_has_all_and_a_rubrics_file_the_prompt_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut whole = strict();
+        (whole.mode, whole.rubrics, whole.length.response) = (JudgeMode::Pairwise, RubricMode::Generated, 900);
+        whole.write(folder.path()).unwrap();
+        let path = folder.path().join(JUDGE_FILE);
+        assert_eq!(JudgeSettings::read_file(&path).unwrap().as_deref(), Some(&whole));
+        assert_eq!(PromptFile::load(Some(&path)).unwrap(), whole.prompt);
+        let rubrics = folder.path().join("rubrics.toml");
+        std::fs::write(&rubrics, toml::to_string(&whole.prompt).unwrap()).unwrap();
+        assert_eq!(JudgeSettings::read_file(&rubrics).unwrap(), None);
+        std::fs::write(&path, "mode = \"pairwise\"\n[prompt]\ntemplate = \"\"").unwrap();
+        let error = JudgeSettings::read_file(&path).unwrap_err().to_string();
+        assert!(error.contains("judge.toml"), "{error}");
     }
 
     #[test]

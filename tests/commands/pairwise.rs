@@ -119,6 +119,18 @@ fn pairs_and_lists_are_compared_and_single_responses_are_refused() {
     // Asked to judge in another mode, it says that it was trained in its own.
     let said = run(judge("single.jsonl", &["--set", "mode=pointwise"])).err;
     assert!(said.contains("mode: pairwise there, pointwise here"), "{said}");
+    // One file says all of it: for judging, and as the defaults of training.
+    fixture.write(
+        "whole.toml",
+        &fixture.read("demo/model/judge.toml").replace("pairwise\"", "pointwise\"").replace("max = 10.0", "max = 20.0"),
+    );
+    let said = run(judge("single.jsonl", &["--rubrics", "whole.toml"])).err;
+    assert!(said.contains("mode: pairwise there, pointwise here; verdict.max: 10.0 there, 20.0 here"), "{said}");
+    let whole = ["--set", "data.rubrics=demo/model/judge.toml", "--print-config"];
+    let printed = fixture.succeed(&[&["sft"][..], &whole].concat()).out;
+    assert!(printed.contains("mode = \"pairwise\""), "{printed}");
+    let printed = fixture.succeed(&[&["sft", "--set", "judge.mode=pointwise"][..], &whole].concat()).out;
+    assert!(printed.contains("mode = \"pointwise\""), "{printed}");
     let no_template = judge("demo/held_out_pairs.jsonl", &["--rubrics", "one.toml"]);
     fixture
         .write("one.toml", "template = \"#P\\n{{ prompt }}\\n#R\\n{{ response }}\"\n[tasks.chat]\nrubrics = \"r\"\n");
