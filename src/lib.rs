@@ -74,7 +74,7 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | role | the side of a pair that a response is: chosen or rejected; of a pairwise judgement, that of the response shown first |
+//! | role | the side of a pair that a response is: chosen or rejected; of a pairwise judgement, that of the first response |
 //! | judgement | what a judge writes about one response; read, it is a verdict: a score, a preference, or a typed failure |
 //! | vote | one of several judgements of the same response |
 //! | rollout | a judgement drawn for training; its index is a part of its identity |

@@ -35,8 +35,8 @@ pub struct JudgingArgs {
     /// Longer prompts are kept out and counted.
     #[arg(long, default_value_t = 4096, allow_negative_numbers = true, value_parser = flag::<usize>(TOKENS))]
     pub max_prompt_tokens: usize,
-    /// TOML file of the judge's prompts and primary rubrics, instead of those that the judge's directory carries (judge.toml); or a
-    /// whole file like that judge.toml, with mode, rubrics, thinking, verdict and length too.
+    /// TOML file of the judge's prompts and primary rubrics, instead of those that the judge's directory carries (judge.toml); or
+    /// a whole file like that judge.toml, with mode, rubrics, thinking, verdict and length too.
     #[arg(long, value_name = "FILE")]
     pub rubrics: Option<PathBuf>,
     /// Task of rows that name none. auto: the one that their source or their prompt points to, or else chat.

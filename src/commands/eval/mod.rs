@@ -46,9 +46,9 @@ use row::{EvalRow, Tally};
 /// --from-scores FILE prints the table of results that are there already: rows of `eval --output`; RewardBench's per-row results
 /// (`results`, `subset`, with `scores_chosen` and `scores_rejected` if kept); RewardBench 2's (`scores`, `num_correct`);
 /// RM-Bench's (`score_chosen` and `score_rejected`, three each, `domain`); JudgeBench's (`judgments` with a `decision` each,
-/// `label`); one object of the accuracies of RewardBench's subsets; or plain rows {"id", "scores_chosen", "scores_rejected"}, each
-/// a number or a list of votes. JSON lines, an array, or one object of columns. With --data, the benchmark's own rows are joined by position (recorded ids are wrong in many
-/// published files), plain rows by their ids.
+/// `label`); one object of the accuracies of RewardBench's subsets; or plain rows {"id", "scores_chosen", "scores_rejected"},
+/// each a number or a list of votes. JSON lines, an array, or one object of columns. With --data, the benchmark's own rows are
+/// joined by position (recorded ids are wrong in many published files), plain rows by their ids.
 ///
 /// A pairwise judge (mode = pairwise in its judge.toml, or --set mode=pairwise) compares every two responses in both orders; the
 /// table then says how often the order decides, and how often three responses are a cycle. Ties of RewardBench 2 needs scores and
