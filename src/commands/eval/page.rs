@@ -20,11 +20,11 @@ pub fn page(
     body += &section("results", "Results", &tiles(figures));
     body += &section("table", "Table", &(all_figures(figures) + &notes(figures, order)));
     let mut plots = String::new();
-    let guessing = if guess(figures).is_some() { "; the dashed line is what guessing gives" } else { "" };
+    let guessing = if guess(figures, order).is_some() { "; the dashed line is what guessing gives" } else { "" };
     let intervals = format!("95 % intervals, rows of one prompt counted as one draw{guessing}.");
     for (title, parts) in [("Parts", &first.parts), ("Subsets", &first.subsets)] {
         if !parts.is_empty() {
-            plots += &figure(title, &intervals, &bars_of(parts, guess(figures)));
+            plots += &figure(title, &intervals, &bars_of(parts, guess(figures, order)));
         }
     }
     if let Some(tally) = tally.filter(|tally| tally.votes_at.len() > 1) {
@@ -41,7 +41,7 @@ pub fn page(
         plots += &figure(
             "Accuracy by votes",
             "The headline by the mean score of so many judgements of a response.",
-            &bars(&by_votes, guess(figures)),
+            &bars(&by_votes, guess(figures, order)),
         );
     }
     let margins = bins(&margins(rows));
@@ -66,9 +66,9 @@ pub fn page(
     document(&title, &(body + "</main>\n"))
 }
 
-/// What guessing gives, where every comparison is of two responses.
-fn guess(figures: &Figures) -> Option<f64> {
-    (figures.benchmark != crate::eval::rewardbench2::NAME).then_some(0.5)
+/// What guessing gives, where every comparison is of two responses that are scored. Two orders are seldom guessed alike.
+fn guess(figures: &Figures, order: Option<&OrderEffects>) -> Option<f64> {
+    (figures.benchmark != crate::eval::rewardbench2::NAME && order.is_none()).then_some(0.5)
 }
 
 fn tiles(figures: &Figures) -> String {
