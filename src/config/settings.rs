@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::judge::JudgeForm;
+use crate::judge::{JudgeForm, JudgeMode};
 use crate::loss::Aggregation;
 use crate::loss::grpo::GrpoLoss;
 use crate::model::Qwen3Config;
@@ -55,12 +55,21 @@ section! {
 
 impl Relations for Settings {
     fn relations(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let RewardSettings { shape, low, high, threshold, constant, margin, .. } = RewardSettings::default();
+        let default_reward = RewardSettings { shape, low, high, threshold, constant, margin, ..self.reward };
+        if self.judge.mode == JudgeMode::Pairwise && self.reward != default_reward {
+            let keys = ["judge.mode", "reward.shape", "reward.low", "reward.high", "reward.constant", "reward.margin"];
+            let reason = "in pairwise mode a right preference is the reward, 1, whatever the shape and the margin are";
+            found.push(Finding::new(Severity::Noted, &keys, reason));
+        }
         if self.rl.aggregation != Aggregation::DrGrpo || self.reward.advantage == AdvantageNorm::None {
-            return Vec::new();
+            return found;
         }
         let reason = "dr_grpo changes the denominator of the loss alone: advantages are still divided by a standard deviation, \
                       which Dr.GRPO leaves out; set reward.advantage = none for Dr.GRPO";
-        vec![Finding::new(Severity::Noted, &["rl.aggregation", "reward.advantage"], reason)]
+        found.push(Finding::new(Severity::Noted, &["rl.aggregation", "reward.advantage"], reason));
+        found
     }
 }
 

@@ -219,6 +219,8 @@ fn what_is_rarely_meant_is_said() {
     assert!(refused("sft.warmup=1001").contains("`sft.warmup` = 1001, `sft.steps` = 1000: the learning rate never"));
     assert!(resolved("[sft]\nwarmup = 1001", &[], &[]).is_ok(), "a file may hold every key");
     assert!(notes(&["reward.threshold=9"]).contains("`high` is never earned"));
+    assert_eq!(notes(&["judge.mode=pairwise"]), "");
+    assert!(notes(&["judge.mode=pairwise", "reward.shape=constant"]).contains("a right preference is the reward, 1"));
 }
 
 /// Every key below `keys`, by its full name.

@@ -2,7 +2,8 @@
 //!
 //! Training, evaluation and serving all judge by this code. Text from outside is escaped, the template renders it with the
 //! task's rubrics, the chat template and the tokenizer turn that into ids, the model generates, and [`Verdict::parse`] reads the
-//! result. The unit is one response; a pair is two of them.
+//! result. The unit is one response; a pair is two of them. In pairwise mode the unit is two responses in an order, and its score
+//! is that of the one shown first: 1 if it is preferred, else 0.
 //!
 //! **Invariant:** nothing outside this module renders a judge's prompt or reads a verdict from text.
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::judge::{JudgeMode, JudgementFormat, Side};
+use crate::judge::{JudgeMode, JudgementFormat, RubricMode, Side};
 use crate::ops::Cpu;
 use crate::ops::score_margin::{AdvantageNorm, MarginKind};
 use crate::reward::Shape;
@@ -197,6 +197,38 @@ proptest! {
             }
         }
         prop_assert!(rewards.judgements.iter().any(|r| r.pair == pair && r.verdict.failure().is_some()));
+    }
+
+    #[test]
+    fn garbage_never_earns_more_than_a_verdict_in_any_mode(
+        settings in settings(),
+        garbage in ".{0,40}",
+        mode in prop_oneof![Just(JudgeMode::Pointwise), Just(JudgeMode::Pairwise)],
+        rubrics in prop_oneof![Just(RubricMode::Both), Just(RubricMode::Primary), Just(RubricMode::Generated)],
+        right: bool,
+    ) {
+        let format = JudgementFormat { mode, rubrics, ..JudgementFormat::default() };
+        let section = if rubrics.generates() { "<rubrics>a</rubrics>" } else { "" };
+        let answer = match (mode, right) {
+            (JudgeMode::Pointwise, true) => "9",
+            (JudgeMode::Pointwise, false) => "1",
+            (JudgeMode::Pairwise, true) => "A",
+            (JudgeMode::Pairwise, false) => "B",
+        };
+        let text = format!("{section}<eval>b</eval><answer>{answer}</answer>");
+        let mut manager = PairRewardManager::new(Valid::new(settings).unwrap(), mode, 3);
+        let garbled = [text.clone(), format!("{text}{garbage}x"), garbage];
+        for (rollout, text) in (0..).zip(&garbled) {
+            manager.add(judgement(0, Role::Chosen, rollout, Verdict::parse(text, true, &format))).unwrap();
+        }
+        let other = if mode == JudgeMode::Pointwise { Verdict::Score(5.0) } else { Verdict::Prefer(Side::First) };
+        manager.add(judgement(0, Role::Rejected, 0, other)).unwrap();
+        let rewards = manager.finish(&Cpu).unwrap().judgements;
+        prop_assert!(rewards[0].verdict.score().is_some());
+        for failed in &rewards[1..3] {
+            prop_assert!(failed.verdict.failure().is_some());
+            prop_assert!(failed.reward < rewards[0].reward && failed.advantage < rewards[0].advantage);
+        }
     }
 
     #[test]
