@@ -148,8 +148,10 @@ impl LengthBudget {
         let at = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(at, _)| at);
         let (first, last) = (&text[..at(start)], &text[at(characters - end)..]);
         let (first, last) = (first.trim_end(), last.trim_start());
-        let gap = if last.is_empty() { "" } else { "\n" };
-        format!("{first}\n[… {} characters left out …]{gap}{last}", characters - budget).into()
+        // On one line with what is left: a cut must not make the beginning or the end of a line, where a text could then have
+        // written a label of the frame that it had not written before.
+        let gap = if last.is_empty() { "" } else { " " };
+        format!("{first} [… {} characters left out …]{gap}{last}", characters - budget).into()
     }
 }
 
@@ -163,11 +165,11 @@ mod tests {
         let text = "0123456789éèê";
         assert_eq!(budget(0, Keep::Ends).response(text), text);
         assert_eq!(budget(13, Keep::Ends).response(text), text);
-        assert_eq!(budget(5, Keep::Ends).response(text), "012\n[… 8 characters left out …]\nèê");
-        assert_eq!(budget(5, Keep::Start).response(text), "01234\n[… 8 characters left out …]");
-        assert_eq!(budget(1, Keep::Ends).response(text), "0\n[… 12 characters left out …]");
+        assert_eq!(budget(5, Keep::Ends).response(text), "012 [… 8 characters left out …] èê");
+        assert_eq!(budget(5, Keep::Start).response(text), "01234 [… 8 characters left out …]");
+        assert_eq!(budget(1, Keep::Ends).response(text), "0 [… 12 characters left out …]");
         assert_eq!(budget(1, Keep::Start).prompt(text), text, "each has its own");
         let blank = format!("a{}b", " ".repeat(20));
-        assert_eq!(budget(6, Keep::Ends).response(&blank), "a\n[… 16 characters left out …]\nb");
+        assert_eq!(budget(6, Keep::Ends).response(&blank), "a [… 16 characters left out …] b");
     }
 }

@@ -471,7 +471,7 @@ sums
         let length = LengthBudget { prompt: 4, response: 3, keep: Keep::Start };
         let file = PromptFile::parse(SMALL).unwrap();
         let judge = JudgePrompt::new(&file, &JudgeForm { length, ..JudgeForm::default() }).unwrap();
-        let cut = "#P\n1234\n[… 2 characters left out …]\n#R\nabc\n[… 1 characters left out …]";
+        let cut = "#P\n1234 [… 2 characters left out …]\n#R\nabc [… 1 characters left out …]";
         assert!(text(&judge, "math", &[Message::user("123456")], "abcd").ends_with(cut));
         assert!(text(&judge, "math", &[Message::user("1234")], "abcd").contains("#P\n1234\n#R"));
         assert_eq!(judge.cuts(), Cuts { prompts: 1, responses: 2 });

@@ -7,7 +7,9 @@
 use std::path::Path;
 
 use patarm::data::{Message, synthetic};
-use patarm::judge::{Judge, JudgeForm, JudgeMode, JudgeSettings, PromptFile, RubricMode, VerdictRules};
+use patarm::judge::{
+    Judge, JudgeForm, JudgeMode, JudgeSettings, Keep, LengthBudget, PromptFile, RubricMode, VerdictRules,
+};
 use patarm::setting::Valid;
 use patarm::tokenizer::{CHAT_TEMPLATE, Tokenizer};
 use serde_json::Value;
@@ -71,9 +73,13 @@ fn demo_tokenizer() -> Tokenizer {
 
 /// A judge with another template than the built-in one, or why there is none.
 fn judge_of(template: &str, tokenizer: Tokenizer) -> Result<Judge, String> {
+    judge_with(template, tokenizer, JudgeForm::default())
+}
+
+fn judge_with(template: &str, tokenizer: Tokenizer, form: JudgeForm) -> Result<Judge, String> {
     let toml = format!("template = {}\n[tasks.chat]\nrubrics = 'Be fair.'", Value::from(template));
     let prompt = PromptFile::parse(&toml).map_err(|error| error.to_string())?;
-    let settings = Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false, JudgeForm::default()));
+    let settings = Valid::new(JudgeSettings::new(prompt, VerdictRules::default(), false, form));
     Judge::new(settings.map_err(|error| error.to_string())?, tokenizer).map_err(|error| error.to_string())
 }
 
@@ -206,6 +212,40 @@ fn other_frames_hold_as_the_built_in_one_does() {
             let name = format!("{name}, {template:?}");
             let prompt = [Message::user("show a b c d")];
             check(&name, &judge, &|text| judge.encode("chat", &prompt, &[text]).unwrap(), closing, labels);
+        }
+    }
+}
+
+/// Wherever a text is cut, what is left of it writes nothing that it did not write before: a label that stood within a line does
+/// not come to stand at the beginning of one, nor a line of signs alone.
+#[test]
+fn a_text_that_is_cut_stays_in_its_frame() {
+    for (template, closing, labels) in OTHERS {
+        for (response, keep) in
+            [(7, Keep::Start), (12, Keep::Ends), (25, Keep::Ends), (40, Keep::Ends), (64, Keep::Ends)]
+        {
+            let form = JudgeForm { length: LengthBudget { prompt: 0, response, keep }, ..JudgeForm::default() };
+            let judge = judge_with(template, tiny::tokenizer(), form).unwrap();
+            let prompt = [Message::user("show a b c d")];
+            let encode = |text: &str| judge.encode("chat", &prompt, &[text]).unwrap();
+            check(&format!("{response} of {template:?}"), &judge, &encode, closing, labels);
+            // The label begins or ends exactly where the text is cut.
+            let half = response.div_ceil(2);
+            for label in labels.iter().map(|label| label.trim()) {
+                let long = label.chars().count();
+                let (head, tail) =
+                    ("x".repeat(half.saturating_sub(long)), "y".repeat((response / 2).saturating_sub(long)));
+                for text in
+                    [format!("{head}\n{label}zz{}", "q".repeat(100)), format!("{}zz{label}\n{tail}", "q".repeat(100))]
+                {
+                    let (before, after) = frame(&judge, &encode, closing);
+                    let ids = encode(&text);
+                    let inside =
+                        judge.tokenizer().decode(&ids[before.len()..ids.len() - after.len()], false).to_lowercase();
+                    let written = inside.lines().any(|line| line.trim() == label.to_lowercase());
+                    assert!(!written, "{response} of {template:?}: {text:?} is read as {inside:?}");
+                }
+            }
         }
     }
 }
