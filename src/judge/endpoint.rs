@@ -6,6 +6,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::form::CutCount;
 use super::server::{ChatServer, EndpointError};
 use super::{Cuts, JudgePrompt, JudgePromptError, JudgeSampling, JudgeSettings, Verdict, framed};
 use crate::data::Message;
@@ -18,6 +19,7 @@ pub struct EndpointJudge {
     prompt: JudgePrompt,
     server: ChatServer,
     model: String,
+    cut: CutCount,
 }
 
 /// A judgement that came from a server.
@@ -49,6 +51,7 @@ impl EndpointJudge {
             settings,
             server,
             model: model.to_string(),
+            cut: CutCount::default(),
         })
     }
 
@@ -64,7 +67,7 @@ impl EndpointJudge {
 
     /// How many of its prompts so far show a text that was cut.
     pub fn cuts(&self) -> Cuts {
-        self.prompt.cuts()
+        self.cut.get()
     }
 
     /// The judge's prompt for a response, or for two that are compared: its system message, if the settings have one, and a user
@@ -75,7 +78,9 @@ impl EndpointJudge {
         prompt: &[Message],
         responses: &[&str],
     ) -> Result<Vec<Message>, JudgePromptError> {
-        framed(&self.prompt, task, prompt, responses, str::to_string)
+        let asking = framed(&self.prompt, task, prompt, responses, str::to_string)?;
+        self.cut.add(asking.cut);
+        Ok(asking.messages)
     }
 
     /// Asks for one judgement. `stream`: the random numbers of this vote, which give the request's seed.

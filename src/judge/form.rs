@@ -1,6 +1,7 @@
 //! The form of a judgement: what it is about, whose rubrics it follows, and how much of a text the judge sees.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,25 @@ pub struct Cuts {
     pub prompts: usize,
     /// Those of which a response was.
     pub responses: usize,
+}
+
+/// Counts prompts in which a text was cut, on any thread.
+#[derive(Debug, Default)]
+pub(super) struct CutCount([AtomicUsize; 2]);
+
+impl CutCount {
+    /// Takes a prompt: whether its request was cut, and whether a response was.
+    pub fn add(&self, cut: [bool; 2]) {
+        for (count, cut) in self.0.iter().zip(cut) {
+            count.fetch_add(usize::from(cut), Ordering::Relaxed);
+        }
+    }
+
+    /// Those so far.
+    pub fn get(&self) -> Cuts {
+        let [prompts, responses] = self.0.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Cuts { prompts, responses }
+    }
 }
 
 /// What is left of a text that is cut.

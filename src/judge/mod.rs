@@ -22,10 +22,11 @@ use crate::setting::Valid;
 use crate::tokenizer::{RenderOptions, Tokenizer, TokenizerError};
 
 pub use endpoint::{EndpointJudge, RemoteJudgement};
+use form::CutCount;
 pub use form::{Cuts, JudgeForm, JudgeMode, Keep, LengthBudget, RubricMode};
 use frame::Frame;
 pub use judgements::{JudgePair, JudgeRequest, JudgeSampling, Judged};
-use prompt::Edge;
+use prompt::{Asking, Edge};
 pub use prompt::{JudgePrompt, JudgePromptError, PromptFile, TaskRubrics};
 pub use server::{ChatServer, EndpointError, ServerSettings};
 pub use settings::{JUDGE_FILE, JudgeFileError, JudgeSettings};
@@ -47,6 +48,7 @@ pub struct Judge {
     tokenizer: Tokenizer,
     /// What the prompt begins of the judgement, such as `<think>`.
     opened: String,
+    cut: CutCount,
 }
 
 impl Judge {
@@ -63,7 +65,7 @@ impl Judge {
             return Err(JudgePromptError::Invalid { file: None, reason });
         }
         let opened = opened(&tokenizer, settings.thinking);
-        Ok(Self { prompt, settings, tokenizer, opened })
+        Ok(Self { prompt, settings, tokenizer, opened, cut: CutCount::default() })
     }
 
     /// What it was made from, to be saved as `judge.toml` beside the model.
@@ -81,9 +83,9 @@ impl Judge {
         self.prompt.falls_to_default(task)
     }
 
-    /// How many of its prompts so far show a text that was cut.
+    /// How many of the prompts that it was asked with so far show a text that was cut.
     pub fn cuts(&self) -> Cuts {
-        self.prompt.cuts()
+        self.cut.get()
     }
 
     /// The judge's prompt for a response, or for the two that a pairwise judge compares, as messages. Text from outside can
@@ -94,7 +96,9 @@ impl Judge {
         prompt: &[Message],
         responses: &[&str],
     ) -> Result<Vec<Message>, JudgePromptError> {
-        framed(&self.prompt, task, prompt, responses, |text| self.tokenizer.escape(text))
+        let asking = framed(&self.prompt, task, prompt, responses, |text| self.tokenizer.escape(text))?;
+        self.cut.add(asking.cut);
+        Ok(asking.messages)
     }
 
     /// The same for a file of rows: control tokens are not escaped, which whoever reads the rows does with its own tokenizer.
@@ -104,7 +108,7 @@ impl Judge {
         prompt: &[Message],
         responses: &[&str],
     ) -> Result<Vec<Message>, JudgePromptError> {
-        framed(&self.prompt, task, prompt, responses, str::to_string)
+        Ok(framed(&self.prompt, task, prompt, responses, str::to_string)?.messages)
     }
 
     /// The judge's prompt as token ids.
@@ -136,12 +140,12 @@ fn framed(
     prompt: &[Message],
     responses: &[&str],
     escape: impl Fn(&str) -> String,
-) -> Result<Vec<Message>, JudgePromptError> {
+) -> Result<Asking, JudgePromptError> {
     let harmless = |text: &str| harmless(text, judge.frame(), &escape);
     let prompt: Vec<Message> =
         prompt.iter().map(|turn| Message::new(turn.role.as_str(), harmless(&turn.text()))).collect();
     let responses: Vec<String> = responses.iter().map(|response| harmless(response)).collect();
-    judge.messages(task, &prompt, &responses.iter().map(String::as_str).collect::<Vec<_>>())
+    judge.asking(task, &prompt, &responses.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Text from outside, as it may stand in a prompt. Line breaks and spaces at its end and empty lines at its start are left

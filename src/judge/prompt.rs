@@ -6,12 +6,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
-use super::form::{Cuts, JudgeForm, JudgeMode};
+use super::form::{JudgeForm, JudgeMode};
 use super::frame::{BREAK, Frame, HOLE, unprotected};
 use super::verdict;
 use crate::data::Message;
@@ -108,8 +107,13 @@ pub struct JudgePrompt {
     /// What text from outside must not write.
     frame: Frame,
     edges: BTreeSet<Edge>,
-    /// Prompts in which the request, and in which a response was cut.
-    cut: [AtomicUsize; 2],
+}
+
+/// What a judge reads, and whether its request and a response were cut to the length budget.
+#[derive(Debug)]
+pub struct Asking {
+    pub messages: Vec<Message>,
+    pub cut: [bool; 2],
 }
 
 /// What the template writes directly before and after a text from outside, up to the next white space; often nothing.
@@ -150,16 +154,7 @@ impl JudgePrompt {
             return Err(invalid(format!("`default_task` must be one of the tasks {known}, got `{task}`")));
         }
         let (frame, edges_of_all) = (Frame::default(), BTreeSet::new());
-        let mut judge = Self {
-            environment,
-            form: *form,
-            system,
-            default_task,
-            rubrics,
-            frame,
-            edges: edges_of_all,
-            cut: Default::default(),
-        };
+        let mut judge = Self { environment, form: *form, system, default_task, rubrics, frame, edges: edges_of_all };
         let texts = judge.try_template().map_err(|reason| invalid(format!("`{key}`: {reason}")))?;
         let ours = texts.iter().chain(&judge.system).map(String::as_str);
         judge.frame = Frame::of(&template, ours.chain(verdict::TAGS).chain(verdict::THINK));
@@ -182,12 +177,6 @@ impl JudgePrompt {
         self.rubrics.keys().map(String::as_str)
     }
 
-    /// How many of the prompts so far show a text that was cut.
-    pub fn cuts(&self) -> Cuts {
-        let [prompts, responses] = self.cut.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Cuts { prompts, responses }
-    }
-
     /// Whether a task has no rubrics and is judged by those of `default_task`.
     pub fn falls_to_default(&self, task: &str) -> bool {
         !self.rubrics.contains_key(task)
@@ -196,12 +185,7 @@ impl JudgePrompt {
     /// The messages for the judge: the file's system message, if there is one, and a user message. For a task without rubrics,
     /// those of the file's `default_task` are used, unless its name is nearly that of a task with rubrics: then it is
     /// misspelt, and an error. `responses`: as many as the mode's judgements are about.
-    pub fn messages(
-        &self,
-        task: &str,
-        prompt: &[Message],
-        responses: &[&str],
-    ) -> Result<Vec<Message>, JudgePromptError> {
+    pub fn asking(&self, task: &str, prompt: &[Message], responses: &[&str]) -> Result<Asking, JudgePromptError> {
         let (name, rubrics) = self
             .rubrics
             .get_key_value(task)
@@ -213,20 +197,14 @@ impl JudgePrompt {
         let responses: Vec<_> = responses.iter().map(|response| length.response(response)).collect();
         let whole = conversation(prompt);
         let prompt = length.prompt(&whole);
-        let is_cut = [matches!(prompt, Cow::Owned(_)), responses.iter().any(|text| matches!(text, Cow::Owned(_)))];
-        for (count, is_cut) in self.cut.iter().zip(is_cut) {
-            count.fetch_add(usize::from(is_cut), Ordering::Relaxed);
-        }
+        let is_cut = |text: &Cow<str>| matches!(text, Cow::Owned(_));
+        let cut = [is_cut(&prompt), responses.iter().any(is_cut)];
         let responses: Vec<&str> = responses.iter().map(AsRef::as_ref).collect();
         let text = self
             .render(name, rubrics, &prompt, &responses)
             .map_err(|reason| JudgePromptError::Render { task: task.to_string(), reason })?;
-        Ok(self
-            .system
-            .iter()
-            .map(|system| Message::new("system", system.as_str()))
-            .chain([Message::user(text)])
-            .collect())
+        let system = self.system.iter().map(|system| Message::new("system", system.as_str()));
+        Ok(Asking { messages: system.chain([Message::user(text)]).collect(), cut })
     }
 
     fn render(&self, task: &str, rubrics: &str, prompt: &str, responses: &[&str]) -> Result<String, String> {
@@ -386,7 +364,7 @@ sums
     }
 
     fn text(judge: &JudgePrompt, task: &str, prompt: &[Message], response: &str) -> String {
-        let mut messages = judge.messages(task, prompt, &[response]).unwrap();
+        let mut messages = judge.asking(task, prompt, &[response]).unwrap().messages;
         assert_eq!((messages.len(), messages[0].role.as_str()), (1, "user"));
         messages.remove(0).content
     }
@@ -434,8 +412,8 @@ sums
             generated.contains("one to three rubrics that") && generated.contains("after the answer:\n<rubrics>\n1 to")
         );
         let judge = built_in(form(JudgeMode::Pairwise, RubricMode::Both));
-        let messages = |responses: &[&str]| judge.messages("math", &[Message::user("1 + 1")], responses);
-        let two = &messages(&["2", "3"]).unwrap()[0].content;
+        let messages = |responses: &[&str]| judge.asking("math", &[Message::user("1 + 1")], responses);
+        let two = &messages(&["2", "3"]).unwrap().messages[0].content;
         assert!(two.ends_with("<response_a>\n2\n</response_a>\n<response_b>\n3\n</response_b>"), "{two}");
         assert!(two.contains("<answer>A or B</answer>") && !two.contains("<response>"), "{two}");
         assert!(messages(&["2"]).unwrap_err().to_string().contains("1 is no number of responses for mode = pairwise"));
@@ -472,9 +450,10 @@ sums
         let file = PromptFile::parse(SMALL).unwrap();
         let judge = JudgePrompt::new(&file, &JudgeForm { length, ..JudgeForm::default() }).unwrap();
         let cut = "#P\n1234 [… 2 characters left out …]\n#R\nabc [… 1 characters left out …]";
-        assert!(text(&judge, "math", &[Message::user("123456")], "abcd").ends_with(cut));
-        assert!(text(&judge, "math", &[Message::user("1234")], "abcd").contains("#P\n1234\n#R"));
-        assert_eq!(judge.cuts(), Cuts { prompts: 1, responses: 2 });
+        let asking = |prompt: &str| judge.asking("math", &[Message::user(prompt)], &["abcd"]).unwrap();
+        let (both, response) = (asking("123456"), asking("1234"));
+        assert!(both.messages[0].content.ends_with(cut) && both.cut == [true, true], "{both:?}");
+        assert!(response.messages[0].content.contains("#P\n1234\n#R") && response.cut == [false, true], "{response:?}");
     }
 
     #[test]
@@ -491,7 +470,7 @@ sums
     #[test]
     fn a_system_message_comes_first() {
         let judge = parsed(&format!("system = 'You judge.'\n{SMALL}"));
-        let messages = judge.messages("math", &[Message::user("p")], &["r"]).unwrap();
+        let messages = judge.asking("math", &[Message::user("p")], &["r"]).unwrap().messages;
         assert_eq!(messages[0], Message::new("system", "You judge."));
         assert_eq!(messages[1], Message::user("<task>math</task>sums\n#P\np\n#R\nr"));
     }
@@ -499,9 +478,9 @@ sums
     #[test]
     fn an_unknown_task_is_an_error_that_names_the_nearest() {
         let judge = parsed(SMALL);
-        let message = judge.messages("maths", &[], &["r"]).unwrap_err().to_string();
+        let message = judge.asking("maths", &[], &["r"]).unwrap_err().to_string();
         assert!(message.contains("`maths`: did you mean `math`?"), "{message}");
-        let message = judge.messages("poetry", &[], &["r"]).unwrap_err().to_string();
+        let message = judge.asking("poetry", &[], &["r"]).unwrap_err().to_string();
         assert!(message.contains("`poetry`; the rubrics file has math and no `default_task`"), "{message}");
     }
 
@@ -511,7 +490,7 @@ sums
         for (task, meant) in
             [("maths", "math"), ("Math", "math"), ("mathh", "math"), ("saftey", "safety"), ("codee", "code")]
         {
-            let message = judge.messages(task, &[Message::user("p")], &["r"]).unwrap_err().to_string();
+            let message = judge.asking(task, &[Message::user("p")], &["r"]).unwrap_err().to_string();
             assert!(message.contains(&format!("`{task}`: did you mean `{meant}`?")), "{message}");
         }
         for task in ["poetry", "summarisation", "ifeval", "reasoning", "helpfulness"] {

@@ -92,8 +92,8 @@ pub enum RewardError {
     UnknownPair { pair: u64 },
     #[error("pair {pair}, {role:?}: rollout {rollout} is out of range; expected 0 to {}", rollouts.saturating_sub(1))]
     RolloutOutOfRange { pair: u64, role: Role, rollout: u32, rollouts: usize },
-    #[error("pair {pair}, {role:?}, rollout {rollout}: expected {expected}, got {got}")]
-    OtherMode { pair: u64, role: Role, rollout: u32, expected: &'static str, got: &'static str },
+    #[error("pair {pair}, {role:?}, rollout {rollout}: expected a {} verdict, got a {} one", expected.name(), got.name())]
+    OtherMode { pair: u64, role: Role, rollout: u32, expected: JudgeMode, got: JudgeMode },
     #[error("reward: {0}")]
     Settings(String),
     #[error(transparent)]
@@ -145,14 +145,13 @@ impl PairRewardManager {
         if rollout as usize >= rollouts {
             return Err(RewardError::RolloutOutOfRange { pair, role, rollout, rollouts });
         }
-        let (score, preference) = ("the score of one response", "a preference between two");
-        let (expected, got) = match (self.mode, verdict) {
-            (JudgeMode::Pointwise, Verdict::Prefer(_)) => (score, preference),
-            (JudgeMode::Pairwise, Verdict::Score(_)) => (preference, score),
-            _ => ("", ""),
+        let of = match verdict {
+            Verdict::Score(_) => Some(JudgeMode::Pointwise),
+            Verdict::Prefer(_) => Some(JudgeMode::Pairwise),
+            Verdict::Failed(_) => None,
         };
-        if expected != got {
-            return Err(RewardError::OtherMode { pair, role, rollout, expected, got });
+        if let Some(got) = of.filter(|of| *of != self.mode) {
+            return Err(RewardError::OtherMode { pair, role, rollout, expected: self.mode, got });
         }
         let sides = self.verdicts.entry(pair).or_insert_with(|| [vec![None; rollouts], vec![None; rollouts]]);
         let slot = &mut sides[role.index()][rollout as usize];

@@ -89,7 +89,8 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
             rl_step(&mut self.context, self.source, &self.plan, progress, Some(bar))?;
         // The first rollouts of as many responses as asked for, those of a pair one after the other.
         let first = trajectories.iter().filter(|t| t.rollout == 0).take(self.plan.settings.samples_per_step);
-        let samples = first.map(|t| RlSample::new(metrics.step, &pairs[t.pair], t, &trajectories)).collect();
+        let mode = self.plan.judge.settings().mode;
+        let samples = first.map(|t| RlSample::new(metrics.step, mode, &pairs[t.pair], t, &trajectories)).collect();
         let shown = vec![
             ("reward", metrics.reward_mean),
             ("margin", metrics.margin_mean.unwrap_or(f64::NAN)),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::rl_metrics::STAGE;
 use super::trajectory::Trajectory;
 use crate::data::{Message, Role, RowId};
-use crate::judge::{Failure, JudgePair, Verdict};
+use crate::judge::{Failure, JudgeMode, JudgePair};
 
 /// A line of samples.jsonl. With the `[reward]` settings in config.toml, `par` follows from `score`, the means and `delta`,
 /// `reward` is `par` + `penalty`, and `advantage` follows from `group_rewards` (with `reward.advantage = "batch"` its divisor
@@ -52,9 +52,8 @@ pub struct RlSample {
 
 impl RlSample {
     /// `all`: the trajectories of the step, those of each side in the order of their rollouts.
-    pub fn new(step: u64, pair: &JudgePair, t: &Trajectory, all: &[Trajectory]) -> Self {
+    pub fn new(step: u64, mode: JudgeMode, pair: &JudgePair, t: &Trajectory, all: &[Trajectory]) -> Self {
         let verdict = t.judged.verdict;
-        let is_preference = all.iter().any(|other| matches!(other.judged.verdict, Verdict::Prefer(_)));
         let side = |role: Role| all.iter().filter(move |other| other.pair == t.pair && other.role == role);
         let scores = |role: Role| side(role).map(|other| other.judged.verdict.score()).collect::<Vec<_>>();
         let mean = |scores: &[Option<f64>]| {
@@ -76,7 +75,7 @@ impl RlSample {
             task: pair.pair.task.clone(),
             prompt: pair.pair.prompt.iter().map(Message::text).collect::<Vec<_>>().join("\n"),
             response: pair.pair.response(t.role).to_string(),
-            second: is_preference.then(|| pair.pair.response(t.role.other()).to_string()),
+            second: (mode == JudgeMode::Pairwise).then(|| pair.pair.response(t.role.other()).to_string()),
             judgement: t.judged.text.clone(),
             rubrics: t.judged.sections.rubrics.clone(),
             verdict: verdict.name(),
@@ -105,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Pair, TaskBy};
-    use crate::judge::{JudgeMode, Judged};
+    use crate::judge::{Judged, Verdict};
     use crate::ops::Cpu;
     use crate::reward::RewardSettings;
     use crate::rollout::{Completion, FinishReason};
@@ -187,7 +186,8 @@ mod tests {
         let trajectories = join(&pairs, all, &rewards);
         let mut earned = std::collections::BTreeSet::new();
         for t in &trajectories {
-            let line = serde_json::to_value(RlSample::new(1, &pairs[t.pair], t, &trajectories)).unwrap();
+            let line =
+                serde_json::to_value(RlSample::new(1, JudgeMode::Pointwise, &pairs[t.pair], t, &trajectories)).unwrap();
             let had = ["par", "penalty", "advantage"].map(|key| line[key].as_f64().unwrap());
             for (had, again) in had.into_iter().zip(recomputed(&line)) {
                 // f32, and a sum over four of them.

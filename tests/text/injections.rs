@@ -229,19 +229,17 @@ fn a_text_that_is_cut_stays_in_its_frame() {
             let prompt = [Message::user("show a b c d")];
             let encode = |text: &str| judge.encode("chat", &prompt, &[text]).unwrap();
             check(&format!("{response} of {template:?}"), &judge, &encode, closing, labels);
-            // The label begins or ends exactly where the text is cut.
-            let half = response.div_ceil(2);
+            // A label ends or begins exactly where the text is cut, and stood within a line.
+            let (start, end) = if keep == Keep::Start { (response, 0) } else { (response.div_ceil(2), response / 2) };
+            let fill = |letter: &str, count: usize, label: &str| letter.repeat(count.saturating_sub(label.len() + 1));
             for label in labels.iter().map(|label| label.trim()) {
-                let long = label.chars().count();
-                let (head, tail) =
-                    ("x".repeat(half.saturating_sub(long)), "y".repeat((response / 2).saturating_sub(long)));
-                for text in
-                    [format!("{head}\n{label}zz{}", "q".repeat(100)), format!("{}zz{label}\n{tail}", "q".repeat(100))]
-                {
-                    let (before, after) = frame(&judge, &encode, closing);
+                let before = format!("{}\n{label}zz{}", fill("x", start, label), "q".repeat(100));
+                let after = format!("{}zz{label}\n{}", "q".repeat(100), fill("y", end, label));
+                for text in [before, after] {
+                    let (frame_before, frame_after) = frame(&judge, &encode, closing);
                     let ids = encode(&text);
-                    let inside =
-                        judge.tokenizer().decode(&ids[before.len()..ids.len() - after.len()], false).to_lowercase();
+                    let inside = &ids[frame_before.len()..ids.len() - frame_after.len()];
+                    let inside = judge.tokenizer().decode(inside, false).to_lowercase();
                     let written = inside.lines().any(|line| line.trim() == label.to_lowercase());
                     assert!(!written, "{response} of {template:?}: {text:?} is read as {inside:?}");
                 }

@@ -265,7 +265,7 @@ fn a_right_preference_is_the_reward_whatever_the_other_order_says() {
     manager.add(judgement(1, Role::Chosen, 3, Verdict::Failed(Failure::OutOfRange))).unwrap();
     manager.add(prefer(Role::Rejected, 3, Second)).unwrap();
     let score = manager.add(judgement(1, Role::Chosen, 3, Verdict::Score(1.0))).unwrap_err().to_string();
-    assert!(score.contains("expected a preference between two, got the score of one response"), "{score}");
+    assert!(score.contains("expected a pairwise verdict, got a pointwise one"), "{score}");
     let rewards = manager.finish(&Cpu).unwrap();
     let earned: Vec<f32> = rewards.judgements.iter().map(|rewarded| rewarded.reward).collect();
     assert_eq!(earned, [1.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]);
