@@ -19,6 +19,7 @@ mod judging;
 pub mod pretrained;
 mod profile;
 pub mod report;
+mod report_files;
 pub mod rl;
 pub mod rows;
 pub mod sft;

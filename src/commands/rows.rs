@@ -39,7 +39,26 @@ impl RowArgs {
         RowOutput::new(&self.output, existing, &with_files_of(model, inputs))
     }
 
-    /// Tries another file that is written at once, by the same rules; what goes on with rows may write it again.
+    /// Tries other files that are written at once, each after its flag, by the same rules; what goes on with rows may write them
+    /// again. No two of them may be one file.
+    pub fn try_others<'a>(
+        &self,
+        others: impl Iterator<Item = (&'static str, &'a Path)>,
+        inputs: &[PathBuf],
+        model: Option<&Path>,
+    ) -> anyhow::Result<()> {
+        let mut taken: Vec<(&str, &Path)> = Vec::new();
+        for (flag, file) in others {
+            if let Some((other, _)) = taken.iter().find(|(_, taken)| is_same(taken, file)) {
+                bail!("{flag} {}: is the same file as {other}", file.display());
+            }
+            self.try_other(flag, file, inputs, model)?;
+            taken.push((flag, file));
+        }
+        Ok(())
+    }
+
+    /// Tries one such file.
     pub fn try_other(&self, flag: &str, file: &Path, inputs: &[PathBuf], model: Option<&Path>) -> anyhow::Result<()> {
         let shown = file.display();
         if let Some(input) = with_files_of(model, inputs).iter().find(|input| is_same(input, file)) {

@@ -349,7 +349,10 @@ fn a_teacher_in_a_directory_gives_the_same_bytes_on_any_number_of_threads() {
     }
     // A prompt that is too long is no missing verdict.
     let short = small.map(|arg| if arg == "200" { "10" } else { arg });
-    let outcome = run(&fixture, &[&teacher[..], &short, &["--output", "long.jsonl", "--sft", "s.jsonl"]].concat());
+    let more = ["--output", "long.jsonl", "--sft", "s.jsonl", "--set", "length.response=3"];
+    let outcome = run(&fixture, &[&teacher[..], &short, &more].concat());
+    let cut = format!("budget: the request in 0 prompts, a response in {} prompts", 2 * PAIRS);
+    assert!(outcome.err.contains(&cut), "{}", outcome.err);
     let last_column = outcome.out.lines().find(|line| line.starts_with("all")).unwrap_or_default().to_string();
     assert!(last_column.ends_with(&PAIRS.to_string()), "{}{}", outcome.out, outcome.err);
 }

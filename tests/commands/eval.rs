@@ -125,6 +125,8 @@ fn recorded_results_are_read_and_what_cannot_work_is_refused_before_anything_is_
     fixture.fail(&["eval", "--model", "model", "--from-scores", "a.jsonl"], &["cannot be used with"]);
     fixture.fail(&["eval", "--from-scores", "a.jsonl", "--benchmark", "mmlu"], &["expected one of rewardbench"]);
     fixture.fail(&["eval", "--from-scores", "a.jsonl", "--json", "a.jsonl"], &["--json a.jsonl", "is an input too"]);
+    let twice = ["eval", "--from-scores", "a.jsonl", "--json", "b", "--page", "b"];
+    fixture.fail(&twice, &["--page b: is the same file as --json"]);
     fixture.fail(&["eval", "--from-scores", "a.jsonl", "--page", "b.jsonl"], &["--page b.jsonl", "exists already"]);
     let data = ["eval", "--model", "model", "--data", "test_pairs.jsonl"];
     fixture.fail(&[&data[..], &["--resume"]].concat(), &["--resume", "--output FILE"]);

@@ -11,7 +11,7 @@ mod sft_rows;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use clap::builder::Resettable;
 use serde_json::json;
@@ -20,9 +20,10 @@ use super::endpoint::EndpointArgs;
 use super::flag;
 use super::judged_rows::Asked;
 use super::judging::JudgingArgs;
+use super::report_files::ReportFiles;
 use super::rows::RowArgs;
 use crate::data::{LoadOptions, Loaded, Message, Pair, Role, RowId, check_judged, load_pairs, shown_prompt, sources};
-use crate::file::{RowOutput, is_same, write_atomically};
+use crate::file::{RowOutput, is_same};
 use crate::judge::JudgeMode;
 use crate::setting::{count, number};
 use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
@@ -87,12 +88,8 @@ pub struct AnnotateArgs {
         value_parser = flag::<usize>(count(1, 10_000))
     )]
     pub per_response: usize,
-    /// Writes the report as JSON too, with all digits.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Writes the report with plots as an HTML page too.
-    #[arg(long, value_name = "FILE")]
-    pub page: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ReportFiles,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
@@ -122,19 +119,14 @@ pub fn run(mut args: AnnotateArgs) -> anyhow::Result<()> {
 fn try_outputs(args: &AnnotateArgs, model: Option<&Path>) -> anyhow::Result<RowOutput> {
     ensure!(args.rows.output != "-", "--output FILE: expected a file; standard output is the report's");
     ensure!(args.sft != "-", "--sft FILE: expected a file; standard output is the report's");
-    let (output, sft) = (PathBuf::from(&args.rows.output), PathBuf::from(&args.sft));
-    let others = [("--sft", Some(&sft)), ("--json", args.json.as_ref()), ("--page", args.page.as_ref())];
-    let others = others.into_iter().filter_map(|(flag, file)| Some((flag, file?)));
+    let (output, sft) = (Path::new(&args.rows.output), Path::new(&args.sft));
     let mut inputs: Vec<PathBuf> = args.data.iter().chain(&args.judging.rubrics).cloned().collect();
-    let mut taken = vec![("--output", &output)];
-    for (flag, file) in others {
-        if let Some((other, _)) = taken.iter().find(|(_, taken)| is_same(taken, file)) {
-            anyhow::bail!("{flag} {}: is the same file as {other}", file.display());
-        }
-        args.rows.try_other(flag, file, &inputs, model)?;
-        taken.push((flag, file));
+    let others = || std::iter::once(("--sft", sft)).chain(args.files.named());
+    if let Some((flag, file)) = others().find(|(_, file)| is_same(output, file)) {
+        anyhow::bail!("{flag} {}: is the same file as --output", file.display());
     }
-    inputs.extend(taken.into_iter().skip(1).map(|(_, file)| file.clone()));
+    args.rows.try_others(others(), &inputs, model)?;
+    inputs.extend(others().map(|(_, file)| file.to_path_buf()));
     Ok(args.rows.open(&inputs, model)?)
 }
 
@@ -166,10 +158,17 @@ struct Annotated {
     mode: JudgeMode,
 }
 
-/// Reads the pairs.
-fn read_pairs(args: &AnnotateArgs, options: &LoadOptions) -> anyhow::Result<Loaded<Pair>> {
+/// The pairs of the data.
+struct ReadPairs {
+    pairs: Loaded<Pair>,
+    /// Whether they are of several files.
+    several: bool,
+}
+
+fn read_pairs(args: &AnnotateArgs, options: &LoadOptions) -> anyhow::Result<ReadPairs> {
     let files = sources::resolve(&args.data)?;
-    Ok(load_pairs(&files, options)?.try_map(|pair| check_judged(&pair.arguments).map(|()| pair))?)
+    let pairs = load_pairs(&files, options)?.try_map(|pair| check_judged(&pair.arguments).map(|()| pair))?;
+    Ok(ReadPairs { pairs, several: files.len() > 1 })
 }
 
 /// Makes the prompts. `encode`: the prompt for a task, a prompt and a response (or both, in an order), as messages and as the
@@ -177,12 +176,12 @@ fn read_pairs(args: &AnnotateArgs, options: &LoadOptions) -> anyhow::Result<Load
 fn questions<P, E: Display>(
     args: &AnnotateArgs,
     mode: JudgeMode,
-    read: Loaded<Pair>,
+    ReadPairs { pairs, several }: ReadPairs,
     falls_to_default: impl Fn(&str) -> bool,
     encode: impl Fn(&str, &[Message], &[&str]) -> Result<(Vec<Message>, P), E>,
 ) -> anyhow::Result<Questions<P>> {
     let how = args.judging.sampling()?;
-    let read = read.try_map(|pair: Pair| {
+    let read = pairs.try_map(|pair: Pair| {
         let shown = shown_prompt(&pair.prompt, &pair.arguments);
         let encode = |role| encode(&pair.task, &shown, &pair.with_first(role)[..mode.responses()]);
         let [chosen, rejected] = Role::BOTH.map(encode);
@@ -192,7 +191,6 @@ fn questions<P, E: Display>(
     report_routed_tasks(tasks());
     report_default_tasks(falls_to_default, tasks().map(|(task, _)| task));
     report_skipped(&read.skipped, 0, 0);
-    let several = sources::resolve(&args.data)?.len() > 1;
     let bad_rows = read.skipped.count;
     let (mut pairs, mut asked) = (Vec::new(), Vec::new());
     for (row, ((pair, sides), at)) in read.rows.into_iter().zip(read.locations).enumerate() {
@@ -248,12 +246,7 @@ fn finish(
         sft_rows::write(annotated, &args.sft)?;
     }
     report.print()?;
-    let write = |flag: &str, file: &Option<PathBuf>, text: String| match file {
-        Some(file) => write_atomically(file, text.as_bytes()).with_context(|| format!("{flag} {}", file.display())),
-        None => Ok(()),
-    };
-    write("--json", &args.json, serde_json::to_string_pretty(&report).expect("numbers are JSON") + "\n")?;
-    write("--page", &args.page, page::page(&report))?;
+    args.files.write(&report, || page::page(&report))?;
     check(&report)?;
     ensure!(report.sft_rows > 0, "no pair was kept: there is nothing for --sft {}, and it is not written", args.sft);
     Ok(())

@@ -16,13 +16,14 @@ use clap::{Args, Subcommand};
 use super::endpoint::EndpointArgs;
 use super::judged_rows::Asked;
 use super::judging::JudgingArgs;
+use super::report_files::ReportFiles;
 use super::rows::RowArgs;
 use crate::data::{LoadOptions, Loaded, OnBadRow, Tasks};
 use crate::eval::question::{Question, read_questions};
 use crate::eval::recorded::{self, Recorded, prompt_key};
 use crate::eval::rewardbench2::needs_scores;
 use crate::eval::{Answered, Benchmark, Case, Comparisons, Figures, OrderEffects};
-use crate::file::{RowOutput, counted, is_same, open_plain, say, try_writing, write_atomically};
+use crate::file::{RowOutput, counted, open_plain, say};
 use crate::judge::{JudgeMode, JudgeSampling};
 use crate::random::Stream;
 use crate::train::dataset::{report_default_tasks, report_routed_tasks, report_skipped};
@@ -79,12 +80,8 @@ pub struct EvalArgs {
     /// Whose rows they are, if they are not to be recognised: rewardbench, rewardbench2, rm-bench, judgebench or pairs.
     #[arg(long, value_name = "NAME", value_parser = benchmark)]
     pub benchmark: Option<Benchmark>,
-    /// Writes the table as JSON too, with all digits.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Writes the table with plots as an HTML page too.
-    #[arg(long, value_name = "FILE")]
-    pub page: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ReportFiles,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
@@ -118,7 +115,8 @@ fn benchmark(name: &str) -> Result<Benchmark, String> {
 }
 
 fn from_scores(args: &EvalArgs, file: &Path) -> anyhow::Result<()> {
-    try_outputs(args, &[file])?;
+    let inputs: Vec<PathBuf> = args.data.iter().cloned().chain([file.to_path_buf()]).collect();
+    args.rows.try_others(args.files.named(), &inputs, None)?;
     let known = known_cases(args)?;
     let Recorded { benchmark, rows, notes, model } = read_recorded(file, args.benchmark, known.as_deref())?;
     let mut figures = benchmark.figures(&rows);
@@ -153,26 +151,12 @@ fn read_recorded(file: &Path, benchmark: Option<Benchmark>, known: Option<&[Case
     recorded::read(&text, benchmark, known).with_context(|| format!("{shown}"))
 }
 
-/// Refuses, before anything is loaded, a --json or a --page that cannot be written or is an input.
-fn try_outputs(args: &EvalArgs, inputs: &[&Path]) -> anyhow::Result<()> {
-    for (flag, file) in [("--json", &args.json), ("--page", &args.page)] {
-        let Some(file) = file else { continue };
-        let shown = file.display();
-        let mut inputs = inputs.iter().copied().chain(args.data.iter().map(PathBuf::as_path));
-        ensure!(!inputs.any(|input| is_same(input, file)), "{flag} {shown}: is an input too");
-        let exists = try_writing(file).with_context(|| format!("{flag} {shown}: cannot be written"))?;
-        let replaces = args.rows.overwrite || args.rows.resume;
-        ensure!(!exists || replaces, "{flag} {shown}: exists already; --overwrite replaces it");
-    }
-    Ok(())
-}
-
 /// Refuses an output that cannot be written, before anything is loaded; `None`: there is no file for rows, as standard output is
 /// the table's.
 fn try_all_outputs(args: &EvalArgs, model: Option<&Path>) -> anyhow::Result<Option<RowOutput>> {
-    try_outputs(args, &[])?;
-    let inputs: Vec<PathBuf> =
-        args.data.iter().chain(&args.judging.rubrics).chain(&args.json).chain(&args.page).cloned().collect();
+    let mut inputs: Vec<PathBuf> = args.data.iter().chain(&args.judging.rubrics).cloned().collect();
+    args.rows.try_others(args.files.named(), &inputs, model)?;
+    inputs.extend(args.files.named().map(|(_, file)| file.to_path_buf()));
     let output = if args.rows.output == "-" { None } else { Some(args.rows.open(&inputs, model)?) };
     ensure!(output.is_some() || !args.rows.resume, "--resume: goes on with the rows of an earlier --output FILE");
     Ok(output)
@@ -275,12 +259,6 @@ fn finish(
 ) -> anyhow::Result<()> {
     let order = OrderEffects::of_answers(rows.iter());
     tables::print(figures, order.as_ref())?;
-    let write = |flag: &str, file: &Option<PathBuf>, text: String| match file {
-        Some(file) => write_atomically(file, text.as_bytes()).with_context(|| format!("{flag} {}", file.display())),
-        None => Ok(()),
-    };
-    let json =
-        serde_json::to_string_pretty(&tables::json(figures, tally, order.as_ref())).expect("figures are JSON") + "\n";
-    write("--json", &args.json, json)?;
-    write("--page", &args.page, page::page(figures, rows, tally, order.as_ref(), judge))
+    let json = tables::json(figures, tally, order.as_ref());
+    args.files.write(&json, || page::page(figures, rows, tally, order.as_ref(), judge))
 }
