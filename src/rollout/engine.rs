@@ -2,9 +2,10 @@
 //!
 //! Every step is one batch: the next token of each running completion, and as many prompt tokens as fit beside them.
 //! When a prompt is done, the first tokens of all its samples come from the logits of its last row. Each sample then waits until
-//! there are pages for it and the batch has room. Samples of a prompt that have the same tokens so far share a row. A
-//! completion's tokens depend only on its prompt, sampling settings and random stream: on the CPU backend matmuls and attention
-//! are row-invariant, and random numbers are keyed by position, so any schedule gives the same text.
+//! there is a page for it and the batch has room. Samples of a prompt that have the same tokens so far share a row. Completions
+//! get pages as they grow; when none is left, the last one waits, and its tokens are computed again later. A completion's tokens
+//! depend only on its prompt, sampling settings and random stream: on the CPU backend matmuls and attention are row-invariant,
+//! and random numbers are keyed by position, so any schedule gives the same text.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -13,40 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::pages::Pages;
-use super::scheduler::{Pending, Scheduler, longest_completion};
-use super::{Completion, Ended, EngineError, NotFinite, PromptGroup, SampleRequest};
+use super::limits::pages_min;
+use super::scheduler::Scheduler;
+use super::sequence::{Pending, push_tokens};
+use super::{Completion, Ended, EngineError, EngineLimits, EngineStatistics, NotFinite, PromptGroup, SampleRequest};
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample};
 use crate::ops::{Backend, OpError};
 use crate::tensor::Fetch;
-
-/// Sizes of the engine; none of them changes a completion.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineLimits {
-    /// Rows of the key and value cache.
-    pub cache_rows: usize,
-    pub page_size: usize,
-    /// The most completions that decode at the same time. Fewer run where that is faster (`Device::kv_cache_budget`).
-    pub max_running: usize,
-    /// Tokens of one forward pass.
-    pub max_batch_tokens: usize,
-    /// Whether the samples of a prompt share its keys and values. Tests switch it off.
-    pub share_prompts: bool,
-    /// The most rows whose logits are computed at a time, for tests. Memory limits them too, see [`logit_rows`].
-    pub logit_rows: usize,
-}
-
-impl EngineLimits {
-    /// Limits for prompts of up to `prompt` tokens and completions of up to `new` tokens.
-    pub fn for_lengths(prompt: usize, new: usize, max_running: usize) -> Self {
-        let page_size = 16;
-        let rows = max_running * (prompt.next_multiple_of(page_size) + new.next_multiple_of(page_size));
-        let max_batch_tokens = (2 * max_running).max(512);
-        Self { cache_rows: rows, page_size, max_running, max_batch_tokens, share_prompts: true, logit_rows: usize::MAX }
-    }
-}
 
 /// The fewest completions per worker. With fewer, another worker is not worth its buffers.
 const WORKER_SEQUENCES_MIN: usize = 16;
@@ -60,8 +36,8 @@ pub struct Engine<B: Backend> {
 /// Runs its own batches, with its own cache and buffers.
 struct Worker<B: Backend> {
     limits: EngineLimits,
-    pages: Pages,
-    /// Beyond this many allocated rows, admitting another completion no longer raises throughput.
+    statistics: EngineStatistics,
+    /// Beyond this many rows in use, admitting another completion no longer raises throughput.
     cache_budget_rows: usize,
     /// The rows of the pages, followed by one row for each token that only pads a batch.
     pool: KvPool<B>,
@@ -93,13 +69,16 @@ struct Drawn {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Allocates the caches and the buffers of forward passes.
+    /// Allocates the caches and the buffers of forward passes. A cache that cannot hold the longest prompt with its completion
+    /// is an error.
     pub fn new(model: &Qwen3<B>, limits: EngineLimits) -> Result<Self, EngineError> {
         assert!(
             limits.max_running < limits.max_batch_tokens,
             "max_batch_tokens must exceed max_running, to leave room for prompt tokens"
         );
-        let count = model.backend.workers().min(limits.max_running / WORKER_SEQUENCES_MIN).max(1);
+        limits.check()?;
+        let fitting = limits.cache_rows / limits.sequence_rows.max(1);
+        let count = model.backend.workers().min(limits.max_running / WORKER_SEQUENCES_MIN).min(fitting).max(1);
         let (c, element) = (&model.config, size_of::<B::Compute>());
         let row = 2 * c.kv_dim() * c.num_hidden_layers * element;
         let cache_budget_rows = model.backend.kv_cache_budget(model.table.parameter_count() * element) / row;
@@ -113,6 +92,19 @@ impl<B: Backend> Engine<B> {
             .map(|_| Worker::new(model, per_worker, cache_budget_rows / count))
             .collect::<Result<_, EngineError>>()?;
         Ok(Self { limits, workers })
+    }
+
+    /// The counts since the last call of this function, or since the engine was made.
+    pub fn take_statistics(&mut self) -> EngineStatistics {
+        let mut all = EngineStatistics::default();
+        for worker in &mut self.workers {
+            let of_worker = std::mem::take(&mut worker.statistics);
+            // The workers' pages are in use at the same time.
+            let pages_max = all.pages_max + of_worker.pages_max;
+            all += of_worker;
+            all.pages_max = pages_max;
+        }
+        all
     }
 
     /// Generates every sample of every group, in the order of the request. It calls `finished` with the number of completions
@@ -222,8 +214,7 @@ impl<B: Backend> Worker<B> {
                 rows: b.zeros(logit_rows).map_err(OpError::from)?,
                 ids: b.zeros(draws).map_err(OpError::from)?,
                 logprobs: b.zeros(draws).map_err(OpError::from)?,
-                // After the pool: a pool that does not fit is an error, its list of pages would end the program.
-                pages: Pages::new(limits.cache_rows, limits.page_size),
+                statistics: EngineStatistics::default(),
                 logit_rows,
                 cache_budget_rows,
                 limits,
@@ -239,17 +230,18 @@ impl<B: Backend> Worker<B> {
         ended: impl Fn(Ended),
     ) -> Result<(), EngineError> {
         self.check(model, groups)?;
-        // A previous call that failed left its pages allocated, so each call starts with a new pool.
-        self.pages = Pages::new(self.limits.cache_rows, self.limits.page_size);
-        let mut scheduler = Scheduler::new(groups);
-        while !scheduler.done() {
+        let mut scheduler = Scheduler::new(groups, self.limits, self.cache_budget_rows);
+        let mut outcome = Ok(());
+        while !scheduler.done() && outcome.is_ok() {
             if stopped() {
-                return Err(EngineError::Interrupted);
+                outcome = Err(EngineError::Interrupted);
+                break;
             }
-            model.backend.range(|| "rollout".into(), || self.step(model, &mut scheduler))?;
+            outcome = model.backend.range(|| "rollout".into(), || self.step(model, &mut scheduler));
             scheduler.ended.drain(..).for_each(&ended);
         }
-        Ok(())
+        self.statistics += scheduler.statistics();
+        outcome
     }
 
     fn check(&self, model: &Qwen3<B>, groups: &[&PromptGroup]) -> Result<(), EngineError> {
@@ -268,9 +260,18 @@ impl<B: Backend> Worker<B> {
             if let Some(id) = group.prompt.iter().find(|id| **id >= vocab) {
                 return refuse(format!("token {id} is outside the vocabulary of {vocab}"));
             }
-            let pages = self.pages.needed(prompt) + self.pages.needed(longest_completion(groups));
-            if pages > self.pages.total() {
-                return refuse(format!("needs {pages} pages of the cache, which has {}", self.pages.total()));
+            let (size, total) = (self.limits.page_size, self.limits.cache_rows / self.limits.page_size);
+            let pages = pages_min(prompt, new, size);
+            if pages > total {
+                let left = total.saturating_sub(prompt.div_ceil(size)) * size;
+                return refuse(format!(
+                    "{prompt} + {new} new tokens need {pages} pages of {size} rows, and the key and value cache has {total}: {}",
+                    if left > 0 {
+                        format!("up to {} new tokens fit", left + 1)
+                    } else {
+                        "the prompt does not fit".into()
+                    }
+                ));
             }
         }
         Ok(())
@@ -278,19 +279,11 @@ impl<B: Backend> Worker<B> {
 
     /// One forward pass, and the tokens sampled from it.
     fn step(&mut self, model: &Qwen3<B>, scheduler: &mut Scheduler<'_>) -> Result<(), EngineError> {
-        scheduler.admit(&mut self.pages, self.limits.max_running, self.cache_budget_rows);
-        let mut batch = Batch::default();
-        let mut pending = Pending::default();
+        let (mut batch, pending) = scheduler.next_batch();
         // Rows to sample from are at the end of the batch, so that the last layer can skip the others.
-        let room = self.limits.max_batch_tokens - scheduler.running.len();
-        let ended_prompts = scheduler.push_prefills(&mut self.pages, room, &mut batch);
-        let first_read = batch.tokens();
-        scheduler.push_decodes(&self.pages, &mut batch, &mut pending);
-        scheduler.push_last_tokens(&mut self.pages, &ended_prompts, &mut batch, &mut pending);
-        assert!(batch.tokens() > 0, "samples are unfinished, but the batch is empty");
-        let decodes_alone = batch.tokens() == scheduler.running.len();
-        let drawn = if decodes_alone {
-            self.pad(model.backend.replay_size(batch.tokens()), &mut batch);
+        let first_read = batch.tokens() - pending.rows.len();
+        let drawn = if first_read == 0 {
+            pad(model.backend.replay_size(batch.tokens()), scheduler.pool_rows(), &mut batch);
             model.backend.range(|| "decode".into(), || self.decode(model, &batch, &pending))?
         } else {
             batch.read_from(first_read);
@@ -303,19 +296,8 @@ impl<B: Backend> Worker<B> {
             ids.extend(some_ids.get().map_err(OpError::from)?);
             logprobs.extend(some_logprobs.get().map_err(OpError::from)?);
         }
-        scheduler.take_draws(&mut self.pages, &ended_prompts, &ids, &logprobs);
+        scheduler.take_draws(&ids, &logprobs);
         Ok(())
-    }
-
-    /// Pads a decode batch with dummy tokens, each a separate sequence in a row after the pages: the batches then have few
-    /// different sizes, and the device can replay them.
-    fn pad(&self, size: usize, batch: &mut Batch) {
-        for row in (self.pages.rows() as u32..).take(size - batch.tokens()) {
-            batch.ids.push(0);
-            batch.positions.push(0);
-            batch.kv_rows.push(row);
-            batch.segments.push(1, [Run { start: row, len: 1 }]);
-        }
     }
 
     /// One decode step: the forward pass and the logits of all rows, replayed together, then sampling. If the logits do not fit
@@ -372,5 +354,13 @@ impl<B: Backend> Worker<B> {
             drawn.push(Drawn { ids, logprobs });
         }
         Ok(drawn)
+    }
+}
+
+/// Pads a decode batch to `size` tokens with dummy tokens, each a separate sequence in a row after the `pool_rows` rows of the
+/// pages: the batches then have few different sizes, and the device can replay them.
+fn pad(size: usize, pool_rows: usize, batch: &mut Batch) {
+    for row in (pool_rows as u32..).take(size - batch.tokens()) {
+        push_tokens(batch, &[0], 0, &[Run { start: row, len: 1 }], [Run { start: row, len: 1 }]);
     }
 }

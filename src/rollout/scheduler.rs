@@ -1,104 +1,74 @@
-//! Decides which prompts and completions of one `generate` call are in each batch.
+//! Decides which prompts and completions of one `generate` call are in each batch, and who holds the pages of the cache.
 //!
-//! Completions of one prompt with the same tokens so far are one shared sequence: they have one row in each batch, and each
-//! samples its own next token from the logits of that row. When the tokens differ, the sequence is split, and the new
-//! sequences share its keys and values.
+//! Completions of one prompt with the same tokens so far are one sequence: they have one row in each batch, and each samples its
+//! own next token from the logits of that row. When the tokens differ, the sequence is split, and the new sequences share its
+//! keys and values.
+//!
+//! A sequence gets pages as it grows. When none is free, the prompts that no running sequence uses are dropped first, as they
+//! are only a cache. Then the most recently admitted running sequence is pre-empted: its pages are freed, and it waits at the
+//! front of the queue with its tokens. When there is room again, its tokens are computed again like those of a prompt.
+//!
+//! **Every request ends**, in any pool that can hold each of its prompts with one completion ([`pages_min`]):
+//! - The first running sequence is pre-empted only when it runs alone and all other prompts are dropped. Then all pages in use are
+//!   those of its prompt and its own. If its rows are without gaps, these fit with one token more, so it is not pre-empted.
+//! - Its rows have gaps only where another sequence shared a page with it and continued in it. The next call of [`Scheduler::admit`]
+//!   gives it rows without gaps, so that it is pre-empted at most once for each time that a sequence of its prompt is split. There are
+//!   fewer splits than samples.
+//! - Tokens are computed in the order of the running sequences, so the first one advances in every step: in its prompt, its own
+//!   tokens, or by a new token. Tokens are never lost, so it ends, and the next one is the first.
+//! - If nothing runs, all prompts but that of the first waiting sequence may be dropped, and this sequence fits.
 
 use std::collections::VecDeque;
 
-use super::pages::{PageAllocation, Pages};
-use super::{Completion, Ended, FinishReason, NotFinite, PromptGroup, SampleRequest};
+use super::limits::pages_min;
+use super::pages::Pages;
+use super::sequence::{OpenSample, Pending, Prompt, Sequence, push_tokens};
+use super::{Completion, Ended, EngineLimits, EngineStatistics, FinishReason, NotFinite, PromptGroup};
 use crate::model::Batch;
-use crate::ops::sample::Draw;
 
 /// The fewest completions that run at a time, if that many are waiting, even beyond the cache budget: matmuls with fewer rows
 /// are slow.
 const RUNNING_MIN: usize = 8;
 
-/// A prompt in the cache, until all of its samples have finished.
-struct Prompt {
-    allocation: PageAllocation,
-    /// Samples that have not finished.
-    open_samples: usize,
-}
-
-/// A completion that has its first token and waits for pages.
-struct Waiting {
-    group: usize,
-    sample: usize,
-    id: u32,
-    logprob: f32,
-}
-
-/// Completions of one prompt that have the same tokens so far, at least one.
-pub struct SharedSequence {
-    group: usize,
-    tokens: Vec<u32>,
-    samples: Vec<RunningSample>,
-    /// Rows of tokens after the prompt that other sequences share.
-    shared_rows: Vec<PageAllocation>,
-    /// Rows of the tokens after those.
-    own_rows: PageAllocation,
-    /// Pages for all but one of the completions, used when they differ.
-    reserved: Vec<PageAllocation>,
-}
-
-/// One of a shared sequence's completions.
-struct RunningSample {
-    index: usize,
-    /// These differ between the samples of a sequence, because their temperatures may differ.
-    logprobs: Vec<f32>,
-}
-
-/// Rows of a batch whose next tokens will be sampled.
-#[derive(Default)]
-pub struct Pending {
-    pub rows: Vec<u32>,
-    /// Their rows are indices in `rows`, in ascending order.
-    pub draws: Vec<Draw>,
-}
-
-impl Pending {
-    /// Adds the next tokens of `samples`, at `position`, from this row of the batch.
-    fn push<'s>(&mut self, row: usize, samples: impl IntoIterator<Item = &'s SampleRequest>, position: usize) {
-        let (index, position) = (self.rows.len() as u32, position as u32);
-        self.rows.push(row as u32);
-        let draw = |s: &SampleRequest| Draw { row: index, sampling: s.sampling, stream: s.stream, position };
-        self.draws.extend(samples.into_iter().map(draw));
-    }
-}
-
 /// The state of one `generate` call.
 pub struct Scheduler<'a> {
     groups: &'a [&'a PromptGroup],
-    /// The first group whose prompt has not started.
-    next_group: usize,
-    /// Prompts in the cache, by group.
-    prompts: Vec<Option<Prompt>>,
-    /// Groups whose prompts are being computed, and how many of their tokens are done.
-    prefilling: VecDeque<(usize, usize)>,
-    ready: VecDeque<Waiting>,
-    pub running: Vec<SharedSequence>,
+    limits: EngineLimits,
+    /// Beyond this many rows in use, admitting another completion no longer raises throughput.
+    cache_budget_rows: usize,
+    pages: Pages,
+    /// One for each group.
+    prompts: Vec<Prompt>,
+    /// In the order in which they will be admitted.
+    waiting: VecDeque<Sequence>,
+    /// In the order in which they were admitted. The parts of a split sequence take its place.
+    running: Vec<Sequence>,
+    /// Samples that have not ended.
     open: usize,
     /// Samples that have ended and are not taken yet.
     pub ended: Vec<Ended>,
-    /// The largest `max_new_tokens` of all groups.
-    longest_completion: usize,
+    statistics: EngineStatistics,
 }
 
 impl<'a> Scheduler<'a> {
-    /// All samples of `groups` are still to be admitted.
-    pub fn new(groups: &'a [&'a PromptGroup]) -> Self {
+    /// All samples of `groups` wait, and all pages are free.
+    pub fn new(groups: &'a [&'a PromptGroup], limits: EngineLimits, cache_budget_rows: usize) -> Self {
+        let pages = Pages::new(limits.cache_rows, limits.page_size);
+        let fits = |g: &&PromptGroup| pages_min(g.prompt.len(), g.max_new_tokens, limits.page_size) <= pages.total();
+        assert!(groups.iter().all(fits), "a prompt with its completion exceeds the pool");
+        let samples = groups.iter().map(|group| group.samples.len());
+        let nonempty = samples.clone().enumerate().filter(|(_, samples)| *samples > 0);
         Self {
             groups,
-            next_group: 0,
-            prompts: groups.iter().map(|_| None).collect(),
-            prefilling: VecDeque::new(),
-            ready: VecDeque::new(),
+            limits,
+            cache_budget_rows,
+            pages,
+            prompts: samples.clone().map(Prompt::new).collect(),
+            waiting: nonempty.map(|(group, samples)| Sequence::first(group, samples)).collect(),
             running: Vec::new(),
-            open: groups.iter().map(|group| group.samples.len()).sum(),
+            open: samples.sum(),
             ended: Vec::new(),
-            longest_completion: longest_completion(groups),
+            statistics: EngineStatistics::default(),
         }
     }
 
@@ -107,271 +77,252 @@ impl<'a> Scheduler<'a> {
         self.open == 0
     }
 
-    /// Allocates pages for waiting samples first, then starts a new prompt if one of its samples could run after it. When
-    /// `cache_budget_rows` rows are allocated, it admits no more than [`RUNNING_MIN`] completions.
-    pub fn admit(&mut self, pages: &mut Pages, max_running: usize, cache_budget_rows: usize) {
-        let worthwhile = |running: usize, rows: usize| running < RUNNING_MIN || rows < cache_budget_rows;
-        let mut running: usize = self.running.iter().map(|sequence| sequence.samples.len()).sum();
-        let first_new = self.running.len();
-        while running < max_running && worthwhile(running, pages.allocated_rows()) {
-            let Some(waiting) = self.ready.front() else { break };
-            let Some(room) = pages.allocate(self.groups[waiting.group].max_new_tokens) else { break };
-            let Waiting { group, sample, id, logprob } =
-                self.ready.pop_front().expect("the queue has a front, seen above");
-            let sample = RunningSample { index: sample, logprobs: vec![logprob] };
-            // The samples of a prompt are adjacent in the queue.
-            let mut new = self.running[first_new..].iter_mut().rev().take_while(|sequence| sequence.group == group);
-            if let Some(sequence) = new.find(|sequence| sequence.tokens == [id]) {
-                sequence.samples.push(sample);
-                sequence.reserved.push(room);
+    /// Counts of all steps so far.
+    pub fn statistics(&self) -> EngineStatistics {
+        EngineStatistics { pages_max: self.pages.used_max(), ..self.statistics }
+    }
+
+    /// Rows of the pool's pages.
+    pub fn pool_rows(&self) -> usize {
+        self.pages.rows()
+    }
+
+    /// The tokens of the next forward pass. The rows to sample from are its last ones.
+    pub fn next_batch(&mut self) -> (Batch, Pending) {
+        self.grow();
+        self.admit();
+        let (mut batch, mut pending) = (Batch::default(), Pending::default());
+        self.push_prefills(&mut batch);
+        self.push_last_tokens(&mut batch, &mut pending);
+        assert!(batch.tokens() > 0, "samples are unfinished, but the batch is empty");
+        self.statistics.steps += 1;
+        self.statistics.tokens += batch.tokens() as u64;
+        (batch, pending)
+    }
+
+    /// Gives every running sequence a row for its last token, the oldest sequence first.
+    fn grow(&mut self) {
+        let mut index = 0;
+        while let Some(sequence) = self.running.get_mut(index) {
+            let missing = sequence.tokens.len() - sequence.rows.rows();
+            if self.pages.extend(&mut sequence.rows, missing) {
+                index += 1;
+            } else if !self.drop_idle_prompt(None) {
+                self.preempt();
+            }
+        }
+    }
+
+    /// Frees the pages of the last prompt that no running sequence uses, except that of one group. Returns whether there was one.
+    fn drop_idle_prompt(&mut self, except: Option<usize>) -> bool {
+        let idle = |group: &usize| {
+            let used = || self.running.iter().any(|sequence| sequence.group == *group);
+            self.prompts[*group].rows.rows() > 0 && Some(*group) != except && !used()
+        };
+        let Some(group) = (0..self.prompts.len()).rev().find(idle) else { return false };
+        let prompt = &mut self.prompts[group];
+        self.pages.free(&mut prompt.rows);
+        prompt.computed = 0;
+        self.statistics.prompts_dropped += 1;
+        true
+    }
+
+    /// Frees the pages of the most recently admitted sequence, which then waits at the front of the queue.
+    fn preempt(&mut self) {
+        let mut sequence = self.running.pop().expect("a sequence that needs a page is running");
+        self.pages.free(&mut sequence.rows);
+        sequence.computed = 0;
+        self.waiting.push_front(sequence);
+        self.statistics.preemptions += 1;
+    }
+
+    /// Pages that stay free when a sequence is admitted, so that those that run do not pre-empt it in the next steps.
+    fn watermark(&self) -> usize {
+        (self.pages.total() / 100).max(self.running.len() / 8).max(1)
+    }
+
+    /// How many completions of a waiting sequence may be admitted now. The cache budget limits prompts that begin: where it is used
+    /// up, no more than [`RUNNING_MIN`] completions run. Those whose prompt has begun are in the budget with that.
+    fn slots(&self, waiting: &Sequence) -> usize {
+        let running: usize = self.running.iter().map(|sequence| sequence.samples.len()).sum();
+        let worthwhile = !waiting.tokens.is_empty() || self.pages.used_rows() < self.cache_budget_rows;
+        let most = if worthwhile { usize::MAX } else { RUNNING_MIN };
+        self.limits.max_running.min(most).saturating_sub(running)
+    }
+
+    /// Gives waiting sequences rows for all their tokens, and their prompts if these are not in the cache, in the order of the queue.
+    fn admit(&mut self) {
+        while let Some(front) = self.waiting.front() {
+            let (group, slots, alone) = (front.group, self.slots(front), self.running.is_empty());
+            if slots == 0 {
+                break;
+            }
+            let prompt = &self.prompts[group];
+            let missing = self.groups[group].prompt.len() - prompt.rows.rows();
+            let needed = self.pages.needed(missing) + self.pages.needed(front.tokens.len());
+            // After its first token, each sample of a new prompt needs a page.
+            let first_pages = if front.tokens.is_empty() { front.samples.len().min(slots) } else { 0 };
+            let spare = if alone { 0 } else { self.watermark() + first_pages };
+            if needed + spare > self.pages.available() {
+                if alone && self.drop_idle_prompt(Some(group)) {
+                    continue;
+                }
+                break;
+            }
+            let mut sequence = self.waiting.pop_front().expect("the queue has a front, seen above");
+            // A prompt's samples stay together until they have their first tokens.
+            if !sequence.tokens.is_empty() && sequence.samples.len() > slots {
+                let rest = sequence.samples.split_off(slots);
+                self.waiting.push_front(Sequence::waiting(group, sequence.tokens.clone(), rest));
+            }
+            let fits = self.pages.extend(&mut self.prompts[group].rows, missing)
+                && self.pages.extend(&mut sequence.rows, sequence.tokens.len());
+            assert!(fits, "enough pages are free, seen above");
+            self.running.push(sequence);
+        }
+    }
+
+    /// Adds tokens that are not in the cache, except the last token of each sequence: as many as fit beside those. The order is
+    /// that of the running sequences, each after its prompt.
+    fn push_prefills(&mut self, batch: &mut Batch) {
+        let mut room = self.limits.max_batch_tokens - self.running.len();
+        for sequence in &mut self.running {
+            let (ids, prompt) = (&self.groups[sequence.group].prompt, &mut self.prompts[sequence.group]);
+            let through = if sequence.tokens.is_empty() { ids.len() - 1 } else { ids.len() };
+            let range = prompt.computed..through.min(prompt.computed + room);
+            if !range.is_empty() {
+                let rows = self.pages.runs(&prompt.rows, range.clone());
+                let keys = self.pages.runs(&prompt.rows, 0..range.end);
+                push_tokens(batch, &ids[range.clone()], range.start, &rows, keys);
+                self.statistics.tokens_recomputed += prompt.compute(range.end) as u64;
+                room -= range.len();
+            }
+            if prompt.computed < through {
+                break;
+            }
+            let through = sequence.tokens.len().saturating_sub(1);
+            let range = sequence.computed..through.min(sequence.computed + room);
+            if !range.is_empty() {
+                let rows = self.pages.runs(&sequence.rows, range.clone());
+                let prefix = self.pages.runs(&prompt.rows, 0..ids.len());
+                let keys = prefix.into_iter().chain(self.pages.runs(&sequence.rows, 0..range.end));
+                push_tokens(batch, &sequence.tokens[range.clone()], ids.len() + range.start, &rows, keys);
+                sequence.computed = range.end;
+                self.statistics.tokens_recomputed += range.len() as u64;
+                room -= range.len();
+            }
+        }
+    }
+
+    /// Whether all tokens of a running sequence but the last are in the cache or in this batch.
+    fn is_ready(&self, sequence: &Sequence) -> bool {
+        let (prompt, computed) = (self.groups[sequence.group].prompt.len(), self.prompts[sequence.group].computed);
+        computed + sequence.computed + 1 == prompt + sequence.tokens.len()
+    }
+
+    /// Adds the last token of each sequence that is ready, and the draws of its samples.
+    fn push_last_tokens(&mut self, batch: &mut Batch, pending: &mut Pending) {
+        for sequence in self.running.iter().filter(|sequence| self.is_ready(sequence)) {
+            let (group, prompt) = (self.groups[sequence.group], &self.prompts[sequence.group]);
+            let (ids, rows) = match sequence.tokens.as_slice() {
+                [] => (&group.prompt, &prompt.rows),
+                _ => (&sequence.tokens, &sequence.rows),
+            };
+            let last = ids.len() - 1..ids.len();
+            let position = group.prompt.len() + sequence.tokens.len();
+            let keys = [&prompt.rows, &sequence.rows].map(|rows| self.pages.runs(rows, 0..rows.rows()));
+            let row = self.pages.runs(rows, last.clone());
+            push_tokens(batch, &ids[last], position - 1, &row, keys.into_iter().flatten());
+            let samples = sequence.samples.iter().map(|sample| &group.samples[sample.index]);
+            pending.push(batch.tokens() - 1, samples, position);
+        }
+    }
+
+    /// Appends the sampled tokens to the sequences that were ready, in their order.
+    pub fn take_draws(&mut self, ids: &[u32], logprobs: &[f32]) {
+        let mut draws = ids.iter().copied().zip(logprobs.iter().copied());
+        let mut first = Vec::new();
+        for mut sequence in std::mem::take(&mut self.running) {
+            if !self.is_ready(&sequence) {
+                self.running.push(sequence);
+                continue;
+            }
+            let parts = self.end_samples(&mut sequence, draws.by_ref());
+            if sequence.tokens.is_empty() {
+                let prompt = &mut self.prompts[sequence.group];
+                prompt.compute(self.groups[sequence.group].prompt.len());
+                first.extend(parts.into_iter().map(|(id, part)| Sequence::waiting(sequence.group, vec![id], part)));
             } else {
-                let (tokens, samples) = (vec![id], vec![sample]);
-                self.running.push(SharedSequence {
+                self.split(sequence, parts);
+            }
+        }
+        // They are admitted before those that wait already: their prompts were admitted before those were.
+        first.into_iter().rev().for_each(|sequence| self.waiting.push_front(sequence));
+    }
+
+    /// Draws for each sample of a sequence, and ends those that have no next token. Returns the others by their tokens.
+    fn end_samples(
+        &mut self,
+        sequence: &mut Sequence,
+        draws: impl Iterator<Item = (u32, f32)>,
+    ) -> Vec<(u32, Vec<OpenSample>)> {
+        let (group, request) = (sequence.group, self.groups[sequence.group]);
+        let (parts, failed) = sequence.draw(draws);
+        let position = request.prompt.len() + sequence.tokens.len();
+        for sample in failed {
+            self.close(Ended { group, sample: sample.index, completion: Err(NotFinite { position }) });
+        }
+        let reason = |id: &u32| {
+            let length = sequence.tokens.len() + 1 == request.max_new_tokens;
+            let stop = request.stop.contains(id).then_some(FinishReason::Stop);
+            stop.or(length.then_some(FinishReason::Length))
+        };
+        let (ended, live): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(id, _)| reason(id).is_some());
+        for (id, samples) in ended {
+            let finish_reason = reason(&id).expect("seen above");
+            for OpenSample { index, logprobs } in samples {
+                let tokens = sequence.tokens.iter().copied().chain([id]).collect();
+                self.close(Ended {
                     group,
-                    tokens,
-                    samples,
-                    shared_rows: Vec::new(),
-                    own_rows: room,
-                    reserved: Vec::new(),
+                    sample: index,
+                    completion: Ok(Completion { tokens, logprobs, finish_reason }),
                 });
             }
-            running += 1;
         }
-        while self.next_group < self.groups.len() {
-            let upcoming = self.ready.len() + self.prefilling.len();
-            if upcoming >= max_running || !worthwhile(running + upcoming, pages.allocated_rows() + self.upcoming_rows())
-            {
-                break;
-            }
-            let group = &self.groups[self.next_group];
-            if group.samples.is_empty() {
-                self.next_group += 1;
-                continue;
-            }
-            // Pages for the longest completion stay free. When the running completions have ended, the first one in the queue
-            // can run, so prompts that hold pages cannot deadlock.
-            if pages.needed(group.prompt.len()) + pages.needed(self.longest_completion) > pages.available() {
-                break;
-            }
-            let Some(allocation) = pages.allocate(group.prompt.len()) else { break };
-            self.prompts[self.next_group] = Some(Prompt { allocation, open_samples: group.samples.len() });
-            self.prefilling.push_back((self.next_group, 0));
-            self.next_group += 1;
-        }
+        live
     }
 
-    /// Rows that the samples of started prompts will need.
-    fn upcoming_rows(&self) -> usize {
-        let waiting = self.ready.iter().map(|waiting| self.groups[waiting.group].max_new_tokens);
-        let of_group = |group: &PromptGroup| group.samples.len() * group.max_new_tokens;
-        waiting.sum::<usize>() + self.prefilling.iter().map(|(group, _)| of_group(self.groups[*group])).sum::<usize>()
-    }
-
-    /// Adds the last token of every running sequence.
-    pub fn push_decodes(&mut self, pages: &Pages, batch: &mut Batch, pending: &mut Pending) {
-        for SharedSequence { group, tokens, samples, shared_rows, own_rows, .. } in &mut self.running {
-            let prompt = self.prompts[*group].as_ref().expect("the prompt of a running sample is in the cache");
-            let group = &self.groups[*group];
-            let position = group.prompt.len() + tokens.len() - 1;
-            let last = *tokens.last().expect("a sequence has at least one token");
-            push_token(batch, last, position, pages.next_row(own_rows));
-            let allocations = std::iter::once(&prompt.allocation).chain(&*shared_rows).chain([&*own_rows]);
-            batch.segments.push(1, allocations.flat_map(|allocation| pages.runs(allocation)));
-            pending.push(batch.tokens() - 1, samples.iter().map(|sample| &group.samples[sample.index]), position + 1);
+    /// Continues a sequence as one sequence for each of its next tokens. The first one is the first to extend the rows that all
+    /// share, so it has no gap.
+    fn split(&mut self, mut sequence: Sequence, parts: Vec<(u32, Vec<OpenSample>)>) {
+        let mut parts = parts.into_iter();
+        let Some((first, first_samples)) = parts.next() else {
+            self.pages.free(&mut sequence.rows);
+            return;
+        };
+        sequence.computed += 1;
+        let at = self.running.len();
+        for (id, samples) in parts {
+            let tokens = sequence.tokens.iter().copied().chain([id]).collect();
+            let rows = self.pages.share(&sequence.rows);
+            let computed = sequence.computed;
+            self.running.push(Sequence { rows, computed, ..Sequence::waiting(sequence.group, tokens, samples) });
         }
+        sequence.tokens.push(first);
+        sequence.samples = first_samples;
+        self.running.insert(at, sequence);
     }
 
-    /// Adds up to `room` prompt tokens and returns the groups whose prompts end in this batch. [`Self::push_last_tokens`] adds
-    /// the last tokens of those, whose logits the first tokens are sampled from.
-    pub fn push_prefills(&mut self, pages: &mut Pages, mut room: usize, batch: &mut Batch) -> Vec<usize> {
-        let mut ended = Vec::new();
-        while let Some((index, through)) = self.prefilling.front_mut() {
-            if room == 0 {
-                break;
-            }
-            let group = &self.groups[*index];
-            let prompt = self.prompts[*index].as_mut().expect("a prompt that is being computed is in the cache");
-            let end = group.prompt.len().min(*through + room);
-            room -= end - *through;
-            let before_last = end.min(group.prompt.len() - 1);
-            if *through < before_last {
-                let chunk = *through..before_last;
-                for position in chunk.clone() {
-                    push_token(batch, group.prompt[position], position, pages.next_row(&mut prompt.allocation));
-                }
-                batch.segments.push(chunk.len(), pages.runs(&prompt.allocation));
-            }
-            *through = end;
-            if end < group.prompt.len() {
-                break;
-            }
-            ended.push(*index);
-            self.prefilling.pop_front();
-        }
-        ended
-    }
-
-    /// Adds the last tokens of the prompts that end in this batch, and the first draws of their samples.
-    pub fn push_last_tokens(&mut self, pages: &mut Pages, ended: &[usize], batch: &mut Batch, pending: &mut Pending) {
-        for &index in ended {
-            let group = &self.groups[index];
-            let prompt = self.prompts[index].as_mut().expect("a prompt that has just ended is in the cache");
-            let last = group.prompt.len() - 1;
-            push_token(batch, group.prompt[last], last, pages.next_row(&mut prompt.allocation));
-            batch.segments.push(1, pages.runs(&prompt.allocation));
-            pending.push(batch.tokens() - 1, &group.samples, group.prompt.len());
-        }
-    }
-
-    /// Appends the sampled tokens: first to running completions, then to the samples of prompts that have just ended.
-    pub fn take_draws(&mut self, pages: &mut Pages, ended: &[usize], ids: &[u32], logprobs: &[f32]) {
-        let mut draws = ids.iter().copied().zip(logprobs.iter().copied());
-        for sequence in std::mem::take(&mut self.running) {
-            let count = sequence.samples.len();
-            self.grow(pages, sequence, draws.by_ref().take(count));
-        }
-        for &group in ended {
-            for sample in 0..self.groups[group].samples.len() {
-                let (id, logprob) = draws.next().expect("there is one draw per sample");
-                if !logprob.is_finite() {
-                    self.fail(pages, group, sample, 0);
-                } else if self.is_last(group, id, 1) {
-                    self.end(pages, group, sample, vec![id], vec![logprob]);
-                } else {
-                    self.ready.push_back(Waiting { group, sample, id, logprob });
-                }
-            }
-        }
-    }
-
-    /// Appends a token to each completion of a sequence. Those with the same token remain one sequence.
-    fn grow(&mut self, pages: &mut Pages, sequence: SharedSequence, draws: impl Iterator<Item = (u32, f32)>) {
-        let SharedSequence { group, mut tokens, samples, shared_rows, own_rows, mut reserved } = sequence;
-        let mut parts: Vec<(u32, Vec<RunningSample>)> = Vec::new();
-        for (mut sample, (id, logprob)) in samples.into_iter().zip(draws) {
-            if !logprob.is_finite() {
-                self.fail(pages, group, sample.index, tokens.len());
-                continue;
-            }
-            sample.logprobs.push(logprob);
-            match parts.iter_mut().find(|part| part.0 == id) {
-                Some((_, part)) => part.push(sample),
-                None => parts.push((id, vec![sample])),
-            }
-        }
-        let with = |id: u32| tokens.iter().copied().chain([id]).collect::<Vec<u32>>();
-        let (ended, live): (Vec<_>, Vec<_>) =
-            parts.into_iter().partition(|(id, _)| self.is_last(group, *id, tokens.len() + 1));
-        for (id, samples) in ended {
-            samples
-                .into_iter()
-                .for_each(|RunningSample { index, logprobs }| self.end(pages, group, index, with(id), logprobs));
-        }
-        let mut live = live.into_iter();
-        let mut unused = Vec::new();
-        // The first part keeps the sequence's own pages, the others continue in reserved ones.
-        if let Some((first, first_samples)) = live.next() {
-            for (id, samples) in live {
-                let shared_rows =
-                    shared_rows.iter().chain([&own_rows]).map(|allocation| pages.share(allocation)).collect();
-                let mut reserved = reserved.split_off(reserved.len() - samples.len());
-                let own_rows = reserved.pop().expect("pages are reserved for every completion but one");
-                self.running.push(SharedSequence { group, tokens: with(id), samples, shared_rows, own_rows, reserved });
-            }
-            unused.extend(reserved.split_off(first_samples.len() - 1));
-            tokens.push(first);
-            self.running.push(SharedSequence {
-                group,
-                tokens,
-                samples: first_samples,
-                shared_rows,
-                own_rows,
-                reserved,
-            });
-        } else {
-            unused.extend(shared_rows.into_iter().chain([own_rows]).chain(reserved));
-        }
-        unused.into_iter().for_each(|allocation| pages.free(allocation));
-    }
-
-    /// Ends a sample whose next token has a log-probability that is not finite, after `tokens` tokens.
-    fn fail(&mut self, pages: &mut Pages, group: usize, sample: usize, tokens: usize) {
-        let position = self.groups[group].prompt.len() + tokens;
-        self.close(pages, Ended { group, sample, completion: Err(NotFinite { position }) });
-    }
-
-    /// Whether a completion ends with this token, its `tokens`-th one.
-    fn is_last(&self, group: usize, id: u32, tokens: usize) -> bool {
-        self.groups[group].stop.contains(&id) || tokens == self.groups[group].max_new_tokens
-    }
-
-    fn end(&mut self, pages: &mut Pages, group: usize, sample: usize, tokens: Vec<u32>, logprobs: Vec<f32>) {
-        let stopped = tokens.last().is_some_and(|id| self.groups[group].stop.contains(id));
-        let finish_reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
-        self.close(pages, Ended { group, sample, completion: Ok(Completion { tokens, logprobs, finish_reason }) });
-    }
-
-    fn close(&mut self, pages: &mut Pages, ended: Ended) {
-        let group = ended.group;
-        self.ended.push(ended);
-        let prompt = self.prompts[group].as_mut().expect("the prompt of an unfinished sample is in the cache");
+    fn close(&mut self, ended: Ended) {
+        let prompt = &mut self.prompts[ended.group];
         prompt.open_samples -= 1;
         if prompt.open_samples == 0 {
-            let prompt = self.prompts[group].take().expect("seen above");
-            pages.free(prompt.allocation);
+            self.pages.free(&mut prompt.rows);
         }
+        self.ended.push(ended);
         self.open -= 1;
     }
 }
 
-/// The largest `max_new_tokens` of all groups; 0 without groups.
-pub fn longest_completion(groups: &[&PromptGroup]) -> usize {
-    groups.iter().map(|group| group.max_new_tokens).max().unwrap_or(0)
-}
-
-fn push_token(batch: &mut Batch, id: u32, position: usize, kv_row: u32) {
-    batch.ids.push(id);
-    batch.positions.push(position as u32);
-    batch.kv_rows.push(kv_row);
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::sample::Sampling;
-    use crate::random::Stream;
-
-    /// The most completions that run at a time, and the number of batches for all of them.
-    fn most_running(samples: usize, max_running: usize, cache_budget_rows: usize) -> (usize, usize) {
-        let sample = SampleRequest { sampling: Sampling::temperature(1.0), stream: Stream::new(0) };
-        let group = PromptGroup { prompt: vec![1; 5], samples: vec![sample], stop: Vec::new(), max_new_tokens: 6 };
-        let groups = vec![&group; samples];
-        let (mut pages, mut scheduler) = (Pages::new(64 * 16, 4), Scheduler::new(&groups));
-        let (mut most, mut batches) = (0, 0);
-        while !scheduler.done() {
-            scheduler.admit(&mut pages, max_running, cache_budget_rows);
-            let (mut batch, mut pending) = (Batch::default(), Pending::default());
-            let ended = scheduler.push_prefills(&mut pages, 64, &mut batch);
-            scheduler.push_decodes(&pages, &mut batch, &mut pending);
-            scheduler.push_last_tokens(&mut pages, &ended, &mut batch, &mut pending);
-            assert!(batch.tokens() > 0, "the batch is empty");
-            most = most.max(scheduler.running.len());
-            batches += 1;
-            let count = pending.draws.len();
-            scheduler.take_draws(&mut pages, &ended, &vec![2; count], &vec![-1.0; count]);
-        }
-        assert_eq!(pages.allocated_rows(), 0);
-        (most, batches)
-    }
-
-    #[test]
-    fn the_cache_budget_limits_running_completions_but_not_below_the_minimum() {
-        assert_eq!(most_running(40, 16, usize::MAX).0, 16);
-        assert_eq!(most_running(40, 16, 0).0, RUNNING_MIN);
-        assert_eq!(most_running(3, 16, 0).0, 3);
-        assert_eq!(most_running(40, 4, 0).0, 4);
-        // Twelve completions with two pages each, and two pages for each prompt.
-        let (most, batches) = most_running(40, 16, 12 * 16);
-        assert!((11..=13).contains(&most) && batches < most_running(40, 16, 0).1, "{most} in {batches} batches");
-    }
-}
+mod tests;

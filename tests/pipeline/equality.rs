@@ -4,7 +4,7 @@ use patarm::model::{Batch, Qwen3};
 use patarm::ops::Cpu;
 use patarm::ops::sample::Sampling;
 use patarm::random::Stream;
-use patarm::rollout::{Completion, Engine, EngineLimits, PromptGroup, SampleRequest};
+use patarm::rollout::{Completion, Engine, EngineLimits, EngineStatistics, PromptGroup, SampleRequest};
 use patarm::train::prefix_tree::{self, Sequence};
 use patarm::train::{Scorer, Targets};
 use proptest::prelude::*;
@@ -98,10 +98,12 @@ proptest! {
         let groups = groups(seed, &prompts, samples, new, temperature);
         let roomy = EngineLimits::for_lengths(80, 32, 64);
         let plain = generate(&model, roomy, &groups);
-        // From just enough pages for one sample and the longest prompt to a few more.
-        let pages = 70usize.div_ceil(page_size) + new.div_ceil(page_size) + extra_tokens % 8;
+        // From just enough pages for the longest prompt with one sample to a few more.
+        let longest = prompts.iter().max().unwrap();
+        let pages = longest.div_ceil(page_size) + (new - 1).div_ceil(page_size) + extra_tokens % 8;
         let cramped = EngineLimits {
             cache_rows: pages * page_size,
+            sequence_rows: pages * page_size,
             page_size,
             max_running,
             max_batch_tokens: max_running + extra_tokens,
@@ -129,4 +131,52 @@ fn one_thread_and_three_give_the_same_bits() {
         })
     };
     assert_eq!(on(1), on(3));
+}
+
+/// Completions that ran out of pages are the same as others, and the engine counts what that cost.
+#[test]
+fn a_small_cache_costs_tokens_and_changes_none() {
+    let model = model(&Cpu, VOCAB, 3);
+    let groups = groups(3, &[20, 33, 7, 16], 3, 40, 1.0);
+    let roomy = EngineLimits::for_lengths(33, 40, 12);
+    let with = |cache_rows: usize| {
+        let mut engine = Engine::new(&model, EngineLimits { cache_rows, ..roomy }).unwrap();
+        let completions = engine.generate(&model, &groups, None, |_| {}).unwrap();
+        let statistics = engine.take_statistics();
+        assert_eq!(engine.take_statistics(), EngineStatistics::default(), "taken once");
+        (completions, statistics)
+    };
+    let (plain, full) = with(roomy.cache_rows);
+    let (other, small) = with(EngineLimits::rows_min(33, 40));
+    assert_eq!(plain, other);
+    assert_eq!((full.preemptions, full.prompts_dropped, full.tokens_recomputed), (0, 0, 0));
+    assert!(small.preemptions > 0, "{small:?}");
+    assert!(small.tokens_recomputed > 0 && small.steps > full.steps, "{small:?}, {full:?}");
+    assert!(small.pages_max <= EngineLimits::rows_min(33, 40) / roomy.page_size, "{small:?}");
+    // Samples of which one is pre-empted no longer share what they computed, so more tokens may be computed than again.
+    assert!(small.tokens - small.tokens_recomputed >= full.tokens, "{small:?}, {full:?}");
+}
+
+#[test]
+fn a_cache_that_is_too_small_is_refused_with_what_fits() {
+    let model = model(&Cpu, VOCAB, 3);
+    let rows_min = EngineLimits::rows_min(33, 40);
+    assert_eq!(rows_min, (3 + 3) * 16);
+    let limits = EngineLimits { cache_rows: rows_min - 1, ..EngineLimits::for_lengths(33, 40, 12) };
+    let error = Engine::new(&model, limits).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("needs 96 rows") && error.contains("has 95"), "{error}");
+    let limits = EngineLimits { cache_rows: rows_min, ..limits };
+    let mut engine = Engine::new(&model, limits).unwrap();
+    let mut refusal = |prompt: usize, new: usize| {
+        engine
+            .generate(&model, &groups(1, &[5, prompt], 1, new, 1.0), None, |_| {})
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let error = refusal(33, 50);
+    assert!(error.contains("prompt 1: 33 + 50 new tokens need 7 pages") && error.contains("up to 49 new"), "{error}");
+    let error = refusal(100, 5);
+    assert!(error.contains("has 6: the prompt does not fit"), "{error}");
+    assert!(engine.generate(&model, &groups(1, &[33], 1, 49, 1.0), None, |_| {}).is_ok());
 }
