@@ -4,16 +4,18 @@
 //! own next token from the logits of that row. When the tokens differ, the sequence is split, and the new sequences share its
 //! keys and values.
 //!
-//! A sequence gets pages as it grows. When none is free, the prompts that no running sequence uses are dropped first, as they
-//! are only a cache. Then the most recently admitted running sequence is pre-empted: its pages are freed, and it waits at the
-//! front of the queue with its tokens. When there is room again, its tokens are computed again like those of a prompt.
+//! A sequence gets pages as it grows. When none is free, the most recently admitted sequence is pre-empted: its pages are freed,
+//! and it waits at the front of the queue with its tokens. When there is room again, these are computed again like those of a
+//! prompt. Prompts stay in the cache until their samples have ended. Only when a single sequence runs, or none, the prompts that
+//! merely wait are dropped. (Dropping these before the second sequence is pre-empted, as vLLM's prefix cache does, took as many
+//! steps and recomputed twice as many tokens: a prompt of many samples is dropped for a single page.)
 //!
 //! **Every request ends**, in any pool that can hold each of its prompts with one completion ([`pages_min`]):
-//! - The first running sequence is pre-empted only when it runs alone and all other prompts are dropped. Then all pages in use are
-//!   those of its prompt and its own. If its rows are without gaps, these fit with one token more, so it is not pre-empted.
-//! - Its rows have gaps only where another sequence shared a page with it and continued in it. The next call of [`Scheduler::admit`]
-//!   gives it rows without gaps, so that it is pre-empted at most once for each time that a sequence of its prompt is split. There are
-//!   fewer splits than samples.
+//! - The first running sequence is pre-empted only when it runs alone and all other prompts are dropped. Then all pages in use
+//!   are those of its prompt and its own. If its rows are without gaps, these fit with one token more, so it is not pre-empted.
+//! - Its rows have gaps only where another sequence shared a page with it and continued in it. When it is pre-empted for that,
+//!   the same call of [`Scheduler::next_batch`] admits it again, with rows without gaps. While it is the first one, it gets no
+//!   more gaps: of the parts of a split sequence, the first one continues in the shared page.
 //! - Tokens are computed in the order of the running sequences, so the first one advances in every step: in its prompt, its own
 //!   tokens, or by a new token. Tokens are never lost, so it ends, and the next one is the first.
 //! - If nothing runs, all prompts but that of the first waiting sequence may be dropped, and this sequence fits.
@@ -107,13 +109,14 @@ impl<'a> Scheduler<'a> {
             let missing = sequence.tokens.len() - sequence.rows.rows();
             if self.pages.extend(&mut sequence.rows, missing) {
                 index += 1;
-            } else if !self.drop_idle_prompt(None) {
+            } else if self.running.len() > 1 || !self.drop_idle_prompt(None) {
                 self.preempt();
             }
         }
     }
 
-    /// Frees the pages of the last prompt that no running sequence uses, except that of one group. Returns whether there was one.
+    /// Frees the pages of the last prompt that no running sequence uses, except that of one group. Returns whether there was
+    /// one. The last prompt is usually the one that is needed last.
     fn drop_idle_prompt(&mut self, except: Option<usize>) -> bool {
         let idle = |group: &usize| {
             let used = || self.running.iter().any(|sequence| sequence.group == *group);
@@ -136,13 +139,15 @@ impl<'a> Scheduler<'a> {
         self.statistics.preemptions += 1;
     }
 
-    /// Pages that stay free when a sequence is admitted, so that those that run do not pre-empt it in the next steps.
+    /// Pages that stay free when a sequence is admitted, or it would soon be pre-empted: what those that run need in one step, as
+    /// a sequence needs a page in one of `page_size` steps, and at least 1 % of all pages, as in vLLM. More pages would recompute
+    /// fewer tokens, but as fewer completions run, take more steps: half a page for each running sequence took 5 % more.
     fn watermark(&self) -> usize {
-        (self.pages.total() / 100).max(self.running.len() / 8).max(1)
+        (self.pages.total() / 100).max(self.running.len() / self.limits.page_size).max(1)
     }
 
-    /// How many completions of a waiting sequence may be admitted now. The cache budget limits prompts that begin: where it is used
-    /// up, no more than [`RUNNING_MIN`] completions run. Those whose prompt has begun are in the budget with that.
+    /// How many completions of a waiting sequence may be admitted now. The cache budget limits prompts that begin: where it is
+    /// used up, no more than [`RUNNING_MIN`] completions run. A prompt that has begun takes its samples with it.
     fn slots(&self, waiting: &Sequence) -> usize {
         let running: usize = self.running.iter().map(|sequence| sequence.samples.len()).sum();
         let worthwhile = !waiting.tokens.is_empty() || self.pages.used_rows() < self.cache_budget_rows;
@@ -150,7 +155,8 @@ impl<'a> Scheduler<'a> {
         self.limits.max_running.min(most).saturating_sub(running)
     }
 
-    /// Gives waiting sequences rows for all their tokens, and their prompts if these are not in the cache, in the order of the queue.
+    /// Gives waiting sequences rows for all their tokens, and for their prompts if these are not in the cache, in the order of
+    /// the queue.
     fn admit(&mut self) {
         while let Some(front) = self.waiting.front() {
             let (group, slots, alone) = (front.group, self.slots(front), self.running.is_empty());
