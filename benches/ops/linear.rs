@@ -1,4 +1,4 @@
-//! Benches of the op `linear`: the three matmuls at the shapes of nano and mini, for training and for decoding.
+//! Benches of the op `linear`: the three matmuls at the shapes of nano, mini and 0.6b, for training and for decoding.
 //!
 //! Elements per second are floating-point operations per second; compare them with the peak that is printed first.
 
@@ -8,7 +8,7 @@ use patarm::ops::cpu::gemm::peak_gflops;
 use patarm::ops::linear::*;
 
 /// (name, out_features, in_features)
-const SHAPES: [(&str, usize, usize); 10] = [
+const SHAPES: [(&str, usize, usize); 14] = [
     ("nano/qkv", 512, 128),
     ("nano/o", 128, 256),
     ("nano/gate_up", 768, 128),
@@ -19,6 +19,10 @@ const SHAPES: [(&str, usize, usize); 10] = [
     ("mini/gate_up", 3072, 512),
     ("mini/down", 512, 1536),
     ("mini/lm_head", 8192, 512),
+    ("0.6b/qkv", 4096, 1024),
+    ("0.6b/o", 1024, 2048),
+    ("0.6b/gate_up", 6144, 1024),
+    ("0.6b/down", 1024, 3072),
 ];
 
 fn values(len: usize) -> Vec<f32> {
@@ -36,7 +40,7 @@ fn bench(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("linear/{name}"));
         group.sample_size(10).warm_up_time(std::time::Duration::from_millis(50));
         group.measurement_time(std::time::Duration::from_millis(200));
-        for rows in [1, 4, 8, 64, 1024] {
+        for rows in [1, 4, 8, 64, 512, 2048] {
             let (x, mut out) = (values(rows * in_features), values(rows * out_features));
             let mut d_x = vec![0.0; x.len()];
             group.throughput(Throughput::Elements((2 * rows * sizes.len()) as u64));

@@ -158,6 +158,29 @@ fn every_element_is_one_chain() {
     }
 }
 
+/// The same for `d_out · W`, which starts from `d_x` if it accumulates.
+#[test]
+fn every_element_of_the_gradient_of_the_input_is_one_chain() {
+    for (rows, n, k) in SIZES.into_iter().chain([(13, 1100, 150), (200, 2070, 45)]) {
+        let sizes = LinearSizes { out_features: n, in_features: k };
+        let (d_out, w, before) = (values(rows * n, 3), values(n * k, 4), values(rows * k, 5));
+        let weight = prepared(&w, sizes);
+        for accumulate in [false, true] {
+            let mut d_x = before.clone();
+            let d_x_view = &mut d_x[..];
+            let args =
+                LinearBackwardInput::<Cpu> { d_x: d_x_view, d_out: &d_out, weight: &weight, rows, sizes, accumulate };
+            Cpu.linear_backward_input(args).unwrap();
+            for (at, got) in d_x.iter().enumerate() {
+                let (r, i) = (at / k, at % k);
+                let start = if accumulate { before[at] } else { 0.0 };
+                let chain = (0..n).fold(start, |sum, o| d_out[r * n + o].mul_add(w[o * k + i], sum));
+                assert_eq!(got.to_bits(), chain.to_bits(), "d_x[{r}, {i}] of {rows} × {n} × {k}, {accumulate}");
+            }
+        }
+    }
+}
+
 /// The bits of all three matmuls.
 fn all_bits(rows: usize, n: usize, k: usize) -> [Vec<u32>; 3] {
     let sizes = LinearSizes { out_features: n, in_features: k };

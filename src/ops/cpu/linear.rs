@@ -1,37 +1,21 @@
 //! Matmuls with a weight matrix on the CPU.
 
-use std::sync::OnceLock;
-
 use super::Cpu;
-use super::gemm::{Panels, add_transposed_matmul, matmul};
+use super::gemm::{Panels, add_transposed_matmul, matmul, matmul_transposed};
 use crate::ops::linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
 use crate::ops::{Check, OpError, OpResult};
 
-/// A weight matrix packed for matmuls.
-pub struct PackedWeight {
-    /// Wᵀ, [in, out] in panels of outputs
-    forward: Panels,
-    /// W, [out, in] in panels of inputs: built by the first gradient that needs it, so a model that only infers has none
-    backward: OnceLock<Panels>,
-}
+/// A weight matrix packed for matmuls: Wᵀ, [in, out] in panels of outputs.
+pub struct PackedWeight(Panels);
 
 impl PackedWeight {
     fn sizes(&self) -> LinearSizes {
-        LinearSizes { out_features: self.forward.n, in_features: self.forward.k }
+        LinearSizes { out_features: self.0.n, in_features: self.0.k }
     }
 
-    /// The right operand of `x · Wᵀ`.
-    pub(super) fn forward(&self) -> &Panels {
-        &self.forward
-    }
-
-    /// The right operand of `d_out · W`.
-    pub(super) fn backward(&self) -> Result<&Panels, OpError> {
-        if self.backward.get().is_none() {
-            // If two threads get here at once, one of two equal copies is dropped.
-            let _ = self.backward.set(self.forward.transposed()?);
-        }
-        Ok(self.backward.get().expect("set above"))
+    /// The right operand of `x · Wᵀ`; its transpose is that of `d_out · W`.
+    pub(super) fn panels(&self) -> &Panels {
+        &self.0
     }
 
     /// The weight must have been made for `sizes`.
@@ -46,31 +30,27 @@ impl Linear for Cpu {
     type Weight = PackedWeight;
 
     fn linear_weight(&self, sizes: LinearSizes) -> Result<PackedWeight, OpError> {
-        let forward = Panels::new(sizes.out_features, sizes.in_features)?;
-        Ok(PackedWeight { forward, backward: OnceLock::new() })
+        Ok(PackedWeight(Panels::new(sizes.out_features, sizes.in_features)?))
     }
 
     fn linear_prepare(&self, weight: &mut PackedWeight, master: &[f32], sizes: LinearSizes) -> OpResult {
         Check("linear_prepare").size("master", master.len(), sizes.len())?;
         weight.check("linear_prepare", sizes)?;
-        weight.forward.pack_transposed(master);
-        if let Some(backward) = weight.backward.get_mut() {
-            backward.pack(master);
-        }
+        weight.0.pack_transposed(master);
         Ok(())
     }
 
     fn linear_forward(&self, args: LinearForward<'_, Self>) -> OpResult {
         args.check()?;
         args.weight.check("linear_forward", args.sizes)?;
-        matmul(args.out, args.x, &args.weight.forward, args.rows, false);
+        matmul(args.out, args.x, &args.weight.0, args.rows, false);
         Ok(())
     }
 
     fn linear_backward_input(&self, args: LinearBackwardInput<'_, Self>) -> OpResult {
         args.check()?;
         args.weight.check("linear_backward_input", args.sizes)?;
-        matmul(args.d_x, args.d_out, args.weight.backward()?, args.rows, args.accumulate);
+        matmul_transposed(args.d_x, args.d_out, &args.weight.0, args.rows, args.accumulate);
         Ok(())
     }
 

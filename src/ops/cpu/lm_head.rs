@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 
 use super::Cpu;
-use super::gemm::{add_transposed_matmul, matmul};
+use super::gemm::{Panels, add_transposed_matmul, matmul, matmul_transposed};
 use super::log_softmax::{Stats, log_softmax_stats};
 use super::memory::Aligned;
 use super::parallel::for_row_blocks;
@@ -72,7 +72,7 @@ impl LmHead for Cpu {
         }
         for_row_blocks(out, width, |first, rows| {
             for (row, id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
-                weight.forward().copy_column(row, *id as usize);
+                weight.panels().copy_column(row, *id as usize);
             }
         });
         Ok(())
@@ -87,7 +87,7 @@ impl LmHead for Cpu {
         with_scratch(|scratch| {
             for (rows, out) in args.rows.chunks(step).zip(args.out.chunks_mut((step * vocab).max(1))) {
                 let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
-                matmul(out, hidden, args.weight.forward(), rows.len(), false);
+                matmul(out, hidden, args.weight.panels(), rows.len(), false);
             }
         });
         Ok(())
@@ -147,7 +147,7 @@ fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &m
     scratch.logits.resize(count * vocab);
     let logits = &mut *scratch.logits;
     let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
-    matmul(logits, hidden, args.weight.forward(), count, false);
+    matmul(logits, hidden, args.weight.panels(), count, false);
     let losses = Losses {
         gradient: args.gradient.as_ref(),
         targets: &args.targets[range.clone()],
@@ -159,26 +159,20 @@ fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &m
     if let Some(d_weight) = &mut gradient.d_weight {
         add_transposed_matmul(d_weight, logits, hidden, [count, vocab, width]);
     }
-    scatter_d_hidden(gradient.d_hidden, logits, rows, args.weight.backward()?, &mut scratch.hidden);
+    scatter_d_hidden(gradient.d_hidden, logits, rows, args.weight.panels(), &mut scratch.hidden);
     Ok(())
 }
 
 /// `d_hidden[rows] = d_logits · W`.
-fn scatter_d_hidden(
-    d_hidden: &mut [f32],
-    d_logits: &[f32],
-    rows: &[u32],
-    weight: &super::gemm::Panels,
-    scratch: &mut Vec<f32>,
-) {
-    let width = weight.n;
+fn scatter_d_hidden(d_hidden: &mut [f32], d_logits: &[f32], rows: &[u32], weight: &Panels, scratch: &mut Vec<f32>) {
+    let width = weight.k;
     let (first, last) = (rows[0] as usize, rows[rows.len() - 1] as usize);
     if last - first + 1 == rows.len() {
-        matmul(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
+        matmul_transposed(&mut d_hidden[first * width..(last + 1) * width], d_logits, weight, rows.len(), false);
         return;
     }
     scratch.resize(rows.len() * width, 0.0);
-    matmul(scratch, d_logits, weight, rows.len(), false);
+    matmul_transposed(scratch, d_logits, weight, rows.len(), false);
     for (row, from) in rows.iter().zip(scratch.chunks_exact(width)) {
         d_hidden[*row as usize * width..][..width].copy_from_slice(from);
     }

@@ -160,6 +160,12 @@ pub trait Simd: Copy {
     fn split_exponent(self, x: Self::V) -> (Self::V, Self::V);
     fn to_array(self, v: Self::V) -> [f32; LANES];
 
+    /// Transposes 16 × 16: element j of row i of `from` becomes element i of row j of `to`.
+    ///
+    /// # Safety
+    /// Sixteen rows of sixteen f32, `from_row` and `to_row` elements apart, must be readable at `from` and writable at `to`.
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
+
     /// The first `from.len()` ≤ 16 lanes from memory, the rest `fill`.
     #[inline(always)]
     fn load_part(self, from: &[f32], fill: f32) -> Self::V {
@@ -345,6 +351,15 @@ impl Simd for Portable {
     fn to_array(self, v: Self::V) -> [f32; LANES] {
         v
     }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for j in 0..LANES {
+            for i in 0..LANES {
+                // Safety: i and j are below sixteen.
+                unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -413,6 +428,35 @@ mod tests {
             }
             for level in Level::available() {
                 assert_eq!(bits(run_at(level, Lanes(lanes))), bits(reference), "{level:?}, {lanes:?}");
+            }
+        }
+    }
+
+    struct Transpose<'a> {
+        from: &'a [f32],
+        row: usize,
+    }
+
+    impl WithSimd for Transpose<'_> {
+        type Output = Vec<f32>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let mut to = vec![0.0; LANES * self.row];
+            // Safety: both hold sixteen rows.
+            unsafe { s.transpose(self.from.as_ptr(), self.row, to.as_mut_ptr(), self.row) };
+            to
+        }
+    }
+
+    #[test]
+    fn a_block_is_transposed_and_nothing_beside_it_is_written() {
+        for row in [LANES, 2 * LANES, 37] {
+            let from: Vec<f32> = (1..=LANES * row).map(|i| i as f32).collect();
+            let expected: Vec<f32> = (0..LANES * row)
+                .map(|at| if at % row < LANES { from[at % row * row + at / row] } else { 0.0 })
+                .collect();
+            for level in Level::available() {
+                assert_eq!(run_at(level, Transpose { from: &from, row }), expected, "{level:?}, rows of {row}");
             }
         }
     }

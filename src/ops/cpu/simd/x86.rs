@@ -127,6 +127,33 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for j in (0..LANES).step_by(4) {
+            // Columns j..j + 4 of rows i, i + 4, i + 8 and i + 12 side by side: loads that merge leave the shuffle unit free.
+            let quarter = |i: usize| unsafe { _mm_loadu_ps(from.add(i * from_row + j)) };
+            let rows = |i: usize| unsafe {
+                let v = _mm512_castps128_ps512(quarter(i));
+                let v = _mm512_mask_broadcast_f32x4(v, 0x00f0, quarter(i + 4));
+                let v = _mm512_mask_broadcast_f32x4(v, 0x0f00, quarter(i + 8));
+                _mm512_mask_broadcast_f32x4(v, 0xf000, quarter(i + 12))
+            };
+            unsafe {
+                let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+                let (low_ab, high_ab) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let (low_cd, high_cd) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let columns = [
+                    _mm512_shuffle_ps::<0b01_00_01_00>(low_ab, low_cd),
+                    _mm512_shuffle_ps::<0b11_10_11_10>(low_ab, low_cd),
+                    _mm512_shuffle_ps::<0b01_00_01_00>(high_ab, high_cd),
+                    _mm512_shuffle_ps::<0b11_10_11_10>(high_ab, high_cd),
+                ];
+                for (i, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_ps(to.add((j + i) * to_row), column);
+                }
+            }
+        }
+    }
+    #[inline(always)]
     fn to_array(self, v: __m512) -> [f32; LANES] {
         let mut lanes = [0.0; LANES];
         self.store(&mut lanes, v);
@@ -307,6 +334,12 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for (i, j) in [(0, 0), (0, 4), (0, 8), (0, 12), (8, 0), (8, 4), (8, 8), (8, 12)] {
+            unsafe { transpose_avx2(from.add(i * from_row + j), from_row, to.add(j * to_row + i), to_row) };
+        }
+    }
+    #[inline(always)]
     fn to_array(self, v: Pair) -> [f32; LANES] {
         let mut lanes = [0.0; LANES];
         self.store(&mut lanes, v);
@@ -349,6 +382,33 @@ impl Avx2 {
             }
         }
         fold_to_four(of_a, of_b)
+    }
+}
+
+/// Transposes 8 rows × 4 columns.
+///
+/// # Safety
+/// As for `Simd::transpose`. Called by methods of `Avx2` alone.
+#[inline(always)]
+unsafe fn transpose_avx2(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+    unsafe {
+        // Row i and row i + 4 side by side: loads that merge leave the shuffle unit free.
+        let rows = |i: usize| {
+            let (low, high) = (_mm_loadu_ps(from.add(i * from_row)), _mm_loadu_ps(from.add((i + 4) * from_row)));
+            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+        };
+        let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+        let (low_ab, high_ab) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (low_cd, high_cd) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let columns = [
+            _mm256_shuffle_ps::<0b01_00_01_00>(low_ab, low_cd),
+            _mm256_shuffle_ps::<0b11_10_11_10>(low_ab, low_cd),
+            _mm256_shuffle_ps::<0b01_00_01_00>(high_ab, high_cd),
+            _mm256_shuffle_ps::<0b11_10_11_10>(high_ab, high_cd),
+        ];
+        for (i, column) in columns.into_iter().enumerate() {
+            _mm256_storeu_ps(to.add(i * to_row), column);
+        }
     }
 }
 
