@@ -25,6 +25,7 @@
 //! | [`tokenizer`] | tokenizer.json, the model's chat template, the loss mask, escaping of text from outside |
 //! | [`judge`] | response → prompt → completion → verdict, one way for all; `judge.toml` |
 //! | [`file`] | whatever is written: files aside and renamed, rows that can be gone on with, the terminal |
+//! | [`memory`] | accounts of memory: the ledger of a device, phases of a run, free ranges |
 //! | [`tensor`] | element types, devices with their buffers, safetensors |
 //! | `cuda` | the CUDA device: context, memory, matmuls, typed kernels, one launch, graphs, profiles (builds with nvcc only) |
 //! | [`ops`] | the maths: one contract an op, one implementation a backend |
@@ -36,6 +37,7 @@
 //! | [`checkpoint`] | named arenas and where a run stands, on disk, hashed |
 //! | [`eval`] | accuracy on held-out pairs while a judge learns; benchmarks (a file each), recorded results, statistics |
 //! | [`train`] | `run.rs` is the one loop; `sft.rs` and `rl.rs` are a step each; datasets, trajectories, the prefix tree |
+//! | [`plan`] | what a run will hold and compute, before anything is allocated: a step of it on paper; levers |
 //! | [`log`] | metrics, progress, environment; how trainers describe their numbers to the report |
 //! | [`report`] | the HTML page of a run: charts, diagnosis, results, samples |
 //! | [`commands`] | one file a subcommand; the only module that sees everything |
@@ -53,6 +55,7 @@
 //! - **Invariant:** `checkpoint` takes named arenas and knows no trainer; `report` draws what it is given and knows no metric.
 //! - **Invariant:** `reward` and `eval` know nothing of training; `data` knows nothing of judges, rewards or devices.
 //! - **Invariant:** a step and an export take settings as [`setting::Valid`]: what was not checked cannot reach them.
+//! - **Invariant:** a plan is the run itself on [`ops::paper`], and what a device hands out in a phase is what the plan says.
 //! - **Invariant:** rewards are joined by (pair, role, rollout) and random numbers keyed by what they are for: never by position.
 //!
 //! # Where to put the next thing
@@ -85,6 +88,8 @@
 //! | segment | a range of queries and the ranges of keys that it sees: the one contract of attention |
 //! | prefix tree | sequences of a micro-batch that begin alike, computed once |
 //! | objective | what follows the forward pass of a micro-batch: the loss and its gradient by the last hidden states |
+//! | paper | a backend without memory: it checks arguments, keeps the ledger and adds up costs |
+//! | lever | what makes a run need less memory, for a price: recomputation, shared memory, a smaller cache |
 //! | poisoned | filled with what is no number, so that an op that leaves an output unwritten is found |
 //!
 //! # Promises
@@ -112,9 +117,11 @@ pub mod file;
 pub mod judge;
 pub mod log;
 pub mod loss;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
+pub mod plan;
 pub mod random;
 pub mod report;
 pub mod reward;

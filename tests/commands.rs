@@ -13,6 +13,7 @@ mod commands {
     mod export;
     mod held_out;
     mod judged;
+    mod memory;
     mod outputs;
     mod pairwise;
     mod profile;

@@ -11,6 +11,7 @@ mod pipeline {
     mod one_update;
     #[cfg(has_cuda)]
     mod profiles;
+    mod recompute;
     #[cfg(has_cuda)]
     mod replays;
     mod resume;

@@ -55,8 +55,8 @@ fn modules(folder: &str) -> BTreeSet<String> {
 
 /// What lies in these folders without being an op, and why.
 const NOT_OPS: [(&str, &[&str]); 6] = [
-    // The table of contents, the backends' folders, and what all contracts use.
-    ("src/ops", &["mod", "cpu", "cuda", "cost", "error"]),
+    // The table of contents, the backends' folders (one of them on paper), sizes of a card, and what all contracts use.
+    ("src/ops", &["mod", "cpu", "cuda", "paper", "chunk", "cost", "error"]),
     // Shared by several ops: vectors, matmuls, the row routine of LM head and sampler, rayon and memory helpers.
     ("src/ops/cpu", &["mod", "simd", "gemm", "log_softmax", "memory", "team", "parallel", "shared"]),
     ("src/ops/cuda", &["mod", "peak"]),
@@ -194,18 +194,20 @@ fn files_fit_their_size_and_hold_no_unfinished_marks() {
 }
 
 /// Who may know whom: a module and the modules whose names it may use. `train` and `commands` see everything.
-const KNOWS: [(&str, &[&str]); 20] = [
+const KNOWS: [(&str, &[&str]); 22] = [
     ("random", &[]),
     // Whatever is written goes through it, from everywhere.
     ("file", &[]),
     // What a setting is; sections stand beside what they configure.
     ("setting", &[]),
-    ("tensor", &["file"]),
-    ("cuda", &["tensor"]),
+    // Keeps accounts for every device, and knows none.
+    ("memory", &[]),
+    ("tensor", &["file", "memory"]),
+    ("cuda", &["memory", "tensor"]),
     ("loss", &["setting"]),
-    ("ops", &["tensor", "random", "cuda", "loss"]),
+    ("ops", &["tensor", "random", "cuda", "loss", "memory"]),
     ("model", &["file", "ops", "tensor", "random"]),
-    ("rollout", &["model", "ops", "tensor", "random"]),
+    ("rollout", &["memory", "model", "ops", "tensor", "random"]),
     ("optimizer", &["model", "ops", "setting", "tensor"]),
     ("data", &["file", "random", "tokenizer"]),
     ("tokenizer", &["data", "file", "tensor"]),
@@ -214,7 +216,7 @@ const KNOWS: [(&str, &[&str]); 20] = [
     // The arithmetic of rewards is the op `score_margin`.
     ("reward", &["judge", "data", "ops", "setting"]),
     // Settings are made of the settings of what they configure.
-    ("config", &["judge", "loss", "model", "ops", "optimizer", "reward", "setting"]),
+    ("config", &["judge", "loss", "memory", "model", "ops", "optimizer", "reward", "setting"]),
     ("log", &["file"]),
     // Draws what it is given: the commands hand the trainers' descriptions over.
     ("report", &["file", "log"]),
@@ -232,6 +234,7 @@ const KNOWS: [(&str, &[&str]); 20] = [
             "judge",
             "log",
             "loss",
+            "memory",
             "model",
             "ops",
             "optimizer",
@@ -242,6 +245,26 @@ const KNOWS: [(&str, &[&str]); 20] = [
             "setting",
             "tensor",
             "tokenizer",
+        ],
+    ),
+    // Does a step of a run on paper.
+    (
+        "plan",
+        &[
+            "config",
+            "data",
+            "judge",
+            "log",
+            "memory",
+            "model",
+            "ops",
+            "optimizer",
+            "random",
+            "reward",
+            "rollout",
+            "setting",
+            "tensor",
+            "train",
         ],
     ),
 ];

@@ -16,7 +16,7 @@ use patarm::ops::sample::{Sample, Sampler};
 use patarm::ops::score_margin::{ScoreMargin, ScoreMargins};
 use patarm::ops::swiglu::{Swiglu, SwigluBackward, SwigluForward};
 use patarm::ops::{Backend, Cost, OpError, OpResult};
-use patarm::tensor::{Device, DeviceError};
+use patarm::tensor::Device;
 
 use super::buffers::{CACHES, Output, Set};
 use super::predictions::Ceilings;
@@ -133,7 +133,7 @@ impl Bench {
         let (from, mut to) = (device.repeated(len, &[0x9E37_79B9u32, 0x7F4A_7C15, 1])?, device.zeros::<u32>(len)?);
         let copy = || {
             let (to, from) = (device.view_mut(&mut to, 0..len), device.view(&from, 0..len));
-            device.copy(to, from).map_err(DeviceError::from)
+            device.copy(to, from)
         };
         let best = device.timed_s(4 * BATCHES, copy)?.into_iter().fold(f64::INFINITY, f64::min);
         Ok(8.0 * len as f64 / best)

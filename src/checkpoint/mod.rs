@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ const MANIFEST: &str = "manifest.json";
 /// Prefixes of folders that are not checkpoints yet, or no more.
 const WRITING: &str = ".writing-";
 const DELETING: &str = ".deleting-";
+/// Elements that are read at a time.
+const PIECE: usize = 16 << 20;
 /// Increased when the meaning of a file changes. Since 2, the manifest lists the arenas.
 const FORMAT: u32 = 2;
 
@@ -91,14 +94,15 @@ pub fn save<B: Backend>(
 ) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(io_error(root))?;
     let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(root).map_err(io_error(root))?;
-    let fetched = arenas
-        .iter()
-        .map(|(name, buffer)| Ok((*name, backend.download(backend.view(buffer, 0..backend.len(buffer)))?)))
-        .collect::<Result<Vec<(&str, Vec<f32>)>, CheckpointError>>()?;
-    let shapes: Vec<[usize; 1]> = fetched.iter().map(|(_, values)| [values.len()]).collect();
-    let lengths = fetched.iter().map(|(name, values)| (name.to_string(), values.len())).collect();
-    let tensors: Vec<_> =
-        fetched.iter().zip(&shapes).map(|((name, values), shape)| NamedTensor { name, shape, values }).collect();
+    let shapes: Vec<[usize; 1]> = arenas.iter().map(|(_, buffer)| [backend.len(buffer)]).collect();
+    let lengths = arenas.iter().zip(&shapes).map(|((name, _), [len])| (name.to_string(), *len)).collect();
+    let mut tensors = Vec::with_capacity(arenas.len());
+    for ((name, buffer), shape) in arenas.iter().zip(&shapes) {
+        let read = |range: Range<usize>, to: &mut [f32]| {
+            backend.read(backend.view(buffer, range), to).map_err(|error| error.to_string())
+        };
+        tensors.push(NamedTensor { name, shape, read: Box::new(read) });
+    }
     let file = temporary.path().join(STATE);
     write_tensors(&file, &tensors, DType::F32)?;
     let manifest = Manifest { format: FORMAT, state: state.clone(), arenas: lengths, hash: hash(&file)? };
@@ -142,9 +146,12 @@ pub fn load<B: Backend>(
     }
     let tensors = TensorDirectory::open_file(&file)?;
     for (name, buffer) in arenas {
-        let mut arena = vec![0.0; backend.len(buffer)];
-        tensors.read(name, &[arena.len()], &mut arena)?;
-        backend.write(backend.view_mut(buffer, 0..arena.len()), &arena)?;
+        let len = backend.len(buffer);
+        for first in (0..len).step_by(PIECE) {
+            let range = first..len.min(first + PIECE);
+            let view = backend.view_mut(buffer, range.clone());
+            backend.write_with(view, |to| tensors.read(name, &[len], range, to).map_err(CheckpointError::from))?;
+        }
     }
     Ok(manifest.state)
 }

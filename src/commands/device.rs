@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Machine;
+
 /// The device of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -88,6 +90,26 @@ pub fn open_cuda(choice: DeviceChoice) -> anyhow::Result<crate::cuda::Cuda> {
         DeviceChoice::Cpu => anyhow::bail!("the CPU is no CUDA device"),
     };
     device.map_err(|error| anyhow::anyhow!("--device {choice}: {error}"))
+}
+
+/// What a plan for a device is made for; `budget`: the bytes that a run may hold, if fewer than the device has.
+pub fn machine(choice: DeviceChoice, budget: Option<usize>) -> anyhow::Result<Machine> {
+    let Some(bytes) = budget else {
+        return match choice {
+            DeviceChoice::Cpu => Ok(Machine::cpu(None)),
+            #[cfg(has_cuda)]
+            choice => {
+                let bytes = crate::tensor::Device::memory_bytes(&open_cuda(choice)?);
+                Ok(Machine::cuda(choice.to_string(), bytes.unwrap_or(usize::MAX)))
+            }
+            #[cfg(not(has_cuda))]
+            choice => anyhow::bail!("--device {choice}: this binary was built without nvcc: give --card or --memory"),
+        };
+    };
+    Ok(match choice {
+        DeviceChoice::Cpu => Machine::cpu(Some(bytes)),
+        choice => Machine::cuda(choice.to_string(), bytes),
+    })
 }
 
 /// `with_backend!(choice, backend => work)`: runs `work` with `backend` a reference to the backend of that device.

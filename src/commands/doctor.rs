@@ -3,8 +3,15 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::config::Settings;
 use crate::file::{console, counted};
 use crate::log::Environment;
+use crate::memory::bytes_text;
+use crate::model::Qwen3Config;
+#[cfg(has_cuda)]
+use crate::plan::machine::CONTEXT_BYTES;
+use crate::plan::{Machine, Wanted, stages};
+use crate::setting::{Assignment, Valid, resolve};
 
 /// Look at this machine: processor, CUDA driver and devices, and what this binary has code for.
 ///
@@ -33,7 +40,8 @@ fn finding(what: impl Into<String>, fine: bool, found: impl Into<String>) -> Fin
 /// Prints what it finds, as text or JSON. What is missing is printed too, and is no error.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let mut findings = machine();
-    findings.extend(cuda(args));
+    findings.push(trains("CPU", &Machine::cpu(None))?);
+    findings.extend(cuda(args)?);
     if args.json {
         let object = |f: &Finding| json!({ "what": f.what, "fine": f.fine, "found": f.found });
         let text = serde_json::to_string_pretty(&findings.iter().map(object).collect::<Vec<Value>>())?;
@@ -43,6 +51,35 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let line =
         |Finding { what, fine, found }: &Finding| format!("{} {what:width$}  {found}\n", if *fine { "✓" } else { "✗" });
     Ok(console::print(&findings.iter().map(line).collect::<String>())?)
+}
+
+/// Shapes whose training is planned, the smallest first.
+const SHAPES: [&str; 8] = ["nano", "mini", "0.6b", "1.7b", "4b", "8b", "14b", "32b"];
+
+/// The largest models that a machine trains, by plan: sequences of 2,048 tokens, one at a time, a prompt and a judgement each
+/// half of it.
+fn trains(what: &str, machine: &Machine) -> anyhow::Result<Finding> {
+    let sft = ["sft.max_length=2048", "sft.micro_batch_tokens=2048", "model.context=2048"];
+    let rl = ["rl.max_prompt_tokens=1024", "rl.max_new_tokens=1024", "rl.micro_batch_tokens=2048", "rl.max_running=16"];
+    let assignments = sft.into_iter().chain(rl).map(Assignment::set).collect::<Result<Vec<_>, _>>()?;
+    let settings = resolve(&Settings::default(), None, std::iter::empty(), &assignments)?;
+    type Stage = fn(&Valid<Settings>, &Qwen3Config, &Machine) -> Wanted;
+    let largest = |stage: Stage| -> anyhow::Result<&str> {
+        for name in SHAPES.into_iter().rev() {
+            let Some(model) = Qwen3Config::named(name) else { continue };
+            // Weights, gradients and moments in f32 alone: no plan is needed to see that these do not fit.
+            let fits = 16 * model.parameters() <= machine.memory_bytes as u128;
+            if fits && stage(&settings, &model, machine).fit(machine)?.fits {
+                return Ok(name);
+            }
+        }
+        Ok("no model")
+    };
+    let (sft, rl) = (largest(stages::sft)?, largest(stages::rl)?);
+    let memory = bytes_text(machine.memory_bytes);
+    let found =
+        format!("sft of {sft}, rl of {rl} at most, by plan, with {memory} for a run (`plan` shows what fills it)");
+    Ok(finding(format!("trains on {what}"), sft != "no model", found))
 }
 
 /// Program, processor, system.
@@ -60,14 +97,14 @@ fn machine() -> Vec<Finding> {
 }
 
 #[cfg(not(has_cuda))]
-fn cuda(_: &DoctorArgs) -> Vec<Finding> {
+fn cuda(_: &DoctorArgs) -> anyhow::Result<Vec<Finding>> {
     let advice = "this binary has the CPU backend only: it was built without nvcc. tools/install-nvcc fetches one, or set \
                   CUDA_HOME; then build again";
-    vec![finding("CUDA kernels", false, advice)]
+    Ok(vec![finding("CUDA kernels", false, advice)])
 }
 
 #[cfg(has_cuda)]
-fn cuda(args: &DoctorArgs) -> Vec<Finding> {
+fn cuda(args: &DoctorArgs) -> anyhow::Result<Vec<Finding>> {
     use crate::cuda::device_info::{Code, cuda_info};
     let mut findings = Vec::new();
     if args.emulated
@@ -109,6 +146,8 @@ fn cuda(args: &DoctorArgs) -> Vec<Finding> {
             device.code != Code::None,
             format!("{}, compute capability {major}.{minor}, {memory:.1} GiB: {code}", device.name),
         ));
+        let machine = Machine::cuda(device.name.as_str(), device.memory_bytes.saturating_sub(CONTEXT_BYTES));
+        findings.push(trains(&format!("cuda:{}", device.ordinal), &machine)?);
     }
-    findings
+    Ok(findings)
 }

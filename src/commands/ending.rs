@@ -12,7 +12,7 @@ use crate::log::charts::Stage;
 use crate::log::metrics::Record;
 use crate::log::signs::{Finding, Level};
 use crate::log::{RunConfig, read_records};
-use crate::model::Qwen3;
+use crate::model::{Parameter, Qwen3};
 use crate::ops::Backend;
 use crate::report::diagnosis::findings;
 use crate::report::write_report;
@@ -27,8 +27,7 @@ pub struct Beginning(String);
 impl Beginning {
     /// Of a stage that begins, or has begun once: before a checkpoint is read.
     pub fn of<B: Backend>(model: &Qwen3<B>) -> anyhow::Result<Self> {
-        let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
-        Ok(Self(fingerprint_of_model(&model.config, &weights)))
+        Ok(Self(fingerprint_of_model(&model.config, model)?))
     }
 }
 
@@ -73,15 +72,36 @@ pub fn fault<B: Backend>(learner: &Learner<B>, began: &Beginning, stage: &Stage)
     Ok(None)
 }
 
+/// Elements that are looked at at a time.
+const BLOCK: usize = 1 << 20;
+
 /// The first tensor that holds a NaN or an infinity.
 fn first_not_finite<B: Backend>(model: &Qwen3<B>) -> anyhow::Result<Option<String>> {
     for parameter in model.table.parameters() {
-        let values = model.backend.download(model.backend.view(model.master(), parameter.range()))?;
-        if !values.iter().all(|value| value.is_finite()) {
+        if holds(&model.backend, model.master(), parameter, |value| !value.is_finite())? {
             return Ok(Some(parameter.name.clone()));
         }
     }
     Ok(None)
+}
+
+/// Whether a number like that is in a parameter's part of an arena, which is read a piece at a time.
+fn holds<B: Backend>(
+    backend: &B,
+    arena: &B::Buffer<f32>,
+    parameter: &Parameter,
+    like: impl Fn(f32) -> bool,
+) -> anyhow::Result<bool> {
+    let mut piece = vec![0.0; BLOCK.min(parameter.len())];
+    for first in parameter.range().step_by(BLOCK) {
+        let range = first..parameter.range().end.min(first + BLOCK);
+        let values = &mut piece[..range.len()];
+        backend.read(backend.view(arena, range), values)?;
+        if values.iter().any(|value| like(*value)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a gradient that is not 0 has ever reached the optimizer.
@@ -89,8 +109,7 @@ fn has_moments<B: Backend>(learner: &Learner<B>) -> anyhow::Result<bool> {
     let backend = &learner.model.backend;
     for moment in [&learner.optimizer.moment1, &learner.optimizer.moment2] {
         for parameter in learner.model.table.parameters() {
-            let values = backend.download(backend.view(moment, parameter.range()))?;
-            if values.iter().any(|value| *value != 0.0) {
+            if holds(backend, moment, parameter, |value| value != 0.0)? {
                 return Ok(true);
             }
         }

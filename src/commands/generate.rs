@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::device::{DeviceArgs, with_backend};
+use super::fitted::engine_limits;
 use super::flag;
-use super::pretrained::{self, Pretrained};
+use super::pretrained::{self, Pretrained, WeightSource};
 use super::rows::{RowArgs, fingerprint_of_input, fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{
@@ -23,7 +24,7 @@ use crate::model::{Activations, Batch, KvPool, Qwen3, Qwen3Config};
 use crate::ops::Backend;
 use crate::ops::sample::Sampling;
 use crate::random::Stream;
-use crate::rollout::{Completion, Ended, Engine, EngineLimits, NotFinite, PromptGroup, SampleRequest};
+use crate::rollout::{Completion, Ended, Engine, NotFinite, PromptGroup, SampleRequest};
 use crate::setting::{above, count, number};
 use crate::tokenizer::{RenderOptions, Tokenizer};
 use crate::train::dataset::report_skipped;
@@ -152,18 +153,21 @@ fn generate<B: Backend>(backend: &B, args: &GenerateArgs, output: RowOutput, sto
     let Job { config, weights, tokenizer, prompts } = Job::read(args)?;
     let ids: Vec<Value> = prompts.iter().map(|prompt| prompt.id.given()).collect();
     let made_with = match output.is_file() {
-        true => made_with(args, fingerprint_of_model(&config, &weights), &tokenizer, &prompts),
+        true => made_with(args, fingerprint_of_model(&config, &weights)?, &tokenizer, &prompts),
         false => Value::Null,
     };
     let fits = |prompt: &TokenPrompt| args.input.is_empty() || prompt.tokens.len() <= args.max_prompt_tokens;
     let longest = prompts.iter().filter(|prompt| fits(prompt)).map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
-    let model = Qwen3::new(backend, config, &weights, longest + args.max_new_tokens)?;
+    let context = longest + args.max_new_tokens;
+    let running = (args.samples * prompts.len()).min(args.max_running);
+    let sizes = [longest, args.max_new_tokens, running];
+    let limits = engine_limits(backend, args.device.device, &config, context, sizes)?;
+    let model = weights.model(&config, |weights| Qwen3::for_inference(backend, config.clone(), weights, context))?;
     drop(weights);
     if let Some(file) = &args.logits {
         write_logits(&model, &prompts[0].tokens, file)?;
     }
-    let running = (args.samples * prompts.len()).min(args.max_running);
-    let mut engine = Engine::new(&model, EngineLimits::for_lengths(longest, args.max_new_tokens, running))?;
+    let mut engine = Engine::new(&model, limits)?;
 
     let mut writer = output.begin(&made_with, &ids, args.samples, |_| {})?;
     let (open, too_long): (Vec<usize>, Vec<usize>) =
@@ -217,7 +221,7 @@ struct TokenPrompt {
 /// What is read before the model is put on its device.
 struct Job {
     config: Qwen3Config,
-    weights: Vec<f32>,
+    weights: WeightSource,
     tokenizer: Tokenizer,
     prompts: Vec<TokenPrompt>,
 }

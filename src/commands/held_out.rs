@@ -84,7 +84,6 @@ pub struct HeldOutPairs<'a> {
     pairs: Vec<JudgePair>,
     how: JudgeSampling,
     every: u64,
-    max_running: usize,
     stop: &'a AtomicBool,
     /// What is looked at.
     of: &'static str,
@@ -122,13 +121,11 @@ impl<'a> HeldOutPairs<'a> {
             max_new_tokens: s.max_new_tokens,
             stream: Stream::new(settings.run.seed).fold(Purpose::Evaluation as u64),
         };
-        Ok(Some(Self { judge, pairs, how, every: s.every, max_running: settings.rl.max_running, stop, of }))
+        Ok(Some(Self { judge, pairs, how, every: s.every, stop, of }))
     }
 
     /// Judges all pairs; `None` if it was stopped.
-    fn evaluate<B: Backend>(&self, learner: &Learner<B>) -> anyhow::Result<Option<PairReport>> {
-        let longest = self.pairs.iter().flat_map(|pair| &pair.prompts).map(Vec::len).max().unwrap_or(1);
-        let limits = EngineLimits::for_lengths(longest, self.how.max_new_tokens, self.max_running);
+    fn evaluate<B: Backend>(&self, learner: &Learner<B>, limits: EngineLimits) -> anyhow::Result<Option<PairReport>> {
         let mut engine = Engine::new(&learner.model, limits).context("no room to judge held-out pairs")?;
         let questions = PairQuestions { pairs: &self.pairs, tuning: &[], sampling: self.how };
         let (mut bar, mut done) = (StageBar::new(HELD_OUT.key, questions.judgements(), 0), 0);
@@ -159,6 +156,7 @@ fn read(settings: &Settings, judge: &Judge) -> anyhow::Result<Vec<JudgePair>> {
 /// Looks at the judge between steps, and knows which step was the best.
 pub struct HeldOut<'a> {
     pairs: HeldOutPairs<'a>,
+    limits: EngineLimits,
     /// Steps that have been looked at, in this process or before a resume.
     seen: Vec<u64>,
     /// The step with the best greedy accuracy, the earliest of equal ones.
@@ -166,8 +164,8 @@ pub struct HeldOut<'a> {
 }
 
 impl<'a> HeldOut<'a> {
-    /// After what an earlier process wrote into the run's metrics.
-    pub fn new(pairs: HeldOutPairs<'a>, folder: &RunFolder) -> anyhow::Result<Self> {
+    /// After what an earlier process wrote into the run's metrics; `limits`: those of the engine that judges.
+    pub fn new(pairs: HeldOutPairs<'a>, folder: &RunFolder, limits: EngineLimits) -> anyhow::Result<Self> {
         let (records, _) = read_records(&folder.path().join("metrics.jsonl"))?;
         let (mut seen, mut best) = (Vec::new(), None);
         for record in records.iter().filter(|record| record.get("stage").is_some_and(|stage| stage == HELD_OUT.key)) {
@@ -177,7 +175,7 @@ impl<'a> HeldOut<'a> {
                 keep_better(&mut best, step as u64, greedy);
             }
         }
-        Ok(Self { pairs, seen, best })
+        Ok(Self { pairs, limits, seen, best })
     }
 }
 
@@ -197,7 +195,7 @@ impl<B: Backend> Look<B> for HeldOut<'_> {
 
     fn look(&mut self, learner: &Learner<B>, step: u64, folder: &mut RunFolder) -> anyhow::Result<bool> {
         let start = Instant::now();
-        let Some(report) = self.pairs.evaluate(learner)? else { return Ok(false) };
+        let Some(report) = self.pairs.evaluate(learner, self.limits)? else { return Ok(false) };
         let best = keep_better(&mut self.best, step, report.accuracy_greedy);
         self.seen.push(step);
         folder.metrics.write(&HeldOutMetrics {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::{AddAssign, ControlFlow};
 use std::sync::atomic::AtomicBool;
 
+use super::fitted::engine_limits;
 use super::judging::{JudgingArgs, LoadedJudge, Vote};
 use super::rows::RowArgs;
 use crate::file::{RowError, RowWriter};
@@ -12,7 +13,7 @@ use crate::log::StageBar;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::random::Stream;
-use crate::rollout::{Engine, EngineError, EngineLimits};
+use crate::rollout::{Engine, EngineError};
 
 /// A response to be judged: its row and its number there, the judge's prompt, and its random numbers.
 pub struct Asked<P = Vec<u32>> {
@@ -62,9 +63,12 @@ impl<B: Backend> ReadyJudge<B> {
         let (prompt, new) = (args.max_prompt_tokens, args.max_new_tokens);
         let longest =
             asked.iter().map(|asked| asked.prompt.len()).filter(|length| *length <= prompt).max().unwrap_or(1);
-        let model = Qwen3::new(backend, config, &weights, prompt + new)?;
+        let limits =
+            engine_limits(backend, args.device.device, &config, prompt + new, [longest, new, args.max_running])?;
+        let model =
+            weights.model(&config, |weights| Qwen3::for_inference(backend, config.clone(), weights, prompt + new))?;
         drop(weights);
-        let engine = Engine::new(&model, EngineLimits::for_lengths(longest, new, args.max_running))?;
+        let engine = Engine::new(&model, limits)?;
         Ok(Self { judge, model, engine })
     }
 

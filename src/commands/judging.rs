@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::device::DeviceArgs;
 use super::flag;
-use super::pretrained::{self, Pretrained};
+use super::pretrained::{self, Pretrained, WeightSource};
 use super::rows::{fingerprint_of_model, kind_of_device};
 use crate::config::{RUNNING, SEED, THREADS, TOKENS};
 use crate::data::{LoadOptions, OnBadRow, Tasks};
@@ -88,7 +88,7 @@ pub struct Vote {
 pub struct LoadedJudge {
     pub judge: Judge,
     pub config: Qwen3Config,
-    pub weights: Vec<f32>,
+    pub weights: WeightSource,
 }
 
 impl JudgingArgs {
@@ -176,14 +176,14 @@ impl JudgingArgs {
 
 impl LoadedJudge {
     /// All that rows of `command` by this judge depend on.
-    pub fn made_with(&self, command: &str, args: &JudgingArgs, input: String) -> Result<Value, serde_json::Error> {
+    pub fn made_with(&self, command: &str, args: &JudgingArgs, input: String) -> anyhow::Result<Value> {
         let more = json!({
-            "model": fingerprint_of_model(&self.config, &self.weights),
+            "model": fingerprint_of_model(&self.config, &self.weights)?,
             "stop": self.judge.tokenizer().eos_ids(),
             "max_prompt_tokens": args.max_prompt_tokens,
             "device": kind_of_device(args.device.device),
         });
-        args.made_with(command, self.judge.settings(), input, more)
+        Ok(args.made_with(command, self.judge.settings(), input, more)?)
     }
 }
 

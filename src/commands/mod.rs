@@ -9,6 +9,7 @@ pub mod doctor;
 mod ending;
 mod endpoint;
 pub mod eval;
+mod fitted;
 pub mod generate;
 mod held_out;
 pub mod interrupt;
@@ -16,6 +17,7 @@ pub mod judge;
 mod judged_response;
 mod judged_rows;
 mod judging;
+pub mod plan;
 pub mod pretrained;
 mod profile;
 pub mod report;
@@ -53,6 +55,7 @@ pub enum Command {
     Judge(judge::JudgeArgs),
     Eval(Box<eval::EvalArgs>),
     Generate(generate::GenerateArgs),
+    Plan(plan::PlanArgs),
     Bench(bench::BenchArgs),
     Data(data::DataArgs),
     Report(report::ReportArgs),
@@ -69,6 +72,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Judge(args) => judge::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Report(args) => report::run(&args),

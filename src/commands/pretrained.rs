@@ -1,6 +1,8 @@
 //! A model with its tokenizer, from a Hugging Face directory or from random weights, and back to a directory.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 
@@ -8,18 +10,18 @@ use crate::config::{ExportDtype, ModelSettings, Settings};
 use crate::file::{say, write_atomically};
 use crate::judge::{JudgeSettings, PromptFile};
 use crate::log::StageBar;
-use crate::model::parameters::random_weights;
-use crate::model::{Description, Export, ModelDirectory, Qwen3, Qwen3Config};
+use crate::model::parameters::RandomWeights;
+use crate::model::{Description, Export, LoadError, ModelDirectory, Parameter, Qwen3, Qwen3Config, Weights};
 use crate::ops::Backend;
 use crate::setting::Valid;
 use crate::tensor::DType;
 use crate::tensor::host_memory::check_available;
 use crate::tokenizer::Tokenizer;
 
-/// Shape, weights (an arena) and tokenizer that belong together.
+/// Shape, weights and tokenizer that belong together. Weights are read when they are needed.
 pub struct Pretrained {
     pub config: Qwen3Config,
-    pub weights: Vec<f32>,
+    pub weights: WeightSource,
     pub tokenizer: Tokenizer,
 }
 
@@ -28,8 +30,7 @@ pub fn load(path: &Path) -> anyhow::Result<Pretrained> {
     let opened = open(path)?;
     let tokenizer = Tokenizer::from_dir(path)?;
     check_vocabulary(&tokenizer, &opened.config, path)?;
-    let weights = weights_of(&opened)?;
-    Ok(Pretrained { config: opened.config, weights, tokenizer })
+    Ok(Pretrained { config: opened.config.clone(), weights: WeightSource::Directory(opened.into()), tokenizer })
 }
 
 /// The files of a model directory; says on stderr what in them may surprise.
@@ -42,20 +43,6 @@ pub fn open(path: &Path) -> anyhow::Result<ModelDirectory> {
     }
     Ok(opened)
 }
-
-/// The weights of a directory; where that takes a while, a bar shows how far it is.
-fn weights_of(opened: &ModelDirectory) -> anyhow::Result<Vec<f32>> {
-    if opened.config.parameters() < SLOW_TO_READ {
-        return Ok(opened.weights(|_| {})?);
-    }
-    let mut bar = StageBar::new("load", opened.tensors() as u64, 0);
-    let weights = opened.weights(|read| bar.update(read as u64, &[]))?;
-    bar.finish();
-    Ok(weights)
-}
-
-/// Parameters of a model that takes seconds to read.
-const SLOW_TO_READ: u128 = 250_000_000;
 
 /// Shape and tokenizer of a model whose weights are not read yet.
 pub struct PretrainedSource {
@@ -103,25 +90,69 @@ impl TokenizerFiles {
 /// Where weights come from. They are read last: whatever else cannot work is refused before.
 pub enum WeightSource {
     Directory(Box<ModelDirectory>),
-    Random { seed: u64 },
+    Random(RandomWeights),
+}
+
+impl Weights for WeightSource {
+    fn read(&self, index: usize, parameter: &Parameter, range: Range<usize>, to: &mut [f32]) -> Result<(), LoadError> {
+        match self {
+            Self::Directory(opened) => Weights::read(&**opened, index, parameter, range, to),
+            Self::Random(random) => random.read(index, parameter, range, to),
+        }
+    }
 }
 
 impl WeightSource {
-    /// An arena of the weights.
-    pub fn read(&self, config: &Qwen3Config) -> anyhow::Result<Vec<f32>> {
-        match self {
-            Self::Directory(opened) => {
-                let weights = weights_of(opened)?;
-                if let Some(damaged) = opened.first_not_finite(&weights) {
-                    say!("note: {damaged}");
-                }
-                Ok(weights)
-            }
-            Self::Random { seed } => {
-                check_memory(config)?;
-                Ok(random_weights(config, *seed))
-            }
+    /// Makes a model of them with `make`. Where reading takes a while, a bar shows how far it is; numbers that are not finite are
+    /// spoken of.
+    pub fn model<M>(
+        &self,
+        config: &Qwen3Config,
+        make: impl FnOnce(&LoadedWeights<'_>) -> Result<M, LoadError>,
+    ) -> anyhow::Result<M> {
+        let bar = (config.parameters() >= SLOW_TO_READ).then(|| StageBar::new("load", config.parameters() as u64, 0));
+        let loaded = LoadedWeights { source: self, seen: Mutex::new(Seen { read: 0, bar, damaged: None }) };
+        let model = make(&loaded)?;
+        let Seen { bar, damaged, .. } = loaded.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        bar.into_iter().for_each(|bar| bar.finish());
+        if let Some((_, name)) = damaged {
+            say!(
+                "note: `{name}` of the model holds numbers that are not finite: if its file is damaged, fetch it again"
+            );
         }
+        Ok(model)
+    }
+}
+
+/// Parameters of a model that takes seconds to read.
+const SLOW_TO_READ: u128 = 250_000_000;
+
+/// Weights that are looked at while a model is made of them.
+pub struct LoadedWeights<'a> {
+    source: &'a WeightSource,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    /// Parameters, as single numbers
+    read: u64,
+    bar: Option<StageBar>,
+    /// The first tensor that holds a NaN or an infinity: its index and its name
+    damaged: Option<(usize, String)>,
+}
+
+impl Weights for LoadedWeights<'_> {
+    fn read(&self, index: usize, parameter: &Parameter, range: Range<usize>, to: &mut [f32]) -> Result<(), LoadError> {
+        self.source.read(index, parameter, range, to)?;
+        let finite = to.iter().all(|value| value.is_finite());
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !finite && seen.damaged.as_ref().is_none_or(|(first, _)| index < *first) {
+            seen.damaged = Some((index, parameter.name.clone()));
+        }
+        seen.read += to.len() as u64;
+        let Seen { read, bar, .. } = &mut *seen;
+        bar.iter_mut().for_each(|bar| bar.update(*read, &[]));
+        Ok(())
     }
 }
 
@@ -163,7 +194,8 @@ pub fn from_settings(settings: &ModelSettings, seed: u64) -> anyhow::Result<Pret
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     check_memory(&config).with_context(|| format!("--init {}", settings.init))?;
     let description = Description::with_tokens(&config, tokenizer.eos_id(), tokenizer.pad_id());
-    Ok(PretrainedSource { config, tokenizer, weights: WeightSource::Random { seed }, description, tokenizer_files })
+    let weights = WeightSource::Random(RandomWeights { config: config.clone(), seed });
+    Ok(PretrainedSource { config, tokenizer, weights, description, tokenizer_files })
 }
 
 fn check_vocabulary(tokenizer: &Tokenizer, config: &Qwen3Config, path: &Path) -> anyhow::Result<()> {
@@ -236,11 +268,10 @@ pub fn export<B: Backend>(folder: &Path, trained: &Trained<'_, B>) -> anyhow::Re
     judge.write(folder)?;
     let mut description = description.clone();
     description.add_stop_tokens(tokenizer.eos_ids());
-    let weights = model.backend.download(model.backend.view(model.master(), 0..model.table.arena_len()))?;
     let dtype = match dtype {
         ExportDtype::Source => None,
         ExportDtype::F32 => Some(DType::F32),
         ExportDtype::Bf16 => Some(DType::Bf16),
     };
-    Ok(Export::new(&model.config, &weights, &description, dtype).write(folder)?)
+    Ok(Export::new(&model.config, model, &description, dtype).write(folder)?)
 }

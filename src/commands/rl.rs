@@ -10,17 +10,19 @@ use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
 use super::ending::{Beginning, conclude, ended};
+use super::fitted::Fitted;
 use super::held_out::{self, HeldOut, HeldOutPairs};
 use super::interrupt;
 use super::pretrained::{self, PretrainedSource, Trained};
-use super::train_args::{Start, TrainArgs, for_device};
+use super::train_args::{Start, TrainArgs};
 use crate::config::{RlSettings, Settings};
 use crate::file::say;
 use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
-use crate::rollout::{Engine, EngineLimits};
+use crate::plan::stages;
+use crate::rollout::Engine;
 use crate::setting::{Assignment, Valid};
 use crate::train::dataset::PairDataset;
 use crate::train::rl::{RlContext, RlPlan, RlTrainer};
@@ -65,7 +67,8 @@ fn train_rl<B: Backend>(
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
-    let settings = &for_device(backend, settings, &source.config)?;
+    let fitted = Fitted::new(backend, args.train.device.device, settings, &source.config, stages::rl)?;
+    let settings = &fitted.settings;
     let PretrainedSource { config, tokenizer, weights, description, tokenizer_files } = source;
     let context = settings.model.context.min(config.context());
     let s = &settings.rl;
@@ -84,21 +87,30 @@ fn train_rl<B: Backend>(
     let record = RunRecord::new(RL.key, args.train.device.device.kind(), inputs(settings)?);
     claim.check(&record, settings)?;
 
-    let weights = weights.read(&config)?;
-    let mut model = Qwen3::new(backend, config, &weights, context)?;
+    let mut model = weights.model(&config, |weights| Qwen3::new(backend, config.clone(), weights, context))?;
     drop(weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let reference = if s.policy.kl_coefficient > 0.0 { Some(model.frozen()?) } else { None };
-    let mut learner = Learner::new(model, settings.part(|s| &s.rl.adamw), s.micro_batch_tokens)
+    let (adamw, recompute) = (settings.part(|s| &s.rl.adamw), settings.memory.recompute.asked().unwrap_or_default());
+    let mut learner = Learner::recomputing(model, adamw, s.micro_batch_tokens, recompute)
         .with_context(|| format!("a learner for rl.micro_batch_tokens = {} cannot be made", s.micro_batch_tokens))?;
     let began = Beginning::of(&learner.model)?;
     let mut progress = claim.restore(&mut learner, s.steps)?;
-    let limits = EngineLimits::for_lengths(s.max_prompt_tokens, s.max_new_tokens, s.max_running);
+    if fitted.shares() {
+        learner.release();
+    }
+    let limits = fitted.limits().expect("rl generates");
     let mut engine = Engine::new(&learner.model, limits).with_context(|| {
         let (prompt, new) = (s.max_prompt_tokens, s.max_new_tokens);
         format!("no room for rl.max_running = {} completions of {prompt} + {new} tokens: lower it", s.max_running)
     })?;
+    if fitted.shares() {
+        engine.release();
+    }
     let mut scorer = Scorer::new(&learner.model, learner.capacity())?;
+    if fitted.shares() {
+        scorer.release();
+    }
     if let Some(table) = backend.memory_table() {
         say!("{table}");
     }
@@ -110,6 +122,7 @@ fn train_rl<B: Backend>(
         reward: settings.part(|s| &s.reward),
         judge: &judge,
         seed: settings.run.seed,
+        share: fitted.shares(),
         stop: Some(stop),
     };
     let context = RlContext {
@@ -121,10 +134,13 @@ fn train_rl<B: Backend>(
     };
     let mut trainer = RlTrainer { context, source: &pairs, plan };
     let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
-    let mut look = held_out.map(|pairs| HeldOut::new(pairs, &folder)).transpose()?;
+    let judging =
+        |pairs| HeldOut::new(pairs, &folder, fitted.limits().expect("held-out pairs are judged by an engine"));
+    let mut look = held_out.map(judging).transpose()?;
     let looking = look.as_mut().map(|look| look as &mut dyn Look<B>);
     let outcome = train(&mut trainer, &mut folder, &mut progress, policy, looking, stop);
     ended(outcome, &folder, progress.step, &RL)?;
+    say!("{}", fitted.high_water(&backend.ledger()));
     let summary = Map::from_iter([
         ("stage".into(), json!(RL.key)),
         ("wall_s".into(), json!(start.elapsed().as_secs_f64())),
@@ -133,6 +149,7 @@ fn train_rl<B: Backend>(
         ("pairs".into(), json!(pairs.pairs.len())),
         ("skipped_rows".into(), json!(pairs.skipped)),
         ("too_long".into(), json!(pairs.too_long)),
+        ("memory".into(), fitted.summary(&backend.ledger())),
         ("held_out".into(), held_out::summary(&look)),
         ("stages".into(), Value::Object(Map::new())),
         ("environment".into(), json!(Environment::detect())),

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::device::DeviceChoice;
 use crate::data::RowId;
 use crate::file::{Existing, RowError, RowOutput, RowWriter, counted, is_same, try_writing};
-use crate::model::Qwen3Config;
+use crate::model::weights::{LoadError, PIECE, Weights, read_arena};
+use crate::model::{ParameterTable, Qwen3Config};
 
 /// Where rows go.
 #[derive(Clone, Debug, Args)]
@@ -97,16 +98,33 @@ fn with_files_of(model: Option<&Path>, inputs: &[PathBuf]) -> Vec<PathBuf> {
     inputs.iter().cloned().chain(files).collect()
 }
 
+/// Elements that are hashed at a time: 1 MiB.
+const HASHED: usize = 1 << 18;
+
 /// A number for everything that a model computes with: its shape and every weight.
-pub fn fingerprint_of_model(config: &Qwen3Config, weights: &[f32]) -> String {
-    const CHUNK: usize = 16 << 20;
-    let hashes: Vec<_> = weights.par_chunks(CHUNK).map(|chunk| blake3::hash(bytemuck::cast_slice(chunk))).collect();
+pub fn fingerprint_of_model<W: Weights + ?Sized>(config: &Qwen3Config, weights: &W) -> Result<String, LoadError> {
+    let table = ParameterTable::new(config);
+    let len = table.arena_len();
+    // A piece has a hash of its own, so that threads share the work; it is read by and by, so that they need little memory.
+    let hash_of = |first: usize| {
+        let (mut hasher, end) = (blake3::Hasher::new(), len.min(first + PIECE));
+        let mut block = vec![0.0; HASHED];
+        for start in (first..end).step_by(HASHED) {
+            let range = start..end.min(start + HASHED);
+            let values = &mut block[..range.len()];
+            read_arena(weights, &table, range, values)?;
+            hasher.update(bytemuck::cast_slice(values));
+        }
+        Ok(hasher.finalize())
+    };
+    let starts: Vec<usize> = (0..len).step_by(PIECE).collect();
+    let hashes = starts.into_par_iter().map(hash_of).collect::<Result<Vec<_>, LoadError>>()?;
     let mut all = blake3::Hasher::new();
     all.update(config.to_json().to_string().as_bytes());
     for hash in hashes {
         all.update(hash.as_bytes());
     }
-    all.finalize().to_hex().to_string()
+    Ok(all.finalize().to_hex().to_string())
 }
 
 /// A number for what is to be worked on: the rows' ids and their prompts as tokens, in their order.

@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::device::with_backend;
 use super::ending::{Beginning, conclude, ended};
+use super::fitted::Fitted;
 use super::held_out::{self, HeldOut, HeldOutPairs};
 use super::pretrained::Trained;
-use super::train_args::{Start, TrainArgs, for_device};
+use super::train_args::{Start, TrainArgs};
 use super::{interrupt, pretrained};
 use crate::config::Settings;
 use crate::file::say;
@@ -20,6 +21,7 @@ use crate::judge::Judge;
 use crate::log::Environment;
 use crate::model::Qwen3;
 use crate::ops::Backend;
+use crate::plan::stages;
 use crate::setting::{Assignment, Valid};
 use crate::train::dataset::SftDataset;
 use crate::train::run::{CheckpointPolicy, Look, train};
@@ -61,7 +63,8 @@ fn train_sft<B: Backend>(
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     let source = pretrained::from_settings(&settings.model, settings.run.seed)?;
-    let settings = &for_device(backend, settings, &source.config)?;
+    let fitted = Fitted::new(backend, args.train.device.device, settings, &source.config, stages::sft)?;
+    let settings = &fitted.settings;
     let context = settings.model.context.min(source.config.context());
     ensure!(settings.eval.share == 0.0, "eval.share: holds pairs of rl out; give sft its held-out pairs as eval.data");
     let judge = pretrained::judge_settings(settings)?;
@@ -77,12 +80,13 @@ fn train_sft<B: Backend>(
     let record = RunRecord::new(SFT.key, args.train.device.device.kind(), inputs(settings)?);
     claim.check(&record, settings)?;
 
-    let weights = source.weights.read(&source.config)?;
-    let mut model = Qwen3::new(backend, source.config, &weights, context)?;
-    drop(weights);
+    let mut model =
+        source.weights.model(&source.config, |weights| Qwen3::new(backend, source.config.clone(), weights, context))?;
+    drop(source.weights);
     model.lm_head_chunk_rows = settings.run.lm_head_chunk_rows;
     let tokens = settings.sft.micro_batch_tokens;
-    let mut learner = Learner::new(model, settings.part(|s| &s.sft.adamw), tokens)
+    let recompute = settings.memory.recompute.asked().unwrap_or_default();
+    let mut learner = Learner::recomputing(model, settings.part(|s| &s.sft.adamw), tokens, recompute)
         .with_context(|| format!("a learner for sft.micro_batch_tokens = {tokens} cannot be made"))?;
     let began = Beginning::of(&learner.model)?;
     let mut progress = claim.restore(&mut learner, settings.sft.steps)?;
@@ -95,10 +99,13 @@ fn train_sft<B: Backend>(
     let mut trainer =
         SftTrainer { learner: &mut learner, source: &dataset, settings: settings.part(|s| &s.sft), guard: &mut guard };
     let policy = CheckpointPolicy::new(&settings.part(|s| &s.run));
-    let mut look = held_out.map(|pairs| HeldOut::new(pairs, &folder)).transpose()?;
+    let judging =
+        |pairs| HeldOut::new(pairs, &folder, fitted.limits().expect("held-out pairs are judged by an engine"));
+    let mut look = held_out.map(judging).transpose()?;
     let looking = look.as_mut().map(|look| look as &mut dyn Look<B>);
     let outcome = train(&mut trainer, &mut folder, &mut progress, policy, looking, stop);
     ended(outcome, &folder, progress.step, &SFT)?;
+    say!("{}", fitted.high_water(&backend.ledger()));
     let summary = Map::from_iter([
         ("stage".into(), json!(SFT.key)),
         ("wall_s".into(), json!(start.elapsed().as_secs_f64())),
@@ -107,6 +114,7 @@ fn train_sft<B: Backend>(
         ("examples".into(), json!(dataset.examples.len())),
         ("skipped_rows".into(), json!(dataset.skipped)),
         ("too_long".into(), json!(dataset.too_long)),
+        ("memory".into(), fitted.summary(&backend.ledger())),
         ("held_out".into(), held_out::summary(&look)),
         ("stages".into(), Value::Object(Map::new())),
         ("environment".into(), json!(Environment::detect())),

@@ -28,6 +28,12 @@ pub const KEY_CLASSES: &[(&str, KeyClass)] = &[
     ("run.seed", Learnt),
     // On a GPU it changes the order of sums.
     ("run.lm_head_chunk_rows", Learnt),
+    ("memory.budget", Free),
+    // On a GPU a norm in the backward pass then reads rounded numbers.
+    ("memory.recompute", Learnt),
+    ("memory.share", Free),
+    ("memory.cache_tokens", Free),
+    ("memory.prefill_tokens", Free),
     ("model.path", Input),
     ("model.tokenizer", Input),
     ("model.init", Learnt),

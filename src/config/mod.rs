@@ -11,6 +11,6 @@ mod tests;
 
 pub use changes::{Change, KeyClass, changes};
 pub use settings::{
-    DataSettings, EvalSettings, ExportDtype, ModelSettings, RUNNING, RlSettings, RunSettings, SEED, SHARE, Settings,
-    SftSettings, SftTarget, THREADS, TOKENS, TOKENS_MAX,
+    Choice, DataSettings, EvalSettings, ExportDtype, MemorySettings, ModelSettings, RUNNING, RecomputeChoice,
+    RlSettings, RunSettings, SEED, SHARE, Settings, SftSettings, SftTarget, THREADS, TOKENS, TOKENS_MAX,
 };

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::judge::{JudgeForm, JudgeMode};
 use crate::loss::Aggregation;
 use crate::loss::grpo::GrpoLoss;
-use crate::model::Qwen3Config;
+use crate::memory::parse_bytes;
+use crate::model::{Qwen3Config, Recompute};
 use crate::ops::sample::{Sampling, TEMPERATURE_MAX, TEMPERATURE_MIN};
 use crate::ops::score_margin::{AdvantageNorm, ROLLOUTS_MAX};
 use crate::optimizer::{AdamWConfig, Decay, Schedule};
@@ -38,6 +39,8 @@ section! {
         pub run: RunSettings = RunSettings::default();
         /// The model to start from, and its tokenizer.
         pub model: ModelSettings = ModelSettings::default();
+        /// How a run fits into the memory of its device.
+        pub memory: MemorySettings = MemorySettings::default();
         /// Training rows, and how they are read.
         pub data: DataSettings = DataSettings::default();
         /// The form of a judgement.
@@ -157,8 +160,8 @@ section! {
         pub train: Vec<String> = Vec::new() => Rule::Texts;
         /// The task of rows that have none; `auto`: the one that their source or their prompt points to, or else `chat`.
         pub task: String = "auto".into() => Rule::Name;
-        /// TOML file with the judge's prompts and rubrics, or a whole one like a model's judge.toml, whose mode, rubrics, length,
-        /// thinking and verdict are the defaults then; empty: the built-in one.
+        /// TOML file with the judge's prompts and rubrics, or a whole one like a model's judge.toml, whose mode, rubrics,
+        /// length, thinking and verdict are the defaults then; empty: the built-in one.
         pub rubrics: String = String::new() => Rule::Text;
         /// Count and skip bad rows instead of stopping at the first one.
         pub skip_bad: bool = false => Rule::Flag;
@@ -172,6 +175,111 @@ section! {
 }
 
 impl Relations for DataSettings {}
+
+section! {
+    /// `[memory]`: how a run fits into the memory of its device. What is `auto`, 0 or empty is chosen at the start from the
+    /// memory that the device has in all, written to the run's config.toml and taken from there by a resume. `plan` shows what
+    /// it gives.
+    pub struct MemorySettings {
+        /// The bytes that the run may hold (`20GiB`, `24GB`); empty: what the device has in all.
+        pub budget: String = String::new() => Rule::Text;
+        /// What the backward pass computes again instead of keeping it: `nothing`, `norms` (and SwiGLU), `attention_inputs`
+        /// (these too), whole layers (`block`), or `auto`: the least that fits. It changes no loss, and on the CPU no bit.
+        pub recompute: RecomputeChoice = RecomputeChoice::Auto => one_of(RecomputeChoice::NAMES);
+        /// Whether rollouts, scoring and training have the same memory, one after the other: `on`, `off`, or `auto`: on a GPU,
+        /// and where it does not fit otherwise.
+        pub share: Choice = Choice::Auto => one_of(Choice::NAMES);
+        /// Tokens whose keys and values the cache of rollouts holds; 0: all that there is room for, but no more than
+        /// rl.max_running of the longest sequences need. With a smaller cache completions wait for each other; none changes.
+        pub cache_tokens: usize = 0 => count(0, i64::MAX);
+        /// Tokens of a forward pass of rollouts, of prompts and completions together; 0: 8192 on a GPU, on the CPU 512 or twice
+        /// rl.max_running.
+        pub prefill_tokens: usize = 0 => count(0, TOKENS_MAX);
+    }
+}
+
+impl Relations for MemorySettings {
+    fn relations(&self) -> Vec<Finding> {
+        match self.budget() {
+            Err(reason) => vec![Finding::new(Severity::Refused, &["budget"], reason)],
+            Ok(_) => Vec::new(),
+        }
+    }
+}
+
+impl MemorySettings {
+    /// `budget` in bytes; `None` where it is empty.
+    pub fn budget(&self) -> Result<Option<usize>, String> {
+        if self.budget.is_empty() { Ok(None) } else { parse_bytes(&self.budget).map(Some) }
+    }
+}
+
+/// What the backward pass computes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecomputeChoice {
+    Auto,
+    Nothing,
+    Norms,
+    AttentionInputs,
+    Block,
+}
+
+impl RecomputeChoice {
+    /// Their names in settings.
+    pub const NAMES: &[&str] = &["auto", "nothing", "norms", "attention_inputs", "block"];
+
+    /// What is asked for; `None`: the least that fits.
+    pub fn asked(self) -> Option<Recompute> {
+        match self {
+            Self::Auto => None,
+            Self::Nothing => Some(Recompute::Nothing),
+            Self::Norms => Some(Recompute::Norms),
+            Self::AttentionInputs => Some(Recompute::AttentionInputs),
+            Self::Block => Some(Recompute::Block),
+        }
+    }
+}
+
+impl From<Recompute> for RecomputeChoice {
+    fn from(recompute: Recompute) -> Self {
+        match recompute {
+            Recompute::Nothing => Self::Nothing,
+            Recompute::Norms => Self::Norms,
+            Recompute::AttentionInputs => Self::AttentionInputs,
+            Recompute::Block => Self::Block,
+        }
+    }
+}
+
+/// A lever that can be left to the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    Auto,
+    On,
+    Off,
+}
+
+impl Choice {
+    /// Their names in settings.
+    pub const NAMES: &[&str] = &["auto", "on", "off"];
+
+    /// What is asked for; `None`: what fits.
+    pub fn asked(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::On => Some(true),
+            Self::Off => Some(false),
+        }
+    }
+}
+
+impl From<bool> for Choice {
+    fn from(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
+}
 
 /// What supervised fine-tuning learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,8 +299,8 @@ impl SftTarget {
 section! {
     /// `[sft]`: supervised fine-tuning.
     pub struct SftSettings {
-        /// `messages`: conversations, with a loss on the assistant's text; `chosen`: preference pairs, with a loss on the chosen
-        /// response.
+        /// `messages`: conversations, with a loss on the assistant's text; `chosen`: preference pairs, with a loss on the
+        /// chosen response.
         pub target: SftTarget = SftTarget::Messages => one_of(SftTarget::NAMES);
         /// Updates of the whole stage.
         pub steps: u64 = 1000 => count(1, STEPS_MAX);

@@ -11,12 +11,12 @@ use cuda_emulator::arena::Watch;
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::CudaError;
-use super::allocation_statistics::{self, AllocationRecord, AllocationStatistics};
 use super::command::{Recording, StreamCommand};
-use super::free_list::FreeList;
+use super::planned::{ALIGNMENT, Place, Planned};
+use crate::memory::{Entry, FreeList, Ledger, bytes_text, label, labelled};
 
-/// The alignment of every allocation. Kernels and matmuls need less.
-const ALIGNMENT: usize = 512;
+/// Pieces of scratch that are taken at the same time, at most.
+const SCRATCH_PIECES: usize = 32;
 /// What is allocated from the driver at a time, unless an allocation is larger or less is left.
 const CHUNK_BYTES: usize = 64 << 20;
 
@@ -24,10 +24,12 @@ const CHUNK_BYTES: usize = 64 << 20;
 pub(super) struct Arena {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    statistics: Arc<AllocationStatistics>,
+    ledger: Arc<Ledger>,
     /// The emulator checks the bounds of every buffer, so the arena reports each one to it.
     watch: Option<Watch>,
     free_list: Mutex<FreeList>,
+    /// What a plan has set aside.
+    planned: Mutex<Option<Planned>>,
 }
 
 /// A range of device memory, including the gap to the next allocation.
@@ -35,46 +37,112 @@ pub(super) struct Arena {
 pub(super) struct AddressRange {
     address: u64,
     bytes: usize,
+    owner: Owner,
+}
+
+/// What a range goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Its place in the plan, if there is one
+    Arena(Option<Place>),
+    Scratch,
 }
 
 /// Memory of the arena, freed when this is dropped.
 pub(super) struct Allocation {
     arena: Arc<Arena>,
     pub address: u64,
-    reserved_bytes: usize,
-    /// Held because dropping it updates the statistics.
-    _record: AllocationRecord,
+    range: AddressRange,
+    /// Held because dropping it takes the buffer out of the ledger; scratch of a region is in it once.
+    _entry: Option<Entry>,
 }
 
 impl Arena {
     /// An arena that has allocated nothing yet. All work on its memory must be on `stream`.
     pub fn new(context: &Arc<CudaContext>, stream: &Arc<CudaStream>) -> Self {
-        let (statistics, free_list) = (Arc::default(), Mutex::default());
-        Self { context: context.clone(), stream: stream.clone(), statistics, watch: Watch::find(), free_list }
+        let (ledger, free_list, planned) = (Arc::default(), Mutex::default(), Mutex::default());
+        Self { context: context.clone(), stream: stream.clone(), ledger, watch: Watch::find(), free_list, planned }
     }
 
-    /// Allocates `bytes` of uninitialised memory and adds them to the statistics.
+    /// Sets aside what a plan says: see [`crate::tensor::Device::set_aside`]. What is allocated already counts as the plan's.
+    pub fn set_aside(&self, scratch: usize, budget: usize) -> Result<(), CudaError> {
+        // The emulator needs a gap behind every piece.
+        let gaps = if self.watch.is_some() { SCRATCH_PIECES * (Watch::RED_ZONE + ALIGNMENT) } else { 0 };
+        let bytes = (scratch + gaps).max(1).next_multiple_of(ALIGNMENT);
+        let held = self.ledger.bytes();
+        let start = labelled("scratch", || self.reserve(bytes, scratch))?;
+        let entry = labelled("scratch", || self.ledger.enter(scratch));
+        let planned = Planned::new(budget, held, scratch, (start, bytes), entry);
+        let over =
+            || CudaError::OverBudget { purpose: "scratch", wanted_bytes: scratch, budget, held: self.ledger.table() };
+        *self.lock_planned() = Some(planned.ok_or_else(over)?);
+        Ok(())
+    }
+
+    /// Allocates `bytes` of uninitialised memory and enters them into the ledger.
     ///
     /// # Errors
-    /// [`CudaError::OutOfMemory`] with the table of allocations.
+    /// [`CudaError::OverBudget`] or [`CudaError::OutOfMemory`] with the table of allocations.
     pub fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Allocation, CudaError> {
-        let gap = if self.watch.is_some() { Watch::RED_ZONE } else { 0 };
-        // A size that overflows becomes the largest one, so that the driver refuses it.
-        let reserved_bytes = bytes.max(1).saturating_add(gap).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
-        let address = match self.reuse_recorded(reserved_bytes) {
-            Some(address) => address,
-            None => self.reserve(reserved_bytes, bytes)?,
+        let reserved_bytes = self.reserved(bytes);
+        let range = match self.reuse_recorded(reserved_bytes, false) {
+            Some(range) => range,
+            None => {
+                let place = self.place(bytes)?;
+                let address = self.reserve(reserved_bytes, bytes).inspect_err(|_| self.free_place(place))?;
+                AddressRange { address, bytes: reserved_bytes, owner: Owner::Arena(place) }
+            }
         };
+        Ok(self.allocation(range, bytes, Some(self.ledger.enter(bytes))))
+    }
+
+    /// The same for the scratch of an op: from the region that a plan has set aside, as long as that has room.
+    pub fn allocate_scratch(self: &Arc<Self>, bytes: usize) -> Result<Allocation, CudaError> {
+        let reserved_bytes = self.reserved(bytes);
+        let taken = || self.lock_planned().as_mut()?.scratch().allocate(reserved_bytes);
+        let range = self.reuse_recorded(reserved_bytes, true).or_else(|| {
+            let address = taken()?;
+            Some(AddressRange { address, bytes: reserved_bytes, owner: Owner::Scratch })
+        });
+        match range {
+            Some(range) => Ok(self.allocation(range, bytes, None)),
+            None => self.allocate(bytes),
+        }
+    }
+
+    fn allocation(self: &Arc<Self>, range: AddressRange, bytes: usize, entry: Option<Entry>) -> Allocation {
+        let address = range.address;
         self.submit(|| StreamCommand::ReportAllocation { address, bytes: bytes.max(1) });
-        Ok(Allocation { arena: self.clone(), address, reserved_bytes, _record: self.statistics.record(bytes) })
+        Allocation { arena: self.clone(), address, range, _entry: entry }
+    }
+
+    /// Bytes of a range for a buffer of `bytes`. A size that overflows becomes the largest one, so that the driver refuses it.
+    fn reserved(&self, bytes: usize) -> usize {
+        let gap = if self.watch.is_some() { Watch::RED_ZONE } else { 0 };
+        bytes.max(1).saturating_add(gap).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
     }
 
     /// Memory that was freed during the current recording. Only commands recorded later may use it.
-    fn reuse_recorded(&self, bytes: usize) -> Option<u64> {
+    fn reuse_recorded(&self, bytes: usize, scratch: bool) -> Option<AddressRange> {
         Recording::with(&self.stream, |recording| {
-            let index = recording.freed.iter().rposition(|range| range.bytes == bytes)?;
-            Some(recording.freed.remove(index).address)
+            let like = |range: &AddressRange| range.bytes == bytes && (range.owner == Owner::Scratch) == scratch;
+            let index = recording.freed.iter().rposition(like)?;
+            Some(recording.freed.remove(index))
         })?
+    }
+
+    /// A place in the plan, if there is a plan.
+    fn place(&self, bytes: usize) -> Result<Option<Place>, CudaError> {
+        let mut planned = self.lock_planned();
+        let Some(planned) = planned.as_mut() else { return Ok(None) };
+        let place = planned.place(bytes);
+        place.map(Some).ok_or_else(|| planned.over_budget(label(), bytes, &self.ledger))
+    }
+
+    fn free_place(&self, place: Option<Place>) {
+        if let (Some(place), Some(planned)) = (place, self.lock_planned().as_mut()) {
+            planned.free_place(place);
+        }
     }
 
     fn reserve(&self, reserved_bytes: usize, bytes: usize) -> Result<u64, CudaError> {
@@ -87,8 +155,22 @@ impl Arena {
     }
 
     /// Makes a range available to other allocations.
-    pub fn free(&self, AddressRange { address, bytes }: AddressRange) {
-        self.lock().free(address, bytes);
+    pub fn free(&self, AddressRange { address, bytes, owner }: AddressRange) {
+        match owner {
+            Owner::Arena(place) => {
+                self.lock().free(address, bytes);
+                self.free_place(place);
+            }
+            Owner::Scratch => {
+                if let Some(planned) = self.lock_planned().as_mut() {
+                    planned.scratch().free(address, bytes);
+                }
+            }
+        }
+    }
+
+    fn lock_planned(&self) -> MutexGuard<'_, Option<Planned>> {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records or executes a report to the emulator.
@@ -140,18 +222,16 @@ impl Arena {
         match (error, self.context.mem_get_info()) {
             (DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free_bytes, total_bytes))) => {
                 let (spare_bytes, _) = free_list.free_bytes();
-                let held = self.statistics.table();
-                CudaError::OutOfMemory {
-                    purpose: allocation_statistics::label(),
-                    wanted_bytes,
-                    free_bytes,
-                    spare_bytes,
-                    total_bytes,
-                    held,
-                }
+                let held = self.ledger.table();
+                CudaError::OutOfMemory { purpose: label(), wanted_bytes, free_bytes, spare_bytes, total_bytes, held }
             }
             (other, _) => CudaError::Driver { what: format!("allocating {wanted_bytes} bytes"), error: other },
         }
+    }
+
+    /// What has been handed out.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// The table of allocations, and what the arena has allocated from the driver.
@@ -160,11 +240,10 @@ impl Arena {
             let free_list = self.lock();
             (free_list.total_bytes(), free_list.free_bytes())
         };
-        let [total, free, largest] = [total, free, largest].map(|bytes| bytes as f64 / f64::from(1 << 20));
-        let table = self.statistics.table();
+        let [total, free, largest] = [total, free, largest].map(bytes_text);
+        let table = self.ledger.table();
         format!(
-            "{table}\nthe arena has allocated {total:.1} MiB from the driver, of which {free:.1} MiB are free \
-             (largest free range {largest:.1} MiB)"
+            "{table}\nthe arena has allocated {total} from the driver, of which {free} are free (largest free range {largest})"
         )
     }
 
@@ -176,7 +255,7 @@ impl Arena {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        let (arena, range) = (&self.arena, AddressRange { address: self.address, bytes: self.reserved_bytes });
+        let (arena, range) = (&self.arena, self.range);
         arena.submit(|| StreamCommand::ReportFree { address: range.address });
         if Recording::with(&arena.stream, |recording| recording.freed.push(range)).is_none() {
             arena.free(range);

@@ -17,7 +17,8 @@ use half::bf16;
 
 use super::arena::{Allocation, Arena};
 use super::command::StreamCommand;
-use super::{Cuda, CudaError, View, ViewMut, allocation_statistics};
+use super::{Cuda, CudaError, View, ViewMut};
+use crate::memory::labelled;
 use crate::tensor::{DType, Element};
 
 /// NVIDIA recommends this size for Hopper; Ampere needs less.
@@ -187,7 +188,7 @@ impl Blas {
         find()?;
         let failed = CudaError::blas("creating a handle");
         let handle = result::create_handle().map_err(failed)?;
-        let workspace = allocation_statistics::labelled("matmul workspace", || arena.allocate(WORKSPACE_BYTES))?;
+        let workspace = labelled("matmul workspace", || arena.allocate(WORKSPACE_BYTES))?;
         Ok(Self { handle, workspace, plans: Mutex::default() })
     }
 }

@@ -122,8 +122,13 @@ impl Cuda {
         self.opened.capability
     }
 
+    /// Whether it is the emulator.
+    pub fn is_emulated(&self) -> bool {
+        self.opened.name.starts_with("Emulated")
+    }
+
     /// The device's total memory in bytes, used or free.
-    pub fn memory_bytes(&self) -> usize {
+    pub fn total_bytes(&self) -> usize {
         self.opened.memory_bytes
     }
 

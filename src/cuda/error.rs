@@ -34,6 +34,11 @@ pub enum CudaError {
         held: String,
     },
     #[error(
+        "the run may hold {budget} bytes (memory.budget, or what the device has), and {wanted_bytes} more for {purpose} are too \
+         many. Allocated:\n{held}"
+    )]
+    OverBudget { purpose: &'static str, wanted_bytes: usize, budget: usize, held: String },
+    #[error(
         "no cuBLASLt: libcublasLt.so.13 was not found in {searched}. The CUDA 13 toolkit contains it (lib64), and so does the \
          Python package nvidia-cublas (nvidia/cu13/lib or nvidia/cublas/lib of its site-packages): add that folder to \
          LD_LIBRARY_PATH"

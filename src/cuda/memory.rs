@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 use cudarc::driver::result;
 use half::bf16;
@@ -11,7 +12,8 @@ use super::command::{Recording, StreamCommand};
 use super::pending_copy::PendingCopy;
 use super::staging::PART_BYTES;
 use super::timing::TimedCommand;
-use super::{Argument, Cuda, CudaError, allocation_statistics, nvtx};
+use super::{Argument, Cuda, CudaError, nvtx};
+use crate::memory::{Ledger, labelled};
 use crate::tensor::{self, Device, DeviceError, Element, Fetch, Profile, ProfileDetail};
 
 /// Memory of one device for `len` elements.
@@ -57,12 +59,11 @@ impl<T> tensor::View for ViewMut<'_, T> {
     }
 }
 
+/// What the driver, its context and the code of the kernels take of a card, beside what is allocated: an estimate.
+const CONTEXT_BYTES: usize = 600 << 20;
+
 /// The widest load of a kernel, in bytes; an aligned view allows it.
 const WIDEST_LOAD_BYTES: u64 = 16;
-
-/// 512 MiB: 880 rows of 151,936. A GPU can spare that, and a second matmul for the remaining rows would read the weights of the
-/// LM head twice.
-const LOGITS_MAX: usize = 128 << 20;
 
 impl<T> View<'_, T> {
     pub(super) fn address(&self) -> u64 {
@@ -134,21 +135,15 @@ impl Cuda {
     /// Uninitialised memory: scratch of a launcher, whose kernels write it before they read it. All other buffers come from
     /// [`Device::zeros`].
     pub(crate) fn scratch<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
-        allocation_statistics::labelled("scratch", || self.buffer(len))
+        labelled("scratch", || {
+            let allocation = self.arena().allocate_scratch(len.saturating_mul(size_of::<T>()))?;
+            Ok(Buffer { allocation, len, elements: PhantomData })
+        })
     }
 
     fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
         let allocation = self.arena().allocate(len.saturating_mul(size_of::<T>()))?;
         Ok(Buffer { allocation, len, elements: PhantomData })
-    }
-
-    /// Copies a view to another of the same length, on the device.
-    pub fn copy<T: Element>(&self, to: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), CudaError> {
-        assert_eq!(to.len, from.len, "both views of a copy must have the same length");
-        if to.len == 0 {
-            return Ok(());
-        }
-        self.submit(StreamCommand::Copy { to: to.address, from: from.address, bytes: to.len * size_of::<T>() })
     }
 }
 
@@ -236,8 +231,26 @@ impl Device for Cuda {
         }))
     }
 
-    fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
-        allocation_statistics::labelled(name, work)
+    fn copy<T: Element>(&self, to: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        assert_eq!(to.len, from.len, "both views of a copy must have the same length");
+        if to.len == 0 {
+            return Ok(());
+        }
+        Ok(self.submit(StreamCommand::Copy { to: to.address, from: from.address, bytes: to.len * size_of::<T>() })?)
+    }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        // The emulator has no driver that keeps a part.
+        let context = if self.is_emulated() { 0 } else { CONTEXT_BYTES };
+        Some(self.total_bytes().saturating_sub(context))
+    }
+
+    fn set_aside(&self, scratch: usize, budget: usize) -> Result<(), DeviceError> {
+        Ok(self.arena().set_aside(scratch, budget)?)
+    }
+
+    fn ledger(&self) -> Arc<Ledger> {
+        self.arena().ledger().clone()
     }
 
     fn replayed<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
@@ -245,11 +258,11 @@ impl Device for Cuda {
     }
 
     fn replay_size(&self, rows: usize) -> usize {
-        super::replay_size(rows)
+        tensor::replay_size(rows)
     }
 
     fn logits_max(&self) -> Option<usize> {
-        Some(LOGITS_MAX)
+        Some(tensor::LOGITS_MAX)
     }
 
     fn range<R>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> R) -> R {

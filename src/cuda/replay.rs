@@ -15,14 +15,6 @@ use crate::tensor::DeviceError;
 /// Recordings in the cache. The least recently used one is dropped first.
 const CACHED_MAX: usize = 64;
 
-/// Rounds a size up, with four steps per doubling: batches that are padded to such sizes repeat sooner.
-pub fn replay_size(size: usize) -> usize {
-    match size {
-        0..=8 => size,
-        _ => size.next_multiple_of(1 << ((size - 1).ilog2() - 2)),
-    }
-}
-
 /// How often commands were replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplayCounts {

@@ -1,11 +1,13 @@
 //! A Hugging Face model directory as it is read: config.json and tensors that fit together.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::description::Description;
 use super::export::Export;
+use super::weights::Weights;
 use super::{Parameter, ParameterTable, Qwen3Config};
 use crate::file::counted;
 use crate::tensor::DType;
@@ -86,13 +88,6 @@ impl ModelDirectory {
         Ok(Self { config, description, notes, files, table, names })
     }
 
-    /// Which tensor of the weights holds a NaN or an infinity, in words; `None`: none does.
-    pub fn first_not_finite(&self, weights: &[f32]) -> Option<String> {
-        let damaged = |p: &&Parameter| weights[p.range()].iter().any(|value| !value.is_finite());
-        let name = self.table.parameters().iter().find(damaged).map(|parameter| &parameter.name)?;
-        Some(format!("`{name}` of the model holds numbers that are not finite: if its file is damaged, fetch it again"))
-    }
-
     /// How many tensors there are to read.
     pub fn tensors(&self) -> usize {
         self.names.len()
@@ -103,10 +98,28 @@ impl ModelDirectory {
         let mut weights = vec![0.0; self.table.arena_len()];
         for (index, (parameter, name)) in self.table.parameters().iter().zip(&self.names).enumerate() {
             read(index);
-            self.files.read(name, &parameter.shape, &mut weights[parameter.range()])?;
+            self.files.read(name, &parameter.shape, 0..parameter.len(), &mut weights[parameter.range()])?;
         }
         Ok(weights)
     }
+
+    /// Reads elements `range` of parameter `index` of the model's table.
+    pub fn read(
+        &self,
+        index: usize,
+        parameter: &Parameter,
+        range: Range<usize>,
+        to: &mut [f32],
+    ) -> Result<(), DirectoryError> {
+        Ok(self.files.read(&self.names[index], &parameter.shape, range, to)?)
+    }
+}
+
+/// The shape of a directory's model: config.json alone is read.
+pub fn config_of(directory: &Path) -> Result<Qwen3Config, DirectoryError> {
+    let file = directory.join(CONFIG);
+    let json = read_object(&file)?.ok_or_else(|| error(&file, "is missing"))?;
+    Qwen3Config::from_json(&json, &mut Vec::new()).map_err(|reason| error(&file, reason))
 }
 
 /// Reads config.json and all weights of a directory into an arena.
@@ -118,7 +131,7 @@ pub fn load(directory: &Path) -> Result<(Qwen3Config, Vec<f32>), DirectoryError>
 
 /// Writes a model that no directory describes: config.json, generation_config.json and the weights; the tokenizer writes its own
 /// files beside them.
-pub fn save(directory: &Path, config: &Qwen3Config, weights: &[f32], dtype: DType) -> Result<(), DirectoryError> {
+pub fn save(directory: &Path, config: &Qwen3Config, weights: &dyn Weights, dtype: DType) -> Result<(), DirectoryError> {
     Export::new(config, weights, &Description::new(config), Some(dtype)).write(directory)
 }
 
@@ -208,10 +221,8 @@ mod tests {
         let table = ParameterTable::new(&tiny());
         let renamed: Vec<_> =
             table.parameters().iter().filter_map(|parameter| Some((name(&parameter.name)?, parameter))).collect();
-        let tensors: Vec<_> = renamed
-            .iter()
-            .map(|(name, p)| NamedTensor { name, shape: &p.shape, values: &weights[p.range()] })
-            .collect();
+        let tensors: Vec<_> =
+            renamed.iter().map(|(name, p)| NamedTensor::of(name, &p.shape, &weights[p.range()])).collect();
         let typed: Vec<_> = tensors.iter().map(|tensor| (tensor, DType::F32)).collect();
         stage_tensors(file, &typed).unwrap().persist().unwrap();
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::description::{Description, GENERATION};
 use super::directory::{CONFIG, DirectoryError, error, read_object};
-use super::{ParameterTable, Qwen3Config};
+use super::{ParameterTable, Qwen3Config, Weights};
 use crate::file::write_atomically;
 use crate::tensor::DType;
 use crate::tensor::safetensors::{INDEX, NamedTensor, SINGLE, stage_tensors};
@@ -19,8 +19,7 @@ const SHARD_BYTES_MAX: usize = 5_000_000_000;
 /// What is written.
 pub struct Export<'a> {
     table: ParameterTable,
-    /// [arena]
-    weights: &'a [f32],
+    weights: &'a dyn Weights,
     description: &'a Description,
     /// `None`: each tensor as the type that it was read as
     dtype: Option<DType>,
@@ -29,12 +28,13 @@ pub struct Export<'a> {
 
 impl<'a> Export<'a> {
     /// A model with that description; `dtype` (f32, f16 or bf16) in place of the types that its tensors were read as.
-    ///
-    /// # Panics
-    /// When the arena is one of another model.
-    pub fn new(config: &Qwen3Config, weights: &'a [f32], description: &'a Description, dtype: Option<DType>) -> Self {
+    pub fn new(
+        config: &Qwen3Config,
+        weights: &'a dyn Weights,
+        description: &'a Description,
+        dtype: Option<DType>,
+    ) -> Self {
         let table = ParameterTable::new(config);
-        assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
         Self { table, weights, description, dtype, shard_bytes_max: SHARD_BYTES_MAX }
     }
 
@@ -44,10 +44,7 @@ impl<'a> Export<'a> {
         let shards = self.shards();
         let names = names(shards.len());
         let staged = shards.iter().zip(&names).map(|(shard, name)| {
-            let tensors: Vec<NamedTensor<'_>> = self.table.parameters()[shard.clone()]
-                .iter()
-                .map(|p| NamedTensor { name: &p.name, shape: &p.shape, values: &self.weights[p.range()] })
-                .collect();
+            let tensors: Vec<NamedTensor<'_>> = shard.clone().map(|index| self.tensor(index)).collect();
             let typed: Vec<_> = tensors.iter().zip(shard.clone().map(|index| self.dtype(index))).collect();
             stage_tensors(&directory.join(name), &typed)
         });
@@ -70,6 +67,14 @@ impl<'a> Export<'a> {
         }
         write_json(&directory.join(GENERATION), &self.description.generation)?;
         write_json(&directory.join(CONFIG), &self.description.exported_config(self.dtype))
+    }
+
+    fn tensor(&self, index: usize) -> NamedTensor<'_> {
+        let parameter = &self.table.parameters()[index];
+        let read = move |range: Range<usize>, to: &mut [f32]| {
+            self.weights.read(index, parameter, range, to).map_err(|error| error.to_string())
+        };
+        NamedTensor { name: &parameter.name, shape: &parameter.shape, read: Box::new(read) }
     }
 
     fn dtype(&self, index: usize) -> DType {
@@ -229,11 +234,8 @@ mod tests {
         let table = ParameterTable::new(&tiny());
         let weights: Vec<f32> = random_weights(&tiny(), 1).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
         let mixed = tempfile::tempdir().unwrap();
-        let tensors: Vec<_> = table
-            .parameters()
-            .iter()
-            .map(|p| NamedTensor { name: &p.name, shape: &p.shape, values: &weights[p.range()] })
-            .collect();
+        let tensors: Vec<_> =
+            table.parameters().iter().map(|p| NamedTensor::of(&p.name, &p.shape, &weights[p.range()])).collect();
         let dtype = |tensor: &NamedTensor<'_>| if tensor.shape.len() == 1 { DType::F32 } else { DType::Bf16 };
         let typed: Vec<_> = tensors.iter().map(|tensor| (tensor, dtype(tensor))).collect();
         stage_tensors(&mixed.path().join(SINGLE), &typed).unwrap().persist().unwrap();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::activations::{elements, two_stages};
+use super::activations::{BlockActivations, elements, of, of_mut};
 use super::qwen3::{EmbeddingTable, Qwen3};
 use super::{Activations, Batch, KvPool};
 use crate::ops::attention::{AttentionForward, AttentionSizes};
@@ -34,7 +34,7 @@ impl<B: Backend> Qwen3<B> {
         let (b, t) = (&self.backend, batch.tokens());
         assert!(t <= acts.capacity, "a batch of {t} tokens in activations for {}", acts.capacity);
         let whole = batch.read_rows().start == 0;
-        assert!(whole || !acts.keeps_all_layers(), "a backward pass needs all rows of the last layer");
+        assert!(whole || acts.recompute().is_none(), "a backward pass needs all rows of the last layer");
         b.write(b.view_mut(&mut acts.ids, 0..t), &batch.ids)?;
         b.write(b.view_mut(&mut acts.positions, 0..t), &batch.positions)?;
         b.write(b.view_mut(&mut acts.kv_rows, 0..t), &batch.kv_rows)?;
@@ -84,7 +84,7 @@ impl<B: Backend> Qwen3<B> {
         }
     }
 
-    /// Stage 2·layer: what the previous MLP added, norm, q k v, attention, output projection into `delta`.
+    /// What the previous MLP added, norm, q k v, attention, output projection into `delta`.
     fn attention_block(
         &self,
         layer: usize,
@@ -92,62 +92,26 @@ impl<B: Backend> Qwen3<B> {
         pool: &mut KvPool<B>,
         acts: &mut Activations<B>,
     ) -> OpResult {
-        let (b, c, t) = (&self.backend, &self.config, batch.tokens());
-        let (projections, table) = (&self.layers[layer], &self.table.layers[layer]);
-        self.norm_into_attention(layer, t, acts)?;
-        let pool_rows = pool.rows;
-        let kv = pool.layer_mut(layer);
-        let pool_len = pool_rows * c.kv_dim();
-        let Activations { layers, delta, positions, kv_rows, .. } = acts;
-        let count = layers.len();
-        let acts_layer = &mut layers[layer % count];
-        projections.qkv.forward(b, &mut acts_layer.qkv, &acts_layer.attention_norm, &(0..t))?;
-        b.qk_norm_rope_forward(QkNormRopeForward {
-            q: b.view_mut(&mut acts_layer.q, 0..t * c.q_dim()),
-            k_pool: b.view_mut(&mut kv.k, 0..pool_len),
-            v_pool: b.view_mut(&mut kv.v, 0..pool_len),
-            inv_rms: b.view_mut(&mut acts_layer.qk_inv_rms, 0..t * (c.num_attention_heads + c.num_key_value_heads)),
-            qkv: b.view(&acts_layer.qkv, 0..t * c.qkv_dim()),
-            q_weight: self.norm(&table.q_norm),
-            k_weight: self.norm(&table.k_norm),
-            rope: b.view(&self.rope, 0..self.rope_rows * c.head_dim),
-            positions: b.view(positions, 0..t),
-            kv_rows: b.view(kv_rows, 0..t),
-            sizes: self.head_sizes(t, pool_rows),
-            epsilon: c.rms_norm_eps,
-        })?;
+        self.attention_norm(layer, batch.tokens(), layer > 0, acts)?;
+        self.attention_inputs(layer, batch.tokens(), pool, acts)?;
         let rows = self.rows(layer, batch);
-        if rows.is_empty() {
-            return Ok(());
-        }
-        b.attention_forward(AttentionForward {
-            out: b.view_mut(&mut acts_layer.attention, elements(&rows, c.q_dim())),
-            log_sum_exp: Some(b.view_mut(&mut acts_layer.log_sum_exp, elements(&rows, c.num_attention_heads))),
-            q: b.view(&acts_layer.q, elements(&rows, c.q_dim())),
-            k_pool: b.view(&kv.k, 0..pool_len),
-            v_pool: b.view(&kv.v, 0..pool_len),
-            segments: if rows.start == 0 { &batch.segments } else { batch.read_segments() },
-            sizes: self.attention_sizes(pool_rows),
-        })?;
-        projections.o.forward(b, delta, &acts_layer.attention, &rows)
+        if rows.is_empty() { Ok(()) } else { self.attention(layer, batch, &rows, pool, acts) }
     }
 
-    fn norm_into_attention(&self, layer: usize, t: usize, acts: &mut Activations<B>) -> OpResult {
+    /// The norm before attention. With `adds`, the residual stream is that of the layer before and what its MLP added.
+    pub(super) fn attention_norm(&self, layer: usize, t: usize, adds: bool, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
         let size = 0..t * c.hidden_size;
-        let Activations { layers, residual, delta, .. } = acts;
-        let count = layers.len();
-        let buffers = &mut layers[layer % count];
-        let (x, residual) = if layer == 0 {
-            (&residual[0], None)
+        let Activations { norms, inputs, blocks, residual, delta, .. } = acts;
+        let (x, residual) = if adds {
+            let sum = b.view_mut(of_mut(residual, layer), size.clone());
+            (&of(blocks, layer - 1).middle, Some(Residual { sum, delta: b.view(delta, size.clone()) }))
         } else {
-            let (before, after) = two_stages(residual, 2 * layer);
-            let sum = b.view_mut(after, size.clone());
-            (before, Some(Residual { sum, delta: b.view(delta, size.clone()) }))
+            (of(residual, layer), None)
         };
         b.rmsnorm_forward(RmsNormForward {
-            out: b.view_mut(&mut buffers.attention_norm, size.clone()),
-            inv_rms: b.view_mut(&mut buffers.attention_inv_rms, 0..t),
+            out: b.view_mut(&mut of_mut(norms, layer).attention_norm, size.clone()),
+            inv_rms: b.view_mut(&mut of_mut(inputs, layer).attention_inv_rms, 0..t),
             residual,
             x: b.view(x, size),
             weight: self.norm(&self.table.layers[layer].attention_norm),
@@ -157,40 +121,124 @@ impl<B: Backend> Qwen3<B> {
         })
     }
 
-    /// Stage 2·layer + 1: what attention added, norm, gate and up, SwiGLU, down projection into `delta`.
-    fn mlp_block(&self, layer: usize, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
+    /// Queries into their buffer, keys and values into the pool.
+    pub(super) fn attention_inputs(
+        &self,
+        layer: usize,
+        t: usize,
+        pool: &mut KvPool<B>,
+        acts: &mut Activations<B>,
+    ) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
-        let (projections, table) = (&self.layers[layer], &self.table.layers[layer]);
-        let hidden = elements(&rows, c.hidden_size);
-        let Activations { layers, residual, delta, .. } = acts;
-        let count = layers.len();
-        let acts_layer = &mut layers[layer % count];
-        let (before, after) = two_stages(residual, 2 * layer + 1);
+        let table = &self.table.layers[layer];
+        let pool_rows = pool.rows;
+        let (kv, pool_len) = (pool.layer_mut(layer), pool_rows * c.kv_dim());
+        let Activations { norms, inputs, positions, kv_rows, .. } = acts;
+        let inputs = of_mut(inputs, layer);
+        self.layers[layer].qkv.forward(b, &mut inputs.qkv, &of(norms, layer).attention_norm, &(0..t))?;
+        b.qk_norm_rope_forward(QkNormRopeForward {
+            q: b.view_mut(&mut inputs.q, 0..t * c.q_dim()),
+            k_pool: b.view_mut(&mut kv.k, 0..pool_len),
+            v_pool: b.view_mut(&mut kv.v, 0..pool_len),
+            inv_rms: b.view_mut(&mut inputs.qk_inv_rms, 0..t * (c.num_attention_heads + c.num_key_value_heads)),
+            qkv: b.view(&inputs.qkv, 0..t * c.qkv_dim()),
+            q_weight: self.norm(&table.q_norm),
+            k_weight: self.norm(&table.k_norm),
+            rope: b.view(&self.rope, 0..self.rope_rows * c.head_dim),
+            positions: b.view(positions, 0..t),
+            kv_rows: b.view(kv_rows, 0..t),
+            sizes: self.head_sizes(t, pool_rows),
+            epsilon: c.rms_norm_eps,
+        })
+    }
+
+    /// Attention of `rows`, and the output projection into `delta`.
+    pub(super) fn attention(
+        &self,
+        layer: usize,
+        batch: &Batch,
+        rows: &Range<usize>,
+        pool: &KvPool<B>,
+        acts: &mut Activations<B>,
+    ) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        let (kv, pool_len) = (pool.layer(layer), pool.rows * c.kv_dim());
+        let Activations { inputs, blocks, delta, .. } = acts;
+        let block = of_mut(blocks, layer);
+        b.attention_forward(AttentionForward {
+            out: b.view_mut(&mut block.attention, elements(rows, c.q_dim())),
+            log_sum_exp: Some(b.view_mut(&mut block.log_sum_exp, elements(rows, c.num_attention_heads))),
+            q: b.view(&of(inputs, layer).q, elements(rows, c.q_dim())),
+            k_pool: b.view(&kv.k, 0..pool_len),
+            v_pool: b.view(&kv.v, 0..pool_len),
+            segments: if rows.start == 0 { &batch.segments } else { batch.read_segments() },
+            sizes: self.attention_sizes(pool.rows),
+        })?;
+        self.layers[layer].o.forward(b, delta, &block.attention, rows)
+    }
+
+    /// What attention added, norm, gate and up, SwiGLU, down projection into `delta`.
+    fn mlp_block(&self, layer: usize, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
+        self.mlp_norm(layer, &rows, true, acts)?;
+        self.gate_up(layer, &rows, acts)?;
+        self.gated(layer, &rows, acts)?;
+        let Activations { norms, delta, .. } = acts;
+        self.layers[layer].down.forward(&self.backend, delta, &of(norms, layer).gated, &rows)
+    }
+
+    /// The norm before the MLP. With `adds`, the residual stream is that of the layer's beginning and what attention added.
+    pub(super) fn mlp_norm(
+        &self,
+        layer: usize,
+        rows: &Range<usize>,
+        adds: bool,
+        acts: &mut Activations<B>,
+    ) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        let hidden = elements(rows, c.hidden_size);
+        let Activations { norms, blocks, residual, delta, .. } = acts;
+        let BlockActivations { middle, mlp_inv_rms, .. } = of_mut(blocks, layer);
+        let (x, residual) = if adds {
+            let sum = b.view_mut(middle, hidden.clone());
+            (b.view(of(residual, layer), hidden.clone()), Some(Residual { sum, delta: b.view(delta, hidden.clone()) }))
+        } else {
+            (b.view(middle, hidden.clone()), None)
+        };
         b.rmsnorm_forward(RmsNormForward {
-            out: b.view_mut(&mut acts_layer.mlp_norm, hidden.clone()),
-            inv_rms: b.view_mut(&mut acts_layer.mlp_inv_rms, rows.clone()),
-            residual: Some(Residual { sum: b.view_mut(after, hidden.clone()), delta: b.view(delta, hidden.clone()) }),
-            x: b.view(before, hidden),
-            weight: self.norm(&table.mlp_norm),
+            out: b.view_mut(&mut of_mut(norms, layer).mlp_norm, hidden),
+            inv_rms: b.view_mut(mlp_inv_rms, rows.clone()),
+            residual,
+            x,
+            weight: self.norm(&self.table.layers[layer].mlp_norm),
             rows: rows.len(),
             cols: c.hidden_size,
             epsilon: c.rms_norm_eps,
-        })?;
-        projections.gate_up.forward(b, &mut acts_layer.gate_up, &acts_layer.mlp_norm, &rows)?;
+        })
+    }
+
+    pub(super) fn gate_up(&self, layer: usize, rows: &Range<usize>, acts: &mut Activations<B>) -> OpResult {
+        let Activations { norms, blocks, .. } = acts;
+        let out = &mut of_mut(blocks, layer).gate_up;
+        self.layers[layer].gate_up.forward(&self.backend, out, &of(norms, layer).mlp_norm, rows)
+    }
+
+    pub(super) fn gated(&self, layer: usize, rows: &Range<usize>, acts: &mut Activations<B>) -> OpResult {
+        let (b, c) = (&self.backend, &self.config);
+        let Activations { norms, blocks, .. } = acts;
         b.swiglu_forward(SwigluForward {
-            out: b.view_mut(&mut acts_layer.gated, elements(&rows, c.intermediate_size)),
-            gate_up: b.view(&acts_layer.gate_up, elements(&rows, 2 * c.intermediate_size)),
+            out: b.view_mut(&mut of_mut(norms, layer).gated, elements(rows, c.intermediate_size)),
+            gate_up: b.view(&of(blocks, layer).gate_up, elements(rows, 2 * c.intermediate_size)),
             rows: rows.len(),
             cols: c.intermediate_size,
-        })?;
-        projections.down.forward(b, delta, &acts_layer.gated, &rows)
+        })
     }
 
     fn final_norm(&self, rows: Range<usize>, acts: &mut Activations<B>) -> OpResult {
         let (b, c) = (&self.backend, &self.config);
         let size = elements(&rows, c.hidden_size);
-        let Activations { residual, delta, hidden, final_inv_rms, .. } = acts;
-        let (before, after) = two_stages(residual, 2 * c.num_hidden_layers);
+        let Activations { blocks, residual, delta, hidden, final_inv_rms, .. } = acts;
+        let before = &of(blocks, c.num_hidden_layers - 1).middle;
+        let after = of_mut(residual, c.num_hidden_layers);
         b.rmsnorm_forward(RmsNormForward {
             out: b.view_mut(hidden, size.clone()),
             inv_rms: b.view_mut(final_inv_rms, rows.clone()),

@@ -15,9 +15,10 @@ pub mod parameters;
 pub mod projection;
 pub mod qwen3;
 pub mod rope;
+pub mod weights;
 
-pub use activations::Activations;
-pub use backward::Gradients;
+pub use activations::{Activations, Recompute};
+pub use backward::{ActivationGradients, Gradients};
 pub use batch::Batch;
 pub use config::Qwen3Config;
 pub use description::Description;
@@ -27,3 +28,4 @@ pub use kv_pool::KvPool;
 pub use parameters::{Parameter, ParameterTable};
 pub use projection::Projection;
 pub use qwen3::Qwen3;
+pub use weights::{LoadError, Weights};

@@ -8,6 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Qwen3Config;
+use super::weights::{LoadError, Weights};
 use crate::ops::cpu::memory::untouched_zeros;
 use crate::ops::linear::LinearSizes;
 use crate::random::{Stream, unit};
@@ -266,6 +267,28 @@ pub fn random_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
     })
 }
 
+/// The weights of [`random_weights`], drawn when they are read.
+pub struct RandomWeights {
+    pub config: Qwen3Config,
+    pub seed: u64,
+}
+
+impl Weights for RandomWeights {
+    fn read(&self, index: usize, parameter: &Parameter, range: Range<usize>, to: &mut [f32]) -> Result<(), LoadError> {
+        if parameter.shape.len() == 1 {
+            to.fill(1.0);
+            return Ok(());
+        }
+        let stream = Stream::new(self.seed).fold(index as u64);
+        to.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+            for (i, value) in (range.start + chunk * CHUNK..).zip(values) {
+                *value = self.config.initializer_range * stream.normal(i as u64);
+            }
+        });
+        Ok(())
+    }
+}
+
 /// Weights for benchmarks only: uniform numbers of the same variance as those of [`random_weights`], which cost a logarithm,
 /// a cosine and a Philox block each. Here one block gives four numbers, so that billions of weights take seconds.
 pub fn uniform_weights(config: &Qwen3Config, seed: u64) -> Vec<f32> {
@@ -330,6 +353,21 @@ mod tests {
             }
         }
         weights
+    }
+
+    #[test]
+    fn weights_drawn_in_pieces_are_those_of_the_arena() {
+        let config = Qwen3Config::named("nano").unwrap();
+        let (table, arena) = (ParameterTable::new(&config), random_weights(&config, 3));
+        let drawn = RandomWeights { config, seed: 3 };
+        for (index, parameter) in table.parameters().iter().enumerate() {
+            let (len, third) = (parameter.len(), parameter.len() / 3);
+            let mut values = vec![0.0; len];
+            for range in [0..third, third..len] {
+                drawn.read(index, parameter, range.clone(), &mut values[range]).unwrap();
+            }
+            assert_eq!(values, arena[parameter.range()], "{}", parameter.name);
+        }
     }
 
     #[test]

@@ -49,6 +49,16 @@ impl<B: Backend> Projection<B> {
         b.linear_prepare(&mut self.weight, b.view(master, self.range.clone()), self.sizes)
     }
 
+    /// Builds the prepared weight from its own master weights, [out_features, in_features].
+    pub fn prepare(&mut self, b: &B, master: &B::Buffer<f32>) -> OpResult {
+        b.linear_prepare(&mut self.weight, b.view(master, 0..self.sizes.len()), self.sizes)
+    }
+
+    /// Its part of an arena.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     /// The form that matmuls read.
     pub fn weight(&self) -> &B::Weight {
         &self.weight

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::projection::Projection;
 use super::rope::rope_table;
+use super::weights::{LoadError, PIECE, Weights};
 use super::{ParameterTable, Qwen3Config};
 use crate::ops::adamw::Tensor;
 use crate::ops::{Backend, OpError};
@@ -55,35 +56,68 @@ pub struct Qwen3<B: Backend> {
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// A model from an arena of weights, of which all are trained. Sequences may be up to `context` tokens long (at most the
-    /// model's own limit).
-    pub fn new(backend: &B, config: Qwen3Config, weights: &[f32], context: usize) -> Result<Self, OpError> {
+    /// A model of which all weights are trained. Sequences may be up to `context` tokens long (at most the model's own limit).
+    pub fn new<W: Weights + ?Sized>(
+        backend: &B,
+        config: Qwen3Config,
+        weights: &W,
+        context: usize,
+    ) -> Result<Self, LoadError> {
         Self::with_table(backend, ParameterTable::new(&config), weights, context)
     }
 
     /// The same with a table that may have frozen parameters.
-    pub fn with_table(backend: &B, table: ParameterTable, weights: &[f32], context: usize) -> Result<Self, OpError> {
-        backend.named("weights", || Self::with_buffers(backend, table, weights, context))
+    pub fn with_table<W: Weights + ?Sized>(
+        backend: &B,
+        table: ParameterTable,
+        weights: &W,
+        context: usize,
+    ) -> Result<Self, LoadError> {
+        let master = backend.named("weights", || filled(backend, &table, weights))?;
+        let mut model = Self::with_master(backend, table, Master::Whole(master), context)?;
+        model.refresh()?;
+        Ok(model)
     }
 
-    fn with_buffers(backend: &B, table: ParameterTable, weights: &[f32], context: usize) -> Result<Self, OpError> {
-        assert_eq!(weights.len(), table.arena_len(), "an arena of another model");
-        let (layers, lm_head) = new_projections(backend, &table)?;
+    /// A model that is only read, all of it frozen: what it does not need in f32 it never holds in f32.
+    pub fn for_inference<W: Weights + ?Sized>(
+        backend: &B,
+        config: Qwen3Config,
+        weights: &W,
+        context: usize,
+    ) -> Result<Self, LoadError> {
+        let mut table = ParameterTable::new(&config);
+        table.freeze(|_| true);
+        let copy = |range: Range<usize>| backend.named("weights", || filled_range(backend, &table, weights, range));
+        let embedding = if table.tied() { None } else { Some(copy(table.embedding.range.clone())?) };
+        let master = Master::Frozen { norms: copy(table.decay_ranges().1)?, embedding };
+        let mut model = Self::with_master(backend, table, master, context)?;
+        let Self { table, layers, lm_head, .. } = &mut model;
+        for projection in projections(layers, lm_head) {
+            let range = projection.range();
+            let staged = backend.named("staging", || filled_range(backend, table, weights, range))?;
+            projection.prepare(backend, &staged)?;
+        }
+        Ok(model)
+    }
+
+    /// The parts of a model beside its master weights; prepared weights are not filled yet.
+    fn with_master(backend: &B, table: ParameterTable, master: Master<B>, context: usize) -> Result<Self, OpError> {
+        let (layers, lm_head) = backend.named("prepared weights", || new_projections(backend, &table))?;
         let config = table.config().clone();
         let rope_rows = context.clamp(1, config.context());
-        let mut model = Self {
+        let rope = rope_table(rope_rows, config.head_dim, &config.rope);
+        Ok(Self {
             backend: backend.clone(),
             lm_head_chunk_rows: backend.lm_head_chunk_rows(lm_head.sizes()),
-            master: Master::Whole(backend.upload(weights)?),
+            master,
             layers,
             lm_head,
-            rope: backend.upload(&rope_table(rope_rows, config.head_dim, &config.rope))?,
+            rope: backend.named("positions", || backend.upload(&rope))?,
             rope_rows,
             table: Arc::new(table),
             config,
-        };
-        model.refresh()?;
-        Ok(model)
+        })
     }
 
     /// A second model with the same weights and the same bits in every forward pass, all of it frozen: the reference of RL. It
@@ -101,7 +135,9 @@ impl<B: Backend> Qwen3<B> {
             projection.refresh(backend, self.master())?;
         }
         let copy = |range: Range<usize>| -> Result<B::Buffer<f32>, OpError> {
-            Ok(backend.upload(&backend.download(backend.view(self.master(), range))?)?)
+            let mut to = backend.zeros(range.len())?;
+            backend.copy(backend.view_mut(&mut to, 0..range.len()), backend.view(self.master(), range))?;
+            Ok(to)
         };
         let embedding = if table.tied() { None } else { Some(copy(table.embedding.range.clone())?) };
         Ok(Self {
@@ -191,6 +227,35 @@ impl<B: Backend> Qwen3<B> {
         let Master::Whole(master) = master else { panic!("a frozen model has no master weights") };
         projections(layers, lm_head).try_for_each(|projection| projection.refresh(backend, master))
     }
+}
+
+/// An arena with these weights.
+fn filled<B: Backend, W: Weights + ?Sized>(
+    backend: &B,
+    table: &ParameterTable,
+    weights: &W,
+) -> Result<B::Buffer<f32>, LoadError> {
+    filled_range(backend, table, weights, 0..table.arena_len())
+}
+
+/// A range of such an arena, which holds whole tensors.
+fn filled_range<B: Backend, W: Weights + ?Sized>(
+    backend: &B,
+    table: &ParameterTable,
+    weights: &W,
+    range: Range<usize>,
+) -> Result<B::Buffer<f32>, LoadError> {
+    let mut buffer = backend.zeros(range.len())?;
+    let parameters = table.parameters().iter().enumerate();
+    for (index, parameter) in parameters.filter(|(_, parameter)| range.contains(&parameter.offset)) {
+        for first in (0..parameter.len()).step_by(PIECE) {
+            let piece = first..parameter.len().min(first + PIECE);
+            let at = parameter.offset - range.start;
+            let view = backend.view_mut(&mut buffer, at + piece.start..at + piece.end);
+            backend.write_with(view, |to| weights.read(index, parameter, piece, to))?;
+        }
+    }
+    Ok(buffer)
 }
 
 /// Allocates the projections of every layer and the LM head.

@@ -190,6 +190,10 @@ pub trait LmHead: Linear {
     fn lm_head_chunk_rows(&self, sizes: LinearSizes) -> usize;
     /// Refuses a chunk that can never fit on this device.
     fn lm_head_check_chunk(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult;
+    /// Makes room for the logits of such chunks ahead of the first call, where a backend keeps it between calls.
+    fn lm_head_reserve(&self, _chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
+        Ok(())
+    }
     fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult;
     fn lm_head_logits(&self, args: LmHeadLogits<'_, Self>) -> OpResult;
     fn lm_head_loss(&self, args: LmHeadLoss<'_, Self>) -> OpResult;

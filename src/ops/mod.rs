@@ -6,6 +6,7 @@
 //!
 //! To add an op: write the contract here, add its trait to [`Backend`], and the compiler names what is missing.
 
+pub mod chunk;
 mod cost;
 mod error;
 
@@ -24,12 +25,14 @@ pub mod swiglu;
 pub mod cpu;
 #[cfg(has_cuda)]
 pub mod cuda;
+pub mod paper;
 
 pub use cost::Cost;
 pub use cpu::Cpu;
 #[cfg(has_cuda)]
 pub use cuda::Cuda;
 pub use error::{Check, OpError, OpResult};
+pub use paper::Paper;
 
 /// Everything a model, a rollout and an optimizer need of a backend.
 pub trait Backend:

@@ -18,6 +18,7 @@ use super::limits::pages_min;
 use super::scheduler::Scheduler;
 use super::sequence::{Pending, push_tokens};
 use super::{Completion, Ended, EngineError, EngineLimits, EngineStatistics, NotFinite, PromptGroup, SampleRequest};
+use crate::memory::Phase;
 use crate::model::{Activations, Batch, KvPool, Qwen3};
 use crate::ops::attention::Run;
 use crate::ops::sample::{Draw, Sample};
@@ -30,7 +31,12 @@ const WORKER_SEQUENCES_MIN: usize = 16;
 /// Generation with models of one shape.
 pub struct Engine<B: Backend> {
     limits: EngineLimits,
+    /// Those of each worker, how many there are, and see [`Worker::cache_budget_rows`]
+    per_worker: (EngineLimits, usize, usize),
+    /// Empty between [`Self::release`] and the next call
     workers: Vec<Worker<B>>,
+    /// Of workers that are gone
+    statistics: EngineStatistics,
 }
 
 /// Runs its own batches, with its own cache and buffers.
@@ -88,15 +94,33 @@ impl<B: Backend> Engine<B> {
             max_batch_tokens: limits.max_batch_tokens / count,
             ..limits
         };
-        let workers = (0..count)
-            .map(|_| Worker::new(model, per_worker, cache_budget_rows / count))
-            .collect::<Result<_, EngineError>>()?;
-        Ok(Self { limits, workers })
+        let (workers, statistics) = (Vec::new(), EngineStatistics::default());
+        let per_worker = (per_worker, count, cache_budget_rows / count);
+        let mut engine = Self { limits, per_worker, workers, statistics };
+        engine.allocate(model)?;
+        Ok(engine)
+    }
+
+    /// Allocates what was released.
+    fn allocate(&mut self, model: &Qwen3<B>) -> Result<(), EngineError> {
+        let (limits, count, cache_budget_rows) = self.per_worker;
+        model.backend.phase(Phase::Prefill, || {
+            for _ in self.workers.len()..count {
+                self.workers.push(Worker::new(model, limits, cache_budget_rows)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives back the cache and the buffers of forward passes. The next call allocates them again.
+    pub fn release(&mut self) {
+        self.statistics = self.take_statistics();
+        self.workers.clear();
     }
 
     /// The counts since the last call of this function, or since the engine was made.
     pub fn take_statistics(&mut self) -> EngineStatistics {
-        let mut all = EngineStatistics::default();
+        let mut all = std::mem::take(&mut self.statistics);
         for worker in &mut self.workers {
             let of_worker = std::mem::take(&mut worker.statistics);
             // The workers' pages are in use at the same time.
@@ -163,6 +187,7 @@ impl<B: Backend> Engine<B> {
             };
             groups.iter().enumerate().flat_map(split).collect()
         };
+        self.allocate(model)?;
         let count = self.workers.len();
         // Taken away after a `Break`: several samples can end in the same step.
         let (each, broken) = (Mutex::new(Some(each)), AtomicBool::new(false));
@@ -284,12 +309,15 @@ impl<B: Backend> Worker<B> {
         let first_read = batch.tokens() - pending.rows.len();
         let drawn = if first_read == 0 {
             pad(model.backend.replay_size(batch.tokens()), scheduler.pool_rows(), &mut batch);
-            model.backend.range(|| "decode".into(), || self.decode(model, &batch, &pending))?
+            let b = &model.backend;
+            b.phase(Phase::Decode, || b.range(|| "decode".into(), || self.decode(model, &batch, &pending)))?
         } else {
             batch.read_from(first_read);
-            let forward = || model.forward(&batch, &mut self.pool, &mut self.acts);
-            model.backend.range(|| "prefill".into(), forward)?;
-            model.backend.range(|| "prefill".into(), || self.draw(model, batch.tokens(), &pending))?
+            let prefill = || {
+                model.forward(&batch, &mut self.pool, &mut self.acts)?;
+                self.draw(model, batch.tokens(), &pending)
+            };
+            model.backend.phase(Phase::Prefill, || model.backend.range(|| "prefill".into(), prefill))?
         };
         let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
         for Drawn { ids: some_ids, logprobs: some_logprobs } in drawn {

@@ -1,8 +1,10 @@
 //! A device: it owns buffers, and determines the element types of tensors.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Element, Fetch, Profile, ProfileDetail};
+use crate::memory::{self, Ledger, Phase};
 
 /// A read-only range of a device's memory.
 pub type Ref<'a, D, T> = <D as Device>::View<'a, T>;
@@ -27,6 +29,18 @@ impl<T> View for &mut [T] {
         <[T]>::len(self)
     }
 }
+
+/// Rounds a size up, with four steps per doubling: batches that are padded to such sizes repeat sooner.
+pub fn replay_size(size: usize) -> usize {
+    match size {
+        0..=8 => size,
+        _ => size.next_multiple_of(1 << ((size - 1).ilog2() - 2)),
+    }
+}
+
+/// [`Device::logits_max`] of a GPU. 512 MiB: 880 rows of 151,936. A GPU can spare that, and a second matmul for the remaining
+/// rows would read the weights of the LM head twice.
+pub const LOGITS_MAX: usize = 128 << 20;
 
 /// An error of the device itself, such as too little memory or a lost context. Misuse of a buffer is a bug and panics.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +77,16 @@ pub trait Device: Clone + Send + Sync + 'static {
     ) -> [Self::ViewMut<'a, T>; 2];
     /// Copies host memory into a view of the same length.
     fn write<T: Element>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
+    /// Fills a view with what `fill` writes to host memory of its length. The CPU needs no second memory for it.
+    fn write_with<T: Element, E: From<DeviceError>>(
+        &self,
+        to: Self::ViewMut<'_, T>,
+        fill: impl FnOnce(&mut [T]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut staged = vec![T::zeroed(); to.len()];
+        fill(&mut staged)?;
+        Ok(self.write(to, &staged)?)
+    }
     /// Copies a view into host memory of the same length; waits for the commands that produce it.
     fn read<T: Element>(&self, from: Self::View<'_, T>, to: &mut [T]) -> Result<(), DeviceError>;
     /// Starts a copy of a view to host memory, in the order of the commands. Only [`Fetch::get`] waits for it.
@@ -77,9 +101,20 @@ pub trait Device: Clone + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Runs work; the buffers it creates are listed under `name` in the memory table.
-    fn named<R>(&self, _name: &'static str, work: impl FnOnce() -> R) -> R {
-        work()
+    /// The books of all buffers that this device has handed out.
+    fn ledger(&self) -> Arc<Ledger>;
+
+    /// Runs work; the buffers that it creates are listed under `name` in the ledger.
+    fn named<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
+        memory::labelled(name, work)
+    }
+
+    /// Runs work as a phase of a run, whose peak the ledger keeps.
+    fn phase<R>(&self, phase: Phase, work: impl FnOnce() -> R) -> R {
+        memory::during(phase, || {
+            self.ledger().mark();
+            work()
+        })
     }
 
     /// Runs work that repeats with the same buffers and sizes, such as the forward pass of a decode step. A device may then
@@ -112,6 +147,21 @@ pub trait Device: Clone + Send + Sync + 'static {
     ) -> Result<(R, Option<Profile>), DeviceError> {
         Ok((work(), None))
     }
+
+    /// Bytes that a run may hold on this device: all that it has, but for what the driver or the system keeps. `None` where
+    /// nobody says.
+    fn memory_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Prepares for a run whose plan is known, before any of its buffers is made: sets `scratch` bytes aside for ops, and
+    /// refuses to hand out more than `budget` bytes in all.
+    fn set_aside(&self, _scratch: usize, _budget: usize) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Copies a view to another of the same length.
+    fn copy<T: Element>(&self, to: Self::ViewMut<'_, T>, from: Self::View<'_, T>) -> Result<(), DeviceError>;
 
     /// A table of the device's allocations, to be printed; `None` where the operating system manages the memory.
     fn memory_table(&self) -> Option<String> {

@@ -19,6 +19,15 @@ pub fn check_available(bytes: usize, what: impl FnOnce() -> String) -> Result<()
     }
 }
 
+/// Bytes that this machine has in all, or its control group allows; `None` where the system does not say.
+pub fn total_bytes() -> Option<usize> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let system = field(&read("/proc/meminfo")?, "MemTotal:")? * 1024;
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let group = limits.iter().find_map(|path| read(path)?.trim().parse::<u64>().ok());
+    Some(group.map_or(system, |group| group.min(system)) as usize)
+}
+
 /// Bytes that this program can still use: what the system has available, and what its control group leaves of its limit.
 /// `None` where the system does not say.
 fn available_bytes() -> Option<u64> {

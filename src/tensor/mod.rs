@@ -7,7 +7,7 @@ pub mod host_memory;
 pub mod profile;
 pub mod safetensors;
 
-pub use device::{Device, DeviceError, Mut, Ref, View};
+pub use device::{Device, DeviceError, LOGITS_MAX, Mut, Ref, View, replay_size};
 pub use dtype::{DType, Element};
 pub use fetch::Fetch;
 pub use profile::{OpTime, Phase, Profile, ProfileDetail};

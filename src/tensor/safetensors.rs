@@ -141,10 +141,18 @@ impl TensorDirectory {
         if self.check(a, shape)? == self.check(b, shape)? {
             return Ok(self.bytes(a) == self.bytes(b));
         }
-        let mut values = [vec![0.0; shape.iter().product()], vec![0.0; shape.iter().product()]];
-        self.read(a, shape, &mut values[0])?;
-        self.read(b, shape, &mut values[1])?;
-        Ok(values[0] == values[1])
+        let len = shape.iter().product();
+        let mut blocks = [vec![0.0; BLOCK.min(len)], vec![0.0; BLOCK.min(len)]];
+        for first in (0..len).step_by(BLOCK) {
+            let range = first..len.min(first + BLOCK);
+            let [of_a, of_b] = blocks.each_mut().map(|block| &mut block[..range.len()]);
+            self.read(a, shape, range.clone(), of_a)?;
+            self.read(b, shape, range, of_b)?;
+            if of_a != of_b {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn bytes(&self, name: &str) -> &[u8] {
@@ -152,11 +160,17 @@ impl TensorDirectory {
         &self.files[entry.file].1[entry.range.clone()]
     }
 
-    /// Reads one tensor into `to`, converted to f32. The shape must be `shape`.
-    pub fn read(&self, name: &str, shape: &[usize], to: &mut [f32]) -> Result<(), TensorFileError> {
+    /// Reads elements `range` of a tensor into `to`, converted to f32. The tensor's shape must be `shape`.
+    pub fn read(
+        &self,
+        name: &str,
+        shape: &[usize],
+        range: Range<usize>,
+        to: &mut [f32],
+    ) -> Result<(), TensorFileError> {
         let dtype = self.check(name, shape)?;
-        assert_eq!(to.len(), shape.iter().product::<usize>(), "{name}");
-        convert(dtype, self.bytes(name), to);
+        assert!(range.end <= shape.iter().product::<usize>() && to.len() == range.len(), "{name}");
+        convert(dtype, &self.bytes(name)[range.start * dtype.bytes()..range.end * dtype.bytes()], to);
         Ok(())
     }
 }
@@ -256,11 +270,33 @@ fn convert(dtype: DType, bytes: &[u8], to: &mut [f32]) {
     }
 }
 
+/// Reads a range of a tensor's elements, or says why it cannot.
+pub type Read<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<(), String> + 'a>;
+
 /// A tensor to be written.
 pub struct NamedTensor<'a> {
     pub name: &'a str,
     pub shape: &'a [usize],
-    pub values: &'a [f32],
+    pub read: Read<'a>,
+}
+
+impl<'a> NamedTensor<'a> {
+    /// A tensor in memory.
+    ///
+    /// # Panics
+    /// When the shape is one of another number of values.
+    pub fn of(name: &'a str, shape: &'a [usize], values: &'a [f32]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}");
+        let read = |range: Range<usize>, to: &mut [f32]| {
+            to.copy_from_slice(&values[range]);
+            Ok(())
+        };
+        Self { name, shape, read: Box::new(read) }
+    }
+
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// Writes tensors to `path` as `dtype` (f32, f16 or bf16), atomically.
@@ -287,7 +323,7 @@ impl StagedFile {
 /// Elements that are encoded at a time.
 const BLOCK: usize = 1 << 20;
 
-/// Writes tensors beside `path`, each with its type (f32, f16 or bf16). No more than a block of them is held as bytes.
+/// Writes tensors beside `path`, each with its type (f32, f16 or bf16). No more than a block of them is held.
 pub fn stage_tensors(path: &Path, tensors: &[(&NamedTensor<'_>, DType)]) -> Result<StagedFile, TensorFileError> {
     let io = |e: std::io::Error| error(path, format!("cannot be written: {e}"));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -298,10 +334,14 @@ pub fn stage_tensors(path: &Path, tensors: &[(&NamedTensor<'_>, DType)]) -> Resu
     let (tensors, header) = header(path, tensors)?;
     let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file());
     out.write_all(&header).map_err(io)?;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut block) = (Vec::new(), Vec::new());
     for (tensor, dtype) in tensors {
-        for values in tensor.values.chunks(BLOCK) {
-            encode(values, dtype, &mut bytes).map_err(|reason| error(path, format!("`{}`: {reason}", tensor.name)))?;
+        let named = |reason: String| error(path, format!("`{}`: {reason}", tensor.name));
+        for first in (0..tensor.len()).step_by(BLOCK) {
+            let range = first..tensor.len().min(first + BLOCK);
+            block.resize(range.len(), 0.0);
+            (tensor.read)(range, &mut block).map_err(named)?;
+            encode(&block, dtype, &mut bytes).map_err(named)?;
             out.write_all(&bytes).map_err(io)?;
         }
     }
@@ -326,13 +366,12 @@ fn header<'a>(path: &Path, tensors: &[Typed<'a>]) -> Result<(Vec<Typed<'a>>, Vec
                 return Err(error(path, format!("weights are written as F32, F16 or BF16, not {dtype}")));
             }
         };
-        assert_eq!(tensor.values.len(), tensor.shape.iter().product::<usize>(), "{}", tensor.name);
         sorted.push((kind, (tensor, dtype)));
     }
     sorted.sort_by(|(left, (a, _)), (right, (b, _))| right.cmp(left).then(a.name.cmp(b.name)));
     let (mut offset, mut infos) = (0, Vec::with_capacity(sorted.len()));
     for (kind, (tensor, dtype)) in &sorted {
-        let end = offset + tensor.values.len() * dtype.bytes();
+        let end = offset + tensor.len() * dtype.bytes();
         let info = TensorInfo { dtype: *kind, shape: tensor.shape.to_vec(), data_offsets: (offset, end) };
         infos.push((tensor.name.to_string(), info));
         offset = end;

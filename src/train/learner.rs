@@ -1,32 +1,45 @@
-//! A model that learns: buffers of a training step, micro-batches in, one update out.
+//! A model that learns: micro-batches in, one update out.
 
+use super::step_buffers::StepBuffers;
 use super::token_loss::Objective;
 use crate::checkpoint::{NamedArena, NamedArenaMut};
-use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
+use crate::memory::Phase;
+use crate::model::{Batch, Gradients, Qwen3, Recompute};
 use crate::ops::{Backend, OpError};
 use crate::optimizer::{AdamWConfig, Optimizer, Update};
 use crate::setting::Valid;
 
-/// A model with its gradients, optimizer and the activations of a training step.
+/// A model with its gradients, optimizer and the buffers of a training step.
 pub struct Learner<B: Backend> {
     pub model: Qwen3<B>,
     pub optimizer: Optimizer<B>,
     pub gradients: Gradients<B>,
-    pool: KvPool<B>,
-    acts: Activations<B>,
+    /// `None` between [`Self::release`] and the next micro-batch
+    buffers: Option<StepBuffers<B>>,
     capacity: usize,
+    recompute: Recompute,
 }
 
 impl<B: Backend> Learner<B> {
-    /// For micro-batches of up to `capacity` tokens.
+    /// For micro-batches of up to `capacity` tokens, of which every activation is kept.
     pub fn new(model: Qwen3<B>, optimizer: Valid<AdamWConfig>, capacity: usize) -> Result<Self, OpError> {
-        let (backend, config, arena) = (&model.backend, &model.config, model.table.arena_len());
+        Self::recomputing(model, optimizer, capacity, Recompute::Nothing)
+    }
+
+    /// The same, where the backward pass computes a part of the activations again.
+    pub fn recomputing(
+        model: Qwen3<B>,
+        optimizer: Valid<AdamWConfig>,
+        capacity: usize,
+        recompute: Recompute,
+    ) -> Result<Self, OpError> {
+        let (backend, arena) = (&model.backend, model.table.arena_len());
         Ok(Self {
             optimizer: Optimizer::new(backend, optimizer, arena)?,
-            gradients: Gradients::new(backend, config, arena, capacity)?,
-            pool: KvPool::new(backend, config, capacity)?,
-            acts: Activations::for_training(backend, config, capacity)?,
+            gradients: Gradients::new(backend, arena)?,
+            buffers: Some(StepBuffers::new(&model, capacity, recompute)?),
             capacity,
+            recompute,
             model,
         })
     }
@@ -36,17 +49,29 @@ impl<B: Backend> Learner<B> {
         self.capacity
     }
 
+    /// Gives back what only a step needs. The next micro-batch allocates it again.
+    pub fn release(&mut self) {
+        self.buffers = None;
+    }
+
     /// Adds the gradient of the objective over one micro-batch. The objective's weights carry the mask and the global
     /// denominator, so any split into micro-batches gives the same sum.
     pub fn accumulate<O: Objective<B>>(&mut self, batch: &mut Batch, objective: &O) -> Result<O::Results, OpError> {
         batch.segments.group();
-        let tokens = batch.tokens();
         let backend = self.model.backend.clone();
+        let Self { model, gradients, buffers, capacity, recompute, .. } = self;
+        let buffers = match buffers {
+            Some(buffers) => buffers,
+            None => buffers.insert(StepBuffers::new(model, *capacity, *recompute)?),
+        };
         backend.together(|| {
-            self.model.forward(batch, &mut self.pool, &mut self.acts)?;
-            let results = objective.gradient(&self.model, &self.acts, tokens, &mut self.gradients)?;
-            let backward = || self.model.backward(batch, &self.pool, &self.acts, &mut self.gradients);
-            backend.range(|| "backward".into(), backward)?;
+            let StepBuffers { pool, acts, .. } = buffers;
+            backend.phase(Phase::Forward, || model.forward(batch, pool, acts))?;
+            let results =
+                backend.phase(Phase::Loss, || objective.gradient(model, batch.tokens(), buffers, gradients))?;
+            let StepBuffers { pool, acts, gradients: flow, .. } = buffers;
+            let backward = || model.backward(batch, pool, acts, gradients, flow);
+            backend.phase(Phase::Backward, || backend.range(|| "backward".into(), backward))?;
             Ok(results)
         })
     }
@@ -64,7 +89,7 @@ impl<B: Backend> Learner<B> {
             gradients.clear(&backend)?;
             Ok::<_, OpError>(update)
         };
-        backend.range(|| "optimizer".into(), update)
+        backend.phase(Phase::Update, || backend.range(|| "optimizer".into(), update))
     }
 
     /// What a checkpoint holds of it.

@@ -12,6 +12,7 @@ mod rl_sample;
 pub mod run;
 pub mod run_folder;
 pub mod sft;
+pub mod step_buffers;
 pub mod token_loss;
 pub mod trajectory;
 

@@ -31,6 +31,7 @@ use crate::judge::{Judge, JudgeMode, JudgePair, JudgeSampling, Judged};
 use crate::log::StageBar;
 use crate::log::charts::Stage;
 use crate::loss::Denominator;
+use crate::memory::Phase;
 use crate::model::Qwen3;
 use crate::ops::Backend;
 use crate::optimizer::Update;
@@ -51,6 +52,8 @@ pub struct RlPlan<'a> {
     pub reward: Valid<RewardSettings>,
     pub judge: &'a Judge,
     pub seed: u64,
+    /// Whether rollouts, scoring and training use the same memory, one after the other
+    pub share: bool,
     pub stop: Option<&'a AtomicBool>,
 }
 
@@ -82,6 +85,12 @@ impl<B: Backend> Trainer<B> for RlTrainer<'_, B> {
 
     fn learner(&self) -> &Learner<B> {
         self.context.learner
+    }
+
+    fn release(&mut self) {
+        self.context.engine.release();
+        self.context.scorer.release();
+        self.context.learner.release();
     }
 
     fn step(&mut self, progress: &mut Progress, bar: &StageBar) -> Result<StepReport<RlMetrics, RlSample>, TrainError> {
@@ -121,6 +130,9 @@ pub fn rl_step<B: Backend>(
     let start = Instant::now();
     let mut cursor = progress.cursor;
     let backend = context.learner.model.backend.clone();
+    if plan.share {
+        context.learner.release();
+    }
     let collected = backend.range(
         || format!("step {} rollouts and rewards", progress.step + 1),
         || collect(context, source, plan, progress.step, &mut cursor, bar),
@@ -128,6 +140,9 @@ pub fn rl_step<B: Backend>(
     let rollout_s = start.elapsed().as_secs_f64();
     let Collected { pairs, mut trajectories, rewards, resampled, rollout_tokens } = collected;
     let capacity = context.learner.capacity();
+    if plan.share {
+        context.engine.release();
+    }
     if let Some(reference) = context.reference {
         bar.inspect(|bar| bar.within("reference", 0, trajectories.len()));
         let scored = backend.range(
@@ -148,6 +163,9 @@ pub fn rl_step<B: Backend>(
             )?
         };
         trajectories.iter_mut().zip(old).for_each(|(t, logprobs)| t.old_logprobs = Some(logprobs));
+    }
+    if plan.share {
+        context.scorer.release();
     }
     let mut numbers = StepNumbers::new(&plan.settings, rewards, resampled);
     let learning_rate = plan.settings.schedule().rate(progress.step);
@@ -267,7 +285,7 @@ pub fn reward<B: Backend>(
             }
         }
     }
-    Ok(manager.finish(backend)?)
+    Ok(backend.phase(Phase::Reward, || backend.named("rewards", || manager.finish(backend)))?)
 }
 
 /// `count` pairs in `parts` stretches, as even as can be.

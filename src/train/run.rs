@@ -14,6 +14,7 @@ use crate::checkpoint::{self, Progress, RunState};
 use crate::config::RunSettings;
 use crate::log::StageBar;
 use crate::log::charts::Stage;
+use crate::memory::Phase;
 use crate::ops::Backend;
 use crate::rollout::EngineError;
 use crate::setting::Valid;
@@ -31,6 +32,8 @@ pub trait Trainer<B: Backend> {
     fn steps(&self) -> u64;
     /// What checkpoints hold.
     fn learner(&self) -> &Learner<B>;
+    /// Gives back the memory that only a step needs: something else needs it now.
+    fn release(&mut self);
     /// Runs one step and moves `progress` on; a step that ends in an error has changed nothing. `bar` shows where it stands.
     fn step(
         &mut self,
@@ -98,10 +101,11 @@ pub fn train<B: Backend, T: Trainer<B>>(
     // A run begins from its configuration or from a checkpoint, and neither needs to be saved again.
     let begun = progress.step;
     // An earlier process may have been stopped while it looked.
-    if let Some(look) = look.as_deref_mut().filter(|look| look.due(begun, begun == steps))
-        && !look.look(trainer.learner(), begun, folder)?
-    {
-        return Ok(Outcome::Stopped);
+    if let Some(look) = look.as_deref_mut().filter(|look| look.due(begun, begun == steps)) {
+        trainer.release();
+        if !look.look(trainer.learner(), begun, folder)? {
+            return Ok(Outcome::Stopped);
+        }
     }
     while progress.step < steps {
         let report = match trainer.step(progress, &bar) {
@@ -119,6 +123,7 @@ pub fn train<B: Backend, T: Trainer<B>>(
         report.samples.iter().try_for_each(|sample| folder.samples.write(sample))?;
         let last = progress.step == steps;
         if let Some(look) = look.as_deref_mut().filter(|look| look.due(progress.step, last)) {
+            trainer.release();
             look.look(trainer.learner(), progress.step, folder)?;
         }
         let stopped = stop.load(Ordering::Relaxed);
@@ -152,7 +157,9 @@ fn save<B: Backend, T: Trainer<B>>(
     let learner = trainer.learner();
     let state = RunState { stage: T::STAGE.key.into(), progress: *progress, updates: learner.optimizer.updates };
     let root = folder.checkpoints();
-    checkpoint::save(&root, &state, &learner.model.backend, &learner.arenas())
+    let backend = &learner.model.backend;
+    backend
+        .phase(Phase::Save, || checkpoint::save(&root, &state, backend, &learner.arenas()))
         .context("the checkpoint cannot be saved")?;
     checkpoint::prune(&root, policy.keep.max(1), kept).context("an old checkpoint cannot be deleted")
 }

@@ -108,6 +108,10 @@ impl<B: Backend> Trainer<B> for SftTrainer<'_, B> {
         self.learner
     }
 
+    fn release(&mut self) {
+        self.learner.release();
+    }
+
     fn step(&mut self, progress: &mut Progress, bar: &StageBar) -> Result<StepReport<SftMetrics, ()>, TrainError> {
         let metrics = sft_step(self.learner, self.source, &self.settings, self.guard, progress, Some(bar))?;
         let shown = vec![("loss", metrics.loss), ("lr", metrics.learning_rate), ("tokens/s", metrics.tokens_per_s)];

@@ -1,24 +1,26 @@
 //! What follows the forward pass of a micro-batch: the LM head with losses of single tokens.
 
+use super::step_buffers::{RowWeights, ScoreBuffers, StepBuffers, TargetRows};
 use crate::loss::grpo::GrpoLoss;
+use crate::memory::Phase;
 use crate::model::forward::LmHeadOutput;
-use crate::model::{Activations, Batch, Gradients, KvPool, Qwen3};
+use crate::model::{ActivationGradients, Activations, Batch, Gradients, Qwen3};
 use crate::ops::lm_head::{LmHeadGradient, TokenLoss};
 use crate::ops::{Backend, OpError};
-use crate::tensor::Fetch;
+use crate::tensor::{Fetch, Ref};
 
 /// What a learner minimises. It starts where the forward pass ends: at the last hidden states of a micro-batch.
 pub trait Objective<B: Backend>: Sync {
     /// What a step wants to know of the micro-batch, usually on its way from the device.
     type Results: Send;
 
-    /// Writes the gradient by the last hidden states to `gradients.d_hidden` (all of its first `tokens` rows), and adds those
-    /// of its own weights to `gradients.weights`.
+    /// Writes the gradient by the last hidden states to `buffers.gradients.d_hidden` (all of its first `tokens` rows), and adds
+    /// those of its own weights to `gradients`.
     fn gradient(
         &self,
         model: &Qwen3<B>,
-        acts: &Activations<B>,
         tokens: usize,
+        buffers: &mut StepBuffers<B>,
         gradients: &mut Gradients<B>,
     ) -> Result<Self::Results, OpError>;
 }
@@ -45,12 +47,13 @@ impl<B: Backend> Objective<B> for TokenObjective<'_> {
     fn gradient(
         &self,
         model: &Qwen3<B>,
-        acts: &Activations<B>,
         tokens: usize,
+        buffers: &mut StepBuffers<B>,
         gradients: &mut Gradients<B>,
     ) -> Result<RowFetch, OpError> {
-        let gradient = Some((gradients, self.row_weights, self.loss));
-        lm_head_pass(model, acts, tokens, self.targets, self.temperature, gradient)
+        let StepBuffers { acts, gradients: flow, rows, .. } = buffers;
+        let gradient = GradientRequest { gradients, flow, weights: self.row_weights, loss: self.loss };
+        lm_head_pass(model, acts, rows, tokens, self.targets, self.temperature, Some(gradient))
     }
 }
 
@@ -107,19 +110,22 @@ pub struct RowResults {
     pub loss: Vec<f32>,
 }
 
-/// Buffers for forward passes that score tokens and keep nothing else.
+/// Forward passes that score tokens and keep nothing else.
 pub struct Scorer<B: Backend> {
-    pool: KvPool<B>,
-    acts: Activations<B>,
+    capacity: usize,
+    /// `None` between [`Self::release`] and the next micro-batch
+    buffers: Option<ScoreBuffers<B>>,
 }
 
 impl<B: Backend> Scorer<B> {
     /// For batches of up to `capacity` tokens of models of this shape.
     pub fn new(model: &Qwen3<B>, capacity: usize) -> Result<Self, OpError> {
-        Ok(Self {
-            pool: KvPool::with_layers(&model.backend, &model.config, capacity, 1)?,
-            acts: Activations::for_inference(&model.backend, &model.config, capacity)?,
-        })
+        Ok(Self { capacity, buffers: Some(ScoreBuffers::new(model, capacity)?) })
+    }
+
+    /// Gives back what only scoring needs. The next micro-batch allocates it again.
+    pub fn release(&mut self) {
+        self.buffers = None;
     }
 
     /// Log-probabilities of targets under a model.
@@ -130,61 +136,97 @@ impl<B: Backend> Scorer<B> {
         targets: &Targets,
         temperature: f32,
     ) -> Result<RowFetch, OpError> {
-        let score = || {
-            model.forward(batch, &mut self.pool, &mut self.acts)?;
-            lm_head_pass(model, &self.acts, batch.tokens(), targets, temperature, None)
+        let ScoreBuffers { pool, acts, rows } = match &mut self.buffers {
+            Some(buffers) => buffers,
+            none => none.insert(ScoreBuffers::new(model, self.capacity)?),
         };
-        model.backend.together(|| model.backend.range(|| "score".into(), score))
+        let score = || {
+            model.forward(batch, pool, acts)?;
+            lm_head_pass(model, acts, rows, batch.tokens(), targets, temperature, None)
+        };
+        let b = &model.backend;
+        b.together(|| b.phase(Phase::Score, || b.range(|| "score".into(), score)))
     }
 }
 
 /// Where gradients go, the weight of each row, and the loss.
-type GradientRequest<'a, B> = (&'a mut Gradients<B>, &'a [f32], &'a Loss<'a>);
+struct GradientRequest<'a, B: Backend> {
+    gradients: &'a mut Gradients<B>,
+    flow: &'a mut ActivationGradients<B>,
+    weights: &'a [f32],
+    loss: &'a Loss<'a>,
+}
 
 /// The head over chosen rows of the last forward pass, with the loss and its gradient when asked for.
 fn lm_head_pass<B: Backend>(
     model: &Qwen3<B>,
     acts: &Activations<B>,
+    buffers: &mut TargetRows<B>,
     tokens: usize,
     targets: &Targets,
     temperature: f32,
     gradient: Option<GradientRequest<'_, B>>,
 ) -> Result<RowFetch, OpError> {
     let (b, n) = (&model.backend, targets.rows.len());
-    let (rows, ids) = (b.upload(&targets.rows)?, b.upload(&targets.ids)?);
-    let (mut logprob, mut entropy, mut loss) = (b.zeros::<f32>(n)?, b.zeros::<f32>(n)?, b.zeros::<f32>(n)?);
-    let empty: &[f32] = &[];
-    let (weights, [old, reference], advantages) = match &gradient {
-        None => (empty, [None; 2], empty),
-        Some((_, weights, Loss::CrossEntropy)) => (*weights, [None; 2], empty),
-        Some((_, weights, Loss::Grpo { old_logprob, reference_logprob, advantages, .. })) => {
-            (*weights, [*old_logprob, *reference_logprob], advantages.as_flattened())
+    let TargetRows { rows, ids, logprob, entropy, loss, weights } = buffers;
+    b.write(b.view_mut(rows, 0..n), &targets.rows)?;
+    b.write(b.view_mut(ids, 0..n), &targets.ids)?;
+    let gradient = match gradient {
+        Some(request) => {
+            let weights = weights.as_mut().expect("buffers of a training step have room for weights");
+            Some(lm_head_gradient(model, tokens, n, weights, request)?)
+        }
+        None => None,
+    };
+    let out = LmHeadOutput {
+        logprob: b.view_mut(logprob, 0..n),
+        entropy: b.view_mut(entropy, 0..n),
+        loss: b.view_mut(loss, 0..n),
+    };
+    model.lm_head_loss(acts, tokens, b.view(rows, 0..n), b.view(ids, 0..n), temperature, out, gradient)?;
+    let fetch = |buffer| b.fetch(b.view(buffer, 0..n));
+    Ok(RowFetch { logprob: fetch(logprob)?, entropy: fetch(entropy)?, loss: fetch(loss)? })
+}
+
+/// Writes what the loss of `n` rows needs to the device.
+fn lm_head_gradient<'a, B: Backend>(
+    model: &Qwen3<B>,
+    tokens: usize,
+    n: usize,
+    buffers: &'a mut RowWeights<B>,
+    request: GradientRequest<'a, B>,
+) -> Result<LmHeadGradient<'a, B>, OpError> {
+    let b = &model.backend;
+    let GradientRequest { gradients, flow, weights, loss } = request;
+    let RowWeights { weight, old_logprob, reference_logprob, advantages } = buffers;
+    b.write(b.view_mut(weight, 0..n), weights)?;
+    let loss = match loss {
+        Loss::CrossEntropy => TokenLoss::CrossEntropy,
+        Loss::Grpo { loss, old_logprob: old, reference_logprob: reference, advantages: of_rows } => {
+            b.write(b.view_mut(advantages, 0..2 * n), of_rows.as_flattened())?;
+            TokenLoss::Grpo {
+                loss: *loss,
+                old_logprob: written(b, old_logprob, *old)?,
+                reference_logprob: written(b, reference_logprob, *reference)?,
+                advantages: b.view(advantages, 0..2 * n),
+            }
         }
     };
-    let (weights, advantages) = (b.upload(weights)?, b.upload(advantages)?);
-    let upload = |values: Option<&[f32]>| values.map(|values| b.upload(values)).transpose();
-    let (old, reference) = (upload(old)?, upload(reference)?);
-    let whole = |buffer| b.view(buffer, 0..b.len(buffer));
-    let gradient = gradient.map(|(gradients, _, kind)| LmHeadGradient {
-        d_hidden: b.view_mut(&mut gradients.d_hidden, 0..tokens * model.config.hidden_size),
+    Ok(LmHeadGradient {
+        d_hidden: b.view_mut(&mut flow.d_hidden, 0..tokens * model.config.hidden_size),
         d_weight: model.lm_head().gradient(b, &mut gradients.weights),
-        row_weight: whole(&weights),
-        loss: match kind {
-            Loss::CrossEntropy => TokenLoss::CrossEntropy,
-            Loss::Grpo { loss, .. } => TokenLoss::Grpo {
-                loss: *loss,
-                old_logprob: old.as_ref().map(whole),
-                reference_logprob: reference.as_ref().map(whole),
-                advantages: whole(&advantages),
-            },
-        },
-    });
-    let out = LmHeadOutput {
-        logprob: b.view_mut(&mut logprob, 0..n),
-        entropy: b.view_mut(&mut entropy, 0..n),
-        loss: b.view_mut(&mut loss, 0..n),
-    };
-    model.lm_head_loss(acts, tokens, b.view(&rows, 0..n), b.view(&ids, 0..n), temperature, out, gradient)?;
-    let fetch = |buffer| b.fetch(b.view(buffer, 0..n));
-    Ok(RowFetch { logprob: fetch(&logprob)?, entropy: fetch(&entropy)?, loss: fetch(&loss)? })
+        row_weight: b.view(weight, 0..n),
+        loss,
+    })
+}
+
+/// Values in the first elements of a buffer, if there are any.
+fn written<'a, B: Backend>(
+    b: &B,
+    buffer: &'a mut B::Buffer<f32>,
+    values: Option<&[f32]>,
+) -> Result<Option<Ref<'a, B, f32>>, OpError> {
+    let Some(values) = values else { return Ok(None) };
+    b.write(b.view_mut(buffer, 0..values.len()), values)?;
+    Ok(Some(b.view(buffer, 0..values.len())))
 }

@@ -78,7 +78,7 @@ mod emulated {
             (
                 "PATARM_EMULATOR_MEMORY",
                 "33900000",
-                &["out of device memory", "more contiguous bytes are needed for", "Allocated", "weights"],
+                &["does not fit on Emulated", "matmul workspace", "prepared weights", "in all", "too much"],
             ),
         ] {
             let outcome = fixture.run_with(&generate, &[(setting, value)]);

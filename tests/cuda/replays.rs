@@ -1,7 +1,8 @@
 //! Replays: the same commands run, whether they are sent, captured or launched as a graph.
 
 use half::bf16;
-use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Grid, ReplayCounts, kernels, replay_size};
+use patarm::cuda::{Argument, Buffer, Cuda, Emulation, Grid, ReplayCounts, kernels};
+use patarm::tensor::replay_size;
 use patarm::tensor::{Device, DeviceError};
 
 use super::open;

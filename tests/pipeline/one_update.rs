@@ -41,6 +41,7 @@ fn step<B: Backend>(backend: &B, fixture: &SuiteFixture) -> (StepOutcome, Vec<u3
         reward: Valid::default(),
         judge: &fixture.judge,
         seed: 9,
+        share: false,
         stop: None,
     };
     let limits = EngineLimits::for_lengths(settings.max_prompt_tokens, settings.max_new_tokens, settings.max_running);

@@ -82,6 +82,7 @@ fn rl_resumes<B: Backend>(backend: &B, steps: usize, mismatch: f64) {
         reward: Valid::default(),
         judge: &fixture.judge,
         seed: 9,
+        share: false,
         stop: None,
     };
     let limits = EngineLimits::for_lengths(settings.max_prompt_tokens, settings.max_new_tokens, settings.max_running);

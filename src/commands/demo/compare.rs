@@ -121,7 +121,7 @@ pub fn settings(args: &DemoArgs, from: &Path) -> anyhow::Result<Valid<Settings>>
 fn load<B: Backend>(backend: &B, folder: &Path, settings: &Settings) -> anyhow::Result<Qwen3<B>> {
     let Pretrained { config, weights, .. } = pretrained::load(folder)
         .with_context(|| format!("{}: a demo of this version leaves its judges there", folder.display()))?;
-    Ok(Qwen3::new(backend, config, &weights, settings.model.context)?)
+    weights.model(&config, |weights| Qwen3::new(backend, config.clone(), weights, settings.model.context))
 }
 
 /// One sampled judgement a side, strictly higher: the share of right pairs must agree within two standard errors.

@@ -182,6 +182,7 @@ impl DemoSuite {
             reward: settings.part(|s| &s.reward),
             judge: &self.judge,
             seed: settings.run.seed,
+            share: false,
             stop: Some(stop),
         };
         let mut engine = self.engine(&learner.model, settings)?;

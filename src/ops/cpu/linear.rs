@@ -1,7 +1,7 @@
 //! Matmuls with a weight matrix on the CPU.
 
 use super::Cpu;
-use super::gemm::{Panels, add_transposed_matmul, matmul, matmul_transposed};
+use super::gemm::{PANEL, Panels, add_transposed_matmul, matmul, matmul_transposed};
 use crate::ops::linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearSizes};
 use crate::ops::{Check, OpError, OpResult};
 
@@ -24,6 +24,11 @@ impl PackedWeight {
             format!("argument `weight` was made for {:?}, but `sizes` is {sizes:?}", self.sizes())
         })
     }
+}
+
+/// Elements of a packed weight: whole panels.
+pub fn packed_len(sizes: LinearSizes) -> usize {
+    sizes.out_features.next_multiple_of(PANEL) * sizes.in_features
 }
 
 impl Linear for Cpu {

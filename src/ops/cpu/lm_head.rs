@@ -5,7 +5,7 @@
 //! has the same bits while decoding, scoring and training. Gradients of the weight add rows in order, so
 //! no result depends on the size of a chunk.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use super::Cpu;
 use super::gemm::{Panels, add_transposed_matmul, matmul, matmul_transposed};
@@ -14,9 +14,11 @@ use super::memory::Aligned;
 use super::parallel::for_row_blocks;
 use super::simd::{self, LANES, Simd, WithSimd};
 use super::team;
+use crate::memory::labelled;
 use crate::ops::linear::LinearSizes;
 use crate::ops::lm_head::{LmHead, LmHeadEmbedding, LmHeadGradient, LmHeadLogits, LmHeadLoss, TokenLoss};
 use crate::ops::{Check, OpResult};
+use crate::tensor::DeviceError;
 
 /// Logits of a chunk by default, at most about this many (16 MB), as long as that leaves [`CHUNK_ROWS`] rows.
 const CHUNK_LOGITS: usize = 4 << 20;
@@ -26,23 +28,33 @@ const CHUNK_ROWS: (usize, usize) = (32, 512);
 /// Logits below which a row pass stays on the calling thread: about 20 µs of work.
 const SERIAL_LOGITS: usize = 1 << 14;
 
-thread_local! {
-    /// Gathered hidden rows, their gradients and logits of a chunk; grows to the largest chunk and stays.
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
+/// Gathered hidden rows, their gradients and logits of a chunk. It grows to the largest chunk and stays for the next call.
 #[derive(Default)]
 struct Scratch {
     hidden: Vec<f32>,
     logits: Aligned<f32>,
 }
 
-/// Calls `f` with this thread's scratch. It is moved out, not borrowed: a worker that waits for a matmul may meanwhile run
-/// another call of the LM head, which then starts from an empty scratch.
+/// Room for `len` logits of any content.
+fn scratch_logits(logits: &mut Aligned<f32>, len: usize) -> Result<&mut [f32], DeviceError> {
+    if logits.len() < len {
+        // What there was is given back first.
+        *logits = Aligned::default();
+        *logits = labelled("scratch", || Aligned::zeros(len))?;
+    }
+    Ok(&mut logits[..len])
+}
+
+/// Scratch that no call uses. There is as much as there have been calls at the same time: a training step has one, whichever
+/// thread runs it.
+static SPARE: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
+
+/// Calls `f` with scratch that is its own.
 fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
-    let mut scratch = SCRATCH.take();
+    let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut scratch = spare().pop().unwrap_or_default();
     let result = f(&mut scratch);
-    SCRATCH.set(scratch);
+    spare().push(scratch);
     result
 }
 
@@ -59,6 +71,11 @@ impl LmHead for Cpu {
 
     fn lm_head_check_chunk(&self, chunk_rows: usize, _sizes: LinearSizes) -> OpResult {
         Check("lm_head_loss").that(chunk_rows > 0, || "a chunk must have 1 row or more".into())
+    }
+
+    fn lm_head_reserve(&self, chunk_rows: usize, sizes: LinearSizes) -> OpResult {
+        with_scratch(|scratch| scratch_logits(&mut scratch.logits, chunk_rows * sizes.out_features).map(drop))?;
+        Ok(())
     }
 
     fn lm_head_embedding(&self, args: LmHeadEmbedding<'_, Self>) -> OpResult {
@@ -144,9 +161,9 @@ fn gather<'a>(to: &'a mut Vec<f32>, from: &'a [f32], rows: &[u32], width: usize)
 fn chunk(args: &mut LmHeadLoss<'_, Cpu>, first: usize, count: usize, scratch: &mut Scratch) -> OpResult {
     let LinearSizes { out_features: vocab, in_features: width } = args.sizes;
     let (rows, range) = (&args.rows[first..first + count], first..first + count);
-    scratch.logits.resize(count * vocab);
-    let logits = &mut *scratch.logits;
     let hidden = gather(&mut scratch.hidden, args.hidden, rows, width);
+    // Room for a whole chunk even if this one has fewer rows: memory does not depend on the batch.
+    let logits = &mut scratch_logits(&mut scratch.logits, args.chunk_rows * vocab)?[..count * vocab];
     matmul(logits, hidden, args.weight.panels(), count, false);
     let losses = Losses {
         gradient: args.gradient.as_ref(),

@@ -4,9 +4,11 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::memory::{Entry, Ledger};
 use crate::tensor::DeviceError;
 use crate::tensor::host_memory::check_available;
 
@@ -18,6 +20,14 @@ pub struct Aligned<T> {
     lines: Vec<Line>,
     len: usize,
     of: PhantomData<T>,
+    /// `None` for the scratch of a thread.
+    _entry: Option<Entry>,
+}
+
+/// The books of all buffers of the CPU in this process.
+pub fn ledger() -> Arc<Ledger> {
+    static LEDGER: LazyLock<Arc<Ledger>> = LazyLock::new(Arc::default);
+    LEDGER.clone()
 }
 
 /// A cache line.
@@ -27,7 +37,7 @@ struct Line([u8; 64]);
 
 impl<T> Default for Aligned<T> {
     fn default() -> Self {
-        Self { lines: Vec::new(), len: 0, of: PhantomData }
+        Self { lines: Vec::new(), len: 0, of: PhantomData, _entry: None }
     }
 }
 
@@ -41,10 +51,11 @@ impl<T: Pod> Aligned<T> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| out_of_memory::<T>(len))?;
         check_available(bytes, || format!("a buffer of {len} elements"))?;
         let lines = filled(bytes.div_ceil(size_of::<Line>()), Line::zeroed()).map_err(|_| out_of_memory::<T>(len))?;
-        Ok(Self { lines, len, of: PhantomData })
+        Ok(Self { lines, len, of: PhantomData, _entry: Some(ledger().enter(bytes)) })
     }
 
-    /// Makes room for `len` elements. Old elements stay; new ones are zero or left from an earlier, larger size.
+    /// Makes room for `len` elements in the scratch of a thread, which is too small for the ledger. Old elements stay; new ones
+    /// are zero or left from an earlier, larger size.
     pub fn resize(&mut self, len: usize) {
         let () = Self::FITS;
         let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());

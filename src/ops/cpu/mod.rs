@@ -20,7 +20,10 @@ mod swiglu;
 mod team;
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::memory::Ledger;
+use crate::tensor::host_memory::total_bytes;
 use crate::tensor::{Device, DeviceError, Element};
 use memory::Aligned;
 
@@ -39,6 +42,10 @@ impl Device for Cpu {
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Aligned<T>, DeviceError> {
         Aligned::zeros(len)
+    }
+
+    fn ledger(&self) -> Arc<Ledger> {
+        memory::ledger()
     }
 
     fn len<T: Element>(&self, buffer: &Aligned<T>) -> usize {
@@ -62,9 +69,27 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn write_with<T: Element, E: From<DeviceError>>(
+        &self,
+        to: &mut [T],
+        fill: impl FnOnce(&mut [T]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        fill(to)
+    }
+
     fn read<T: Element>(&self, from: &[T], to: &mut [T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
         Ok(())
+    }
+
+    fn copy<T: Element>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
+        to.copy_from_slice(from);
+        Ok(())
+    }
+
+    /// The rest is for the system, other programs, and what this one holds beside its buffers.
+    fn memory_bytes(&self) -> Option<usize> {
+        total_bytes().map(|bytes| bytes - bytes / 16)
     }
 
     fn workers(&self) -> usize {

@@ -58,7 +58,12 @@ impl AdamWStep for Cuda {
         let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
         let table = match latest.take().filter(|table| table.rows == rows) {
             Some(table) => table,
-            None => Table { buffer: self.named("table of tensors", || self.upload(rows.as_flattened()))?, rows },
+            None => {
+                let words = rows.as_flattened();
+                let mut buffer = self.scratch(words.len())?;
+                self.write(self.view_mut(&mut buffer, 0..words.len()), words)?;
+                Table { buffer, rows }
+            }
         };
         let table = latest.insert(table);
         let constants = args.constants();

@@ -53,7 +53,8 @@ impl Embedding for Cuda {
         if tokens == 0 || hidden == 0 {
             return Ok(());
         }
-        let mut occurrences = self.zeros::<u32>(2 * vocab)?;
+        let mut occurrences = self.scratch::<u32>(2 * vocab)?;
+        self.clear(self.view_mut(&mut occurrences, 0..2 * vocab))?;
         let [mut from_first, mut from_start] = self.view_two(&mut occurrences, [0..vocab, vocab..2 * vocab]);
         let (from_first, from_start) = (from_first.argument(), from_start.argument());
         let (tokens_count, vocab_count) = (Argument::count(tokens), Argument::count(vocab));

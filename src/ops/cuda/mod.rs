@@ -46,3 +46,13 @@ impl super::Backend for Cuda {
         peak::matmul_gflops(self)
     }
 }
+
+/// What a plan knows of the kernels without a toolkit.
+const _: () = {
+    use super::paper::cuda as paper;
+    use crate::cuda::kernels;
+    assert!(paper::GLOBAL_NORM_BLOCKS == kernels::GLOBAL_NORM_BLOCKS_MAX as usize);
+    assert!(paper::DRAW_WORDS == kernels::SAMPLE_DRAW_WORDS as usize);
+    assert!(paper::SPLIT == kernels::ATTENTION_DECODE_SPLIT as usize);
+    assert!(paper::FEW == kernels::ATTENTION_DECODE_ROWS as usize);
+};

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 
+use crate::memory::Entry;
 use crate::ops::cpu::memory;
 use crate::ops::cpu::simd::{self, LANES, Simd};
 use crate::tensor::DeviceError;
@@ -24,13 +25,16 @@ pub struct Panels {
     pub(super) rows: Vec<PanelRow>,
     pub n: usize,
     pub k: usize,
+    /// In the CPU's ledger
+    pub(super) _entry: Option<Entry>,
 }
 
 impl Panels {
     /// Panels of zeros.
     pub fn new(n: usize, k: usize) -> Result<Self, DeviceError> {
         let rows = memory::filled(n.div_ceil(PANEL) * k, ZERO_ROW)?;
-        Ok(Self { rows, n, k })
+        let entry = memory::ledger().enter(size_of_val(&rows[..]));
+        Ok(Self { rows, n, k, _entry: Some(entry) })
     }
 
     /// Packs a matrix given as its transpose, [n, k]: the form of weights for `x · Wᵀ`.

@@ -8,7 +8,7 @@ use crate::ops::cpu::simd::{self, Simd, WithSimd};
 /// on this machine are compared with. Takes about 20 ms.
 pub fn peak_gflops() -> f64 {
     const K: usize = 128;
-    let mut b = Panels { rows: vec![ZERO_ROW; K], n: PANEL, k: K };
+    let mut b = Panels { rows: vec![ZERO_ROW; K], n: PANEL, k: K, _entry: None };
     b.rows.iter_mut().enumerate().for_each(|(i, row)| row.0 = [1.0 / (i + 1) as f32; PANEL]);
     let (a, mut c) = (vec![0.5f32; 12 * K], vec![0.0f32; 12 * PANEL]);
     let flops = (2 * 12 * K * PANEL * 200) as f64;

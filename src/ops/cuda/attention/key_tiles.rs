@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::lists::query_tiles;
+use super::lists::{query_tiles, upload};
 use crate::cuda::{Buffer, Cuda, kernels};
 use crate::ops::OpError;
 use crate::ops::attention::{Segment, SegmentTable};
-use crate::tensor::Device;
 
 const QUERIES: usize = kernels::ATTENTION_BACKWARD_Q_QUERIES as usize;
 const KEYS: usize = kernels::ATTENTION_BACKWARD_KV_KEYS as usize;
@@ -31,10 +30,10 @@ impl BackwardLists {
         let KeyTiles { tiles, users } = KeyTiles::new(table, KEYS);
         Ok(Self {
             query_tile_count: query_tiles.len() / 2,
-            query_tiles: cuda.upload(&query_tiles)?,
+            query_tiles: upload(cuda, &query_tiles)?,
             key_tile_count: tiles.len() / 4,
-            key_tiles: cuda.upload(&tiles)?,
-            users: cuda.upload(&users)?,
+            key_tiles: upload(cuda, &tiles)?,
+            users: upload(cuda, &users)?,
         })
     }
 }

@@ -1,9 +1,10 @@
 //! The blocks of attention's forward pass: tiles of queries for the long segments, splits of the keys for the short ones.
 
 use super::lists::{query_tiles, upload};
-use crate::cuda::{Buffer, Cuda, kernels, replay_size};
+use crate::cuda::{Buffer, Cuda, kernels};
 use crate::ops::OpError;
 use crate::ops::attention::SegmentTable;
+use crate::tensor::replay_size;
 
 /// Queries of a tile.
 const TILE: usize = kernels::ATTENTION_FORWARD_QUERIES as usize;

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The free ranges of a set of chunks. Adjacent ranges of one chunk are always merged.
 #[derive(Debug, Default)]
-pub(super) struct FreeList {
+pub struct FreeList {
     /// Chunks: start → bytes.
     chunks: BTreeMap<u64, usize>,
     /// Free ranges: start → bytes.
     by_address: BTreeMap<u64, usize>,
     /// The same, as (bytes, start).
     by_size: BTreeSet<(usize, u64)>,
+    /// The address after the highest that was ever allocated.
+    high_water: u64,
 }
 
 impl FreeList {
@@ -24,6 +26,7 @@ impl FreeList {
     pub fn allocate(&mut self, bytes: usize) -> Option<u64> {
         let (found, start) = *self.by_size.range((bytes, 0)..).next()?;
         self.remove(start, found);
+        self.high_water = self.high_water.max(start + bytes as u64);
         if found > bytes {
             self.insert(start + bytes as u64, found - bytes);
         }
@@ -66,6 +69,11 @@ impl FreeList {
     /// Starts of all chunks.
     pub fn chunks(&self) -> impl Iterator<Item = u64> + '_ {
         self.chunks.keys().copied()
+    }
+
+    /// The address after the highest that was ever allocated.
+    pub fn high_water(&self) -> u64 {
+        self.high_water
     }
 
     /// Bytes of all chunks.
