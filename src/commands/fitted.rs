@@ -31,7 +31,7 @@ fn fitting<B: Backend>(backend: &B, wanted: Wanted, machine: &Machine) -> anyhow
         let (largest, phases) = (fit.largest(machine)?, table(&fit.plan.phases));
         bail!("{}\n\n{phases}\n{}: {}", fit.levers(), fit.verdict(machine), fit.advice(&largest));
     }
-    backend.set_aside(fit.plan.scratch_bytes, machine.memory_bytes)?;
+    backend.set_aside(fit.plan.scratch_bytes, fit.plan.needed_bytes(), machine.memory_bytes)?;
     Ok(fit)
 }
 

@@ -65,7 +65,12 @@ impl Arena {
     }
 
     /// Sets aside what a plan says: see [`crate::tensor::Device::set_aside`]. What is allocated already counts as the plan's.
-    pub fn set_aside(&self, scratch: usize, budget: usize) -> Result<(), CudaError> {
+    ///
+    /// The plan's memory is one chunk, in which buffers have the gaps that they have in the plan, and which others on the card
+    /// cannot take away later.
+    pub fn set_aside(&self, scratch: usize, needed: usize, budget: usize) -> Result<(), CudaError> {
+        let chunk = needed.next_multiple_of(ALIGNMENT);
+        self.grow(&mut self.lock(), chunk, needed)?;
         // The emulator needs a gap behind every piece.
         let gaps = if self.watch.is_some() { SCRATCH_PIECES * (Watch::RED_ZONE + ALIGNMENT) } else { 0 };
         let bytes = (scratch + gaps).max(1).next_multiple_of(ALIGNMENT);

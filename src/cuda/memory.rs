@@ -245,8 +245,8 @@ impl Device for Cuda {
         Some(self.total_bytes().saturating_sub(context))
     }
 
-    fn set_aside(&self, scratch: usize, budget: usize) -> Result<(), DeviceError> {
-        Ok(self.arena().set_aside(scratch, budget)?)
+    fn set_aside(&self, scratch: usize, needed: usize, budget: usize) -> Result<(), DeviceError> {
+        Ok(self.arena().set_aside(scratch, needed, budget)?)
     }
 
     fn ledger(&self) -> Arc<Ledger> {

@@ -331,3 +331,32 @@ fn scaled(step: &mut BTreeMap<Phase, Cost>, spent: &BTreeMap<Phase, Cost>, phase
     let scale = |number: u64| (number as f64 * of as f64 / measured.max(1) as f64) as u64;
     *step.entry(phase).or_default() += Cost { bytes: scale(cost.bytes), flops: scale(cost.flops) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Machine, stages};
+    use crate::setting::{Assignment, resolve};
+
+    /// Operations of a step of sft over those of one that computes nothing again.
+    #[test]
+    fn computing_layers_again_costs_at_most_a_third_more_operations_and_norms_cost_nothing() {
+        let machine = Machine::named("h100").unwrap();
+        let settings = |lever: &str| {
+            let assignments = [Assignment::set(&format!("memory.recompute={lever}")).unwrap()];
+            resolve(&crate::config::Settings::default(), None, std::iter::empty(), &assignments).unwrap()
+        };
+        for shape in ["0.6b", "1.7b"] {
+            let model = Qwen3Config::named(shape).unwrap();
+            let flops = |lever| {
+                let fit = stages::sft(&settings(lever), &model, &machine).fit(&machine).unwrap();
+                fit.plan.step_flops() as f64
+            };
+            let kept = flops("nothing");
+            let [norms, inputs, block] = ["norms", "attention_inputs", "block"].map(|lever| flops(lever) / kept);
+            assert!((1.0..1.001).contains(&norms), "{shape}: norms {norms}");
+            assert!(norms < inputs && inputs < block, "{shape}: inputs {inputs}, block {block}");
+            assert!(block <= 1.34, "{shape}: block {block}");
+        }
+    }
+}

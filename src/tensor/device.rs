@@ -154,9 +154,9 @@ pub trait Device: Clone + Send + Sync + 'static {
         None
     }
 
-    /// Prepares for a run whose plan is known, before any of its buffers is made: sets `scratch` bytes aside for ops, and
-    /// refuses to hand out more than `budget` bytes in all.
-    fn set_aside(&self, _scratch: usize, _budget: usize) -> Result<(), DeviceError> {
+    /// Prepares for a run whose plan is known, before any of its buffers is made: takes `needed` bytes, sets `scratch` of them
+    /// aside for ops, and refuses to hand out more than `budget` bytes in all.
+    fn set_aside(&self, _scratch: usize, _needed: usize, _budget: usize) -> Result<(), DeviceError> {
         Ok(())
     }
 
