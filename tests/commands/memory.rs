@@ -46,8 +46,8 @@ fn on_the_cpu_a_run_holds_what_its_plan_says() {
         }
     }
     // Held-out pairs are judged between steps.
-    let held_out = "--set eval.every=1 --set eval.data=[\"test_pairs.jsonl\"] --set eval.max_prompt_tokens=500 --set \
-                    eval.max_new_tokens=12 --set rl.max_running=4 --set model.context=520";
+    let held_out = "--set eval.every=1 --set eval.data=[\"test_pairs.jsonl\"] --set eval.max_prompt_tokens=240 --set \
+                    data.rubrics=rubrics.toml --set eval.max_new_tokens=12 --set rl.max_running=4 --set model.context=260";
     train(&fixture, SFT, "held-out", held_out);
     assert_planned(&fixture, "held-out", &[&SFT_PHASES[..], &["prefill", "decode"]].concat());
 }
