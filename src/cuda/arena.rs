@@ -66,10 +66,10 @@ impl Arena {
 
     /// Sets aside what a plan says: see [`crate::tensor::Device::set_aside`]. What is allocated already counts as the plan's.
     ///
-    /// The plan's memory is one chunk, in which buffers have the gaps that they have in the plan, and which others on the card
-    /// cannot take away later.
+    /// What the plan still needs is one chunk, in which buffers have the gaps that they have in the plan, and which others on
+    /// the card cannot take away later.
     pub fn set_aside(&self, scratch: usize, needed: usize, budget: usize) -> Result<(), CudaError> {
-        let chunk = needed.next_multiple_of(ALIGNMENT);
+        let chunk = needed.saturating_sub(self.ledger.bytes()).max(1).next_multiple_of(ALIGNMENT);
         self.grow(&mut self.lock(), chunk, needed)?;
         // The emulator needs a gap behind every piece.
         let gaps = if self.watch.is_some() { SCRATCH_PIECES * (Watch::RED_ZONE + ALIGNMENT) } else { 0 };
